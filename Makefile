@@ -1,0 +1,74 @@
+# Development tasks. Needs Python 3.11 or newer with its venv module, git and GNU make.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_ARGS ?=
+LOCK_ARGS ?=
+PYTEST_ARGS ?=
+
+VPY := $(VENV)/bin/python
+# --python each time: an active environment (VIRTUAL_ENV, conda) is never the one that is meant.
+UV = $(VPY) -m uv
+UV_PIP = $(UV) pip
+STAMP := $(VENV)/.setup
+OURS := $(VENV)/.eltlab
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format test test-slow demo lock wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make the environment (VENV, here .venv) from requirements.lock
+
+# The stamp is the last thing written and the first removed, so an environment without one is
+# half made and is emptied and made anew (downloads stay in uv's cache). Only a folder that this
+# rule made, known by $(OURS), is ever emptied: VENV may name anything.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "PYTHON=$(PYTHON) is missing or older than 3.11: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -e $(OURS) || test ! -e $(VENV) || rmdir $(VENV) 2>/dev/null || { \
+	  echo "VENV=$(VENV) was not made by this Makefile: remove it, or make setup VENV=another" >&2; exit 1; }
+	@mkdir -p $(VENV) && touch $(OURS)
+	test -e $@ || { find $(VENV) -mindepth 1 ! -path $(OURS) -delete && $(PYTHON) -m venv $(VENV); }
+	@rm -f $@
+	awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
+	$(VPY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
+	$(UV_PIP) sync --python $(VPY) --require-hashes --compile-bytecode requirements.lock
+	$(UV_PIP) install --python $(VPY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: setup ## ruff (rules and format) and mypy
+	$(VPY) -m ruff check .
+	$(VPY) -m ruff format --check .
+	$(VPY) -m mypy
+
+format: setup ## put the code into ruff's format and fix what ruff can
+	$(VPY) -m ruff check --fix-only .
+	$(VPY) -m ruff format .
+
+test: setup ## the tests that need neither long nor a GPU (more: PYTEST_ARGS=)
+	$(VPY) -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: setup ## the tests that train or sweep for real
+	$(VPY) -m pytest -m slow $(PYTEST_ARGS)
+
+demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/demo.sh $(DEMO_ARGS)
+
+# Keeps the versions that still fit; LOCK_ARGS=--upgrade takes the newest. One lock serves every
+# platform and index, so it names neither an index nor a folder: checked before it is taken.
+lock: ## solve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade: newest versions)
+	@$(UV) --version > /dev/null 2>&1 || $(MAKE) setup
+	@cp requirements.lock $(VENV)/new.lock
+	$(UV_PIP) compile pyproject.toml --python $(VPY) --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet \
+	  --output-file $(VENV)/new.lock $(LOCK_ARGS)
+	@! grep -n '://' $(VENV)/new.lock
+	@mv $(VENV)/new.lock requirements.lock
+
+wheel: setup ## build the wheel into dist/
+	$(UV) build --wheel --python $(VPY) --no-build-isolation --out-dir dist .
+
+clean: ## remove caches and builds; keeps the environment and runs/
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src conf sweeps analysis tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,69 @@
+"""What the verbs share: `--help` without torch, mistakes in one line, no traceback for them."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import OmegaConf
+
+from eltlab.config import Config, flatten, parse_overrides, resolve, set_key, typed
+from eltlab.errors import UserError
+from eltlab.runs import Run
+
+Asked = TypeVar("Asked")
+
+# What may differ between a run and a later look at it.
+OPEN_KEYS = ("sampler.", "metrics.", "trainer.accelerator", "batch_size")
+
+
+def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> None:
+    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = sys.argv[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print(usage())
+        return
+    try:
+        for argument in arguments:
+            if argument in ("-m", "--multirun"):
+                raise UserError(
+                    f"{argument}: a run is one configuration; studies over many are for "
+                    "python -m eltlab.sweep (make sweep SWEEP=…)"
+                )
+            if argument.startswith("-"):
+                raise UserError(f"{argument}: only key=value and --help are understood")
+        main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]:
+    """The run named by run=DIR, its configuration under the overrides, and the verb's own keys.
+
+    defaults is a dataclass instance of the verb's keys, `run: str | None` among them.
+    """
+    parsed = parse_overrides(overrides)
+    folder = dict(parsed).get("run")
+    if not folder:
+        raise UserError("run=DIR is missing: the folder that fit printed after 'run:'")
+    run = Run.open(Path(str(folder)))
+    node = typed(OmegaConf.create(asdict(run.config)))
+    own = OmegaConf.structured(defaults)
+    for key, value in parsed:
+        if key in own:
+            set_key(own, key, value)
+        elif key.startswith(OPEN_KEYS):
+            set_key(node, key, value)
+        else:
+            known = [*own, *(k for k in flatten(run.config) if k.startswith(OPEN_KEYS))]
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            mend = f"did you mean {nearest[0]}?" if nearest else f"keys: {', '.join(known)}"
+            raise UserError(f"{key}={value}: not a key of a trained run: {mend}")
+    asked = OmegaConf.to_object(own)
+    return run, resolve(node), asked  # type: ignore[return-value]

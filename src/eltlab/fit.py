@@ -1,0 +1,113 @@
+"""python -m eltlab.fit [overrides]: trains one run, resumes it, and measures every loop count."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from eltlab.cli import run_verb
+from eltlab.config import Config, compose, folder, to_yaml
+
+if TYPE_CHECKING:
+    from eltlab.build import Data
+    from eltlab.runs import Run
+
+
+def usage() -> str:
+    options = {
+        group.name: ", ".join(sorted(p.stem for p in group.rglob("*.yaml")))
+        for group in sorted(folder("conf").iterdir())
+        if group.is_dir()
+    }
+    groups = "\n".join(f"  {name}={{{choices}}}" for name, choices in options.items())
+    keys = "\n".join(f"  {line}" for line in to_yaml(compose([])).splitlines())
+    return (
+        f"{__doc__}\n\nThe same command again resumes the run, or says that it is finished.\n\n"
+        f"choices:\n{groups}\n\nkeys and their defaults (write section.key=value):\n{keys}\n\n"
+        "examples:\n"
+        "  python -m eltlab.fit\n"
+        "  python -m eltlab.fit objective=diffusion loops=2 seed=1\n"
+        "  python -m eltlab.fit model=elt_b loops=12"
+    )
+
+
+def main(overrides: list[str]) -> None:
+    config = compose(overrides)
+    print(f"fit: {summary(config)}", file=sys.stderr, flush=True)
+
+    from eltlab.evaluate import evaluate_run
+    from eltlab.runs import Run
+
+    run = Run.of(config)
+    with run.alone():
+        train(run)
+        if config.evaluate:
+            evaluate_run(run, config, config.evaluate_loops, config.metrics.samples, config.seed)
+    print(f"run: {run.folder}")
+
+
+def summary(config: Config) -> str:
+    """One line that says what is trained and what it takes."""
+    from eltlab import compute
+
+    net = compute.network(config)
+    params = compute.params_total(net)
+    macs = compute.macs_per_pass(net, config.loops)
+    images = config.steps * config.batch_size
+    return (
+        f"{config.name}, seed {config.seed}: {config.unique_layers} unique layers x {config.loops} "
+        f"loops, {params / 1e6:,.2f}M parameters, {macs / 1e6:,.1f}M MACs a pass, {images:,} images"
+    )
+
+
+def train(run: "Run") -> None:
+    """Trains the run from its checkpoint, or from the start, to its end."""
+    from lightning import Trainer
+
+    from eltlab.build import build_data, choose_device, choose_precision
+    from eltlab.runs import check_architecture, read_checkpoint
+    from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
+    from eltlab.training.module import LoopedModule
+
+    config = run.config
+    device = choose_device(config.trainer.accelerator)
+    checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
+    module = LoopedModule(config)
+    if checkpoint is not None:
+        check_architecture(module, checkpoint, "", run.checkpoint)
+        module.resume(checkpoint)
+        if module.step >= config.steps:
+            print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
+            return
+        print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
+    data = build_data(config)
+    run.write_config()
+    if config.trainer.compile:
+        module.backbone.stack.compile_blocks()  # type: ignore[operator, union-attr]
+    quiet_lightning()
+    trainer = Trainer(
+        accelerator=device.type,
+        devices=1,
+        precision=choose_precision(config.trainer.precision, device),  # type: ignore[arg-type]
+        max_epochs=1,
+        callbacks=[
+            Reports(run.folder, config),
+            Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
+            Grids(run.folder / "samples", config, data.tokenizer),
+        ],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.folder,
+    )
+    trainer.fit(module, _batches(data, config, module.start, device))
+
+
+def _batches(data: "Data", config: Config, start: int, device: object) -> object:
+    from eltlab.data.batches import Batches
+
+    inputs, labels = data.inputs().to(device), data.train.labels.to(device)
+    return Batches(inputs, labels, config.batch_size, config.seed, start, config.steps)
+
+
+if __name__ == "__main__":
+    run_verb(main, usage)

@@ -1,0 +1,151 @@
+"""Variance-preserving diffusion: cosine log-SNR, sigmoid weighting, DDPM and DDIM samplers.
+
+z_t = α·x + σ·ε with α² = sigmoid(ζ), σ² = sigmoid(−ζ), ζ the log-SNR. Sources: Variational Diffusion
+Models (arXiv 2107.00630), Simple Diffusion (2301.11093), Simpler Diffusion (2410.19324); PAPER, ILSD.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eltlab.seeds import SampleNoise
+
+
+class NoisyTarget(NamedTuple):
+    """What a prediction for z is held against. logsnr and weight broadcast over the image."""
+
+    x: Tensor
+    z: Tensor
+    logsnr: Tensor
+    weight: Tensor
+
+
+class Diffusion:
+    """The diffusion objective and its samplers, for images or latents x [B, C, H, W].
+
+    Args:
+        prediction: what the network's output means: v = α·ε − σ·x, epsilon or x.
+        bias: b of the sigmoid weighting.
+        logsnr_min, logsnr_max: ζ at t = 1 and t = 0, before the shift.
+        shift: added to ζ; 2·ln(reference size / size).
+    """
+
+    def __init__(
+        self,
+        prediction: str = "v",
+        bias: float = 0.0,
+        logsnr_min: float = -15.0,
+        logsnr_max: float = 15.0,
+        shift: float = 0.0,
+    ) -> None:
+        self.prediction = prediction
+        self.bias = bias
+        self.shift = shift
+        # t is rescaled so that ζ = −2·ln tan(π·t/2) stays within [logsnr_min, logsnr_max].
+        self.t_first = 2 / math.pi * math.atan(math.exp(-logsnr_max / 2))
+        self.t_last = 2 / math.pi * math.atan(math.exp(-logsnr_min / 2))
+
+    def angle(self, t: Tensor) -> Tensor:
+        """π·t′/2, t′ being t in [0, 1] rescaled to the bounds of ζ. float64: tan is steep at the ends."""
+        return math.pi / 2 * (self.t_first + (self.t_last - self.t_first) * t.double())
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        """ζ(t), falling from logsnr_max + shift at t = 0 to logsnr_min + shift at t = 1."""
+        return (-2 * torch.log(torch.tan(self.angle(t))) + self.shift).float()
+
+    def weight(self, t: Tensor) -> Tensor:
+        """w(t) = −(dζ/dt)·e^b·sigmoid(ζ − b) on the error of x; −dζ/dt = 2π/sin(π·t′)·dt′/dt."""
+        slope = 2 * math.pi / torch.sin(2 * self.angle(t)) * (self.t_last - self.t_first)
+        return slope.float() * math.exp(self.bias) * torch.sigmoid(self.logsnr(t) - self.bias)
+
+    def corrupt(
+        self, x: Tensor, generator: torch.Generator
+    ) -> tuple[tuple[Tensor, Tensor], NoisyTarget]:
+        """The network's inputs (z, time) and the target, at a time t ~ U(0, 1) a sample."""
+        t = torch.rand(len(x), generator=generator, device=x.device)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        logsnr = self.logsnr(t)
+        zeta = logsnr.view(-1, *[1] * (x.dim() - 1))
+        alpha, sigma = alpha_sigma(zeta)
+        z = alpha * x + sigma * noise
+        return (z, time_input(logsnr)), NoisyTarget(x, z, zeta, self.weight(t).view_as(zeta))
+
+    def to_x(self, pred: Tensor, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The predicted x, whatever the network predicts."""
+        alpha, sigma = alpha_sigma(logsnr)
+        pred = pred.float()
+        if self.prediction == "x":
+            return pred
+        if self.prediction == "epsilon":
+            return (z - sigma * pred) / alpha
+        return alpha * z - sigma * pred
+
+    def loss(self, pred: Tensor, target: NoisyTarget) -> Tensor:
+        """GT = w(t)·‖x̂ − x‖², mean over the batch and the image."""
+        error = self.to_x(pred, target.z, target.logsnr) - target.x
+        return (target.weight * error.square()).mean()
+
+    def distill(self, student: Tensor, teacher: Tensor, target: NoisyTarget) -> Tensor:
+        """Dist = w(t)·‖x̂_student − stopgrad(x̂_teacher)‖²."""
+        towards = self.to_x(teacher.detach(), target.z, target.logsnr)
+        error = self.to_x(student, target.z, target.logsnr) - towards
+        return (target.weight * error.square()).mean()
+
+    def sample(
+        self,
+        predict: Callable[[int, tuple[Tensor, ...]], Tensor],
+        noise: SampleNoise,
+        shape: tuple[int, ...],
+        steps: int,
+        ancestral: bool,
+        clip: bool,
+    ) -> Tensor:
+        """Draws x [samples, *shape]; predict(step, (z, time)) is the (guided) network.
+
+        Times are uniform from 1 to 0. The posterior of each step is that between its own two times,
+        so any step count is exact for a perfect denoiser; the last step returns x̂.
+        """
+        times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        zetas = self.logsnr(times).to(noise.device)
+        z = noise.normal(*shape)
+        for step in range(steps):
+            zeta, zeta_next = zetas[step], zetas[step + 1]
+            pred = predict(step, (z, time_input(zeta).expand(len(z))))
+            x = self.to_x(pred, z, zeta)
+            if clip:
+                x = x.clamp(-1, 1)
+            if step == steps - 1:
+                break
+            if ancestral:
+                z = ancestral_step(x, z, zeta, zeta_next, noise.normal(*shape))
+            else:
+                z = ddim_step(x, z, zeta, zeta_next)
+        return x
+
+
+def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+
+
+def time_input(logsnr: Tensor) -> Tensor:
+    """The time the network is told, in [0, 1]: the t whose unshifted cosine ζ this is."""
+    return 2 / math.pi * torch.atan(torch.exp(-logsnr / 2))
+
+
+def ancestral_step(x: Tensor, z: Tensor, zeta: Tensor, zeta_next: Tensor, noise: Tensor) -> Tensor:
+    """q(z_s | z_t, x): mean α_s·((1 − c)·z/α_t + c·x), variance σ_s²·c, c = 1 − SNR_t/SNR_s (VDM, App. A)."""
+    alpha, _ = alpha_sigma(zeta)
+    alpha_next, sigma_next = alpha_sigma(zeta_next)
+    c = -torch.expm1(zeta - zeta_next)
+    mean = alpha_next * ((1 - c) * z / alpha + c * x)
+    return mean + sigma_next * c.sqrt() * noise
+
+
+def ddim_step(x: Tensor, z: Tensor, zeta: Tensor, zeta_next: Tensor) -> Tensor:
+    """z_s = α_s·x̂ + σ_s·ε̂ with ε̂ = (z − α_t·x̂)/σ_t (arXiv 2010.02502, η = 0)."""
+    alpha, sigma = alpha_sigma(zeta)
+    alpha_next, sigma_next = alpha_sigma(zeta_next)
+    return alpha_next * x + sigma_next * (z - alpha * x) / sigma

@@ -1,0 +1,118 @@
+"""Masked token modelling (MaskGIT, arXiv 2202.04200): corruption, losses and iterative unmasking."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eltlab.seeds import SampleNoise
+
+
+class MaskedTarget(NamedTuple):
+    ids: Tensor  # [B, T], the true tokens
+    masked: Tensor  # [B, T], bool: where the loss counts
+
+
+class Masked:
+    """The masked objective and its sampler, for token ids [B, T] in 0…codes − 1; `codes` is [MASK].
+
+    Args:
+        codes: size K of the codebook.
+        label_smoothing: of the ground-truth cross-entropy (MaskGIT: 0.1).
+    """
+
+    def __init__(self, codes: int, label_smoothing: float = 0.1) -> None:
+        self.codes = codes
+        self.label_smoothing = label_smoothing
+
+    def corrupt(
+        self, ids_BT: Tensor, generator: torch.Generator
+    ) -> tuple[tuple[Tensor], MaskedTarget]:
+        """Masks ⌈T·cos(π/2·u)⌉ random tokens, u ~ U(0, 1) a sample; at least one."""
+        B, T = ids_BT.shape
+        u_B = torch.rand(B, generator=generator, device=ids_BT.device)
+        count_B = torch.ceil(T * torch.cos(math.pi / 2 * u_B)).clamp(1, T)
+        order_BT = torch.rand(B, T, generator=generator, device=ids_BT.device).argsort(dim=1)
+        masked_BT = order_BT.argsort(dim=1) < count_B[:, None]
+        return (ids_BT.masked_fill(masked_BT, self.codes),), MaskedTarget(ids_BT, masked_BT)
+
+    def loss(self, logits_BTK: Tensor, target: MaskedTarget) -> Tensor:
+        """GT: cross-entropy with label smoothing, mean over the masked positions of the batch."""
+        losses_BT = F.cross_entropy(
+            logits_BTK.float().flatten(0, 1),
+            target.ids.flatten(),
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        ).view_as(target.ids)
+        return masked_mean(losses_BT, target.masked)
+
+    def distill(self, student_BTK: Tensor, teacher_BTK: Tensor, target: MaskedTarget) -> Tensor:
+        """Dist: −Σ_v P_teacher(v)·log P_student(v), no temperature, mean over the masked positions."""
+        teacher = F.softmax(teacher_BTK.detach().float(), dim=-1)
+        losses_BT = -(teacher * F.log_softmax(student_BTK.float(), dim=-1)).sum(dim=-1)
+        return masked_mean(losses_BT, target.masked)
+
+    def sample(
+        self,
+        predict: Callable[[int, tuple[Tensor, ...]], Tensor],
+        noise: SampleNoise,
+        tokens: int,
+        steps: int,
+        temperature: float = 0.5,
+        temperature_range: float = 0.8,
+        confidence_noise: float = 4.5,
+    ) -> Tensor:
+        """Draws ids [samples, tokens]; predict(step, (ids,)) gives the (guided) logits.
+
+        Step k of K, r = (k + 1)/K: every masked token is drawn from softmax(logits/T_k) with
+        T_k = temperature + temperature_range·(1 − r); the most confident ones are kept, confidence
+        being log p + Gumbel·confidence_noise·(1 − r); the rest stay [MASK] (PAPER, Settings).
+        """
+        masked_before = tokens
+        ids = torch.full((len(noise.generators), tokens), self.codes, device=noise.device)
+        for step, masked_after in enumerate(unmasking_schedule(tokens, steps)):
+            r = (step + 1) / steps
+            logits = predict(step, (ids,)).float()
+            tempered = logits / (temperature + temperature_range * (1 - r))
+            drawn = draw(tempered, noise.uniform(tokens))
+            log_p = F.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+            gumbel = -torch.log(-torch.log(noise.uniform(tokens).clamp(1e-20, 1 - 1e-7)))
+            confidence = log_p + confidence_noise * (1 - r) * gumbel
+            # Only masked tokens can be chosen: a token once written is never drawn again.
+            confidence = confidence.masked_fill(ids != self.codes, -math.inf)
+            chosen = confidence.topk(masked_before - masked_after, dim=1).indices
+            ids = ids.scatter(1, chosen, drawn.gather(1, chosen))
+            masked_before = masked_after
+        return ids
+
+
+def unmasking_schedule(tokens: int, steps: int) -> list[int]:
+    """How many tokens are still masked after each step: ⌊tokens·cos(π/2·(k + 1)/steps)⌋.
+
+    Every step unmasks at least one, and none is left after the last. Needs steps ≤ tokens.
+    """
+    if not 1 <= steps <= tokens:
+        raise ValueError(f"{tokens} tokens are unmasked in 1 to {tokens} steps, not {steps}")
+    counts: list[int] = []
+    before = tokens
+    for step in range(steps):
+        cosine = math.floor(tokens * math.cos(math.pi / 2 * (step + 1) / steps))
+        before = min(max(cosine, steps - 1 - step), before - 1)
+        counts.append(before)
+    return counts
+
+
+def draw(logits_BTK: Tensor, uniform_BT: Tensor) -> Tensor:
+    """Categorical samples [B, T] by inversion of the CDF: one uniform number a token."""
+    cdf = F.softmax(logits_BTK, dim=-1).cumsum(dim=-1)
+    threshold = uniform_BT.unsqueeze(-1) * cdf[..., -1:]
+    index = torch.searchsorted(cdf, threshold, right=True).squeeze(-1)
+    return index.clamp_max(logits_BTK.shape[-1] - 1)
+
+
+def masked_mean(values_BT: Tensor, masked_BT: Tensor) -> Tensor:
+    weights = masked_BT.to(values_BT.dtype)
+    return (values_BT * weights).sum() / weights.sum().clamp_min(1)

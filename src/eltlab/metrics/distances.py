@@ -1,0 +1,56 @@
+"""How near samples are to a reference set, through torch-fidelity; reference features are cached."""
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity import calculate_metrics
+
+from eltlab.data.images import ImageSet
+from eltlab.files import cache_dir, digest
+from eltlab.metrics.classifier import NAME, CachedClassifier
+
+
+class Images(Dataset[Tensor]):
+    """uint8 images [N, C, H, W] as torch-fidelity takes them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+class ClassifierMetrics:
+    """fd_classifier against a reference set and class accuracy; `extractor` and `reference` name
+    what they were measured with, for the protocol."""
+
+    def __init__(self, train: ImageSet, classes: int, reference: ImageSet) -> None:
+        self.classifier = CachedClassifier(train, classes)
+        self.reference_set = reference
+        self.extractor = f"classifier-{self.classifier.hash}"
+        self.reference = f"{reference.name}-{len(reference)}-{reference.hash}"
+
+    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """fd_classifier and accuracy of uint8 images [N, C, H, W] drawn for labels [N]."""
+        values = calculate_metrics(
+            input1=Images(images),
+            input2=Images(self.reference_set.images),
+            input2_cache_name=f"reference-{digest(self.extractor, self.reference)}",
+            cache_root=str(cache_dir() / "features"),
+            feature_extractor=NAME,
+            feature_extractor_weights_path=str(self.classifier.path),
+            fid=True,
+            cuda=False,
+            batch_size=256,
+            save_cpu_ram=True,  # no worker processes: the images lie in memory
+            verbose=False,
+        )
+        with torch.inference_mode():
+            right = self.classifier.model.classify(images) == labels
+        return {
+            "fd_classifier": values["frechet_inception_distance"],
+            "accuracy": right.float().mean().item(),
+        }

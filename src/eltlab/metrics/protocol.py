@@ -1,0 +1,29 @@
+"""A number has a protocol: everything that must be equal for two values to be compared (decision 6)."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from eltlab.config import SamplerConfig
+from eltlab.files import digest
+
+
+def sampling_protocol(
+    sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
+) -> dict[str, Any]:
+    """The protocol of an evaluation of drawn samples. The loop count is what is studied: not in it."""
+    drawn = {key: value for key, value in asdict(sampler).items() if key != "loops"}
+    return {
+        "extractor": extractor,
+        "reference": reference,
+        "samples": samples,
+        "labels": "balanced",
+        "weights": "ema",
+        "precision": precision,
+        "pixels": "uint8",
+        **{f"sampler.{key}": value for key, value in drawn.items()},
+    }
+
+
+def protocol_id(protocol: dict[str, Any]) -> str:
+    return digest(json.dumps(protocol, sort_keys=True))

@@ -1,0 +1,79 @@
+"""The rows a run leaves, and the table they make. Append-only facts; tables and plots are views."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eltlab.errors import UserError
+from eltlab.files import locked, write_atomic
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# The columns every table has, in order. Metrics add columns behind them; none is renamed.
+COLUMNS = (
+    "kind run name created code device study trial seed data objective supervision model width depth "
+    "unique_layers loops_train loops loop_schedule steps nfe guidance images_seen params_total "
+    "params_blocks macs_per_pass macs_per_sample train_flops_total protocol samples fd_classifier "
+    "accuracy fid kid precision recall fvd psnr train_seconds images_per_second peak_memory_bytes"
+).split()
+
+# What makes two rows of one run the same measurement: a second one is not written.
+IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in IDENTITY)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file; none where it does not exist. UserError names a line that is not JSON."""
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not a row (JSON); delete the line") from error
+    return rows
+
+
+def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
+    """Adds the rows that are not there yet, under a lock, by renaming a whole file; returns how many."""
+    with locked(path.with_suffix(".lock")):
+        rows = read_rows(path)
+        known = {identity(row) for row in rows}
+        added = [row for row in new if identity(row) not in known]
+        if added:
+            text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows + added)
+            write_atomic(path, text)
+    return len(added)
+
+
+def load(*paths: str | Path) -> "DataFrame":
+    """One table of all rows under these folders (rows.jsonl of every run) or in these .jsonl files.
+
+    Columns: COLUMNS in order, then further metrics, then each configuration key as cfg.<key>.
+    What a row does not have is NaN (None for text).
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for path in map(Path, paths or ("runs",)):
+        if not path.exists():
+            raise UserError(f"{path}: no such folder or file of rows")
+        files = sorted(path.rglob("rows.jsonl")) if path.is_dir() else [path]
+        for file in files:
+            rows.extend(flat(row) for row in read_rows(file))
+    table = pd.DataFrame(rows)
+    extra = [name for name in table.columns if name not in COLUMNS]
+    order = [*COLUMNS, *sorted(extra, key=lambda name: name.startswith("cfg."))]
+    return table.reindex(columns=order)
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its configuration spread out as cfg.<dotted.key>."""
+    cfg = {f"cfg.{key}": value for key, value in row.get("cfg", {}).items()}
+    return {**{key: value for key, value in row.items() if key != "cfg"}, **cfg}

@@ -1,0 +1,98 @@
+"""The run folder: runs/<name>/<identity>, its configuration, checkpoint and lock (DESIGN decision 3)."""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eltlab.config import Config, identity, load_config, to_yaml
+from eltlab.errors import UserError
+from eltlab.files import locked, write_atomic
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    config: Config
+
+    @classmethod
+    def of(cls, config: Config) -> "Run":
+        """The run that this configuration is; nothing is written."""
+        assert config.name is not None
+        return cls(Path(config.runs_dir) / config.name / identity(config), config)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run. Raises UserError where the folder is not one."""
+        if not (folder / "config.yaml").is_file():
+            raise UserError(
+                f"run={folder}: no config.yaml there; give the folder that fit printed after 'run:'"
+            )
+        return cls(folder, load_config(folder / "config.yaml"))
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / "rows.jsonl"
+
+    def write_config(self) -> None:
+        write_atomic(self.folder / "config.yaml", to_yaml(self.config))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the run; UserError where another process trains it at this moment."""
+        with locked(self.folder / ".lock", wait=False) as mine:
+            if not mine:
+                raise UserError(f"run {self.folder}: another process is training it; wait for it")
+            yield
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint by weights_only loading: no code in the file can run. Raises UserError."""
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint there; train the run first (python -m eltlab.fit …)")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: not safe to unpickle, so not loaded; use a checkpoint that eltlab wrote"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: truncated or not a checkpoint; delete it to train the run again"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
+        raise UserError(f"{path}: a file of another program; use a checkpoint that eltlab wrote")
+    return checkpoint
+
+
+def restore(module: Any, checkpoint: dict[str, Any], prefix: str, path: Path) -> None:
+    """Loads the tensors under prefix ("backbone." live, "ema." averaged). Raises UserError."""
+    check_architecture(module, checkpoint, prefix, path)
+    state = checkpoint["state_dict"]
+    module.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
+
+
+def check_architecture(module: Any, checkpoint: dict[str, Any], prefix: str, path: Path) -> None:
+    """UserError naming the first tensor that the checkpoint lacks, has too much or has otherwise."""
+    wanted = {prefix + key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {
+        key: tuple(value.shape)
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            raise UserError(
+                f"{path}: a checkpoint of another architecture: {key} has shape "
+                f"{found.get(key, 'none')}, this configuration has {wanted.get(key, 'none')}"
+            )

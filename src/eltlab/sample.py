@@ -1,0 +1,82 @@
+"""python -m eltlab.sample run=DIR loops=2 count=64 labels=… out=grid.png: pictures from a trained run."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eltlab.cli import open_run, run_verb
+from eltlab.config import Config
+from eltlab.errors import UserError
+
+MAX_COUNT = 4096
+
+
+@dataclass
+class Asked:
+    run: str | None = None
+    loops: Any = None
+    count: int = 64
+    labels: Any = None
+    out: str = "grid.png"
+    seed: int = 0
+
+
+def usage() -> str:
+    return (
+        f"{__doc__}\n\n"
+        "  run=DIR        the folder that fit printed (required)\n"
+        "  loops=2        one loop count, or one per step; default: as trained\n"
+        "  count=64       images\n"
+        "  labels=[3,7]   classes, repeated over the images; default: all in turn\n"
+        "  out=grid.png   the picture\n"
+        "  seed=0         of the noise: the same seed gives the same noise at every loop count\n"
+        "  sampler.*      as in fit: sampler.steps=64 sampler.guidance=2"
+    )
+
+
+def main(overrides: list[str]) -> None:
+    run, config, asked = open_run(overrides, Asked())
+    labels = check_request(config, asked)
+
+    import torch
+
+    from eltlab.elastic import load_run
+    from eltlab.pictures import save_grid
+    from eltlab.progress import Bar
+
+    model, _ = load_run(run.folder, config)
+    parts, done = [], 0
+    with Bar("sample", asked.count) as bar:
+        for part in torch.tensor(labels).split(config.batch_size):
+            indices = list(range(done, done + len(part)))
+            parts.append(model.sample(part, asked.loops, seed=asked.seed, indices=indices))
+            done += len(part)
+            bar.update(done)
+    rows = torch.cat(parts).split(math.ceil(math.sqrt(asked.count)))
+    save_grid(Path(asked.out), list(rows), [""] * len(rows))
+    print(f"out: {asked.out}")
+
+
+def check_request(config: Config, asked: Asked) -> list[int]:
+    """The label of each image. Raises UserError."""
+    classes, steps = config.data.classes, config.sampler.steps
+    if not 1 <= asked.count <= MAX_COUNT:
+        raise UserError(f"count={asked.count}: give 1 to {MAX_COUNT} images for one picture")
+    loops = asked.loops
+    counts = loops if isinstance(loops, list) else [loops] if loops is not None else [1]
+    if not all(isinstance(n, int) and n >= 1 for n in counts) or (
+        isinstance(loops, list) and len(loops) != steps
+    ):
+        raise UserError(f"loops={loops}: give one loop count of at least 1, or {steps}, one per step")
+    labels = list(range(classes)) if asked.labels is None else asked.labels
+    labels = labels if isinstance(labels, list) else [labels]
+    if not labels or not all(isinstance(n, int) and 0 <= n < classes for n in labels):
+        raise UserError(f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]")
+    if Path(asked.out).suffix.lower() != ".png":
+        raise UserError(f"out={asked.out}: pictures are PNG files; end the name in .png")
+    return [labels[i % len(labels)] for i in range(asked.count)]
+
+
+if __name__ == "__main__":
+    run_verb(main, usage)

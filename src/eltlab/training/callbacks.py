@@ -1,0 +1,136 @@
+"""What a run leaves while it trains: the bar, metrics.csv and TensorBoard, checkpoints, sample grids."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+
+from eltlab.config import Config
+from eltlab.data.tokenizer import PatchCodebook
+from eltlab.elastic import Elastic
+from eltlab.files import renamed, write_atomic
+from eltlab.pictures import counted, save_grid
+from eltlab.progress import Bar
+from eltlab.training.module import LoopedModule
+
+
+class Reports(Callback):
+    """The progress bar, and every trainer.log_every steps a line of metrics.csv and TensorBoard."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.path = folder / "metrics.csv"
+        self.events = folder / "tensorboard"
+        self.columns = metric_columns(config.loops)
+
+    def on_train_start(self, trainer: Trainer, module: LoopedModule) -> None:  # type: ignore[override]
+        from torch.utils.tensorboard import SummaryWriter
+
+        keep_rows(self.path, self.columns, module.start)
+        self.writer = SummaryWriter(str(self.events), purge_step=module.start + 1)
+        self.since = (module.step, module.train_seconds)
+        config = module.config
+        total = config.steps * config.batch_size
+        self.bar = Bar("train", total, module.images_seen)
+        self.bar.__enter__()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LoopedModule, *args: Any) -> None:  # type: ignore[override]
+        module.tick()
+        note = ""
+        if module.reports_after(module.step - 1):
+            values = self.write(module)
+            note = f"loss {values['loss']:.3f}"
+        self.bar.update(module.images_seen, note)
+
+    def write(self, module: LoopedModule) -> dict[str, float]:
+        values = module.report()
+        step, seconds = self.since
+        images = (module.step - step) * module.config.batch_size
+        values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
+        self.since = (module.step, module.train_seconds)
+        row = {"step": module.step, "images": module.images_seen, **values}
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, module.step)
+        return values
+
+    def teardown(self, trainer: Trainer, module: Any, stage: str) -> None:
+        if hasattr(self, "bar"):
+            self.bar.__exit__(None, None, None)
+            self.writer.close()
+
+
+def metric_columns(loops: int) -> list[str]:
+    exits = [f"loss_exit_{n}" for n in range(1, loops + 1)]
+    updates = [f"update_{n}" for n in range(1, loops + 1)]
+    before = ["step", "images", "loss", *exits, "loss_distill", "weight", "student"]
+    return [*before, *updates, "grad_norm", "lr", "skipped", "images_per_second"]
+
+
+def keep_rows(path: Path, columns: list[str], step: int) -> None:
+    """Starts metrics.csv, or keeps of it what a run resumed at this step had written by then."""
+    kept = []
+    if path.is_file() and step:
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if complete(row) and int(row["step"]) <= step]
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, columns)
+    writer.writeheader()
+    writer.writerows(kept)
+    write_atomic(path, buffer.getvalue())
+
+
+def complete(row: dict[str, str]) -> bool:
+    """Not the torn last line of a killed process."""
+    return None not in row.values() and row["step"].isdigit()
+
+
+class Checkpoints(Callback):
+    """checkpoints/last.ckpt, whole or absent, every trainer.checkpoint_seconds and at the end."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LoopedModule, *args: Any) -> None:  # type: ignore[override]
+        due = time.monotonic() - self.saved >= self.seconds
+        if due or module.step == module.config.steps:
+            with renamed(self.path) as temporary:
+                trainer.save_checkpoint(temporary)
+            self.saved = time.monotonic()
+
+
+class Grids(Callback):
+    """samples/: the same noise and labels at several loop counts, trainer.grids times over the run."""
+
+    COLUMNS = 10
+
+    def __init__(self, folder: Path, config: Config, tokenizer: PatchCodebook | None) -> None:
+        self.folder, self.config, self.tokenizer = folder, config, tokenizer
+        grids = config.trainer.grids
+        self.steps = {-(-config.steps * n // grids) for n in range(1, grids + 1)} if grids else set()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LoopedModule, *args: Any) -> None:  # type: ignore[override]
+        if module.step not in self.steps:
+            return
+        model = Elastic(module.ema, self.config, self.tokenizer)
+        labels = torch.arange(self.COLUMNS) % self.config.data.classes
+        loops = self.config.evaluate_loops or [self.config.loops]
+        rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
+        path = self.folder / f"images_{module.images_seen:012}.png"
+        save_grid(path, rows, [counted(count) for count in loops])
+        module.tick(count=False)
+
+
+def quiet_lightning() -> None:
+    """Lightning's banners tell a user of eltlab nothing; its warnings may."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

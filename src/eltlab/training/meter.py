@@ -1,0 +1,34 @@
+"""Means of what happened since the last report, kept on the device: no synchronisation in the step."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums named scalars; `flush` brings all means to the host in one transfer."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor | float]) -> None:
+        for name, value in values.items():
+            # A Tensor joins the sum on its device; a Python number costs no transfer.
+            self.sums[name] = self.sums.get(name, 0.0) + _detached(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def flush(self) -> dict[str, float]:
+        tensors = {n: total for n, total in self.sums.items() if isinstance(total, Tensor)}
+        totals = {n: total for n, total in self.sums.items() if not isinstance(total, Tensor)}
+        if tensors:
+            stacked = torch.stack([total.float() for total in tensors.values()]).tolist()
+            totals.update(zip(tensors, stacked, strict=True))
+        means = {name: totals[name] / count for name, count in self.counts.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+def _detached(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value

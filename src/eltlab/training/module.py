@@ -1,0 +1,179 @@
+"""One LightningModule for every combination of objective, supervision and backbone."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from eltlab import seeds
+from eltlab.build import build_backbone, build_objective
+from eltlab.config import Config
+from eltlab.errors import Diverged
+from eltlab.machine import peak_memory_bytes
+from eltlab.training.ema import ema_copy, ema_decay, ema_update
+from eltlab.training.meter import Meter
+from eltlab.training.supervision import build_supervision
+
+BAD_STEPS = 5  # steps in a row without a finite gradient, after which a run stops
+
+
+class LoopedModule(LightningModule):
+    """Trains config's network from `start` (restored by `resume`) to config.steps.
+
+    A step is a function of the weights, the optimizer and (seed, step) alone: one pass of L loops
+    serves every exit that the supervision asks for, and nothing waits for the device.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config)
+        self.ema = ema_copy(self.backbone)
+        self.objective = build_objective(config)
+        self.supervision = build_supervision(
+            config.supervision, config.loops, config.seed, config.steps
+        )
+        self.meter = Meter()
+        self.start = self.step = 0  # steps done when this process began, and by now
+        self.skipped = torch.zeros(())
+        self.skipped_in_row = torch.zeros(())
+        self.train_seconds = 0.0
+        self.clock = time.monotonic()
+        self._optimizer_state: dict[str, Any] | None = None
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, labels_B = batch
+        config, step = self.config, self.step
+        generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
+        # Dropout is the only draw from the global generator, and the only one that knows the rank.
+        torch.manual_seed(seeds.fold(config.seed, "dropout", step, self.global_rank))
+        labels_B = self.drop_labels(labels_B, generator)
+        inputs, target = self.objective.corrupt(x, generator)
+        done = self.backbone(
+            *inputs,
+            labels_B=labels_B,
+            exits=self.supervision.exits(step),
+            track=self.reports_after(step),
+        )
+        losses = self.supervision.losses(self.objective, done.exits, target, step)
+        self.meter.add(losses.log)
+        if done.updates is not None:
+            self.meter.add({f"update_{n + 1}": u for n, u in enumerate(done.updates)})
+        return losses.total
+
+    def drop_labels(self, labels_B: Tensor, generator: torch.Generator) -> Tensor:
+        """Replaces a share label_dropout of the labels by the null label (for CFG)."""
+        u_B = torch.rand(len(labels_B), generator=generator, device=labels_B.device)
+        dropped = u_B < self.config.objective.label_dropout
+        return labels_B.masked_fill(dropped, self.config.data.classes)
+
+    def reports_after(self, step: int) -> bool:
+        """Whether a line of metrics.csv is written after this step."""
+        return (step + 1) % self.config.trainer.log_every == 0 or step + 1 == self.config.steps
+
+    # --- optimizer --------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Fused AdamW; weight decay on matrices and embeddings, not on gains and biases."""
+        optim = self.config.optim
+        parameters = list(self.backbone.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        b1, b2 = optim.betas
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=(b1, b2), fused=True)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clips by the global norm; where that is not finite, the fused optimizer skips the step.
+
+        found_inf is AdamW's own device-side switch (made for loss scaling): weights, moments and step
+        count stay as they were, and the host does not wait to learn it.
+        """
+        clip = self.config.optim.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), clip)
+        bad = (~norm.isfinite()).float()
+        optimizer.found_inf = bad
+        self.skipped = self.skipped.to(bad.device) + bad
+        self.skipped_in_row = (self.skipped_in_row.to(bad.device) + 1) * bad
+        self.meter.add({"grad_norm": norm})
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = learning_rate(self.config, self.step)
+        super().optimizer_step(*args, **kwargs)
+        ema_update(self.ema, self.backbone, ema_decay(self.config.ema.decay, self.step))
+        self.step += 1
+
+    # --- reports and state ------------------------------------------------------------------------
+
+    def report(self) -> dict[str, float]:
+        """What metrics.csv gets: means since the last report. Waits for the device.
+
+        Raises Diverged where the last BAD_STEPS steps were all skipped.
+        """
+        values = self.meter.flush()
+        values["lr"] = learning_rate(self.config, self.step - 1)
+        values["skipped"] = self.skipped.item()
+        if self.skipped_in_row.item() >= BAD_STEPS:
+            raise Diverged(
+                f"the loss was not finite for {int(self.skipped_in_row.item())} steps in a row, up to "
+                f"image {self.images_seen:,}; the last good checkpoint is kept. "
+                f"Try a lower optim.lr (now {self.config.optim.lr}) or optim.clip"
+            )
+        return values
+
+    @property
+    def images_seen(self) -> int:
+        return self.step * self.config.batch_size
+
+    def tick(self, count: bool = True) -> None:
+        """Adds the time since the last tick to the training time (or leaves it out)."""
+        now = time.monotonic()
+        if count:
+            self.train_seconds += now - self.clock
+        self.clock = now
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["eltlab"] = {
+            "step": self.step,
+            "images_seen": self.images_seen,
+            "train_seconds": self.train_seconds,
+            "skipped": self.skipped.item(),
+            "skipped_in_row": self.skipped_in_row.item(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+
+    def resume(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from a checkpoint of the same run: weights, average, optimizer and counters."""
+        self.load_state_dict(checkpoint["state_dict"])
+        self._optimizer_state = checkpoint["optimizer_states"][0]
+        counters = checkpoint["eltlab"]
+        self.start = self.step = counters["step"]
+        self.train_seconds = counters["train_seconds"]
+        self.skipped = torch.tensor(counters["skipped"])
+        self.skipped_in_row = torch.tensor(counters["skipped_in_row"])
+
+    def on_train_start(self) -> None:
+        if self._optimizer_state is not None:
+            self.optimizers(use_pl_optimizer=False).load_state_dict(self._optimizer_state)  # type: ignore[union-attr]
+            self._optimizer_state = None
+        self.tick(count=False)
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up over optim.warmup_images, then constant or a cosine to zero at the end."""
+    optim = config.optim
+    images = (step + 1) * config.batch_size
+    if images < optim.warmup_images:
+        return optim.lr * images / optim.warmup_images
+    if optim.schedule == "constant":
+        return optim.lr
+    total = config.steps * config.batch_size
+    progress = (images - optim.warmup_images) / max(total - optim.warmup_images, 1)
+    return optim.lr * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -1,0 +1,107 @@
+"""What the exits of one pass are trained towards: final (vanilla loop) and ilsd.
+
+A supervision names the exits it wants at a step and turns their predictions into named terms. It
+knows no network: with any objective that has `loss` and `distill` it is the same code.
+"""
+
+import math
+import random
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from eltlab.config import FinalConfig, IlsdConfig, SupervisionConfig, WeightConfig
+from eltlab.seeds import fold
+
+
+class Objective(Protocol):
+    def loss(self, pred: Tensor, target: Any) -> Tensor: ...
+
+    def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor: ...
+
+
+class Losses(NamedTuple):
+    """The loss that is minimised, and the terms and settings of this step for the log."""
+
+    total: Tensor
+    log: dict[str, Tensor | float]
+
+
+class Final:
+    """Only the last exit learns: the vanilla loop, and every model with one loop."""
+
+    def __init__(self, loops: int) -> None:
+        self.loops = loops
+
+    def exits(self, step: int) -> tuple[int, ...]:
+        return (self.loops,)
+
+    def losses(
+        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
+    ) -> Losses:
+        truth = objective.loss(preds[self.loops], target)
+        return Losses(truth, {"loss": truth, f"loss_exit_{self.loops}": truth})
+
+
+class Ilsd:
+    """Intra-Loop Self Distillation (PAPER, ILSD):
+
+    loss = GT(F_Lmax) + λ·GT(F_Lint) + (1 − λ)·distill·Dist(F_Lint, stopgrad(F_Lmax))
+
+    One L_int a step for the whole batch, uniform on min_loops ≤ L_int < L_max, drawn from
+    (seed, step): the same on every rank. λ falls over the run's `steps`.
+    """
+
+    def __init__(self, loops: int, config: IlsdConfig, seed: int, steps: int) -> None:
+        self.loops, self.seed, self.steps = loops, seed, steps
+        self.min_loops, self.distill, self.weight = config.min_loops, config.distill, config.weight
+
+    def student(self, step: int) -> int:
+        """L_int of this step."""
+        return random.Random(fold(self.seed, "student", step)).randrange(self.min_loops, self.loops)
+
+    def exits(self, step: int) -> tuple[int, ...]:
+        return (self.student(step), self.loops)
+
+    def losses(
+        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
+    ) -> Losses:
+        student, teacher = preds[self.student(step)], preds[self.loops]
+        truth_weight = ramp(self.weight, step, self.steps)
+        teacher_truth = objective.loss(teacher, target)
+        student_truth = objective.loss(student, target)
+        # The stop-gradient is inside distill, on the teacher only; it keeps its own ground truth.
+        distilled = objective.distill(student, teacher, target)
+        total = (
+            teacher_truth
+            + truth_weight * student_truth
+            + (1 - truth_weight) * self.distill * distilled
+        )
+        log: dict[str, Tensor | float] = {
+            "loss": total,
+            f"loss_exit_{self.loops}": teacher_truth,
+            f"loss_exit_{self.student(step)}": student_truth,
+            "loss_distill": distilled,
+            "weight": truth_weight,
+            "student": self.student(step),
+        }
+        return Losses(total, log)
+
+
+def ramp(weight: WeightConfig, step: int, steps: int) -> float:
+    """λ at step 0…steps − 1: start at the first, end at the last (linear: 1 − s/(S − 1) for 1 → 0)."""
+    progress = step / max(steps - 1, 1)
+    if weight.shape == "constant":
+        progress = 0.0
+    elif weight.shape == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return weight.start + (weight.end - weight.start) * progress
+
+
+def build_supervision(
+    config: SupervisionConfig, loops: int, seed: int, steps: int
+) -> Final | Ilsd:
+    if isinstance(config, IlsdConfig):
+        return Ilsd(loops, config, seed, steps)
+    assert isinstance(config, FinalConfig)
+    return Final(loops)
