@@ -54,16 +54,16 @@ def usage() -> str:
 
 def main(overrides: list[str]) -> None:
     run, config, asked = open_run(overrides, Asked())
-    counts = asked.loops if asked.loops is not None else config.sampler.loops
-    if counts is None:
-        counts = config.evaluate_loops
-    elif asked.loops is None and isinstance(counts, list):
-        counts = [counts]  # sampler.loops as a list is one schedule
-    elif isinstance(counts, int):
-        counts = [counts]
+    counts = asked.loops if asked.loops is not None else default_loops(config)
+    counts = [counts] if isinstance(counts, int) else counts
     samples = config.metrics.samples if asked.samples is None else asked.samples
     evaluate_run(run, config, counts, samples, config.seed if asked.seed is None else asked.seed)
     print(f"run: {run.folder}")
+
+
+def default_loops(config: Config) -> Any:
+    """The schedule of sampler.loops where it is set, else every one of evaluate_loops."""
+    return config.evaluate_loops if config.sampler.loops is None else [config.sampler.loops]
 
 
 def evaluate_run(run: "Run", config: Config, loops: Any, samples: int, seed: int) -> None:
@@ -101,7 +101,7 @@ def evaluate_run(run: "Run", config: Config, loops: Any, samples: int, seed: int
             print(f"{name_of(count)}: measured before", file=sys.stderr)
             continue
         images, labels, updates = draw_all(model, count, samples, seed)
-        row |= metrics.measure(images, labels)
+        row |= metrics.measure(images, labels) | {"fd_halves": metrics.halves()}
         write_dynamics(run.folder / "dynamics.csv", row, updates)
         keep_tiles(run.folder / "samples" / row["protocol"], count, images)
         results.append_rows(run.rows, [row])

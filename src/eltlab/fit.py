@@ -33,14 +33,16 @@ def main(overrides: list[str]) -> None:
     config = compose(overrides)
     print(f"fit: {summary(config)}", file=sys.stderr, flush=True)
 
-    from eltlab.evaluate import evaluate_run
+    from eltlab.build import build_data
+    from eltlab.evaluate import default_loops, evaluate_run
     from eltlab.runs import Run
 
     run = Run.of(config)
+    data = build_data(config)  # before the folder is made: bad data leave nothing behind
     with run.alone():
-        train(run)
+        train(run, data)
         if config.evaluate:
-            evaluate_run(run, config, config.evaluate_loops, config.metrics.samples, config.seed)
+            evaluate_run(run, config, default_loops(config), config.metrics.samples, config.seed)
     print(f"run: {run.folder}")
 
 
@@ -58,11 +60,11 @@ def summary(config: Config) -> str:
     )
 
 
-def train(run: "Run") -> None:
+def train(run: "Run", data: "Data") -> None:
     """Trains the run from its checkpoint, or from the start, to its end."""
     from lightning import Trainer
 
-    from eltlab.build import build_data, choose_device, choose_precision
+    from eltlab.build import choose_device, choose_precision
     from eltlab.runs import check_architecture, read_checkpoint
     from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
     from eltlab.training.module import LoopedModule
@@ -78,7 +80,6 @@ def train(run: "Run") -> None:
             print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
             return
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
-    data = build_data(config)
     run.write_config()
     if config.trainer.compile:
         module.backbone.stack.compile_blocks()  # type: ignore[operator, union-attr]

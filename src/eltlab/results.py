@@ -77,3 +77,17 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its configuration spread out as cfg.<dotted.key>."""
     cfg = {f"cfg.{key}": value for key, value in row.get("cfg", {}).items()}
     return {**{key: value for key, value in row.items() if key != "cfg"}, **cfg}
+
+
+def one_protocol(table: "DataFrame") -> str:
+    """The protocol id that all rows share. Raises UserError naming both where there are two."""
+    found = table[["protocol", "protocol_text"]].drop_duplicates("protocol")
+    if len(found) == 1:
+        return str(found["protocol"].iloc[0])
+    if found.empty:
+        raise UserError("no rows to compare; train and evaluate a run first")
+    first, second = (json.loads(text) for text in found["protocol_text"].iloc[:2])
+    names = " and ".join(found["protocol"].iloc[:2])
+    differing = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    parts = ", ".join(f"{key} {first.get(key)} against {second.get(key)}" for key in differing)
+    raise UserError(f"rows of protocols {names} cannot be compared: {parts}")

@@ -8,6 +8,7 @@ from torch_fidelity import calculate_metrics
 from eltlab.data.images import ImageSet
 from eltlab.files import cache_dir, digest
 from eltlab.metrics.classifier import NAME, CachedClassifier
+from eltlab.seeds import generator
 
 
 class Images(Dataset[Tensor]):
@@ -35,10 +36,27 @@ class ClassifierMetrics:
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """fd_classifier and accuracy of uint8 images [N, C, H, W] drawn for labels [N]."""
+        cached = f"reference-{digest(self.extractor, self.reference)}"
+        with torch.inference_mode():
+            right = self.classifier.model.classify(images) == labels
+        return {
+            "fd_classifier": self.distance(images, self.reference_set.images, cached),
+            "accuracy": right.float().mean().item(),
+        }
+
+    def halves(self) -> float:
+        """fd_classifier between two random halves of the reference: what two draws of real data differ by."""
+        images = self.reference_set.images
+        order = torch.randperm(len(images), generator=generator(0, "halves"))
+        first, second = order.chunk(2)
+        return self.distance(images[first], images[second])
+
+    def distance(self, images: Tensor, others: Tensor, cache_name: str | None = None) -> float:
+        """The Fréchet distance of two sets; with cache_name the features of `others` are kept."""
         values = calculate_metrics(
             input1=Images(images),
-            input2=Images(self.reference_set.images),
-            input2_cache_name=f"reference-{digest(self.extractor, self.reference)}",
+            input2=Images(others),
+            input2_cache_name=cache_name,
             cache_root=str(cache_dir() / "features"),
             feature_extractor=NAME,
             feature_extractor_weights_path=str(self.classifier.path),
@@ -48,9 +66,4 @@ class ClassifierMetrics:
             save_cpu_ram=True,  # no worker processes: the images lie in memory
             verbose=False,
         )
-        with torch.inference_mode():
-            right = self.classifier.model.classify(images) == labels
-        return {
-            "fd_classifier": values["frechet_inception_distance"],
-            "accuracy": right.float().mean().item(),
-        }
+        return float(values["frechet_inception_distance"])

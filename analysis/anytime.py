@@ -1,0 +1,120 @@
+"""Quality against loop count: one curve an arm, unique-layer arms as level lines, and the table.
+
+    python analysis/anytime.py out=FIGURE.png ROWS [ROWS …]
+
+ROWS are run folders or .jsonl files of rows. Arms are told apart by name; over seeds the mean is
+drawn with its 95 % t interval (bootstrap is too narrow at three seeds). Writes FIGURE.png and .pdf.
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from scipy import stats
+
+from eltlab import results
+from eltlab.errors import UserError
+
+METRIC = "fd_classifier"
+# Okabe and Ito's colours: told apart by every kind of colour vision.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+
+
+def interval(values: pd.Series) -> float:
+    """Half the width of the 95 % t interval of the mean; NaN below two values."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One line an arm and loop count: mean and interval over seeds, and what it costs."""
+    results.one_protocol(table)
+    grouped = table.groupby(["name", "loops"], sort=False)
+    lines = grouped.agg(
+        split=("unique_layers", "first"),
+        loops_train=("loops_train", "first"),
+        params=("params_total", "first"),
+        macs_per_sample=("macs_per_sample", "first"),
+        images=("images_seen", "first"),
+        seeds=("seed", "nunique"),
+        fd_classifier=(METRIC, "mean"),
+        plus_minus=(METRIC, interval),
+        accuracy=("accuracy", "mean"),
+    ).reset_index()
+    lines["split"] = [f"{n}N x {l}L" for n, l in zip(lines.split, lines.loops_train, strict=True)]
+    return lines
+
+
+def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
+    """The figure: log quality over loops; protocol, sample count and seeds in the caption."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    widest = lines["loops"].max()
+    for colour, (name, arm) in zip(COLOURS, lines.groupby("name", sort=False), strict=False):
+        if (arm["loops_train"] == 1).all():
+            level = arm[METRIC].iloc[0]
+            axes.axhline(level, color=colour, linestyle="--", linewidth=1.5)
+            if arm["plus_minus"].notna().all():
+                half = arm["plus_minus"].iloc[0]
+                axes.axhspan(max(level - half, 1e-3), level + half, color=colour, alpha=0.12)
+            axes.annotate(name, (1, level), color=colour, va="bottom", fontsize=9)
+        else:
+            axes.errorbar(
+                arm["loops"], arm[METRIC], yerr=arm["plus_minus"], color=colour, marker="o", capsize=3
+            )
+            last = arm.iloc[-1]
+            axes.annotate(
+                f" {name}", (last["loops"], last[METRIC]), color=colour, va="center", fontsize=9
+            )
+    axes.axhline(table["fd_halves"].mean(), color="grey", linestyle=":", linewidth=1)
+    axes.annotate("two halves of the real data", (1, table["fd_halves"].mean()), fontsize=8, color="grey")
+    axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{METRIC} (lower is better)")
+    axes.set_xticks(sorted(lines["loops"].unique()))
+    axes.set_xlim(0.8, widest * 1.35)
+    axes.spines[["top", "right"]].set_visible(False)
+    first = table.iloc[0]
+    axes.set_title(
+        f"{first['data']}, {first['objective']}, {int(first['samples'])} samples, "
+        f"{int(lines['seeds'].max())} seed(s), protocol {first['protocol']}",
+        fontsize=9,
+        loc="left",
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=160)
+    figure.savefig(out.with_suffix(".pdf"))
+
+
+def main(arguments: list[str]) -> None:
+    outs = [text.removeprefix("out=") for text in arguments if text.startswith("out=")]
+    rows = [text for text in arguments if not text.startswith("out=")]
+    if len(outs) != 1 or not rows:
+        raise UserError("usage: python analysis/anytime.py out=FIGURE.png ROWS [ROWS …]")
+    table = results.load(*rows)
+    table = table[table["kind"] == "eval"]
+    # A run measured again at more images stands for itself: the last measurement counts.
+    table = table[table["images_seen"] == table.groupby("run")["images_seen"].transform("max")]
+    lines = summary(table)
+    print(lines.to_string(index=False, formatters=FORMATS, na_rep=""))
+    draw(lines, table, Path(outs[0]))
+    print(f"figure: {outs[0]}")
+
+
+FORMATS = {
+    "params": "{:,.0f}".format,
+    "macs_per_sample": "{:,.0f}".format,
+    "images": "{:,.0f}".format,
+    METRIC: "{:,.2f}".format,
+    "plus_minus": "{:,.2f}".format,
+    "accuracy": "{:.3f}".format,
+}
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
