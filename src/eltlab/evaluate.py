@@ -13,7 +13,7 @@ from eltlab import compute, results
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config, IlsdConfig, flatten
 from eltlab.errors import UserError
-from eltlab.files import write_atomic
+from eltlab.files import locked, write_atomic
 from eltlab.schedule import evaluations
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def evaluate_run(run: "Run", config: Config, loops: Any, samples: int, seed: int
             continue
         images, labels, updates = draw_all(model, count, samples, seed)
         row |= metrics.measure(images, labels) | {"fd_halves": metrics.halves()}
-        write_dynamics(run.folder / "dynamics.csv", row, updates)
+        with locked(run.rows.with_suffix(".lock")):
+            write_dynamics(run.folder / "dynamics.csv", row, updates)
         keep_tiles(run.folder / "samples" / row["protocol"], count, images)
         results.append_rows(run.rows, [row])
         print(

@@ -1,9 +1,10 @@
 """Files that are whole or absent, locks that die with their process, and the cache."""
 
 import fcntl
+import glob
 import hashlib
 import os
-import tempfile
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,25 +22,30 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; renamed to path (and flushed to disk) where the block succeeds."""
+    """A temporary path to write to; flushed to disk and renamed to path where the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sweep(path: Path) -> None:
+    """Removes what processes of this machine that were killed while writing path left beside it."""
+    prefix = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        pid = left.name.removeprefix(prefix).removesuffix(".tmp")
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            continue
 
 
 @contextmanager

@@ -89,10 +89,10 @@ def train(run: "Run", data: "Data") -> None:
         devices=1,
         precision=choose_precision(config.trainer.precision, device),  # type: ignore[arg-type]
         max_epochs=1,
-        callbacks=[
+        callbacks=[  # the checkpoint last: what a step leaves is on disk before the step counts
             Reports(run.folder, config),
-            Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
             Grids(run.folder / "samples", config, data.tokenizer),
+            Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
         ],
         logger=False,
         enable_checkpointing=False,

@@ -147,6 +147,7 @@ class LoopedModule(LightningModule):
             "skipped": self.skipped.item(),
             "skipped_in_row": self.skipped_in_row.item(),
             "peak_memory_bytes": peak_memory_bytes(self.device),
+            "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
         }
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
@@ -156,6 +157,7 @@ class LoopedModule(LightningModule):
         counters = checkpoint["eltlab"]
         self.start = self.step = counters["step"]
         self.train_seconds = counters["train_seconds"]
+        self.meter.sums, self.meter.counts = counters["meter"]["sums"], counters["meter"]["counts"]
         self.skipped = torch.tensor(counters["skipped"])
         self.skipped_in_row = torch.tensor(counters["skipped_in_row"])
 

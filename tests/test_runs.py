@@ -1,0 +1,234 @@
+"""A run is its configuration: killed at any moment and started again, it ends as if undisturbed.
+
+The runs are real processes: forked from this one, which has torch imported already, and killed by
+SIGKILL. Every rename is a point where a file changes; a run is killed just before each of them.
+"""
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.utils.tensorboard  # noqa: F401  (imported before the forks, which then need not)
+
+import eltlab.metrics.distances  # noqa: F401
+import eltlab.training.callbacks  # noqa: F401
+from eltlab import evaluate, files, fit
+from eltlab.results import load
+
+TINY = [
+    "model.width=16",
+    "model.heads=2",
+    "model.mlp_width=32",
+    "model.depth=4",
+    "model.dropout=0.1",
+    "loops=2",
+    "batch_size=32",
+    "budget.images=640",
+    "trainer.checkpoint_seconds=0",
+    "trainer.log_every=4",
+    "trainer.grids=2",
+    "sampler.steps=4",
+    "metrics.samples=100",
+]
+VOLATILE = ("created", "train_seconds", "images_per_second", "peak_memory_bytes")
+
+
+def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
+    """Runs work in a child process; its exit status, −9 where it was killed (by us or by itself)."""
+    child = os.fork()
+    if child == 0:
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die_at_rename(number: int) -> None:
+    """From now on this process is killed just before its number-th rename."""
+    replace, left = os.replace, [number]
+
+    def counted(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    files.os.replace = counted  # type: ignore[assignment]
+
+
+def folder(runs: Path) -> Path:
+    [config] = runs.rglob("config.yaml")
+    return config.parent
+
+
+def outcome(runs: Path) -> tuple[dict, list[dict], list[list[str]]]:
+    """Checkpoint, rows and metrics of the one run below, without what time decides."""
+    run = folder(runs)
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
+    for row in rows:
+        for key in VOLATILE:
+            row.pop(key)
+        row["cfg"].pop("runs_dir")
+    with (run / "metrics.csv").open(newline="") as file:
+        metrics = [line[:-1] for line in csv.reader(file)]
+    return checkpoint, sorted(rows, key=str), metrics
+
+
+def assert_same(a: object, b: object) -> None:
+    """Equal to the last bit, tensors included."""
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor) and torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert isinstance(b, dict) and a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple)) and len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def assert_same_outcome(one: Path, other: Path) -> None:
+    (first, rows, metrics), (second, other_rows, other_metrics) = outcome(one), outcome(other)
+    assert_same(first["state_dict"], second["state_dict"])
+    assert_same(first["optimizer_states"], second["optimizer_states"])
+    assert first["eltlab"]["step"] == second["eltlab"]["step"] == 20
+    assert rows == other_rows
+    assert metrics == other_metrics
+
+
+@pytest.fixture(scope="module", params=["masked", "diffusion"])
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """(overrides, runs folder) of a run that nobody interrupted."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    overrides = [*TINY, f"objective={request.param}"]
+    assert forked(lambda: fit.main([*overrides, f"runs_dir={runs}"])) == 0
+    return overrides, runs
+
+
+def test_killed_before_every_rename_ends_bit_identical(undisturbed: tuple, tmp_path: Path) -> None:
+    overrides, runs = undisturbed
+    command = [*overrides, f"runs_dir={tmp_path}"]
+
+    def attempt(number: int) -> int:
+        def work() -> None:
+            die_at_rename(number)
+            fit.main(command)
+
+        return forked(work)
+
+    kills = 0
+    # Each attempt gets one rename further than the last attempt could: 1 + 2 + 3 renames and so on
+    # are passed, so that every kind of file is met half way, at its first and later writes.
+    for number in range(1, 60):
+        if attempt(number) == 0:
+            break
+        kills += 1
+    else:
+        pytest.fail("the run never came to its end")
+    assert kills >= 5
+    assert_same_outcome(runs, tmp_path)
+    assert not [path for path in folder(tmp_path).rglob(".*.tmp")]
+
+
+def test_killed_at_random_with_evaluation_between(undisturbed: tuple, tmp_path: Path) -> None:
+    overrides, runs = undisturbed
+    command = [*overrides, f"runs_dir={tmp_path}"]
+    delays = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        if forked(lambda: fit.main(command), kill_after=delays.uniform(0.2, 1.5)) == -signal.SIGKILL:
+            kills += 1
+        checkpoints = list(tmp_path.rglob("last.ckpt"))
+        if checkpoints:
+            run = checkpoints[0].parents[1]
+            asked = [f"run={run}", "loops=[2]", "samples=40"]
+            assert forked(lambda asked=asked: evaluate.main(asked)) == 0
+    assert forked(lambda: fit.main(command)) == 0
+    assert kills >= 1
+    checkpoint, rows, metrics = outcome(runs)
+    disturbed, more_rows, other_metrics = outcome(tmp_path)
+    assert_same(checkpoint["state_dict"], disturbed["state_dict"])
+    assert_same(checkpoint["optimizer_states"], disturbed["optimizer_states"])
+    assert metrics == other_metrics
+    for row in rows:
+        assert more_rows.count(row) == 1
+
+
+def test_same_command_again_says_finished_and_changes_nothing(
+    undisturbed: tuple, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, runs = undisturbed
+    before = {path: path.read_bytes() for path in folder(runs).rglob("*") if path.is_file()}
+    fit.main([*overrides, f"runs_dir={runs}"])
+    printed = capsys.readouterr()
+    assert "finished before, at 640 images" in printed.err
+    assert printed.out == f"run: {folder(runs)}\n"
+    assert before == {path: path.read_bytes() for path in folder(runs).rglob("*") if path.is_file()}
+
+
+def test_grids_do_not_disturb_training(undisturbed: tuple, tmp_path: Path) -> None:
+    overrides, runs = undisturbed
+    quiet = [*overrides, f"runs_dir={tmp_path}", "trainer.grids=0", "evaluate=false"]
+    assert forked(lambda: fit.main(quiet)) == 0
+    trained = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert_same(trained["state_dict"], outcome(runs)[0]["state_dict"])
+    assert not (folder(tmp_path) / "samples").exists()
+
+
+def test_run_folder_holds_what_the_readme_lists(undisturbed: tuple) -> None:
+    _, runs = undisturbed
+    run = folder(runs)
+    for name in ("config.yaml", "checkpoints/last.ckpt", "rows.jsonl", "metrics.csv", "dynamics.csv"):
+        assert (run / name).is_file(), name
+    assert len(list((run / "samples").glob("images_*.png"))) == 2
+    keys = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"].keys()
+    live = {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")}
+    average = {key.removeprefix("ema.") for key in keys if key.startswith("ema.")}
+    assert live == average and len(live) + len(average) == len(keys)
+
+
+def test_one_row_a_loop_count_and_dynamics_a_line_a_loop(undisturbed: tuple) -> None:
+    _, runs = undisturbed
+    table = load(runs)
+    rows = table[table["kind"] == "eval"]
+    assert list(rows["loops"]) == [1, 2]
+    assert rows["fd_classifier"].notna().all() and rows["protocol"].nunique() == 1
+    with (folder(runs) / "dynamics.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(d["loops"], d["step"], d["loop"]) for d in lines] == [
+        (str(loops), str(step), str(loop))
+        for loops in (1, 2)
+        for step in range(4)
+        for loop in range(1, loops + 1)
+    ]
+    assert all(float(line["update"]) > 0 for line in lines)
+
+
+def test_a_second_process_is_told_to_wait(undisturbed: tuple) -> None:
+    overrides, runs = undisturbed
+    from eltlab.errors import UserError
+
+    with (
+        files.locked(folder(runs) / ".lock"),
+        pytest.raises(UserError, match="another process is training it"),
+    ):
+        fit.main([*overrides, f"runs_dir={runs}"])
