@@ -46,7 +46,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         plus_minus=(METRIC, interval),
         accuracy=("accuracy", "mean"),
     ).reset_index()
-    lines["split"] = [f"{n}N x {l}L" for n, l in zip(lines.split, lines.loops_train, strict=True)]
+    lines["split"] = [
+        f"{layers}N x {loops}L"
+        for layers, loops in zip(lines.split, lines.loops_train, strict=True)
+    ]
     return lines
 
 
@@ -64,14 +67,21 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
             axes.annotate(name, (1, level), color=colour, va="bottom", fontsize=9)
         else:
             axes.errorbar(
-                arm["loops"], arm[METRIC], yerr=arm["plus_minus"], color=colour, marker="o", capsize=3
+                arm["loops"],
+                arm[METRIC],
+                yerr=arm["plus_minus"],
+                color=colour,
+                marker="o",
+                capsize=3,
             )
             last = arm.iloc[-1]
             axes.annotate(
                 f" {name}", (last["loops"], last[METRIC]), color=colour, va="center", fontsize=9
             )
     axes.axhline(table["fd_halves"].mean(), color="grey", linestyle=":", linewidth=1)
-    axes.annotate("two halves of the real data", (1, table["fd_halves"].mean()), fontsize=8, color="grey")
+    axes.annotate(
+        "two halves of the real data", (1, table["fd_halves"].mean()), fontsize=8, color="grey"
+    )
     axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{METRIC} (lower is better)")
     axes.set_xticks(sorted(lines["loops"].unique()))
     axes.set_xlim(0.8, widest * 1.35)

@@ -51,9 +51,7 @@ class Steps:
 def main(overrides: list[str]) -> None:
     quiet_lightning()
     asked = ["model=elt_b", "loops=4", "batch_size=8", *overrides]
-    arms = {
-        name: Steps(compose([*asked, f"supervision={name}"])) for name in ("final", "ilsd")
-    }
+    arms = {name: Steps(compose([*asked, f"supervision={name}"])) for name in ("final", "ilsd")}
     for _ in range(WARM_UP):
         for arm in arms.values():
             arm.seconds()

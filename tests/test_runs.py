@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.utils.tensorboard  # noqa: F401  (imported before the forks, which then need not)
+import torch.utils.tensorboard
 
-import eltlab.metrics.distances  # noqa: F401
+import eltlab.metrics.distances
 import eltlab.training.callbacks  # noqa: F401
 from eltlab import evaluate, files, fit
 from eltlab.results import load
@@ -155,7 +155,10 @@ def test_killed_at_random_with_evaluation_between(undisturbed: tuple, tmp_path: 
     delays = random.Random(0)
     kills = 0
     for _ in range(4):
-        if forked(lambda: fit.main(command), kill_after=delays.uniform(0.2, 1.5)) == -signal.SIGKILL:
+        if (
+            forked(lambda: fit.main(command), kill_after=delays.uniform(0.2, 1.5))
+            == -signal.SIGKILL
+        ):
             kills += 1
         checkpoints = list(tmp_path.rglob("last.ckpt"))
         if checkpoints:
@@ -197,7 +200,13 @@ def test_grids_do_not_disturb_training(undisturbed: tuple, tmp_path: Path) -> No
 def test_run_folder_holds_what_the_readme_lists(undisturbed: tuple) -> None:
     _, runs = undisturbed
     run = folder(runs)
-    for name in ("config.yaml", "checkpoints/last.ckpt", "rows.jsonl", "metrics.csv", "dynamics.csv"):
+    for name in (
+        "config.yaml",
+        "checkpoints/last.ckpt",
+        "rows.jsonl",
+        "metrics.csv",
+        "dynamics.csv",
+    ):
         assert (run / name).is_file(), name
     assert len(list((run / "samples").glob("images_*.png"))) == 2
     keys = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"].keys()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ DEFAULT_BLOCK = {"masked": "post_norm", "diffusion": "adaln"}
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 # These need a condition vector (time and class); the masked objective has a class token instead.
 MODULATED_BLOCKS = ("adaln", "film")
+MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
 
 
 @dataclass
@@ -241,7 +242,9 @@ def parse_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
         except HydraException as error:
             raise UserError(f"{text!r} is not of the form key=value, e.g. loops=4") from error
         if override.is_sweep_override():
-            raise UserError(f"{text}: one run takes one value; sweeps are for python -m eltlab.sweep")
+            raise UserError(
+                f"{text}: one run takes one value; sweeps are for python -m eltlab.sweep"
+            )
         if override.type is not OverrideType.CHANGE or override.package is not None:
             raise UserError(f"{text}: keys are fixed; write key=value without + or ~")
         parsed.append((override.key_or_group, override.value()))
@@ -260,7 +263,7 @@ def typed(composed: DictConfig) -> DictConfig:
         setattr(schema, key, kinds[name]())
     node = OmegaConf.structured(schema)
     for section, value in plain.items():
-        for key, leaf in _leaves(section, value):
+        for key, leaf in _leaves(str(section), value):
             set_key(node, key, leaf)
     return node
 
@@ -287,7 +290,9 @@ def load_config(path: Path) -> Config:
         assert isinstance(loaded, DictConfig)
         return resolve(typed(loaded))
     except (OSError, AssertionError, UserError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not the configuration of a run: {_first_line(error)}") from error
+        raise UserError(
+            f"{path} is not the configuration of a run: {_first_line(error)}"
+        ) from error
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -323,7 +328,7 @@ def _known_keys(node: DictConfig) -> list[str]:
         return [
             leaf
             for key in inner
-            for leaf in walk(f"{prefix}.{key}".lstrip("."), inner._get_node(key))
+            for leaf in walk(f"{prefix}.{key!s}".lstrip("."), inner._get_node(key))
         ]
 
     return walk("", node)
@@ -361,6 +366,7 @@ def resolve(node: DictConfig) -> Config:
     _check_supervision(config)
     _check_sampling(config)
     _check_data(config)
+    check_samples(config)
     if config.evaluate_loops is None:
         config.evaluate_loops = default_evaluate_loops(config.loops)
     if not config.evaluate_loops or min(config.evaluate_loops) < 1:
@@ -461,11 +467,13 @@ def _check_combination(config: Config) -> None:
     if isinstance(config.objective, MaskedConfig):
         within(config, 0, 1, "objective.label_smoothing", open_end=True)
     wanted = MaskedSamplerConfig if objective == "masked" else DiffusionSamplerConfig
-    if not isinstance(config.sampler, wanted):
+    names = [name for name, kind in Config.KINDS["sampler"].items() if kind is wanted]
+    if config.sampler.name not in names:
         raise UserError(
             f"sampler.name={config.sampler.name} does not draw from objective={objective}; "
-            f"choose {'maskgit' if objective == 'masked' else 'ddpm or ddim'}"
+            f"choose {' or '.join(names)}"
         )
+    assert isinstance(config.sampler, wanted)
 
 
 def _check_supervision(config: Config) -> None:
@@ -529,6 +537,18 @@ def _check_data(config: Config) -> None:
         )
 
 
+def check_samples(config: Config) -> None:
+    """Raises UserError where metrics.samples is too few or too many for a distance."""
+    samples, classes = config.metrics.samples, config.data.classes
+    if samples < 2 * classes:
+        raise UserError(f"metrics.samples={samples}: give at least two a class, {2 * classes}")
+    if samples > MAX_PER_CLASS * classes:
+        raise UserError(
+            f"metrics.samples={samples}: {samples // classes:,} samples of each of {classes} classes "
+            f"tell no more than {MAX_PER_CLASS:,}; give at most {MAX_PER_CLASS * classes:,}"
+        )
+
+
 def at_least(config: Config, low: float, keys: str) -> None:
     for key, value in _values(config, keys):
         if value < low:
@@ -566,12 +586,3 @@ def divisors(number: int) -> str:
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML, the form that `load_config` reads."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
-
-
-def replace_section(config: Config, section: str, **values: Any) -> Any:
-    """A copy of one section with some fields replaced."""
-    current = getattr(config, section)
-    assert is_dataclass(current)
-    known = {f.name for f in fields(current)}
-    assert set(values) <= known
-    return type(current)(**{**{k: getattr(current, k) for k in known}, **values})

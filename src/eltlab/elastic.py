@@ -1,6 +1,7 @@
 """A trained elastic model: the EMA weights of a run, drawn from at any loop count."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from eltlab.build import (
     choose_device,
     choose_precision,
 )
-from eltlab.config import Config, DiffusionSamplerConfig, MaskedSamplerConfig, replace_section
+from eltlab.config import Config, DiffusionSamplerConfig, MaskedSamplerConfig
 from eltlab.data.images import to_uint8
 from eltlab.data.tokenizer import PatchCodebook
 from eltlab.generation.diffusion import Diffusion
@@ -34,7 +35,9 @@ class Elastic:
         tokenizer: of masked models.
     """
 
-    def __init__(self, backbone: nn.Module, config: Config, tokenizer: PatchCodebook | None) -> None:
+    def __init__(
+        self, backbone: nn.Module, config: Config, tokenizer: PatchCodebook | None
+    ) -> None:
         self.backbone, self.config, self.tokenizer = backbone, config, tokenizer
         self.objective = build_objective(config)
         self.device = next(backbone.parameters()).device
@@ -76,7 +79,7 @@ class Elastic:
         track: bool = False,
     ) -> tuple[Tensor, list[list[float]]]:
         """`sample`, and with track the relative update of each loop at each step."""
-        sampler = replace_section(self.config, "sampler", **(changes or {}))
+        sampler = replace(self.config.sampler, **(changes or {}))
         if loops is None:
             loops = sampler.loops if sampler.loops is not None else self.config.loops
         schedule = loop_schedule(loops, sampler.steps)
@@ -147,4 +150,6 @@ def load_run(
     backbone = build_backbone(config)
     restore(backbone, checkpoint, "ema.", path)
     backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
-    return Elastic(backbone, config, tokenizer or build_data(config).tokenizer), checkpoint["eltlab"]
+    return Elastic(backbone, config, tokenizer or build_data(config).tokenizer), checkpoint[
+        "eltlab"
+    ]

@@ -7,7 +7,10 @@ from eltlab.cli import run_verb
 from eltlab.config import Config, compose, folder, to_yaml
 
 if TYPE_CHECKING:
+    import torch
+
     from eltlab.build import Data
+    from eltlab.data.batches import Batches
     from eltlab.runs import Run
 
 
@@ -42,7 +45,7 @@ def main(overrides: list[str]) -> None:
     with run.alone():
         train(run, data)
         if config.evaluate:
-            evaluate_run(run, config, default_loops(config), config.metrics.samples, config.seed)
+            evaluate_run(run, config, default_loops(config), config.seed)
     print(f"run: {run.folder}")
 
 
@@ -103,7 +106,7 @@ def train(run: "Run", data: "Data") -> None:
     trainer.fit(module, _batches(data, config, module.start, device))
 
 
-def _batches(data: "Data", config: Config, start: int, device: object) -> object:
+def _batches(data: "Data", config: Config, start: int, device: "torch.device") -> "Batches":
     from eltlab.data.batches import Batches
 
     inputs, labels = data.inputs().to(device), data.train.labels.to(device)

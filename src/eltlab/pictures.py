@@ -20,12 +20,17 @@ def save_grid(path: Path, rows: list[Tensor], names: list[str]) -> None:
     left += 2 * MARGIN if left else 0
     pitch = tile + MARGIN
     columns = max(len(row) for row in rows)
-    canvas = Image.new("RGB", (left + columns * pitch + MARGIN, len(rows) * pitch + MARGIN), "white")
+    canvas = Image.new(
+        "RGB", (left + columns * pitch + MARGIN, len(rows) * pitch + MARGIN), "white"
+    )
     for i, (row, name) in enumerate(zip(rows, names, strict=True)):
         top = MARGIN + i * pitch
         ImageDraw.Draw(canvas).text((MARGIN, top + tile // 2 - 6), name, fill="black")
         for j, image in enumerate(row):
-            canvas.paste(picture(image).resize((tile, tile), Image.Resampling.NEAREST), (left + MARGIN + j * pitch, top))
+            canvas.paste(
+                picture(image).resize((tile, tile), Image.Resampling.NEAREST),
+                (left + MARGIN + j * pitch, top),
+            )
     buffer = io.BytesIO()
     canvas.save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue())

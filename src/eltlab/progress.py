@@ -59,9 +59,7 @@ class Bar:
         seconds = time.monotonic() - self.started
         rate = (done - self.first) / max(seconds, 1e-9)
         if self.progress is not None:
-            self.progress.update(
-                self.task, completed=done, rate=f"{rate:,.0f} images/s", note=note
-            )
+            self.progress.update(self.task, completed=done, rate=f"{rate:,.0f} images/s", note=note)
         elif time.monotonic() - self.spoke >= QUIET_SECONDS:
             self.spoke = time.monotonic()
             left = (self.total - done) / max(rate, 1e-9)

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # The columns every table has, in order. Metrics add columns behind them; none is renamed.
+# fmt: off
 COLUMNS = (
-    "kind run name created code device study trial seed data objective supervision model width depth "
-    "unique_layers loops_train loops loop_schedule steps nfe guidance images_seen params_total "
-    "params_blocks macs_per_pass macs_per_sample train_flops_total protocol samples fd_classifier "
-    "accuracy fid kid precision recall fvd psnr train_seconds images_per_second peak_memory_bytes"
-).split()
+    "kind", "run", "name", "created", "code", "device", "study", "trial", "seed", "data",
+    "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
+    "loops", "loop_schedule", "steps", "nfe", "guidance", "images_seen", "params_total",
+    "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
+    "samples", "fd_classifier", "accuracy", "fid", "kid", "precision", "recall", "fvd", "psnr",
+    "train_seconds", "images_per_second", "peak_memory_bytes",
+)
+# fmt: on
 
 # What makes two rows of one run the same measurement: a second one is not written.
 IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")

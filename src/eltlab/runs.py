@@ -57,7 +57,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise UserError(f"{path}: no checkpoint there; train the run first (python -m eltlab.fit …)")
+        raise UserError(
+            f"{path}: no checkpoint there; train the run first (python -m eltlab.fit …)"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -68,11 +68,15 @@ def check_request(config: Config, asked: Asked) -> list[int]:
     if not all(isinstance(n, int) and n >= 1 for n in counts) or (
         isinstance(loops, list) and len(loops) != steps
     ):
-        raise UserError(f"loops={loops}: give one loop count of at least 1, or {steps}, one per step")
+        raise UserError(
+            f"loops={loops}: give one loop count of at least 1, or {steps}, one per step"
+        )
     labels = list(range(classes)) if asked.labels is None else asked.labels
     labels = labels if isinstance(labels, list) else [labels]
     if not labels or not all(isinstance(n, int) and 0 <= n < classes for n in labels):
-        raise UserError(f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]")
+        raise UserError(
+            f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]"
+        )
     if Path(asked.out).suffix.lower() != ".png":
         raise UserError(f"out={asked.out}: pictures are PNG files; end the name in .png")
     return [labels[i % len(labels)] for i in range(asked.count)]

@@ -24,7 +24,9 @@ class PatchCodebook:
         """uint8 images [N, C, H, W] → ids [N, (H/p)·(W/p)] of the nearest codes."""
         codes = self.codes.to(images.device)
         ids = [
-            torch.cdist(patchify(to_float(part), self.patch), codes.expand(len(part), -1, -1)).argmin(dim=-1)
+            torch.cdist(
+                patchify(to_float(part), self.patch), codes.expand(len(part), -1, -1)
+            ).argmin(dim=-1)
             for part in images.split(batch)
         ]
         return torch.cat(ids)

@@ -136,7 +136,8 @@ def time_input(logsnr: Tensor) -> Tensor:
 
 
 def ancestral_step(x: Tensor, z: Tensor, zeta: Tensor, zeta_next: Tensor, noise: Tensor) -> Tensor:
-    """q(z_s | z_t, x): mean α_s·((1 − c)·z/α_t + c·x), variance σ_s²·c, c = 1 − SNR_t/SNR_s (VDM, App. A)."""
+    """q(z_s | z_t, x) (VDM, App. A): mean α_s·((1 − c)·z/α_t + c·x), variance σ_s²·c,
+    with c = 1 − SNR_t/SNR_s."""
     alpha, _ = alpha_sigma(zeta)
     alpha_next, sigma_next = alpha_sigma(zeta_next)
     c = -torch.expm1(zeta - zeta_next)

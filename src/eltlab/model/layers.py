@@ -43,7 +43,9 @@ class Block(nn.Module):
 
     modulated = False
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, cond_width: int, dropout: float
+    ) -> None:
         super().__init__()
         self.attention = Attention(width, heads, dropout)
         self.mlp = MLP(width, hidden)
@@ -60,8 +62,10 @@ class Block(nn.Module):
 class PostNorm(Block):
     """BERT's block, as in MaskGIT: x ← LN(x + attention(x)); x ← LN(x + MLP(x))."""
 
-    def __init__(self, width: int, heads: int, hidden: int, cond_width: int, dropout: float) -> None:
-        super().__init__(width, heads, hidden, dropout)
+    def __init__(
+        self, width: int, heads: int, hidden: int, cond_width: int, dropout: float
+    ) -> None:
+        super().__init__(width, heads, hidden, cond_width, dropout)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
 
@@ -83,8 +87,10 @@ class AdaLN(Block):
 
     modulated = True
 
-    def __init__(self, width: int, heads: int, hidden: int, cond_width: int, dropout: float) -> None:
-        super().__init__(width, heads, hidden, dropout)
+    def __init__(
+        self, width: int, heads: int, hidden: int, cond_width: int, dropout: float
+    ) -> None:
+        super().__init__(width, heads, hidden, cond_width, dropout)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = ZeroLinear(cond_width, 6 * width)
 
@@ -109,8 +115,10 @@ class Film(Block):
 
     modulated = True
 
-    def __init__(self, width: int, heads: int, hidden: int, cond_width: int, dropout: float) -> None:
-        super().__init__(width, heads, hidden, dropout)
+    def __init__(
+        self, width: int, heads: int, hidden: int, cond_width: int, dropout: float
+    ) -> None:
+        super().__init__(width, heads, hidden, cond_width, dropout)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.modulation = ZeroLinear(cond_width, 2 * hidden)

@@ -17,7 +17,7 @@ class LoopedStack(nn.Module):
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
     def forward(
         self, x_BTD: Tensor, c_BC: Tensor | None, exits: Sequence[int], track: bool = False

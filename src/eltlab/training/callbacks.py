@@ -26,7 +26,7 @@ class Reports(Callback):
         self.events = folder / "tensorboard"
         self.columns = metric_columns(config.loops)
 
-    def on_train_start(self, trainer: Trainer, module: LoopedModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         keep_rows(self.path, self.columns, module.start)
@@ -37,7 +37,7 @@ class Reports(Callback):
         self.bar = Bar("train", total, module.images_seen)
         self.bar.__enter__()
 
-    def on_train_batch_end(self, trainer: Trainer, module: LoopedModule, *args: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         module.tick()
         note = ""
         if module.reports_after(module.step - 1):
@@ -76,7 +76,9 @@ def keep_rows(path: Path, columns: list[str], step: int) -> None:
     kept = []
     if path.is_file() and step:
         with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if complete(row) and int(row["step"]) <= step]
+            kept = [
+                row for row in csv.DictReader(file) if complete(row) and int(row["step"]) <= step
+            ]
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, columns)
     writer.writeheader()
@@ -96,7 +98,7 @@ class Checkpoints(Callback):
         self.path, self.seconds = path, seconds
         self.saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, module: LoopedModule, *args: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         due = time.monotonic() - self.saved >= self.seconds
         if due or module.step == module.config.steps:
             with renamed(self.path) as temporary:
@@ -112,9 +114,11 @@ class Grids(Callback):
     def __init__(self, folder: Path, config: Config, tokenizer: PatchCodebook | None) -> None:
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
         grids = config.trainer.grids
-        self.steps = {-(-config.steps * n // grids) for n in range(1, grids + 1)} if grids else set()
+        self.steps = (
+            {-(-config.steps * n // grids) for n in range(1, grids + 1)} if grids else set()
+        )
 
-    def on_train_batch_end(self, trainer: Trainer, module: LoopedModule, *args: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         if module.step not in self.steps:
             return
         model = Elastic(module.ema, self.config, self.tokenizer)

@@ -163,7 +163,8 @@ class LoopedModule(LightningModule):
 
     def on_train_start(self) -> None:
         if self._optimizer_state is not None:
-            self.optimizers(use_pl_optimizer=False).load_state_dict(self._optimizer_state)  # type: ignore[union-attr]
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
         self.tick(count=False)
 

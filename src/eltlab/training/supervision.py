@@ -98,9 +98,7 @@ def ramp(weight: WeightConfig, step: int, steps: int) -> float:
     return weight.start + (weight.end - weight.start) * progress
 
 
-def build_supervision(
-    config: SupervisionConfig, loops: int, seed: int, steps: int
-) -> Final | Ilsd:
+def build_supervision(config: SupervisionConfig, loops: int, seed: int, steps: int) -> Final | Ilsd:
     if isinstance(config, IlsdConfig):
         return Ilsd(loops, config, seed, steps)
     assert isinstance(config, FinalConfig)

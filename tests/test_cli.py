@@ -1,0 +1,294 @@
+"""What a user types and what comes back: mistakes in one line, exit code 2, nothing written."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eltlab import cli, evaluate, fit, sample
+from eltlab.config import compose
+from eltlab.files import cache_dir
+
+TINY = [
+    "model.width=16",
+    "model.heads=2",
+    "model.mlp_width=32",
+    "model.depth=4",
+    "loops=2",
+    "batch_size=32",
+    "budget.images=64",
+    "trainer.grids=0",
+    "sampler.steps=4",
+    "metrics.samples=100",
+    "evaluate=false",
+]
+
+
+def typed_in(verb: object, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit code of a verb called with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["eltlab", *arguments])
+    try:
+        cli.run_verb(verb.main, verb.usage)  # type: ignore[attr-defined]
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+FIT_MISTAKES = {
+    "loops=3": "loops=3 does not divide model.depth=8; choose one of 1, 2, 4, 8",
+    "model.heads=5": "model.heads=5 does not divide model.width=64; choose one of 1, 2, 4",
+    "data.patch=3": "data.patch=3 does not divide data.size=8; choose one of 1, 2, 4, 8",
+    "loops=0": "loops=0: must be at least 1",
+    "supervision.min_loops=4": "supervision.min_loops=4 leaves no student below loops=4",
+    "supervision.weight.start=1.5": "supervision.weight.start=1.5: must lie in [0, 1]",
+    "supervision.weight.end=-0.1": "supervision.weight.end=-0.1: must lie in [0, 1]",
+    "supervision.weight.shape=step": "choose one of linear, cosine, constant",
+    "optim.lr=-1": "optim.lr=-1.0: must be at least 0",
+    "optim.lr=nan": "optim.lr=nan: must be a finite number",
+    "optim.weight_decay=inf": "optim.weight_decay=inf: must be a finite number",
+    "optim.lr=fast": "optim.lr=fast: Value 'fast' of type 'str' could not be converted to Float",
+    "model.dropout=1": "model.dropout=1.0: must lie in [0, 1)",
+    "batch_size=0": "batch_size=0: must be at least 1",
+    "budget.images=0": "budget.images=0: must be at least 1",
+    "optim.lrr=1": "unknown key optim.lrr=1: did you mean optim.lr?",
+    "loop=2": "unknown key loop=2: did you mean loops?",
+    "objective.prediction=x": "unknown key objective.prediction=x",
+    "objectve=masked": "did you mean objective",
+    "model=elt_bb": "model=elt_bb: did you mean elt_b?",
+    "model.block=adaln": "model.block=adaln needs a condition vector",
+    "model.width=abc": "model.width=abc",
+    "model.cond_width=32": "model.cond_width=32",
+    "optim=7": "optim=7: options: diffusion, masked",
+    "model.width": "'model.width' is not of the form key=value",
+    "loops=1,2": "sweeps are for python -m eltlab.sweep",
+    "+loops=2": "write key=value without + or ~",
+    "sampler.loops=[1,2]": "sampler.loops has 2 counts for sampler.steps=12; give one per step",
+    "sampler.steps=17": "16 tokens are unmasked in at most 16 steps",
+    "sampler.name=ddim": "does not draw from objective=masked; choose maskgit",
+    "evaluate_loops=[0]": "evaluate_loops=[0]: give loop counts of at least 1",
+    "metrics.samples=0": "metrics.samples=0: must be at least 1",
+    "metrics.samples=1000000": "give at most 100,000",
+    "data.size=28": "the digits are 8x8",
+    "data.codebook=100000": "distinct 2x2 patches; choose at most that many",
+    "name=../up": "name=../up",
+    "-m": "python -m eltlab.sweep",
+    "--multirun": "python -m eltlab.sweep",
+    "--config-name=x": "only key=value and --help",
+}
+
+
+@pytest.mark.parametrize("mistake", FIT_MISTAKES)
+def test_fit_mistake_is_one_line_and_leaves_nothing(
+    mistake: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed_in(fit, [mistake], monkeypatch) == 2
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and FIT_MISTAKES[mistake] in errors[0], printed.err
+    assert "Traceback" not in printed.err and printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished run."""
+    runs = tmp_path_factory.mktemp("trained")
+    fit.main([*TINY, f"runs_dir={runs}"])
+    [config] = runs.rglob("config.yaml")
+    return config.parent
+
+
+RUN_MISTAKES = [
+    (evaluate, [], "run=DIR is missing"),
+    (evaluate, ["run=nowhere"], "run=nowhere: no config.yaml there"),
+    (evaluate, ["run={run}", "loops=0"], "0 is not a loop count of at least 1"),
+    (evaluate, ["run={run}", "loops=[1,two]"], "two is not a loop count"),
+    (evaluate, ["run={run}", "loops=[]"], "loops=[]"),
+    (evaluate, ["run={run}", "samples=5"], "samples=5: give at least two a class, 20"),
+    (evaluate, ["run={run}", "samples=100001"], "give at most 100,000"),
+    (evaluate, ["run={run}", "samples=many"], "samples=many"),
+    (evaluate, ["run={run}", "sample=5"], "did you mean samples?"),
+    (evaluate, ["run={run}", "optim.lr=1"], "optim.lr=1: not a key of a trained run"),
+    (evaluate, ["run={run}", "sampler.steps=0"], "sampler.steps=0: must be at least 1"),
+    (sample, ["run={run}", "count=0"], "count=0: give 1 to 4096"),
+    (sample, ["run={run}", "labels=[10]"], "labels=[10]: give classes 0 to 9"),
+    (sample, ["run={run}", "loops=[1,2]"], "give one loop count of at least 1, or 4, one per step"),
+    (sample, ["run={run}", "out=grid.jpg"], "end the name in .png"),
+]
+
+
+@pytest.mark.parametrize(("verb", "arguments", "message"), RUN_MISTAKES)
+def test_mistake_about_a_run_is_one_line_and_changes_nothing(
+    verb: object,
+    arguments: list[str],
+    message: str,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = everything(trained)
+    filled = [argument.format(run=trained) for argument in arguments]
+    assert typed_in(verb, filled, monkeypatch) == 2
+    printed = capsys.readouterr()
+    [line] = printed.err.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert printed.out == "" and everything(trained) == before and list(tmp_path.iterdir()) == []
+
+
+class Evil:
+    """Unpickling this would run a command."""
+
+    def __reduce__(self) -> tuple:
+        return (os.system, ("touch evil",))
+
+
+def checkpoint_mistakes(path: Path, kind: str) -> str:
+    """Breaks the checkpoint in one way; returns what the user is to be told."""
+    if kind == "missing":
+        path.unlink()
+        return "no checkpoint there; train the run first"
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return "truncated or not a checkpoint"
+    if kind == "empty":
+        path.write_bytes(b"")
+        return "truncated or not a checkpoint"
+    if kind == "unsafe":
+        torch.save({"state_dict": Evil(), "eltlab": {}}, path)
+        return "not safe to unpickle"
+    if kind == "foreign":
+        torch.save({"model": torch.zeros(1)}, path)
+        return "a file of another program"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = {k: v[..., :1] for k, v in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, path)
+    return "a checkpoint of another architecture"
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "truncated", "empty", "unsafe", "foreign", "architecture"]
+)
+@pytest.mark.parametrize("verb", [evaluate, sample, fit])
+def test_bad_checkpoint_is_named(
+    kind: str,
+    verb: object,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if verb is fit and kind == "missing":
+        pytest.skip("without a checkpoint, fit starts the run: that is no mistake")
+    runs = tmp_path / "runs"
+    shutil.copytree(trained.parents[1], runs)
+    [config] = runs.rglob("config.yaml")
+    message = checkpoint_mistakes(config.parent / "checkpoints" / "last.ckpt", kind)
+    monkeypatch.chdir(tmp_path)
+    before = everything(runs)
+    arguments = [*TINY, f"runs_dir={runs}"] if verb is fit else [f"run={config.parent}"]
+    assert typed_in(verb, arguments, monkeypatch) == 2
+    errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert everything(runs) == before
+    assert not (tmp_path / "evil").exists()
+
+
+def test_evaluate_and_sample_as_typed(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    assert typed_in(evaluate, [f"run={run}", "loops=[1,2,4]", "samples=40"], monkeypatch) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"run: {run}"
+    schedule = [f"run={run}", "sampler.loops=[2,2,1,1]", "samples=40"]
+    assert typed_in(evaluate, schedule, monkeypatch) == 0
+    from eltlab.results import load
+
+    table = load(run)
+    rows = table[table["kind"] == "eval"]
+    assert list(rows["loops"]) == [1, 2, 4, 1.5]
+    assert rows["loop_schedule"].iloc[-1] == "[2, 2, 1, 1]"
+    by_loops = rows.set_index("loops")["macs_per_sample"]
+    assert by_loops[1.5] == (by_loops[1] + by_loops[2]) / 2
+
+    out = tmp_path / "grid.png"
+    asked = [f"run={run}", "loops=2", "count=6", "labels=[3,7]", f"out={out}"]
+    assert typed_in(sample, asked, monkeypatch) == 0
+    first = out.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert typed_in(sample, asked, monkeypatch) == 0 and out.read_bytes() == first
+    assert typed_in(sample, [*asked, "seed=1"], monkeypatch) == 0 and out.read_bytes() != first
+
+
+def test_load_gives_a_model_to_sample_from(trained: Path) -> None:
+    import eltlab
+
+    model = eltlab.load(trained)
+    images = model.sample([1, 2, 3], loops=2, steps=4, seed=5)
+    assert images.shape == (3, 1, 8, 8) and images.dtype == torch.uint8
+    assert torch.equal(images[1:], model.sample([2, 3], loops=2, steps=4, seed=5, indices=[1, 2]))
+    assert not torch.equal(images, model.sample([1, 2, 3], loops=2, steps=4, seed=6))
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "sample"])
+def test_help_needs_no_torch(verb: str) -> None:
+    """--help must be fast, so the slow imports must not happen; the time itself is a benchmark."""
+    code = (
+        f"import sys; sys.argv = ['x', '--help']; import runpy; "
+        f"runpy.run_module('eltlab.{verb}', run_name='__main__'); "
+        "assert not {'torch', 'lightning', 'pandas', 'sklearn'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"python -m eltlab.{verb}" in done.stdout
+
+
+def test_every_default_combination_composes() -> None:
+    for model in ("elt_s", "elt_b", "elt_l", "elt_xl", "elt_h", "elt_g", "elt_tiny", "dit_2048"):
+        objectives = ("diffusion",) if model == "dit_2048" else ("masked", "diffusion")
+        for objective in objectives:
+            config = compose([f"model={model}", f"objective={objective}"])
+            assert config.unique_layers * config.loops == config.model.depth
+
+
+def test_defaults_are_what_the_readme_says() -> None:
+    config = compose([])
+    assert (config.model.name, config.loops, config.objective.name) == ("elt_tiny", 4, "masked")
+    assert (config.supervision.name, config.data.name) == ("ilsd", "digits")
+
+
+def test_elt_b_with_twelve_loops_as_typed(tmp_path: Path) -> None:
+    """The README's command at a small budget, as a user types it, to its end."""
+    command = [sys.executable, "-m", "eltlab.fit", "model=elt_b", "loops=12"]
+    small = ["budget.images=256", "batch_size=32", "metrics.samples=20", "evaluate_loops=[1,12]"]
+    done = subprocess.run(
+        [*command, *small, "trainer.grids=1", "sampler.steps=2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("run: runs/digits-masked-elt_b-1x12-ilsd/")
+    run = tmp_path / last.removeprefix("run: ")
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["eltlab"]["images_seen"] == 256
+    blocks = {k.split(".")[3] for k in checkpoint["state_dict"] if k.startswith("ema.stack.blocks")}
+    assert blocks == {"0"} and checkpoint["state_dict"]["ema.token.weight"].shape[1] == 768
+    assert cache_dir().is_dir()
