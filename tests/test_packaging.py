@@ -1,0 +1,52 @@
+"""The wheel carries conf/, sweeps/ and analysis/, and works far from the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    build = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(out)], cwd=ROOT, check=True)
+    [path] = out.glob("*.whl")
+    return path
+
+
+def test_the_wheel_carries_what_lies_beside_the_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for folder in ("conf", "sweeps", "analysis"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert f"eltlab/{path.relative_to(ROOT)}" in names
+    assert not [name for name in names if name.startswith(("conf/", "tests/"))]
+
+
+def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    script = (
+        "import eltlab; from eltlab import config; "
+        "print(eltlab.__file__); print(config.folder('conf')); "
+        "from eltlab import fit; fit.main(['budget.images=32', 'batch_size=32', 'evaluate=false', "
+        "'model.width=16', 'trainer.grids=0'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    package, conf, run = done.stdout.splitlines()
+    assert Path(package).parent == site / "eltlab" and Path(conf) == site / "eltlab" / "conf"
+    assert (tmp_path / run.removeprefix("run: ") / "checkpoints" / "last.ckpt").is_file()

@@ -1,0 +1,112 @@
+"""The table: every promised column, rows once, and no two protocols side by side."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eltlab.config import folder
+from eltlab.errors import UserError
+from eltlab.results import COLUMNS, append_rows, load, one_protocol, read_rows
+
+# fmt: off
+PROMISED = [
+    "kind", "run", "name", "created", "code", "device", "study", "trial", "seed", "data",
+    "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
+    "loops", "loop_schedule", "steps", "nfe", "guidance", "images_seen", "params_total",
+    "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
+    "samples", "fd_classifier", "accuracy", "fid", "kid", "precision", "recall", "fvd", "psnr",
+    "train_seconds", "images_per_second", "peak_memory_bytes",
+]
+# fmt: on
+
+
+def row(name: str, loops: int, seed: int, value: float, protocol: str = "a") -> dict:
+    return {
+        "kind": "eval",
+        "run": f"{name}/{seed}",
+        "name": name,
+        "data": "digits",
+        "objective": "diffusion",
+        "seed": seed,
+        "loops": loops,
+        "loops_train": 1 if name == "twin" else 4,
+        "unique_layers": 8 if name == "twin" else 2,
+        "loop_schedule": "constant",
+        "images_seen": 100,
+        "params_total": 1000,
+        "macs_per_sample": 10 * loops,
+        "protocol": protocol,
+        "protocol_text": json.dumps({"samples": 100, "extractor": protocol}),
+        "samples": 100,
+        "sample_seed": seed,
+        "fd_classifier": value,
+        "fd_halves": 3.0,
+        "accuracy": 0.9,
+        "cfg": {"optim.lr": 0.1},
+    }
+
+
+def test_the_promised_columns_are_there_in_order(tmp_path: Path) -> None:
+    assert list(COLUMNS) == PROMISED
+    append_rows(tmp_path / "rows.jsonl", [row("elt", 1, 0, 5.0)])
+    table = load(tmp_path)
+    assert list(table.columns[: len(PROMISED)]) == PROMISED
+    assert table["cfg.optim.lr"].iloc[0] == 0.1 and table["fid"].isna().all()
+
+
+def test_an_empty_folder_gives_an_empty_table(tmp_path: Path) -> None:
+    assert len(load(tmp_path)) == 0 and list(load(tmp_path).columns) == PROMISED
+
+
+def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert append_rows(path, [row("elt", 1, 0, 5.0), row("elt", 2, 0, 4.0)]) == 2
+    assert append_rows(path, [row("elt", 2, 0, 9.0), row("elt", 2, 1, 4.0)]) == 1
+    assert [r["fd_classifier"] for r in read_rows(path)] == [5.0, 4.0, 4.0]
+
+
+def test_a_torn_row_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"kind": "eval"}\n{"kind": "ev')
+    with pytest.raises(UserError, match="line 2: not a row"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_two_protocols_are_refused_naming_both(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [row("elt", 1, 0, 5.0, "aaa"), row("elt", 1, 0, 5.0, "bbb")])
+    with pytest.raises(
+        UserError, match="aaa and bbb cannot be compared: extractor aaa against bbb"
+    ):
+        one_protocol(load(path))
+
+
+def anytime(*arguments: str) -> subprocess.CompletedProcess:
+    script = folder("analysis") / "anytime.py"
+    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+
+
+def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
+    rows = [row("elt", n, seed, 10.0 / n + seed) for n in (1, 2, 4) for seed in (0, 1, 2)]
+    rows += [row("twin", 1, seed, 2.0) for seed in (0, 1, 2)]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    done = anytime(f"out={tmp_path / 'figure.png'}", str(tmp_path / "rows.jsonl"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    # Mean 11 over seeds 10, 11, 12; the 95 % t interval is 4.303·1/√3 = 2.48.
+    assert lines[1].split()[:2] == ["elt", "1"]
+    assert "11.00" in lines[1] and "2.48" in lines[1]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [row("elt", 1, 0, 5.0, "aaa"), row("elt", 2, 0, 5.0, "bbb")])
+    done = anytime(f"out={tmp_path / 'figure.png'}", str(path))
+    assert done.returncode == 2 and "cannot be compared" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "figure.png").exists()
