@@ -15,7 +15,8 @@ import torch
 from lightning import Trainer
 
 from eltlab.build import build_data, choose_device
-from eltlab.config import Config, compose
+from eltlab.compose import compose
+from eltlab.config import Config
 from eltlab.data.batches import Batches
 from eltlab.machine import device_name
 from eltlab.training.callbacks import quiet_lightning

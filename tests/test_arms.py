@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from eltlab import fit
-from eltlab.config import compose, folder
+from eltlab.compose import compose
+from eltlab.config import folder
 from eltlab.results import load
 
 SMALL = ["budget.images=64", "batch_size=32", "metrics.samples=40", "sampler.steps=2"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eltlab import cli, evaluate, fit, sample
-from eltlab.config import compose
+from eltlab.compose import compose
 from eltlab.files import cache_dir
 
 TINY = [
@@ -79,6 +79,7 @@ FIT_MISTAKES = {
     "data.size=28": "the digits are 8x8",
     "data.codebook=100000": "distinct 2x2 patches; choose at most that many",
     "name=../up": "name=../up",
+    "trainer.accelerator=mps": "trainer.accelerator=mps: torch finds none here; choose",
     "-m": "python -m eltlab.sweep",
     "--multirun": "python -m eltlab.sweep",
     "--config-name=x": "only key=value and --help",

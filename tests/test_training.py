@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eltlab import fit
-from eltlab.config import compose
+from eltlab.compose import compose
 from eltlab.errors import Diverged
 from eltlab.generation.masked import Masked
 from eltlab.training.ema import ema_copy, ema_decay, ema_update

@@ -9,6 +9,7 @@ from eltlab.config import Config, DiffusionConfig, MaskedConfig
 from eltlab.data.digits import load_digits
 from eltlab.data.images import ImageSet, to_float
 from eltlab.data.tokenizer import PatchCodebook, fit_codebook
+from eltlab.errors import UserError
 from eltlab.generation.diffusion import Diffusion
 from eltlab.generation.masked import Masked
 from eltlab.model.backbone import (
@@ -61,42 +62,49 @@ def build_backbone(config: Config) -> nn.Module:
     """The network of a configuration, its initial weights a function of the seed."""
     model, data = config.model, config.data
     assert model.block is not None and model.cond_width is not None and config.unique_layers
-    stack = looped_stack(
-        model.block,
-        config.unique_layers,
-        model.width,
-        model.heads,
-        model.mlp_width,
-        model.cond_width,
-        model.dropout,
-    )
-    backbone: nn.Module
-    if config.objective.name == "masked":
-        tokens = (data.size // data.patch) ** 2
-        backbone = TokenBackbone(
-            data.codebook, data.classes, tokens, model.width, model.dropout, stack
-        )
-    else:
-        backbone = PatchBackbone(
-            data.channels,
-            data.size,
-            data.patch,
-            data.classes,
+    with torch.random.fork_rng(devices=[]):  # modules draw weights that are drawn anew below
+        stack = looped_stack(
+            model.block,
+            config.unique_layers,
             model.width,
+            model.heads,
+            model.mlp_width,
             model.cond_width,
-            stack,
+            model.dropout,
         )
+        backbone: nn.Module
+        if config.objective.name == "masked":
+            tokens = (data.size // data.patch) ** 2
+            backbone = TokenBackbone(
+                data.codebook, data.classes, tokens, model.width, model.dropout, stack
+            )
+        else:
+            backbone = PatchBackbone(
+                data.channels,
+                data.size,
+                data.patch,
+                data.classes,
+                model.width,
+                model.cond_width,
+                stack,
+            )
     initialise_backbone(backbone, generator(config.seed, "weights"))
     return backbone
 
 
 def choose_device(accelerator: str) -> torch.device:
     """The device of trainer.accelerator; auto: CUDA, then Apple's MPS, then the CPU."""
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda")
-    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
-        return torch.device("mps")
-    return torch.device("cpu")
+    have = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if accelerator == "auto":
+        return torch.device(next(name for name, there in have.items() if there))
+    if not have[accelerator]:
+        there = ", ".join(name for name, found in have.items() if found)
+        raise UserError(f"trainer.accelerator={accelerator}: torch finds none here; choose {there}")
+    return torch.device(accelerator)
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

@@ -9,8 +9,10 @@ from typing import TypeVar
 
 from omegaconf import OmegaConf
 
-from eltlab.config import Config, flatten, parse_overrides, resolve, set_key, typed
+from eltlab.compose import parse_overrides, set_key, typed
+from eltlab.config import Config, flatten
 from eltlab.errors import UserError
+from eltlab.rules import resolve
 from eltlab.runs import Run
 
 Asked = TypeVar("Asked")

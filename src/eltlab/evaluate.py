@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab import compute, results
 from eltlab.cli import open_run, run_verb
-from eltlab.config import Config, IlsdConfig, check_samples, flatten
+from eltlab.config import Config, IlsdConfig, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
+from eltlab.rules import check_samples
 from eltlab.schedule import evaluations
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from eltlab.cli import run_verb
-from eltlab.config import Config, compose, folder, to_yaml
+from eltlab.compose import compose
+from eltlab.config import Config, folder, to_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +37,14 @@ def main(overrides: list[str]) -> None:
     config = compose(overrides)
     print(f"fit: {summary(config)}", file=sys.stderr, flush=True)
 
-    from eltlab.build import build_data
+    from eltlab.build import build_data, choose_device
     from eltlab.evaluate import default_loops, evaluate_run
     from eltlab.runs import Run
 
     run = Run.of(config)
-    data = build_data(config)  # before the folder is made: bad data leave nothing behind
+    # Before the folder is made: bad data or a missing device leave nothing behind.
+    choose_device(config.trainer.accelerator)
+    data = build_data(config)
     with run.alone():
         train(run, data)
         if config.evaluate:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eltlab.config import Config, identity, load_config, to_yaml
+from eltlab.compose import load_config
+from eltlab.config import Config, identity, to_yaml
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def fold(*parts: int | str) -> int:
-    """A 63-bit seed out of the parts; any change of any part gives an unrelated seed."""
+    """A 63-bit seed out of numbers and words (without "/"); another part, an unrelated seed."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

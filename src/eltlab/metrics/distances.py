@@ -10,6 +10,8 @@ from eltlab.files import cache_dir, digest
 from eltlab.metrics.classifier import NAME, CachedClassifier
 from eltlab.seeds import generator
 
+SPLITS = 8  # of the reference into halves
+
 
 class Images(Dataset[Tensor]):
     """uint8 images [N, C, H, W] as torch-fidelity takes them."""
@@ -45,25 +47,30 @@ class ClassifierMetrics:
         }
 
     def halves(self) -> float:
-        """fd_classifier between two random halves of the reference: what two draws of real data differ by."""
-        images = self.reference_set.images
-        order = torch.randperm(len(images), generator=generator(0, "halves"))
-        first, second = order.chunk(2)
-        return self.distance(images[first], images[second])
+        """fd_classifier between two halves of the reference, balanced over the classes as samples
+        are: what two draws of real data differ by. Mean over SPLITS random splits."""
+        images, labels = self.reference_set.images, self.reference_set.labels
+        distances = []
+        for split in range(SPLITS):
+            order = torch.randperm(len(images), generator=generator(0, "halves", split))
+            order = order[labels[order].argsort(stable=True)]
+            distances.append(self.distance(images[order[::2]], images[order[1::2]]))
+        return sum(distances) / SPLITS
 
     def distance(self, images: Tensor, others: Tensor, cache_name: str | None = None) -> float:
         """The Fréchet distance of two sets; with cache_name the features of `others` are kept."""
-        values = calculate_metrics(
-            input1=Images(images),
-            input2=Images(others),
-            input2_cache_name=cache_name,
-            cache_root=str(cache_dir() / "features"),
-            feature_extractor=NAME,
-            feature_extractor_weights_path=str(self.classifier.path),
-            fid=True,
-            cuda=False,
-            batch_size=256,
-            save_cpu_ram=True,  # no worker processes: the images lie in memory
-            verbose=False,
-        )
+        with torch.random.fork_rng(devices=[]):  # torch-fidelity draws from the caller's generator
+            values = calculate_metrics(
+                input1=Images(images),
+                input2=Images(others),
+                input2_cache_name=cache_name,
+                cache_root=str(cache_dir() / "features"),
+                feature_extractor=NAME,
+                feature_extractor_weights_path=str(self.classifier.path),
+                fid=True,
+                cuda=False,
+                batch_size=256,
+                save_cpu_ram=True,  # no worker processes: the images lie in memory
+                verbose=False,
+            )
         return float(values["frechet_inception_distance"])

@@ -1,0 +1,140 @@
+"""From the command line to a checked Config, by Hydra's groups and grammar.
+
+Nothing here imports torch: `--help` and mistakes answer at once.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from eltlab.config import Config, folder, leaves
+from eltlab.errors import UserError
+from eltlab.rules import resolve
+
+
+def compose(overrides: list[str]) -> Config:
+    """The checked configuration of these Hydra overrides, e.g. ``["model=elt_b", "loops=12"]``.
+
+    Raises UserError for an unknown key or option, a value of the wrong type, or a broken rule.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    parsed = parse_overrides(overrides)
+    groups = {path.name for path in folder("conf").iterdir() if path.is_dir()}
+    choices = [f"{key}={value}" for key, value in parsed if key in groups]
+    for key, value in parsed:
+        if key in groups:
+            _check_option(key, value)
+    with initialize_config_dir(str(folder("conf").resolve()), version_base="1.3"):
+        try:
+            composed = hydra_compose("config", overrides=choices)
+        except HydraException as error:
+            raise UserError(f"{' '.join(choices)}: {_first_line(error)}") from error
+    node = typed(composed)
+    for key, value in parsed:
+        if key not in groups:
+            set_key(node, key, value)
+    return resolve(node)
+
+
+def parse_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
+    """(key, value) of each ``key=value``, by Hydra's grammar; sweeps and + ~ prefixes are refused."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType
+    from hydra.errors import HydraException
+
+    parsed = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise UserError(f"{text!r} is not of the form key=value, e.g. loops=4") from error
+        if override.is_sweep_override():
+            raise UserError(
+                f"{text}: one run takes one value; sweeps are for python -m eltlab.sweep"
+            )
+        if override.type is not OverrideType.CHANGE or override.package is not None:
+            raise UserError(f"{text}: keys are fixed; write key=value without + or ~")
+        parsed.append((override.key_or_group, override.value()))
+    return parsed
+
+
+def typed(composed: DictConfig) -> DictConfig:
+    """The composed tree as a structured Config, so that every later assignment is validated."""
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    schema = Config()
+    for key, kinds in Config.KINDS.items():
+        name = plain.get(key, {}).get("name")
+        if name not in kinds:
+            raise UserError(f"{key}.name={name}: choose one of {', '.join(kinds)}")
+        setattr(schema, key, kinds[name]())
+    node = OmegaConf.structured(schema)
+    for section, value in plain.items():
+        for key, leaf in leaves(str(section), value):
+            set_key(node, key, leaf)
+    return node
+
+
+def set_key(node: DictConfig, key: str, value: Any) -> None:
+    """Assigns one existing key; UserError names the nearest one, or what the type should be."""
+    known = _known_keys(node)
+    if key not in known:
+        if any(name.startswith(key + ".") for name in known):
+            raise UserError(f"{key} is a section: set one of its keys, {_section(known, key)}")
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        mend = f"did you mean {nearest[0]}?" if nearest else f"keys: {', '.join(known)}"
+        raise UserError(f"unknown key {key}={value}: {mend}")
+    try:
+        OmegaConf.update(node, key, value)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}={value}: {_first_line(error)}") from error
+
+
+def load_config(path: Path) -> Config:
+    """The Config that a run wrote. Raises UserError where the file is not one."""
+    try:
+        loaded = OmegaConf.load(path)
+        assert isinstance(loaded, DictConfig)
+        return resolve(typed(loaded))
+    except (OSError, AssertionError, UserError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{path} is not the configuration of a run: {_first_line(error)}"
+        ) from error
+
+
+def _known_keys(node: DictConfig) -> list[str]:
+    def walk(prefix: str, inner: Any) -> list[str]:
+        if not isinstance(inner, DictConfig):
+            return [prefix]
+        return [
+            leaf
+            for key in inner
+            for leaf in walk(f"{prefix}.{key!s}".lstrip("."), inner._get_node(key))
+        ]
+
+    return walk("", node)
+
+
+def _section(known: list[str], prefix: str) -> str:
+    return ", ".join(name for name in known if name.startswith(prefix + "."))
+
+
+def _check_option(group: str, value: Any) -> None:
+    options = sorted(
+        str(path.relative_to(folder("conf") / group).with_suffix(""))
+        for path in (folder("conf") / group).rglob("*.yaml")
+    )
+    if value not in options:
+        nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise UserError(f"{group}={value}: {hint}options: {', '.join(options) or 'none yet'}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,47 @@
+"""One torch thread a process, a cache that is not the user's, small configurations and networks."""
+
+import os
+
+# Before torch is imported, and for the subprocesses that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from eltlab.compose import compose
+from eltlab.config import Config
+
+torch.set_num_threads(1)
+
+# The same examples every time, and no deadline: a test counts or compares, it does not time.
+settings.register_profile("eltlab", deadline=None, derandomize=True, database=None)
+settings.load_profile("eltlab")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One cache for all workers of this test run, so that each thing is fitted once."""
+    base = tmp_path_factory.getbasetemp()
+    # Under xdist each worker has a folder of its own inside that of the run.
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELTLAB_CACHE", str(run / "cache"))
+        yield run / "cache"
+
+
+def tiny(*overrides: str) -> Config:
+    """A configuration that runs in moments: width 16, one unique layer x four loops."""
+    small = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16
+        batch_size=8 budget.images=64 sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu"""
+    return compose([*small.split(), *overrides])
+
+
+def perturbed(module: nn.Module, seed: int = 0, scale: float = 0.1) -> nn.Module:
+    """The module with noise on every parameter: layers that start at zero hide what feeds them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return module

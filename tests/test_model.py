@@ -1,0 +1,309 @@
+"""The backbones: loops, exits, conditions, patches and compilation."""
+
+import copy
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import perturbed, tiny
+
+from eltlab.build import build_backbone
+from eltlab.model.backbone import (
+    PatchBackbone,
+    TokenBackbone,
+    initialise_backbone,
+    looped_stack,
+    sinusoid,
+)
+from eltlab.model.loop import LoopedStack
+from eltlab.patches import patchify, unpatchify
+
+WIDTH, LAYERS, CLASSES, CODES, TOKENS = 16, 2, 5, 7, 9
+
+# Modulated blocks need a condition vector, which the token backbone has not (config refuses them).
+TOKEN = [("token", "post_norm"), ("token", "pre_norm")]
+PATCH = [("patch", block) for block in ("post_norm", "pre_norm", "adaln", "film")]
+both_backbones = pytest.mark.parametrize(("kind", "block"), TOKEN + PATCH)
+patch_blocks = pytest.mark.parametrize("block", [block for _, block in PATCH])
+
+
+def make(kind: str, block: str, dropout: float = 0.0):
+    cond_width = 12 if block in ("adaln", "film") else WIDTH
+    stack = looped_stack(block, LAYERS, WIDTH, 2, 24, cond_width, dropout)
+    if kind == "token":
+        net = TokenBackbone(CODES, CLASSES, TOKENS, WIDTH, dropout, stack)
+    else:
+        net = PatchBackbone(3, 6, 2, CLASSES, WIDTH, cond_width, stack)
+    initialise_backbone(net, torch.Generator().manual_seed(0))
+    return perturbed(net).eval()
+
+
+def inputs(kind: str, batch: int = 3) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    if kind == "token":
+        return (torch.randint(CODES + 1, (batch, TOKENS), generator=generator),)
+    images = torch.randn(batch, 3, 6, 6, generator=generator)
+    return images, torch.rand(batch, generator=generator)
+
+
+def read(net, kind: str, exits=(3,), labels=(0, 1, 2), **settings):
+    return net(*inputs(kind), labels_B=torch.tensor(labels), exits=exits, **settings)
+
+
+def counted_calls(module) -> list[int]:
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+# --- loops and exits ------------------------------------------------------------------------------
+
+
+@both_backbones
+def test_read_out_at_an_exit_equals_a_fresh_forward_of_that_many_loops(kind, block):
+    net = make(kind, block)
+    together = read(net, kind, exits=(1, 2, 3, 4)).exits
+    assert list(together) == [1, 2, 3, 4]
+    for loop, prediction in together.items():
+        assert torch.equal(prediction, read(net, kind, exits=(loop,)).exits[loop])
+    assert not torch.allclose(together[3], together[4])
+
+
+@both_backbones
+def test_loops_equal_the_unrolled_stack(kind, block):
+    net = make(kind, block)
+    looped = read(net, kind, exits=(3,)).exits[3]
+    net.stack = LoopedStack(copy.deepcopy(layer) for _ in range(3) for layer in net.stack.blocks)
+    assert torch.equal(looped, read(net, kind, exits=(1,)).exits[1])
+
+
+@both_backbones
+def test_teacher_and_student_share_one_forward_and_its_dropout_masks(kind, block):
+    net = make(kind, block, dropout=0.5).train()
+    calls = [counted_calls(layer) for layer in net.stack.blocks]
+    torch.manual_seed(0)
+    together = read(net, kind, exits=(2, 4)).exits
+    assert [len(made) for made in calls] == [4] * LAYERS
+    for loop in (2, 4):
+        torch.manual_seed(0)
+        assert torch.equal(together[loop], read(net, kind, exits=(loop,)).exits[loop])
+    # Without the seed the masks are others: dropout is on.
+    assert not torch.allclose(together[2], read(net, kind, exits=(2,)).exits[2])
+
+
+@pytest.mark.parametrize("exits", [(), (0,), (2, -1)])
+def test_exits_below_one_loop_are_refused(exits):
+    with pytest.raises(ValueError, match="at least 1"):
+        read(make("token", "post_norm"), "token", exits=exits)
+
+
+@both_backbones
+def test_tracked_updates_are_the_relative_change_of_each_loop(kind, block):
+    net = make(kind, block)
+    kept = []
+    net.stack.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
+    done = read(net, kind, exits=(2, 4), track=True)
+    start, condition = kept[0][:2]
+    states, none = net.stack(start, condition, (1, 2, 3, 4))
+    assert none is None
+    path = [start, *states.values()]
+    moved = [
+        ((after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)).mean()
+        for before, after in pairwise(path)
+    ]
+    torch.testing.assert_close(done.updates, torch.stack(moved))
+    assert torch.equal(done.exits[4], read(net, kind, exits=(4,)).exits[4])
+
+
+def test_gradients_of_an_exit_sum_over_its_loops():
+    """Shared weights: the gradient of L loops is the sum over the copies of the unrolled stack."""
+    net = make("token", "post_norm")
+    read(net, "token", exits=(3,)).exits[3].square().sum().backward()
+    shared = net.stack.blocks[0].mlp.up.weight.grad
+    unrolled = make("token", "post_norm")
+    layers = [copy.deepcopy(layer) for _ in range(3) for layer in unrolled.stack.blocks]
+    unrolled.stack = LoopedStack(layers)
+    read(unrolled, "token", exits=(1,)).exits[1].square().sum().backward()
+    copies = sum(layer.mlp.up.weight.grad for layer in layers[::LAYERS])
+    torch.testing.assert_close(shared, copies, rtol=1e-4, atol=1e-4)
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+@both_backbones
+def test_changing_the_label_changes_the_output_of_that_sample_only(kind, block):
+    net = make(kind, block)
+    one = read(net, kind, labels=(0, 1, 2)).exits[3]
+    other = read(net, kind, labels=(3, 1, 2)).exits[3]
+    assert (one[0] - other[0]).abs().max() > 1e-3
+    assert torch.equal(one[1:], other[1:])
+
+
+@both_backbones
+def test_the_null_label_differs_from_every_class(kind, block):
+    net = make(kind, block)
+    null = read(net, kind, labels=(CLASSES,) * 3).exits[3]
+    for label in range(CLASSES):
+        given = read(net, kind, labels=(label,) * 3).exits[3]
+        assert (null - given).abs().max() > 1e-3
+
+
+@patch_blocks
+def test_changing_the_time_changes_the_output(block):
+    net = make("patch", block)
+    images, time = inputs("patch")
+    labels = torch.tensor([0, 1, 2])
+    one = net(images, time, labels_B=labels, exits=(3,)).exits[3]
+    other = net(images, time / 2, labels_B=labels, exits=(3,)).exits[3]
+    assert (one - other).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("block", ["adaln", "film"])
+@pytest.mark.parametrize("loops", [1, 5])
+def test_conditions_are_computed_once_a_pass_whatever_the_loops(block, loops):
+    net = make("patch", block)
+    calls = [counted_calls(layer.modulation) for layer in net.stack.blocks]
+    read(net, "patch", exits=tuple(range(1, loops + 1)))
+    assert [len(made) for made in calls] == [1] * LAYERS
+
+
+@patch_blocks
+def test_unmodulated_blocks_get_time_and_class_as_a_token_in_front(block):
+    net = make("patch", block)
+    kept = []
+    net.stack.blocks[0].register_forward_pre_hook(lambda _, given: kept.append(given))
+    read(net, "patch", exits=(1,))
+    state, condition = kept[0]
+    images, time = inputs("patch")
+    patches = net.input(patchify(images, 2)) + net.position
+    assert torch.equal(state[:, -TOKENS:], patches)
+    if block in ("adaln", "film"):
+        assert state.shape[1] == TOKENS and condition is not None
+    else:
+        vector = net.time(sinusoid(1000 * time, 256)) + net.label(torch.tensor([0, 1, 2]))
+        assert state.shape[1] == TOKENS + 1 and condition is None
+        assert torch.equal(state[:, 0], vector)
+
+
+@pytest.mark.parametrize("block", ["adaln", "film"])
+def test_modulation_starts_at_zero_and_so_has_no_say_at_first(block):
+    net = build_backbone(tiny("objective=diffusion", f"model.block={block}"))
+    for layer in net.stack.blocks:
+        assert not layer.condition(torch.randn(2, 16)).any()
+    x = torch.randn(2, 16, 16)
+    states, _ = net.stack(x, torch.randn(2, 16), (2,))
+    # adaLN's gates close both branches; film only leaves its hidden layer as it is.
+    assert torch.equal(states[2], x) == (block == "adaln")
+
+
+# --- tokens, positions and patches ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["post_norm", "pre_norm"])
+def test_the_head_never_emits_the_mask_id(block):
+    net = make("token", block)
+    assert net.token.num_embeddings == CODES + 1  # [MASK] can be read ...
+    logits = read(net, "token").exits[3]
+    assert logits.shape == (3, TOKENS, CODES)  # ... and has no logit
+
+
+@both_backbones
+def test_positions_matter(kind, block):
+    """Attention alone would move with its tokens."""
+    net = make(kind, block)
+    order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(2))
+    given = inputs(kind)
+    straight = net(*given, labels_B=torch.arange(3), exits=(2,)).exits[2]
+    if kind == "token":
+        moved = (given[0][:, order],)
+        expected = straight[:, order]
+    else:
+        moved = (unpatchify(patchify(given[0], 2)[:, order], 2, 3), given[1])
+        expected = unpatchify(patchify(straight, 2)[:, order], 2, 3)
+    got = net(*moved, labels_B=torch.arange(3), exits=(2,)).exits[2]
+    assert (got - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "patch"), [(1, 8, 2), (3, 6, 2), (4, 9, 3), (3, 4, 1)]
+)
+def test_patchify_round_trip(channels, size, patch):
+    x = torch.randn(2, channels, size, size)
+    tokens = patchify(x, patch)
+    assert tokens.shape == (2, (size // patch) ** 2, channels * patch**2)
+    assert torch.equal(unpatchify(tokens, patch, channels), x)
+
+
+def test_a_pixel_lies_in_its_own_patch():
+    """A plain reshape makes the round trip too, but mixes channels and rows in one token."""
+    for channel, row, column in [(0, 0, 1), (1, 3, 4), (2, 5, 0)]:
+        x = torch.zeros(1, 3, 6, 6)
+        x[0, channel, row, column] = 1
+        token, value = patchify(x, 2)[0].nonzero().squeeze(0).tolist()
+        assert token == (row // 2) * 3 + column // 2
+        assert value == channel * 4 + (row % 2) * 2 + column % 2
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+def test_attention_is_softmax_attention_over_heads():
+    attention = make("token", "post_norm").stack.blocks[0].attention
+    x = torch.randn(2, 5, WIDTH)
+    q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in attention.qkv(x).chunk(3, -1))
+    mixed = torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, dim=-1) @ v
+    expected = attention.proj(mixed.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_film_scales_and_shifts_the_hidden_layer():
+    """PAPER, Settings: h = GELU(W₁·LN x)·(1 + s) + b, pre-norm, no gates."""
+    layer = make("patch", "film").stack.blocks[0]
+    x, condition = torch.randn(2, 5, WIDTH), torch.randn(2, 12)
+    scale, shift = layer.modulation(F.silu(condition))[:, None].split(24, dim=-1)
+    x1 = x + layer.attention(layer.norm1(x))
+    hidden = F.gelu(layer.mlp.up(layer.norm2(x1))) * (1 + scale) + shift
+    expected = x1 + layer.mlp.down(hidden)
+    torch.testing.assert_close(layer(x, layer.condition(condition)), expected)
+
+
+# --- initial weights ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["masked", "diffusion"])
+def test_initial_weights_are_a_function_of_the_seed(objective):
+    def weights(seed: int, before: int) -> torch.Tensor:
+        torch.manual_seed(before)  # the global state has no say
+        net = build_backbone(tiny(f"objective={objective}", f"seed={seed}"))
+        return torch.cat([p.flatten() for p in net.parameters()])
+
+    assert torch.equal(weights(3, before=0), weights(3, before=1))
+    assert not torch.equal(weights(3, before=0), weights(4, before=0))
+
+
+# --- compilation ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["post_norm", "adaln"])
+def test_compiled_graphs_do_not_grow_with_the_loop_count(block, monkeypatch):
+    """A backend that counts stands in for inductor: dynamo makes the graphs, nothing is built."""
+    graphs = []
+
+    def counting(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+    net = make("patch", block)
+    plain = {loops: read(net, "patch", exits=(loops,)).exits[loops] for loops in (2, 6, 3)}
+    net.stack.compile_blocks()
+    seen = []
+    for loops, expected in plain.items():
+        torch.testing.assert_close(read(net, "patch", exits=(loops,)).exits[loops], expected)
+        seen.append(len(graphs))
+    torch._dynamo.reset()
+    assert seen[0] >= 1 and seen == [seen[0]] * 3
