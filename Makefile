@@ -13,7 +13,7 @@ STAMP := $(VENV)/.setup
 OURS := $(VENV)/.eltlab
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo lock wheel clean
+.PHONY: help setup lint format test test-slow demo anytime lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ test-slow: setup ## the tests that train or sweep for real
 
 demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/demo.sh $(DEMO_ARGS)
+
+anytime: setup ## the any-time study, three seeds: 45 minutes on two cores (JOBS=2 at once)
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/anytime.sh
 
 # Keeps the versions that still fit; LOCK_ARGS=--upgrade takes the newest. One lock serves every
 # platform and index, so it names neither an index nor a folder: checked before it is taken.

@@ -7,6 +7,7 @@ drawn with its 95 % t interval (bootstrap is too narrow at three seeds). Writes 
 """
 
 import sys
+from os.path import commonprefix
 from pathlib import Path
 
 import matplotlib
@@ -46,6 +47,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         plus_minus=(METRIC, interval),
         accuracy=("accuracy", "mean"),
     ).reset_index()
+    lines.insert(0, "arm", short(list(lines["name"])))
     lines["split"] = [
         f"{layers}N x {loops}L"
         for layers, loops in zip(lines.split, lines.loops_train, strict=True)
@@ -53,11 +55,18 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return lines
 
 
+def short(names: list[str]) -> list[str]:
+    """The names without the words ("/" and "-" end one) that all of them begin with."""
+    shared = commonprefix(sorted(set(names))) if len(set(names)) > 1 else ""  # noqa: RUF071
+    cut = max(shared.rfind("/"), shared.rfind("-")) + 1
+    return [name[cut:] for name in names]
+
+
 def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
     """The figure: log quality over loops; protocol, sample count and seeds in the caption."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     widest = lines["loops"].max()
-    for colour, (name, arm) in zip(COLOURS, lines.groupby("name", sort=False), strict=False):
+    for colour, (name, arm) in zip(COLOURS, lines.groupby("arm", sort=False), strict=False):
         if (arm["loops_train"] == 1).all():
             level = arm[METRIC].iloc[0]
             axes.axhline(level, color=colour, linestyle="--", linewidth=1.5)
@@ -76,7 +85,7 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
             )
             last = arm.iloc[-1]
             axes.annotate(
-                f" {name}", (last["loops"], last[METRIC]), color=colour, va="center", fontsize=9
+                f"   {name}", (last["loops"], last[METRIC]), color=colour, va="center", fontsize=9
             )
     axes.axhline(table["fd_halves"].mean(), color="grey", linestyle=":", linewidth=1)
     axes.annotate(
@@ -108,12 +117,13 @@ def main(arguments: list[str]) -> None:
     # A run measured again at more images stands for itself: the last measurement counts.
     table = table[table["images_seen"] == table.groupby("run")["images_seen"].transform("max")]
     lines = summary(table)
-    print(lines.to_string(index=False, formatters=FORMATS, na_rep=""))
+    print(lines.drop(columns="name").to_string(index=False, formatters=FORMATS, na_rep=""))
     draw(lines, table, Path(outs[0]))
     print(f"figure: {outs[0]}")
 
 
 FORMATS = {
+    "loops": "{:g}".format,
     "params": "{:,.0f}".format,
     "macs_per_sample": "{:,.0f}".format,
     "images": "{:,.0f}".format,
