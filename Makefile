@@ -46,10 +46,10 @@ format: setup ## put the code into ruff's format and fix what ruff can
 	$(VPY) -m ruff check --fix-only .
 	$(VPY) -m ruff format .
 
-test: setup ## the tests that need neither long nor a GPU (more: PYTEST_ARGS=)
-	$(VPY) -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+test: setup ## all tests but the slow ones (more: PYTEST_ARGS=)
+	$(VPY) -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-slow: setup ## the tests that train or sweep for real
+test-slow: setup ## the tests that take long
 	$(VPY) -m pytest -m slow $(PYTEST_ARGS)
 
 demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)

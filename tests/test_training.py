@@ -157,6 +157,7 @@ def test_weight_decay_spares_gains_and_biases() -> None:
     assert count == len(list(module.backbone.parameters()))
 
 
+@pytest.mark.slow  # half a minute of C++ compiler
 def test_compiled_blocks_train_to_the_same_losses(tmp_path: Path) -> None:
     asked = [*TINY, "objective=diffusion", "budget.images=80"]
     fit.main([*asked, f"runs_dir={tmp_path / 'plain'}"])

@@ -11,7 +11,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 QUIET_SECONDS = 30.0  # between two lines where nobody watches a bar
@@ -34,8 +33,6 @@ class Bar:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
@@ -56,15 +53,15 @@ class Bar:
             self.progress.stop()
 
     def update(self, done: int, note: str = "") -> None:
-        seconds = time.monotonic() - self.started
-        rate = (done - self.first) / max(seconds, 1e-9)
+        # The mean rate since the start: it is there after one step, however long a step takes.
+        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = f"{rate:,.0f} images/s, {duration((self.total - done) / max(rate, 1e-9))} left"
         if self.progress is not None:
-            self.progress.update(self.task, completed=done, rate=f"{rate:,.0f} images/s", note=note)
+            self.progress.update(self.task, completed=done, rate=left, note=note)
         elif time.monotonic() - self.spoke >= QUIET_SECONDS:
             self.spoke = time.monotonic()
-            left = (self.total - done) / max(rate, 1e-9)
-            text = f"{self.label}: {done:,} of {self.total:,} images, {rate:,.0f} images/s"
-            print(f"{text}, {duration(left)} left {note}".rstrip(), file=sys.stderr, flush=True)
+            text = f"{self.label}: {done:,} of {self.total:,} images, {left} {note}"
+            print(text.rstrip(), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
