@@ -104,7 +104,7 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=160)
-    figure.savefig(out.with_suffix(".pdf"))
+    figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def main(arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The any-time study: is every loop count of one model good? Elastic (ILSD), vanilla loop and
 # unique-layer twin, three seeds, masked and diffusion, on the digits: 18 runs, about 45 minutes on
-# two cores. The same command goes on where it stopped. Rows: analysis/data/anytime.jsonl.
+# two cores. The same command goes on where it stopped. Rows: analysis/data/anytime_*.jsonl;
+# figures: docs/anytime_*.png.
 #     make anytime [JOBS=2]
 set -euo pipefail
 jobs=${JOBS:-2}
@@ -22,7 +23,8 @@ arm() { # name, overrides: one line a seed and objective
 } | xargs -P "$jobs" -L 1 python -m eltlab.fit
 
 mkdir -p analysis/data
-cat runs/anytime/*/*/rows.jsonl > analysis/data/anytime.jsonl
 for objective in masked diffusion; do
-    python analysis/anytime.py "out=runs/anytime/$objective.png" runs/anytime/$objective-*/
+    rows=analysis/data/anytime_$objective.jsonl
+    cat runs/anytime/"$objective"-*/*/rows.jsonl > "$rows"
+    python analysis/anytime.py "out=docs/anytime_$objective.png" "$rows"
 done

@@ -8,19 +8,23 @@ from torch import Tensor
 
 from eltlab.seeds import generator
 
+CPU = torch.device("cpu")
+
 
 @lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
-    return torch.randperm(size, generator=generator(seed, "order", epoch))
+def _epoch_order(seed: int, epoch: int, size: int, device: torch.device) -> Tensor:
+    return torch.randperm(size, generator=generator(seed, "order", epoch)).to(device)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, size: int) -> Tensor:
+def batch_indices(
+    seed: int, step: int, batch_size: int, size: int, device: torch.device = CPU
+) -> Tensor:
     """Which examples step 0, 1, … trains on: shuffled epochs laid end to end, cut into batches."""
     parts = []
     first, left = step * batch_size, batch_size
     while left:
         epoch, offset = divmod(first, size)
-        part = _epoch_order(seed, epoch, size)[offset : offset + left]
+        part = _epoch_order(seed, epoch, size, device)[offset : offset + left]
         parts.append(part)
         first, left = first + len(part), left - len(part)
     return torch.cat(parts)
@@ -43,6 +47,6 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(self.start, self.stop):
-            indices = batch_indices(self.seed, step, self.batch_size, len(self.inputs))
-            indices = indices.to(self.inputs.device, non_blocking=True)
+            size, device = len(self.inputs), self.inputs.device
+            indices = batch_indices(self.seed, step, self.batch_size, size, device)
             yield self.inputs[indices], self.labels[indices]
