@@ -1,15 +1,16 @@
 """Quality against loop count: one curve an arm, unique-layer arms as level lines, and the table.
 
-    python analysis/anytime.py out=FIGURE.png ROWS [ROWS …]
+    python analysis/anytime.py out=FIGURE.png [protocol=ID] ROWS [ROWS …]
 
 ROWS are run folders or .jsonl files of rows. Arms are told apart by name; over seeds the mean is
 drawn with its 95 % t interval (bootstrap is too narrow at three seeds). Writes FIGURE.png and .pdf.
 """
 
-import sys
+from itertools import cycle
 from os.path import commonprefix
 from pathlib import Path
 
+import command
 import matplotlib
 
 matplotlib.use("Agg")
@@ -18,7 +19,6 @@ import pandas as pd
 from scipy import stats
 
 from eltlab import results
-from eltlab.errors import UserError
 
 METRIC = "fd_classifier"
 # Okabe and Ito's colours: told apart by every kind of colour vision.
@@ -34,8 +34,12 @@ def interval(values: pd.Series) -> float:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """One line an arm and loop count: mean and interval over seeds, and what it costs."""
-    results.one_protocol(table)
-    grouped = table.groupby(["name", "loops"], sort=False)
+    # Sampling seeds of one training seed are no independent runs: they are averaged first.
+    keys = ["name", "loops", "seed"]
+    same = ["unique_layers", "loops_train", "params_total", "macs_per_sample", "images_seen"]
+    how = {METRIC: "mean", "accuracy": "mean", **dict.fromkeys(same, "first")}
+    seeds = table.groupby(keys, sort=False).agg(how).reset_index()
+    grouped = seeds.groupby(["name", "loops"], sort=False)
     lines = grouped.agg(
         split=("unique_layers", "first"),
         loops_train=("loops_train", "first"),
@@ -66,7 +70,7 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
     """The figure: log quality over loops; protocol, sample count and seeds in the caption."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     widest = lines["loops"].max()
-    for colour, (name, arm) in zip(COLOURS, lines.groupby("arm", sort=False), strict=False):
+    for colour, (name, arm) in zip(cycle(COLOURS), lines.groupby("arm", sort=False)):
         if (arm["loops_train"] == 1).all():
             level = arm[METRIC].iloc[0]
             axes.axhline(level, color=colour, linestyle="--", linewidth=1.5)
@@ -107,19 +111,12 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
     figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def main(arguments: list[str]) -> None:
-    outs = [text.removeprefix("out=") for text in arguments if text.startswith("out=")]
-    rows = [text for text in arguments if not text.startswith("out=")]
-    if len(outs) != 1 or not rows:
-        raise UserError("usage: python analysis/anytime.py out=FIGURE.png ROWS [ROWS …]")
-    table = results.load(*rows)
-    table = table[table["kind"] == "eval"]
-    # A run measured again at more images stands for itself: the last measurement counts.
-    table = table[table["images_seen"] == table.groupby("run")["images_seen"].transform("max")]
+def main(paths: list[str], out: Path, protocol: str | None) -> None:
+    table = results.comparable(results.load(*paths), protocol)
     lines = summary(table)
     print(lines.drop(columns="name").to_string(index=False, formatters=FORMATS, na_rep=""))
-    draw(lines, table, Path(outs[0]))
-    print(f"figure: {outs[0]}")
+    draw(lines, table, out)
+    print(f"figure: {out}")
 
 
 FORMATS = {
@@ -133,8 +130,4 @@ FORMATS = {
 }
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+    command.run(main, str(__doc__))

@@ -1,34 +1,32 @@
 """One picture of samples: rows are arms, columns are loop counts, the same noise and labels in each.
 
-    python analysis/arms.py out=PICTURE.png RUNS_DIR
+    python analysis/arms.py out=PICTURE.png [protocol=ID] RUNS_DIR [RUNS_DIR …]
 
 Reads the tiles that evaluate left in each run's samples/ folder.
 """
 
-import sys
 from pathlib import Path
 
+import command
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from eltlab import results
 from eltlab.errors import UserError
 
 
-def tiles(runs: Path) -> dict[str, dict[int, Path]]:
+def tiles(table: pd.DataFrame) -> dict[str, dict[int, Path]]:
     """The tile of each arm and loop count."""
-    table = results.load(runs)
-    table = table[table["kind"] == "eval"]
-    results.one_protocol(table)
     found: dict[str, dict[int, Path]] = {}
     for row in table.itertuples():
-        path = runs / row.run / "samples" / row.protocol / f"loops_{int(row.loops):03}.png"
+        path = Path(row.folder) / "samples" / row.protocol / f"loops_{int(row.loops):03}.png"
         if path.is_file():
             found.setdefault(row.name, {})[int(row.loops)] = path
     if not found:
-        raise UserError(f"{runs}: no samples of evaluated runs there")
+        raise UserError("no samples beside these rows; give the folders of evaluated runs")
     return found
 
 
@@ -54,18 +52,11 @@ def draw(arms: dict[str, dict[int, Path]], out: Path) -> None:
     figure.savefig(out, dpi=130)
 
 
-def main(arguments: list[str]) -> None:
-    outs = [text.removeprefix("out=") for text in arguments if text.startswith("out=")]
-    runs = [text for text in arguments if not text.startswith("out=")]
-    if len(outs) != 1 or len(runs) != 1:
-        raise UserError("usage: python analysis/arms.py out=PICTURE.png RUNS_DIR")
-    draw(tiles(Path(runs[0])), Path(outs[0]))
-    print(f"picture: {outs[0]}")
+def main(paths: list[str], out: Path, protocol: str | None) -> None:
+    table = results.comparable(results.load(*paths), protocol)
+    draw(tiles(table[table["seed"] == table["seed"].min()]), out)
+    print(f"picture: {out}")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+    command.run(main, str(__doc__))

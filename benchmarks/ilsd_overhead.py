@@ -20,6 +20,7 @@ from eltlab.config import Config
 from eltlab.data.batches import Batches
 from eltlab.machine import device_name
 from eltlab.training.callbacks import quiet_lightning
+from eltlab.training.ema import ema_update
 from eltlab.training.module import LoopedModule
 
 REPEATS, WARM_UP = 12, 2
@@ -45,6 +46,7 @@ class Steps:
         loss.backward()
         self.module.configure_gradient_clipping(self.optimizer)
         self.optimizer.step()
+        ema_update(self.module.ema, self.module.backbone, 0.999)
         self.module.step += 1
         return time.perf_counter() - started
 

@@ -5,6 +5,7 @@
 # figures: docs/anytime_*.png.
 #     make anytime [JOBS=2]
 set -euo pipefail
+analysis=$(cd "$(dirname "${BASH_SOURCE[0]}")/../analysis" && pwd)
 jobs=${JOBS:-2}
 export OMP_NUM_THREADS=1  # one thread a run: two runs that use all cores slow each other many times
 
@@ -22,9 +23,9 @@ arm() { # name, overrides: one line a seed and objective
     arm twin loops=1
 } | xargs -P "$jobs" -L 1 python -m eltlab.fit
 
-mkdir -p analysis/data
+mkdir -p analysis/data docs
 for objective in masked diffusion; do
     rows=analysis/data/anytime_$objective.jsonl
     cat runs/anytime/"$objective"-*/*/rows.jsonl > "$rows"
-    python analysis/anytime.py "out=docs/anytime_$objective.png" "$rows"
+    python "$analysis"/anytime.py "out=docs/anytime_$objective.png" "$rows"
 done

@@ -9,7 +9,7 @@ import pytest
 
 from eltlab.config import folder
 from eltlab.errors import UserError
-from eltlab.results import COLUMNS, append_rows, load, one_protocol, read_rows
+from eltlab.results import COLUMNS, append_rows, comparable, load, one_protocol, read_rows
 
 # fmt: off
 PROMISED = [
@@ -104,9 +104,28 @@ def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_sampling_seeds_are_no_independent_runs(tmp_path: Path) -> None:
+    rows = [
+        {**row("elt", 1, seed, 10.0 + seed), "sample_seed": s} for seed in (0, 1) for s in (5, 6)
+    ]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    done = anytime(f"out={tmp_path / 'figure.png'}", str(tmp_path / "rows.jsonl"))
+    # Mean 10.5 of two seeds, not four: the t interval is 12.706·0.707/√2 = 6.35.
+    assert done.returncode == 0 and "10.50" in done.stdout and "6.35" in done.stdout
+
+
+def test_one_name_and_seed_is_one_run(tmp_path: Path) -> None:
+    rows = [row("elt", 1, 0, 5.0), {**row("elt", 1, 0, 6.0), "run": "elt/other", "sample_seed": 9}]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match="name elt, seed 0 stands for 2 runs"):
+        comparable(load(tmp_path))
+
+
 def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     append_rows(path, [row("elt", 1, 0, 5.0, "aaa"), row("elt", 2, 0, 5.0, "bbb")])
     done = anytime(f"out={tmp_path / 'figure.png'}", str(path))
     assert done.returncode == 2 and "cannot be compared" in done.stderr
+    chosen = anytime(f"out={tmp_path / 'chosen.png'}", "protocol=aaa", str(path))
+    assert chosen.returncode == 0, chosen.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "figure.png").exists()

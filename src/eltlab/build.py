@@ -1,6 +1,6 @@
 """From a Config to the objects that run: data, tokenizer, objective and backbone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,17 @@ class Data:
             return self.tokenizer.encode(self.train.images)
         return to_float(self.train.images)
 
+    @property
+    def codebook(self) -> Tensor | None:
+        return self.tokenizer.codes if self.tokenizer is not None else None
+
+    def with_codebook(self, codes: Tensor | None) -> "Data":
+        """The same splits seen through these codes: those that a run was trained on."""
+        if self.tokenizer is None or codes is None:
+            return self
+        known = PatchCodebook(codes, self.tokenizer.channels, self.tokenizer.patch)
+        return replace(self, tokenizer=known)
+
 
 def build_data(config: Config) -> Data:
     train, test = load_digits()
@@ -61,7 +72,8 @@ def build_objective(config: Config) -> Masked | Diffusion:
 def build_backbone(config: Config) -> nn.Module:
     """The network of a configuration, its initial weights a function of the seed."""
     model, data = config.model, config.data
-    assert model.block is not None and model.cond_width is not None and config.unique_layers
+    assert model.block and model.cond_width and config.unique_layers
+    assert model.dropout is not None
     with torch.random.fork_rng(devices=[]):  # modules draw weights that are drawn anew below
         stack = looped_stack(
             model.block,
@@ -93,23 +105,16 @@ def build_backbone(config: Config) -> nn.Module:
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device of trainer.accelerator; auto: CUDA, then Apple's MPS, then the CPU."""
-    have = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if accelerator == "auto":
-        return torch.device(next(name for name, there in have.items() if there))
-    if not have[accelerator]:
-        there = ", ".join(name for name, found in have.items() if found)
-        raise UserError(f"trainer.accelerator={accelerator}: torch finds none here; choose {there}")
-    return torch.device(accelerator)
+    """The device of trainer.accelerator; auto: CUDA where there is one, else the CPU."""
+    there = torch.cuda.is_available()
+    if accelerator == "cuda" and not there:
+        raise UserError("trainer.accelerator=cuda: torch finds no CUDA device here; choose cpu")
+    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
     """Lightning's name; auto: bf16 autocast on CUDA that has it, float32 elsewhere."""
     if precision != "auto":
         return precision
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if bf16 else "32-true"

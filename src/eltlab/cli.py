@@ -1,6 +1,5 @@
 """What the verbs share: `--help` without torch, mistakes in one line, no traceback for them."""
 
-import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,14 +10,14 @@ from omegaconf import OmegaConf
 
 from eltlab.compose import parse_overrides, set_key, typed
 from eltlab.config import Config, flatten
-from eltlab.errors import UserError
+from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
 from eltlab.runs import Run
 
 Asked = TypeVar("Asked")
 
 # What may differ between a run and a later look at it.
-OPEN_KEYS = ("sampler.", "metrics.", "trainer.accelerator", "batch_size")
+OPEN_KEYS = ("sampler.", "metrics.", "trainer.accelerator")
 
 
 def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> None:
@@ -31,8 +30,8 @@ def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> Non
         for argument in arguments:
             if argument in ("-m", "--multirun"):
                 raise UserError(
-                    f"{argument}: a run is one configuration; studies over many are for "
-                    "python -m eltlab.sweep (make sweep SWEEP=…)"
+                    f"{argument}: a run is one configuration; studies over many are scripts in sweeps/ "
+                    "(make anytime)"
                 )
             if argument.startswith("-"):
                 raise UserError(f"{argument}: only key=value and --help are understood")
@@ -40,6 +39,9 @@ def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> Non
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -54,7 +56,7 @@ def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]
     folder = dict(parsed).get("run")
     if not folder:
         raise UserError("run=DIR is missing: the folder that fit printed after 'run:'")
-    run = Run.open(Path(str(folder)))
+    run = Run.open(Path(str(folder)).expanduser())
     node = typed(OmegaConf.create(asdict(run.config)))
     own = OmegaConf.structured(defaults)
     for key, value in parsed:
@@ -64,8 +66,8 @@ def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]
             set_key(node, key, value)
         else:
             known = [*own, *(k for k in flatten(run.config) if k.startswith(OPEN_KEYS))]
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            mend = f"did you mean {nearest[0]}?" if nearest else f"keys: {', '.join(known)}"
-            raise UserError(f"{key}={value}: not a key of a trained run: {mend}")
+            raise UserError(
+                f"{key}={value}: not a key of a trained run: {nearest(key, known, 'keys')}"
+            )
     asked = OmegaConf.to_object(own)
     return run, resolve(node), asked  # type: ignore[return-value]

@@ -3,16 +3,19 @@
 Nothing here imports torch: `--help` and mistakes answer at once.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from eltlab.config import Config, folder, leaves
-from eltlab.errors import UserError
+from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
+
+# These say which file of conf/ was chosen: set alone, they would label one thing as another.
+CHOSEN = ("model.name", "objective.name", "supervision.name", "data.name")
 
 
 def compose(overrides: list[str]) -> Config:
@@ -30,6 +33,9 @@ def compose(overrides: list[str]) -> Config:
     for key, value in parsed:
         if key in groups:
             _check_option(key, value)
+        elif key in CHOSEN:
+            group = key.removesuffix(".name")
+            raise UserError(f"{key}={value}: a choice of a file; write {group}={value}")
     with initialize_config_dir(str(folder("conf").resolve()), version_base="1.3"):
         try:
             composed = hydra_compose("config", overrides=choices)
@@ -53,10 +59,11 @@ def parse_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
-            raise UserError(f"{text!r} is not of the form key=value, e.g. loops=4") from error
+            mend = "quote the value twice, e.g. 'name=\"a (1)\"'" if "=" in text else "e.g. loops=4"
+            raise UserError(f"{text!r} is not of the form key=value: {mend}") from error
         if override.is_sweep_override():
             raise UserError(
-                f"{text}: one run takes one value; sweeps are for python -m eltlab.sweep"
+                f"{text}: one run takes one value; studies over many are scripts in sweeps/"
             )
         if override.type is not OverrideType.CHANGE or override.package is not None:
             raise UserError(f"{text}: keys are fixed; write key=value without + or ~")
@@ -70,7 +77,8 @@ def typed(composed: DictConfig) -> DictConfig:
     assert isinstance(plain, dict)
     schema = Config()
     for key, kinds in Config.KINDS.items():
-        name = plain.get(key, {}).get("name")
+        section = plain.get(key)
+        name = section.get("name") if isinstance(section, dict) else None
         if name not in kinds:
             raise UserError(f"{key}.name={name}: choose one of {', '.join(kinds)}")
         setattr(schema, key, kinds[name]())
@@ -87,9 +95,7 @@ def set_key(node: DictConfig, key: str, value: Any) -> None:
     if key not in known:
         if any(name.startswith(key + ".") for name in known):
             raise UserError(f"{key} is a section: set one of its keys, {_section(known, key)}")
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        mend = f"did you mean {nearest[0]}?" if nearest else f"keys: {', '.join(known)}"
-        raise UserError(f"unknown key {key}={value}: {mend}")
+        raise UserError(f"unknown key {key}={value}: {nearest(key, known, 'keys')}")
     try:
         OmegaConf.update(node, key, value)
     except OmegaConfBaseException as error:
@@ -100,9 +106,10 @@ def load_config(path: Path) -> Config:
     """The Config that a run wrote. Raises UserError where the file is not one."""
     try:
         loaded = OmegaConf.load(path)
-        assert isinstance(loaded, DictConfig)
+        if not isinstance(loaded, DictConfig):
+            raise UserError("not a mapping of keys to values")
         return resolve(typed(loaded))
-    except (OSError, AssertionError, UserError, OmegaConfBaseException) as error:
+    except (OSError, YAMLError, UserError, OmegaConfBaseException) as error:
         raise UserError(
             f"{path} is not the configuration of a run: {_first_line(error)}"
         ) from error
@@ -131,9 +138,7 @@ def _check_option(group: str, value: Any) -> None:
         for path in (folder("conf") / group).rglob("*.yaml")
     )
     if value not in options:
-        nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(f"{group}={value}: {hint}options: {', '.join(options) or 'none yet'}")
+        raise UserError(f"{group}={value}: {nearest(str(value), options, 'options')}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ N unique layers, L loops, D = N·L, c condition width, K codes, P values in a pa
 
 from dataclasses import dataclass
 
-from eltlab.config import Config
+from eltlab.config import MODULATED_BLOCKS, Config
 from eltlab.schedule import evaluations, loop_schedule
 
 TIME_FEATURES = 256
@@ -31,7 +31,7 @@ class Network:
 
     @property
     def modulated(self) -> bool:
-        return self.block in ("adaln", "film")
+        return self.block in MODULATED_BLOCKS
 
     @property
     def trunk_tokens(self) -> int:

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING, OmegaConf
 
+# Blocks that take a condition vector (time and class); the others get it as a token in front.
+MODULATED_BLOCKS = ("adaln", "film")
+
 
 @dataclass
 class ModelConfig:
@@ -21,7 +24,7 @@ class ModelConfig:
     depth: int = MISSING
     block: str | None = None  # None: the objective's default
     cond_width: int | None = None  # width of the time + class embedding; None: width
-    dropout: float = 0.0
+    dropout: float | None = None  # None: the objective's default
 
 
 @dataclass

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from eltlab.build import (
     build_backbone,
-    build_data,
     build_objective,
     choose_device,
     choose_precision,
@@ -129,27 +128,26 @@ class Elastic:
         return nullcontext()
 
 
-def load(run: str | Path) -> Elastic:
+def load(run: str | Path, accelerator: str = "auto") -> Elastic:
     """The EMA model of a run folder, ready to `.sample(labels, loops=…, steps=…, seed=…)`.
 
     Raises UserError where the folder is not a run or holds no sound checkpoint.
     """
-    opened = Run.open(Path(run))
+    opened = Run.open(Path(run).expanduser())
+    opened.config.trainer.accelerator = accelerator
     return load_run(opened.folder, opened.config)[0]
 
 
-def load_run(
-    folder: Path, config: Config, tokenizer: PatchCodebook | None = None
-) -> tuple[Elastic, dict[str, Any]]:
+def load_run(folder: Path, config: Config) -> tuple[Elastic, dict[str, Any]]:
     """The EMA model of a run under this configuration, and the run's counters.
 
-    The tokenizer is found (or fitted again) where it is not given.
+    The codebook of a masked model is the one in its checkpoint.
     """
     path = Run(folder, config).checkpoint
     checkpoint = read_checkpoint(path)
     backbone = build_backbone(config)
     restore(backbone, checkpoint, "ema.", path)
     backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
-    return Elastic(backbone, config, tokenizer or build_data(config).tokenizer), checkpoint[
-        "eltlab"
-    ]
+    codes, data = checkpoint["eltlab"]["codebook"], config.data
+    tokenizer = None if codes is None else PatchCodebook(codes, data.channels, data.patch)
+    return Elastic(backbone, config, tokenizer), checkpoint["eltlab"]

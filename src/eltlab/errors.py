@@ -1,4 +1,7 @@
-"""The one exception that users see."""
+"""The exceptions that users see, and the hint they carry."""
+
+import difflib
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -14,3 +17,9 @@ class Diverged(UserError):
     """Training stopped because the loss was not finite several steps in a row; exit code 1."""
 
     code = 1
+
+
+def nearest(word: str, known: Sequence[str], what: str) -> str:
+    """ "did you mean …?", or all that is known where nothing is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"{what}: {', '.join(known) or 'none yet'}"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,11 +43,11 @@ def usage() -> str:
     return (
         f"{__doc__}\n\n"
         "  run=DIR              the folder that fit printed (required)\n"
-        "  loops=[1,2,4]        loop counts, also beyond the trained one; default: evaluate_loops\n"
+        "  'loops=[1,2,4]'      loop counts, also beyond the trained one; default: evaluate_loops\n"
         "  samples=N            default: metrics.samples of the run\n"
         "  seed=N               of the sampling noise; default: the run's seed\n"
-        "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 sampler.loops=[4,4,2,2]\n"
-        "  trainer.accelerator=cpu batch_size=N\n\n"
+        "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 'sampler.loops=[4,4,2,2]'\n"
+        "  trainer.accelerator=cpu\n\n"
         "Rows go to DIR/rows.jsonl (a measurement made before is not made again), relative updates to\n"
         "DIR/dynamics.csv, pictures to DIR/samples/. Read the rows with eltlab.results.load('runs')."
     )
@@ -73,15 +74,15 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
 
     A row that is there already is not drawn again; each row is on disk before the next is begun.
     """
-    check_loops(loops)
+    check_loops(loops, config.sampler.steps)
     samples = config.metrics.samples
     from eltlab.build import build_data
     from eltlab.elastic import load_run
     from eltlab.metrics.distances import ClassifierMetrics
     from eltlab.metrics.protocol import protocol_id, sampling_protocol
 
-    data = build_data(config)
-    model, counters = load_run(run.folder, config, data.tokenizer)
+    model, counters = load_run(run.folder, config)
+    data = build_data(config).with_codebook(counters["codebook"])
     reference = data.train.subset(config.metrics.reference)
     metrics = ClassifierMetrics(data.train, config.data.classes, reference)
     if data.tokenizer is not None:
@@ -104,7 +105,7 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
             print(f"{name_of(count)}: measured before", file=sys.stderr)
             continue
         images, labels, updates = draw_all(model, count, samples, seed)
-        row |= metrics.measure(images, labels) | {"fd_halves": metrics.halves()}
+        row |= metrics.measure(images, labels) | {"fd_halves": metrics.halves}
         with locked(run.rows.with_suffix(".lock")):
             write_dynamics(run.folder / "dynamics.csv", row, updates)
         keep_tiles(run.folder / "samples" / row["protocol"], count, images)
@@ -116,13 +117,19 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
         )
 
 
-def check_loops(loops: Any) -> None:
-    """Raises UserError for what is not a list of loop counts or schedules."""
+def check_loops(loops: Any, steps: int) -> None:
+    """Raises UserError for what is not a list of loop counts, or of schedules of one count a step."""
     if not isinstance(loops, list) or not loops:
         raise UserError(f"loops={loops}: give loop counts of at least 1, e.g. loops=[1,2,4]")
-    for count in [n for item in loops for n in (item if isinstance(item, list) else [item])]:
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise UserError(f"loops={loops}: {count} is not a loop count of at least 1")
+    for item in loops:
+        counts = item if isinstance(item, list) else [item]
+        if isinstance(item, list) and len(item) != steps:
+            raise UserError(
+                f"loops={loops}: {item} is not a schedule of {steps} counts, one per step"
+            )
+        for count in counts:
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise UserError(f"loops={loops}: {count} is not a loop count of at least 1")
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -203,8 +210,10 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
         "run": f"{config.name}/{run.folder.name}",
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": code_version(),
-        "device": device_name(model.device),
+        "code": counters["code"],
+        "device": counters["device"],
+        "evaluated_code": code_version(),
+        "evaluated_device": device_name(model.device),
         "seed": config.seed,
         "data": config.data.name,
         "objective": config.objective.name,
@@ -267,6 +276,7 @@ def tokenizer_row(
         "psnr": f"{data.test.name}-{data.test.hash}",
     }
     rebuilt = tokenizer.decode(tokenizer.encode(data.train.images))
+    decibels = psnr(data.test.images, tokenizer.decode(tokenizer.encode(data.test.images)))
     row = {
         **facts(run, model, counters),
         "kind": "tokenizer",
@@ -274,7 +284,8 @@ def tokenizer_row(
         "samples": len(data.train),
         "protocol": protocol_id(protocol),
         "protocol_text": json.dumps(protocol, sort_keys=True),
-        "psnr": psnr(data.test.images, tokenizer.decode(tokenizer.encode(data.test.images))),
+        # JSON has no infinity: a codebook that loses nothing has no PSNR.
+        "psnr": decibels if math.isfinite(decibels) else None,
     }
     if results.identity(row) in {results.identity(known) for known in results.read_rows(run.rows)}:
         return

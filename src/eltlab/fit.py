@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from eltlab.cli import run_verb
 from eltlab.compose import compose
 from eltlab.config import Config, folder, to_yaml
+from eltlab.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +78,18 @@ def train(run: "Run", data: "Data") -> None:
 
     config = run.config
     device = choose_device(config.trainer.accelerator)
+    precision = choose_precision(config.trainer.precision, device)
     checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
-    module = LoopedModule(config)
+    if checkpoint is not None:
+        data = data.with_codebook(checkpoint["eltlab"]["codebook"])
+    module = LoopedModule(config, data.codebook)
     if checkpoint is not None:
         check_architecture(module, checkpoint, "", run.checkpoint)
         module.resume(checkpoint)
         if module.step >= config.steps:
             print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
             return
+        check_precision(checkpoint["eltlab"]["precision"], precision)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
     run.write_config()
     if config.trainer.compile:
@@ -93,7 +98,7 @@ def train(run: "Run", data: "Data") -> None:
     trainer = Trainer(
         accelerator=device.type,
         devices=1,
-        precision=choose_precision(config.trainer.precision, device),  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
         max_epochs=1,
         callbacks=[  # the checkpoint last: what a step leaves is on disk before the step counts
             Reports(run.folder, config),
@@ -106,7 +111,21 @@ def train(run: "Run", data: "Data") -> None:
         enable_model_summary=False,
         default_root_dir=run.folder,
     )
-    trainer.fit(module, _batches(data, config, module.start, device))
+    try:
+        trainer.fit(module, _batches(data, config, module.start, device))
+    except SystemExit:
+        if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
+            raise KeyboardInterrupt from None
+        raise
+
+
+def check_precision(trained: str, now: str) -> None:
+    """Raises UserError where a run would go on in another precision than it began with."""
+    if trained != now:
+        raise UserError(
+            f"trainer.precision={now}: the run was begun in {trained}; go on with "
+            f"trainer.precision={trained}, or begin another with a name= of its own"
+        )
 
 
 def _batches(data: "Data", config: Config, start: int, device: "torch.device") -> "Batches":

@@ -59,7 +59,8 @@ def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
 def load(*paths: str | Path) -> "DataFrame":
     """One table of all rows under these folders (rows.jsonl of every run) or in these .jsonl files.
 
-    Columns: COLUMNS in order, then further metrics, then each configuration key as cfg.<key>.
+    Columns: COLUMNS in order, then further metrics and folder (where the rows lie: `eltlab.load` takes
+    it), then each configuration key as cfg.<key>.
     What a row does not have is NaN (None for text).
     """
     import pandas as pd
@@ -70,7 +71,7 @@ def load(*paths: str | Path) -> "DataFrame":
             raise UserError(f"{path}: no such folder or file of rows")
         files = sorted(path.rglob("rows.jsonl")) if path.is_dir() else [path]
         for file in files:
-            rows.extend(flat(row) for row in read_rows(file))
+            rows.extend({**flat(row), "folder": str(file.parent)} for row in read_rows(file))
     table = pd.DataFrame(rows)
     extra = [name for name in table.columns if name not in COLUMNS]
     order = [*COLUMNS, *sorted(extra, key=lambda name: name.startswith("cfg."))]
@@ -94,4 +95,25 @@ def one_protocol(table: "DataFrame") -> str:
     names = " and ".join(found["protocol"].iloc[:2])
     differing = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     parts = ", ".join(f"{key} {first.get(key)} against {second.get(key)}" for key in differing)
-    raise UserError(f"rows of protocols {names} cannot be compared: {parts}")
+    raise UserError(
+        f"rows of protocols {names} cannot be compared: {parts}; choose one with protocol=ID"
+    )
+
+
+def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
+    """The evaluations that may stand side by side: of one protocol, each run at its latest.
+
+    Raises UserError where protocols are mixed, or where one name and seed stand for two runs.
+    """
+    rows = table[table["kind"] == "eval"]
+    if protocol is not None:
+        rows = rows[rows["protocol"] == protocol]
+    one_protocol(rows)
+    rows = rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
+    for (name, seed), runs in rows.groupby(["name", "seed"])["run"].unique().items():
+        if len(runs) > 1:
+            raise UserError(
+                f"name {name}, seed {seed} stands for {len(runs)} runs of different configurations "
+                f"({', '.join(runs)}); give each arm a name= of its own, or name the folders to compare"
+            )
+    return rows

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from eltlab.config import (
+    MODULATED_BLOCKS,
     Config,
     DiffusionConfig,
     DiffusionSamplerConfig,
@@ -20,9 +21,8 @@ from eltlab.errors import UserError
 
 # What each objective is built on when the user does not say. See docs/architecture.md.
 DEFAULT_BLOCK = {"masked": "post_norm", "diffusion": "adaln"}
+DEFAULT_DROPOUT = {"masked": 0.1, "diffusion": 0.0}  # MaskGIT's, DiT's
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
-# These need a condition vector (time and class); the masked objective has a class token instead.
-MODULATED_BLOCKS = ("adaln", "film")
 MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
 
 
@@ -72,7 +72,7 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"{key}={value}: must be a finite number")
     at_least(config, 1, "loops batch_size budget.images model.width model.heads model.mlp_width")
     at_least(config, 1, "model.depth data.size data.patch sampler.steps metrics.samples")
-    at_least(config, 1, "trainer.log_every unique_layers metrics.reference model.cond_width")
+    at_least(config, 1, "trainer.log_every unique_layers model.cond_width")
     at_least(config, 2, "data.codebook")
     at_least(config, 0, "optim.lr optim.weight_decay optim.warmup_images optim.clip")
     at_least(config, 0, "trainer.checkpoint_seconds trainer.grids seed sampler.guidance")
@@ -80,7 +80,7 @@ def _check_numbers(config: Config) -> None:
     within(config, 0, 1, "ema.decay", open_end=True)
     one_of(config, "optim.schedule", ("constant", "cosine"))
     one_of(config, "trainer.precision", ("auto", "32-true", "bf16-mixed"))
-    one_of(config, "trainer.accelerator", ("auto", "cpu", "cuda", "mps"))
+    one_of(config, "trainer.accelerator", ("auto", "cpu", "cuda"))
     one_of(config, "metrics.extractor", ("classifier",))
     betas = config.optim.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -117,6 +117,8 @@ def _check_combination(config: Config) -> None:
         )
     if model.cond_width is None:
         model.cond_width = model.width
+    if model.dropout is None:
+        model.dropout = DEFAULT_DROPOUT[objective]
     if model.block not in MODULATED_BLOCKS and model.cond_width != model.width:
         raise UserError(
             f"model.cond_width={model.cond_width}: only blocks {' and '.join(MODULATED_BLOCKS)} take "
@@ -128,6 +130,8 @@ def _check_combination(config: Config) -> None:
                 f"model.width={model.width}: sine-cosine positions in 2-D need a multiple of 4"
             )
         one_of(config, "objective.prediction", ("v", "epsilon", "x"))
+        within(config, -50, 50, "objective.bias objective.logsnr_min objective.logsnr_max")
+        within(config, -50, 50, "objective.shift")
         low, high = config.objective.logsnr_min, config.objective.logsnr_max
         if low >= high:
             raise UserError(
@@ -166,6 +170,11 @@ def _check_supervision(config: Config) -> None:
 def _check_sampling(config: Config) -> None:
     sampler = config.sampler
     one_of(config, "sampler.guidance_schedule", ("constant", "linear"))
+    if sampler.guidance != 1 and config.objective.label_dropout == 0:
+        raise UserError(
+            f"sampler.guidance={sampler.guidance} needs an unconditional model, and "
+            "objective.label_dropout=0 trains none; leave guidance at 1"
+        )
     loops = sampler.loops
     if loops is not None:
         if hasattr(loops, "__iter__") and not isinstance(loops, str):
@@ -208,15 +217,16 @@ def _check_data(config: Config) -> None:
 
 
 def check_samples(config: Config) -> None:
-    """Raises UserError where metrics.samples is too few or too many for a distance."""
-    samples, classes = config.metrics.samples, config.data.classes
-    if samples < 2 * classes:
-        raise UserError(f"metrics.samples={samples}: give at least two a class, {2 * classes}")
-    if samples > MAX_PER_CLASS * classes:
-        raise UserError(
-            f"metrics.samples={samples}: {samples // classes:,} samples of each of {classes} classes "
-            f"tell no more than {MAX_PER_CLASS:,}; give at most {MAX_PER_CLASS * classes:,}"
-        )
+    """Raises UserError where there are too few images for a distance, or more than it can use."""
+    classes = config.data.classes
+    for key, count in _values(config, "metrics.samples metrics.reference"):
+        if count < 2 * classes:
+            raise UserError(f"{key}={count}: give at least two a class, {2 * classes}")
+        if count > MAX_PER_CLASS * classes:
+            raise UserError(
+                f"{key}={count}: {count // classes:,} images of each of {classes} classes tell no "
+                f"more than {MAX_PER_CLASS:,}; give at most {MAX_PER_CLASS * classes:,}"
+            )
 
 
 def at_least(config: Config, low: float, keys: str) -> None:

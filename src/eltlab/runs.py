@@ -22,7 +22,7 @@ class Run:
     def of(cls, config: Config) -> "Run":
         """The run that this configuration is; nothing is written."""
         assert config.name is not None
-        return cls(Path(config.runs_dir) / config.name / identity(config), config)
+        return cls(Path(config.runs_dir).expanduser() / config.name / identity(config), config)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

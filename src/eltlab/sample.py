@@ -28,7 +28,7 @@ def usage() -> str:
         "  run=DIR        the folder that fit printed (required)\n"
         "  loops=2        one loop count, or one per step; default: as trained\n"
         "  count=64       images\n"
-        "  labels=[3,7]   classes, repeated over the images; default: all in turn\n"
+        "  'labels=[3,7]' classes, repeated over the images; default: all in turn\n"
         "  out=grid.png   the picture\n"
         "  seed=0         of the noise: the same seed gives the same noise at every loop count\n"
         "  sampler.*      as in fit: sampler.steps=64 sampler.guidance=2"
@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> None:
             done += len(part)
             bar.update(done)
     rows = torch.cat(parts).split(math.ceil(math.sqrt(asked.count)))
-    save_grid(Path(asked.out), list(rows), [""] * len(rows))
+    save_grid(Path(asked.out).expanduser(), list(rows), [""] * len(rows))
     print(f"out: {asked.out}")
 
 

@@ -50,8 +50,7 @@ class Diffusion:
 
     def angle(self, t: Tensor) -> Tensor:
         """π·t′/2, t′ being t in [0, 1] rescaled to the bounds of ζ. float64: tan is steep at the ends."""
-        precise = t.float() if t.device.type == "mps" else t.double()  # MPS has no float64
-        return math.pi / 2 * (self.t_first + (self.t_last - self.t_first) * precise)
+        return math.pi / 2 * (self.t_first + (self.t_last - self.t_first) * t.double())
 
     def logsnr(self, t: Tensor) -> Tensor:
         """ζ(t), falling from logsnr_max + shift at t = 0 to logsnr_min + shift at t = 1."""

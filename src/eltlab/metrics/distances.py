@@ -1,5 +1,7 @@
 """How near samples are to a reference set, through torch-fidelity; reference features are cached."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -46,6 +48,7 @@ class ClassifierMetrics:
             "accuracy": right.float().mean().item(),
         }
 
+    @cached_property
     def halves(self) -> float:
         """fd_classifier between two halves of the reference, balanced over the classes as samples
         are: what two draws of real data differ by. Mean over SPLITS random splits."""

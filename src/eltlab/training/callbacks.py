@@ -58,10 +58,13 @@ class Reports(Callback):
             self.writer.add_scalar(name, value, module.step)
         return values
 
-    def teardown(self, trainer: Trainer, module: Any, stage: str) -> None:
-        if hasattr(self, "bar"):
-            self.bar.__exit__(None, None, None)
-            self.writer.close()
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        self.bar.__exit__(None, None, None)
+        self.writer.close()
+
+    def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
+        if hasattr(self, "bar"):  # else it happened before training began
+            self.on_train_end(trainer, module)
 
 
 def metric_columns(loops: int) -> list[str]:
@@ -131,7 +134,7 @@ class Grids(Callback):
 
 
 def quiet_lightning() -> None:
-    """Lightning's banners tell a user of eltlab nothing; its warnings may."""
+    """Lightning's banners and advice (workers, loggers, intervals) are about parts that eltlab replaces."""
     import logging
     import warnings
 

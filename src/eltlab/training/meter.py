@@ -11,13 +11,21 @@ class Meter:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float] = {}
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         for name, value in values.items():
             # A Tensor joins the sum on its device; a Python number costs no transfer.
             self.sums[name] = self.sums.get(name, 0.0) + _detached(value)
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """Sums and counts as plain numbers, for a checkpoint; `restore` takes them."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        return {"sums": sums, "counts": dict(self.counts)}
+
+    def restore(self, state: dict[str, dict[str, float]]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
     def flush(self) -> dict[str, float]:
         tensors = {n: total for n, total in self.sums.items() if isinstance(total, Tensor)}

@@ -12,7 +12,7 @@ from eltlab import seeds
 from eltlab.build import build_backbone, build_objective
 from eltlab.config import Config
 from eltlab.errors import Diverged
-from eltlab.machine import peak_memory_bytes
+from eltlab.machine import code_version, device_name, peak_memory_bytes
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.meter import Meter
 from eltlab.training.supervision import build_supervision
@@ -27,9 +27,11 @@ class LoopedModule(LightningModule):
     serves every exit that the supervision asks for, and nothing waits for the device.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, codebook: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
+        # Kept in the checkpoint, so that a run always decodes with the codes it was trained on.
+        self.codebook = codebook
         self.backbone = build_backbone(config)
         self.ema = ema_copy(self.backbone)
         self.objective = build_objective(config)
@@ -40,6 +42,8 @@ class LoopedModule(LightningModule):
         self.start = self.step = 0  # steps done when this process began, and by now
         self.skipped = torch.zeros(())
         self.skipped_in_row = torch.zeros(())
+        self.longest_bad = torch.zeros(())  # steps skipped in a row, the most so far
+        self.peak_memory = 0  # bytes, of the processes before this one
         self.train_seconds = 0.0
         self.clock = time.monotonic()
         self._optimizer_state: dict[str, Any] | None = None
@@ -101,6 +105,7 @@ class LoopedModule(LightningModule):
         optimizer.found_inf = bad
         self.skipped = self.skipped.to(bad.device) + bad
         self.skipped_in_row = (self.skipped_in_row.to(bad.device) + 1) * bad
+        self.longest_bad = torch.maximum(self.longest_bad.to(bad.device), self.skipped_in_row)
         self.meter.add({"grad_norm": norm})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -115,15 +120,16 @@ class LoopedModule(LightningModule):
     def report(self) -> dict[str, float]:
         """What metrics.csv gets: means since the last report. Waits for the device.
 
-        Raises Diverged where the last BAD_STEPS steps were all skipped.
+        Raises Diverged where BAD_STEPS steps in a row were skipped.
         """
         values = self.meter.flush()
         values["lr"] = learning_rate(self.config, self.step - 1)
         values["skipped"] = self.skipped.item()
-        if self.skipped_in_row.item() >= BAD_STEPS:
+        longest = int(self.longest_bad.item())
+        if longest >= BAD_STEPS:
             raise Diverged(
-                f"the loss was not finite for {int(self.skipped_in_row.item())} steps in a row, up to "
-                f"image {self.images_seen:,}; the last good checkpoint is kept. "
+                f"the loss was not finite for {longest} steps in a row by image "
+                f"{self.images_seen:,}; the last good checkpoint is kept. "
                 f"Try a lower optim.lr (now {self.config.optim.lr}) or optim.clip"
             )
         return values
@@ -146,8 +152,13 @@ class LoopedModule(LightningModule):
             "train_seconds": self.train_seconds,
             "skipped": self.skipped.item(),
             "skipped_in_row": self.skipped_in_row.item(),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-            "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
+            "longest_bad": self.longest_bad.item(),
+            "peak_memory_bytes": max(self.peak_memory, peak_memory_bytes(self.device)),
+            "meter": self.meter.state(),
+            "codebook": self.codebook,
+            "precision": self.trainer.precision,
+            "device": device_name(self.device),
+            "code": code_version(),
         }
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
@@ -157,9 +168,11 @@ class LoopedModule(LightningModule):
         counters = checkpoint["eltlab"]
         self.start = self.step = counters["step"]
         self.train_seconds = counters["train_seconds"]
-        self.meter.sums, self.meter.counts = counters["meter"]["sums"], counters["meter"]["counts"]
+        self.meter.restore(counters["meter"])
+        self.peak_memory = counters["peak_memory_bytes"]
         self.skipped = torch.tensor(counters["skipped"])
         self.skipped_in_row = torch.tensor(counters["skipped_in_row"])
+        self.longest_bad = torch.tensor(counters["longest_bad"])
 
     def on_train_start(self) -> None:
         if self._optimizer_state is not None:
