@@ -77,7 +77,7 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
             if arm["plus_minus"].notna().all():
                 half = arm["plus_minus"].iloc[0]
                 axes.axhspan(max(level - half, 1e-3), level + half, color=colour, alpha=0.12)
-            axes.annotate(name, (1, level), color=colour, va="bottom", fontsize=9)
+            axes.annotate(name, (1, level), color=colour, va="top", fontsize=9)
         else:
             axes.errorbar(
                 arm["loops"],
@@ -91,9 +91,16 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
             axes.annotate(
                 f"   {name}", (last["loops"], last[METRIC]), color=colour, va="center", fontsize=9
             )
-    axes.axhline(table["fd_halves"].mean(), color="grey", linestyle=":", linewidth=1)
+    floor = table["fd_halves"].mean()
+    axes.axhline(floor, color="grey", linestyle=":", linewidth=1)
     axes.annotate(
-        "two halves of the real data", (1, table["fd_halves"].mean()), fontsize=8, color="grey"
+        "two halves of the real data",
+        (1, floor),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="grey",
     )
     axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{METRIC} (lower is better)")
     axes.set_xticks(sorted(lines["loops"].unique()))

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -244,6 +246,21 @@ def test_evaluate_and_sample_as_typed(
     assert first.startswith(b"\x89PNG")
     assert typed_in(sample, asked, monkeypatch) == 0 and out.read_bytes() == first
     assert typed_in(sample, [*asked, "seed=1"], monkeypatch) == 0 and out.read_bytes() != first
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eltlab.fit", *TINY, "budget.images=10000000"]
+    process = subprocess.Popen(
+        [*command, "trainer.log_every=1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not [p for p in tmp_path.rglob("metrics.csv") if len(p.read_text().splitlines()) > 1]:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert "Traceback" not in errors
 
 
 def test_load_gives_a_model_to_sample_from(trained: Path) -> None:

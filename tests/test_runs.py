@@ -37,7 +37,14 @@ TINY = [
     "sampler.steps=4",
     "metrics.samples=100",
 ]
-VOLATILE = ("created", "train_seconds", "images_per_second", "peak_memory_bytes")
+VOLATILE = (
+    "created",
+    "code",
+    "evaluated_code",
+    "train_seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+)
 
 
 def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
@@ -85,6 +92,7 @@ def outcome(runs: Path) -> tuple[dict, list[dict], list[list[str]]]:
         for key in VOLATILE:
             row.pop(key)
         row["cfg"].pop("runs_dir")
+        row["cfg"].pop("metrics.samples")  # of the command that wrote it first; `samples` stays
     with (run / "metrics.csv").open(newline="") as file:
         metrics = [line[:-1] for line in csv.reader(file)]
     return checkpoint, sorted(rows, key=str), metrics
