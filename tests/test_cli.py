@@ -136,6 +136,7 @@ RUN_MISTAKES = [
     (sample, ["run={run}", "count=0"], "count=0: give 1 to 4096"),
     (sample, ["run={run}", "labels=[10]"], "labels=[10]: give classes 0 to 9"),
     (sample, ["run={run}", "loops=[1,2]"], "give one loop count of at least 1, or 4, one per step"),
+    (sample, ["run={run}", "out=/dev/null/grid.png"], "/dev/null"),
     (sample, ["run={run}", "out=grid.jpg"], "end the name in .png"),
 ]
 
@@ -183,7 +184,7 @@ def checkpoint_mistakes(path: Path, kind: str) -> str:
         return "not safe to unpickle"
     if kind == "foreign":
         torch.save({"model": torch.zeros(1)}, path)
-        return "a file of another program"
+        return "of another program or another version"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["state_dict"] = {k: v[..., :1] for k, v in checkpoint["state_dict"].items()}
     torch.save(checkpoint, path)

@@ -40,7 +40,8 @@ def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> Non
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {what}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)

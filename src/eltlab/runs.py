@@ -12,6 +12,22 @@ from eltlab.config import Config, identity, to_yaml
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 
+# What a checkpoint says beside weights and optimizer (written by training/module.py).
+COUNTERS = {
+    "step",
+    "images_seen",
+    "train_seconds",
+    "skipped",
+    "skipped_in_row",
+    "longest_bad",
+    "meter",
+    "codebook",
+    "precision",
+    "device",
+    "code",
+    "peak_memory_bytes",
+}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -71,8 +87,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: truncated or not a checkpoint; delete it to train the run again"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
-        raise UserError(f"{path}: a file of another program; use a checkpoint that eltlab wrote")
+    ours = isinstance(checkpoint, dict) and {"state_dict", "eltlab"} <= checkpoint.keys()
+    if not ours or not checkpoint["eltlab"].keys() >= COUNTERS:
+        raise UserError(
+            f"{path}: of another program or another version; use a checkpoint that this eltlab wrote"
+        )
     return checkpoint
 
 
