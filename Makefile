@@ -64,7 +64,7 @@ lock: ## solve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade: newes
 	@$(UV) --version > /dev/null 2>&1 || $(MAKE) setup
 	@cp requirements.lock $(VENV)/new.lock
 	$(UV_PIP) compile pyproject.toml --python $(VPY) --extra dev --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet \
+	  --generate-hashes --no-header --quiet \
 	  --output-file $(VENV)/new.lock $(LOCK_ARGS)
 	@! grep -n '://' $(VENV)/new.lock
 	@mv $(VENV)/new.lock requirements.lock
