@@ -47,8 +47,13 @@ class Data:
         return replace(self, tokenizer=known)
 
 
+def build_splits(config: Config) -> tuple[ImageSet, ImageSet]:
+    """(train, test) of the configuration's data."""
+    return load_digits()
+
+
 def build_data(config: Config) -> Data:
-    train, test = load_digits()
+    train, test = build_splits(config)
     tokenizer = None
     if config.objective.name == "masked":
         tokenizer = fit_codebook(train, config.data.patch, config.data.codebook)
@@ -86,9 +91,8 @@ def build_backbone(config: Config) -> nn.Module:
         )
         backbone: nn.Module
         if config.objective.name == "masked":
-            tokens = (data.size // data.patch) ** 2
             backbone = TokenBackbone(
-                data.codebook, data.classes, tokens, model.width, model.dropout, stack
+                data.codebook, data.classes, data.tokens, model.width, model.dropout, stack
             )
         else:
             backbone = PatchBackbone(

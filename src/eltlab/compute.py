@@ -49,7 +49,7 @@ def network(config: Config) -> Network:
         mlp_width=model.mlp_width,
         cond_width=model.cond_width,
         unique_layers=config.unique_layers,
-        tokens=(data.size // data.patch) ** 2,
+        tokens=data.tokens,
         patch_values=data.channels * data.patch**2,
         codes=data.codebook,
         classes=data.classes,

@@ -83,6 +83,11 @@ class DataConfig:
     patch: int = MISSING  # pixels a side of what one token covers
     codebook: int = MISSING  # k-means codes over patches, for masked models
 
+    @property
+    def tokens(self) -> int:
+        """Patches of an image: what a backbone sees, without a class or condition token."""
+        return (self.size // self.patch) ** 2
+
 
 @dataclass
 class SamplerConfig:

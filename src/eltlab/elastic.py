@@ -20,6 +20,7 @@ from eltlab.data.tokenizer import PatchCodebook
 from eltlab.generation.diffusion import Diffusion
 from eltlab.generation.guidance import guided
 from eltlab.generation.masked import Masked
+from eltlab.progress import Bar
 from eltlab.runs import Run, read_checkpoint, restore
 from eltlab.schedule import guidance_scale, loop_schedule
 from eltlab.seeds import SampleNoise
@@ -101,6 +102,26 @@ class Elastic:
 
         return self._decode(predict, noise, sampler), updates
 
+    def draw_all(
+        self, labels: Tensor, loops: int | list[int] | None, seed: int, title: str
+    ) -> tuple[Tensor, list[list[float]]]:
+        """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
+
+        The relative updates are those of the first batch.
+        """
+        parts: list[Tensor] = []
+        updates: list[list[float]] = []
+        done = 0
+        with Bar(title, len(labels)) as bar:
+            for part in labels.split(self.config.batch_size):
+                indices = list(range(done, done + len(part)))
+                images, moved = self.draw(part, loops, seed, indices, track=not parts)
+                parts.append(images)
+                updates = updates or moved
+                done += len(part)
+                bar.update(done)
+        return torch.cat(parts), updates
+
     def _decode(self, predict: Any, noise: SampleNoise, sampler: Any) -> Tensor:
         data = self.config.data
         if isinstance(self.objective, Masked):
@@ -108,7 +129,7 @@ class Elastic:
             ids = self.objective.sample(
                 predict,
                 noise,
-                (data.size // data.patch) ** 2,
+                data.tokens,
                 sampler.steps,
                 sampler.temperature,
                 sampler.temperature_range,

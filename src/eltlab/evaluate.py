@@ -16,12 +16,12 @@ from eltlab.config import Config, IlsdConfig, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 from eltlab.rules import check_samples
-from eltlab.schedule import evaluations
+from eltlab.schedule import evaluations, is_loop_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eltlab.build import Data
+    from eltlab.data.images import ImageSet
     from eltlab.elastic import Elastic
     from eltlab.metrics.distances import ClassifierMetrics
     from eltlab.runs import Run
@@ -76,21 +76,26 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
     """
     check_loops(loops, config.sampler.steps)
     samples = config.metrics.samples
-    from eltlab.build import build_data
+    import torch
+
+    from eltlab.build import build_splits
     from eltlab.elastic import load_run
     from eltlab.metrics.distances import ClassifierMetrics
     from eltlab.metrics.protocol import protocol_id, sampling_protocol
 
     model, counters = load_run(run.folder, config)
-    data = build_data(config).with_codebook(counters["codebook"])
-    reference = data.train.subset(config.metrics.reference)
-    metrics = ClassifierMetrics(data.train, config.data.classes, reference)
-    if data.tokenizer is not None:
-        tokenizer_row(run, model, counters, data, metrics)
+    train, test = build_splits(config)
+    reference = train.subset(config.metrics.reference)
+    metrics = ClassifierMetrics(train, config.data.classes, reference)
+    if model.tokenizer is not None:
+        tokenizer_row(run, model, counters, train, test, metrics)
     protocol = sampling_protocol(
         config.sampler, samples, model.precision, metrics.extractor, metrics.reference
     )
     known = {results.identity(row) for row in results.read_rows(run.rows)}
+    labels = (
+        torch.arange(samples) % config.data.classes
+    )  # balanced: sample i has label i mod classes
     for count in loops:
         row = {
             **facts(run, model, counters),
@@ -104,7 +109,7 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
         if results.identity(row) in known:
             print(f"{name_of(count)}: measured before", file=sys.stderr)
             continue
-        images, labels, updates = draw_all(model, count, samples, seed)
+        images, updates = model.draw_all(labels, count, seed, name_of(count))
         row |= metrics.measure(images, labels) | {"fd_halves": metrics.halves}
         with locked(run.rows.with_suffix(".lock")):
             write_dynamics(run.folder / "dynamics.csv", row, updates)
@@ -128,35 +133,11 @@ def check_loops(loops: Any, steps: int) -> None:
                 f"loops={loops}: {item} is not a schedule of {steps} counts, one per step"
             )
         for count in counts:
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            if not is_loop_count(count):
                 raise UserError(f"loops={loops}: {count} is not a loop count of at least 1")
 
 
-# --- drawing --------------------------------------------------------------------------------------
-
-
-def draw_all(
-    model: "Elastic", loops: Loops, samples: int, seed: int
-) -> tuple["Tensor", "Tensor", list[list[float]]]:
-    """samples images of balanced labels (sample i has label i mod classes), with the relative
-    updates of the first batch by step and loop."""
-    import torch
-
-    from eltlab.progress import Bar
-
-    labels = torch.arange(samples) % model.config.data.classes
-    parts: list[Tensor] = []
-    updates: list[list[float]] = []
-    done = 0
-    with Bar(name_of(loops), samples) as bar:
-        for part in labels.split(model.config.batch_size):
-            indices = list(range(done, done + len(part)))
-            images, moved = model.draw(part, loops, seed, indices, track=not parts)
-            parts.append(images)
-            updates = updates or moved
-            done += len(part)
-            bar.update(done)
-    return torch.cat(parts), labels, updates
+# --- what is kept beside the rows ------------------------------------------------------------------
 
 
 def name_of(loops: Loops) -> str:
@@ -256,7 +237,8 @@ def tokenizer_row(
     run: "Run",
     model: "Elastic",
     counters: dict[str, Any],
-    data: "Data",
+    train: "ImageSet",
+    test: "ImageSet",
     metrics: "ClassifierMetrics",
 ) -> None:
     """One row of what the codebook alone loses: the floor that masked models are read against.
@@ -266,30 +248,30 @@ def tokenizer_row(
     from eltlab.data.tokenizer import psnr
     from eltlab.metrics.protocol import protocol_id
 
-    tokenizer = data.tokenizer
+    tokenizer = model.tokenizer
     assert tokenizer is not None
     protocol = {
         "tokenizer": tokenizer.hash,
         "extractor": metrics.extractor,
         "reference": metrics.reference,
-        "images": f"{data.train.name}-{data.train.hash}",
-        "psnr": f"{data.test.name}-{data.test.hash}",
+        "images": f"{train.name}-{train.hash}",
+        "psnr": f"{test.name}-{test.hash}",
     }
-    rebuilt = tokenizer.decode(tokenizer.encode(data.train.images))
-    decibels = psnr(data.test.images, tokenizer.decode(tokenizer.encode(data.test.images)))
     row = {
         **facts(run, model, counters),
         "kind": "tokenizer",
         "images_seen": None,
-        "samples": len(data.train),
+        "samples": len(train),
         "protocol": protocol_id(protocol),
         "protocol_text": json.dumps(protocol, sort_keys=True),
-        # JSON has no infinity: a codebook that loses nothing has no PSNR.
-        "psnr": decibels if math.isfinite(decibels) else None,
     }
     if results.identity(row) in {results.identity(known) for known in results.read_rows(run.rows)}:
         return
-    results.append_rows(run.rows, [row | metrics.measure(rebuilt, data.train.labels)])
+    decibels = psnr(test.images, tokenizer.decode(tokenizer.encode(test.images)))
+    # JSON has no infinity: a codebook that loses nothing has no PSNR.
+    row["psnr"] = decibels if math.isfinite(decibels) else None
+    rebuilt = tokenizer.decode(tokenizer.encode(train.images))
+    results.append_rows(run.rows, [row | metrics.measure(rebuilt, train.labels)])
 
 
 if __name__ == "__main__":

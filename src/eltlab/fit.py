@@ -44,10 +44,10 @@ def main(overrides: list[str]) -> None:
 
     run = Run.of(config)
     # Before the folder is made: bad data or a missing device leave nothing behind.
-    choose_device(config.trainer.accelerator)
+    device = choose_device(config.trainer.accelerator)
     data = build_data(config)
     with run.alone():
-        train(run, data)
+        train(run, data, device)
         if config.evaluate:
             evaluate_run(run, config, default_loops(config), config.seed)
     print(f"run: {run.folder}")
@@ -67,17 +67,16 @@ def summary(config: Config) -> str:
     )
 
 
-def train(run: "Run", data: "Data") -> None:
+def train(run: "Run", data: "Data", device: "torch.device") -> None:
     """Trains the run from its checkpoint, or from the start, to its end."""
     from lightning import Trainer
 
-    from eltlab.build import choose_device, choose_precision
+    from eltlab.build import choose_precision
     from eltlab.runs import check_architecture, read_checkpoint
     from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
     from eltlab.training.module import LoopedModule
 
     config = run.config
-    device = choose_device(config.trainer.accelerator)
     precision = choose_precision(config.trainer.precision, device)
     checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
     if checkpoint is not None:

@@ -18,6 +18,7 @@ from eltlab.config import (
     flatten,
 )
 from eltlab.errors import UserError
+from eltlab.schedule import is_loop_count
 
 # What each objective is built on when the user does not say. See docs/architecture.md.
 DEFAULT_BLOCK = {"masked": "post_norm", "diffusion": "adaln"}
@@ -89,17 +90,9 @@ def _check_numbers(config: Config) -> None:
 
 def _check_dial(config: Config) -> None:
     model = config.model
-    if model.width % model.heads:
-        raise UserError(
-            f"model.heads={model.heads} does not divide model.width={model.width}; "
-            f"choose one of {divisors(model.width)}"
-        )
+    divides("model.heads", model.heads, "model.width", model.width)
     if config.unique_layers is None:
-        if model.depth % config.loops:
-            raise UserError(
-                f"loops={config.loops} does not divide model.depth={model.depth}; "
-                f"choose one of {divisors(model.depth)}, or set unique_layers"
-            )
+        divides("loops", config.loops, "model.depth", model.depth, ", or set unique_layers")
         config.unique_layers = model.depth // config.loops
     # An explicit split sets the depth, so that equal networks have equal configurations.
     model.depth = config.unique_layers * config.loops
@@ -176,20 +169,17 @@ def _check_sampling(config: Config) -> None:
             "objective.label_dropout=0 trains none; leave guidance at 1"
         )
     loops = sampler.loops
-    if loops is not None:
-        if hasattr(loops, "__iter__") and not isinstance(loops, str):
-            loops = sampler.loops = list(loops)
-        counts = loops if isinstance(loops, list) else [loops]
-        if not counts or not all(isinstance(n, int) and n >= 1 for n in counts):
-            raise UserError(
-                f"sampler.loops={loops}: give one loop count or a list of {sampler.steps}, one per "
-                "step, each at least 1"
-            )
-        if isinstance(loops, list) and len(loops) != sampler.steps:
-            raise UserError(
-                f"sampler.loops has {len(loops)} counts for sampler.steps={sampler.steps}; "
-                "give one per step"
-            )
+    counts = loops if isinstance(loops, list) else [loops]
+    if loops is not None and not (counts and all(map(is_loop_count, counts))):
+        raise UserError(
+            f"sampler.loops={loops}: give one loop count or a list of {sampler.steps}, one per "
+            "step, each at least 1"
+        )
+    if isinstance(loops, list) and len(loops) != sampler.steps:
+        raise UserError(
+            f"sampler.loops has {len(loops)} counts for sampler.steps={sampler.steps}; "
+            "give one per step"
+        )
     if isinstance(sampler, MaskedSamplerConfig):
         at_least(config, 0, "sampler.temperature_range sampler.confidence_noise")
         if sampler.temperature <= 0:
@@ -198,17 +188,13 @@ def _check_sampling(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.size % data.patch:
-        raise UserError(
-            f"data.patch={data.patch} does not divide data.size={data.size}; "
-            f"choose one of {divisors(data.size)}"
-        )
+    divides("data.patch", data.patch, "data.size", data.size)
     if data.name == "digits" and (data.size, data.channels, data.classes) != (8, 1, 10):
         raise UserError(
             f"data.size={data.size} data.channels={data.channels} data.classes={data.classes}: the "
             "digits are 8x8 grey scans of 10 classes; leave these out"
         )
-    tokens = (data.size // data.patch) ** 2
+    tokens = data.tokens
     if config.objective.name == "masked" and config.sampler.steps > tokens:
         raise UserError(
             f"sampler.steps={config.sampler.steps}: {tokens} tokens are unmasked in at most "
@@ -259,5 +245,9 @@ def _values(config: Config, keys: str) -> list[tuple[str, Any]]:
     return found
 
 
-def divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+def divides(key: str, part: int, whole_key: str, whole: int, otherwise: str = "") -> None:
+    if whole % part:
+        divisors = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
+        raise UserError(
+            f"{key}={part} does not divide {whole_key}={whole}; choose one of {divisors}{otherwise}"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config
 from eltlab.errors import UserError
+from eltlab.schedule import is_loop_schedule
 
 MAX_COUNT = 4096
 
@@ -43,17 +44,10 @@ def main(overrides: list[str]) -> None:
 
     from eltlab.elastic import load_run
     from eltlab.pictures import save_grid
-    from eltlab.progress import Bar
 
     model, _ = load_run(run.folder, config)
-    parts, done = [], 0
-    with Bar("sample", asked.count) as bar:
-        for part in torch.tensor(labels).split(config.batch_size):
-            indices = list(range(done, done + len(part)))
-            parts.append(model.sample(part, asked.loops, seed=asked.seed, indices=indices))
-            done += len(part)
-            bar.update(done)
-    rows = torch.cat(parts).split(math.ceil(math.sqrt(asked.count)))
+    images, _ = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
+    rows = images.split(math.ceil(math.sqrt(asked.count)))
     save_grid(Path(asked.out).expanduser(), list(rows), [""] * len(rows))
     print(f"out: {asked.out}")
 
@@ -64,10 +58,7 @@ def check_request(config: Config, asked: Asked) -> list[int]:
     if not 1 <= asked.count <= MAX_COUNT:
         raise UserError(f"count={asked.count}: give 1 to {MAX_COUNT} images for one picture")
     loops = asked.loops
-    counts = loops if isinstance(loops, list) else [loops] if loops is not None else [1]
-    if not all(isinstance(n, int) and n >= 1 for n in counts) or (
-        isinstance(loops, list) and len(loops) != steps
-    ):
+    if loops is not None and not is_loop_schedule(loops, steps):
         raise UserError(
             f"loops={loops}: give one loop count of at least 1, or {steps}, one per step"
         )

@@ -14,9 +14,19 @@ def evaluations(guidance: float, schedule: str, steps: int) -> list[int]:
     return [1 if scale in (0, 1) else 2 for scale in scales]
 
 
+def is_loop_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_loop_schedule(loops: object, steps: int) -> bool:
+    """Whether it is one loop count, or a list of one count a step."""
+    if isinstance(loops, list):
+        return len(loops) == steps and all(is_loop_count(count) for count in loops)
+    return is_loop_count(loops)
+
+
 def loop_schedule(loops: int | list[int], steps: int) -> list[int]:
     """Loops at each step, from one count or from a list of one count a step."""
-    counts = [loops] * steps if isinstance(loops, int) else list(loops)
-    if len(counts) != steps or min(counts) < 1:
+    if not is_loop_schedule(loops, steps):
         raise ValueError(f"loops {loops}: give one count, or {steps}, one per step, all at least 1")
-    return counts
+    return [loops] * steps if isinstance(loops, int) else loops

@@ -126,7 +126,8 @@ class Grids(Callback):
             return
         model = Elastic(module.ema, self.config, self.tokenizer)
         labels = torch.arange(self.COLUMNS) % self.config.data.classes
-        loops = self.config.evaluate_loops or [self.config.loops]
+        loops = self.config.evaluate_loops
+        assert loops  # resolve has filled it in
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
         path = self.folder / f"images_{module.images_seen:012}.png"
         save_grid(path, rows, [counted(count) for count in loops])
