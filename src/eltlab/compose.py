@@ -12,10 +12,14 @@ from yaml import YAMLError
 
 from eltlab.config import Config, folder, leaves
 from eltlab.errors import UserError, nearest
+from eltlab.extend import is_extension, load_extension
 from eltlab.rules import resolve
 
 # These say which file of conf/ was chosen: set alone, they would label one thing as another.
-CHOSEN = ("model.name", "objective.name", "supervision.name", "data.name")
+CHOSEN = (
+    *("model.name", "objective.name", "supervision.name", "data.name"),
+    *("objective.file", "supervision.file"),
+)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -29,18 +33,25 @@ def compose(overrides: list[str]) -> Config:
 
     parsed = parse_overrides(overrides)
     groups = {path.name for path in folder("conf").iterdir() if path.is_dir()}
-    choices = [f"{key}={value}" for key, value in parsed if key in groups]
+    extensions = {key: value for key, value in parsed if is_extension(key, value)}
+    choices = []
     for key, value in parsed:
-        if key in groups:
+        if is_extension(key, value):
+            choices.append(f"{key}={_stand_in(key, value)}")
+        elif key in groups:
             _check_option(key, value)
+            choices.append(f"{key}={value}")
         elif key in CHOSEN:
-            group = key.removesuffix(".name")
+            group = key.partition(".")[0]
             raise UserError(f"{key}={value}: a choice of a file; write {group}={value}")
     with initialize_config_dir(str(folder("conf").resolve()), version_base="1.3"):
         try:
             composed = hydra_compose("config", overrides=choices)
         except HydraException as error:
             raise UserError(f"{' '.join(choices)}: {_first_line(error)}") from error
+    for group, file in extensions.items():
+        path = Path(file).expanduser().resolve()
+        composed[group] = {"name": path.stem, "file": str(path)}
     node = typed(composed)
     for key, value in parsed:
         if key not in groups:
@@ -77,11 +88,13 @@ def typed(composed: DictConfig) -> DictConfig:
     assert isinstance(plain, dict)
     schema = Config()
     for key, kinds in Config.KINDS.items():
-        section = plain.get(key)
-        name = section.get("name") if isinstance(section, dict) else None
-        if name not in kinds:
+        given = plain.get(key)
+        section = given if isinstance(given, dict) else {}
+        name, file = section.get("name"), section.get("file")
+        if name not in kinds and not file:
             raise UserError(f"{key}.name={name}: choose one of {', '.join(kinds)}")
-        setattr(schema, key, kinds[name]())
+        kind = load_extension(key, str(file)) if file else kinds[str(name)]
+        setattr(schema, key, kind())
     node = OmegaConf.structured(schema)
     for section, value in plain.items():
         for key, leaf in leaves(str(section), value):
@@ -130,6 +143,14 @@ def _known_keys(node: DictConfig) -> list[str]:
 
 def _section(known: list[str], prefix: str) -> str:
     return ", ".join(name for name in known if name.startswith(prefix + "."))
+
+
+def _stand_in(group: str, file: str) -> str:
+    """The option whose sampler and optimizer an extension takes unless others are chosen."""
+    kind: Any = load_extension(group, file)
+    if group == "supervision":
+        return "final"
+    return "masked" if kind.INPUTS == "tokens" else "diffusion"
 
 
 def _check_option(group: str, value: Any) -> None:

