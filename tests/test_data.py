@@ -8,10 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eltlab.data.batches import Batches, batch_indices
+from eltlab.data.batches import Batches, batch_indices, flips
 from eltlab.data.digits import load_digits
 from eltlab.data.images import ImageSet, to_float, to_uint8
-from eltlab.data.tokenizer import PatchCodebook, fit_codebook, psnr
+from eltlab.data.tokenizer import (
+    ENCODED,
+    PatchCodebook,
+    count_distinct,
+    encode_set,
+    fit_codebook,
+    images_at_once,
+    psnr,
+)
 from eltlab.errors import UserError
 from eltlab.patches import patchify
 
@@ -59,7 +67,13 @@ def test_subset_is_seeded_and_in_order(digits):
     keys = [image.numpy().tobytes() for image in train.images]
     places = [keys.index(image.numpy().tobytes()) for image in part.images]
     assert places == sorted(places)
-    assert train.subset(None) is train and train.subset(5000) is train
+    assert train.subset(None) is train and train.subset(1442) is train
+
+
+def test_a_subset_is_never_less_than_what_was_asked_for(digits):
+    message = "metrics.reference=1443: digits/train has only 1,442 images; give at most 1442"
+    with pytest.raises(UserError, match=message):
+        digits[0].subset(1443)
 
 
 # --- number ranges --------------------------------------------------------------------------------
@@ -93,7 +107,7 @@ def test_reconstruction_improves_with_the_codebook(digits):
 def test_encode_takes_the_nearest_code(digits):
     train, test = digits
     codebook = fit_codebook(train, 2, 64)
-    ids = codebook.encode(test.images, batch=100)
+    ids = codebook.encode(test.images)
     assert ids.shape == (355, 16) and ids.min() >= 0 and ids.max() < 64
     vectors, codes = patchify(to_float(test.images), 2).double(), codebook.codes.double()
     distances = (vectors.unsqueeze(2) - codes).square().sum(-1)
@@ -157,6 +171,36 @@ def test_more_codes_than_distinct_patches_are_refused():
         fit_codebook(blank, 2, 3)
 
 
+def test_rare_patches_count_as_distinct_wherever_they_lie():
+    vectors = np.zeros((100, 2), dtype=np.float32)
+    vectors[-3:] = [[1, 0], [0, 1], [1, 1]]
+    assert count_distinct(vectors, 4) == 4
+    assert count_distinct(vectors, 5) == 4
+    assert count_distinct(np.eye(100), 5) >= 5
+
+
+def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
+    train, _ = digits
+    monkeypatch.setattr("eltlab.data.tokenizer.SAMPLE_IMAGES", 300)
+    assert fit_codebook(train, 2, 16).hash == fit_codebook(train.subset(300), 2, 16).hash
+    monkeypatch.setattr("eltlab.data.tokenizer.SAMPLE_VALUES", 200 * 64)
+    assert fit_codebook(train, 2, 16).hash == fit_codebook(train.subset(200), 2, 16).hash
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 49, 64, 1024, 10**6])
+def test_a_stream_is_encoded_in_the_cuts_of_the_whole(tokens):
+    assert ENCODED % images_at_once(tokens) == 0
+
+
+def test_a_set_is_encoded_whole_and_mirrored(digits):
+    train, _ = digits
+    codebook = fit_codebook(train, 2, 16)
+    ids, mirrored = encode_set(codebook, train, mirror=True)
+    assert torch.equal(ids, codebook.encode(train.images))
+    assert torch.equal(mirrored, codebook.encode(train.images.flip(3)))
+    assert encode_set(codebook, train)[1] is None
+
+
 def test_psnr_by_hand():
     black = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     grey = black.clone()
@@ -203,3 +247,49 @@ def test_a_resumed_loader_goes_on_where_it_stopped():
     for (x, y), (x_whole, y_whole) in zip(rest, whole[6:], strict=True):
         assert torch.equal(x, x_whole) and torch.equal(y, y_whole)
         assert torch.equal(x, inputs[y])  # inputs and labels stay together
+
+
+def test_batches_are_those_of_version_0_1_0():
+    """A run that was begun with it goes on with the same ones."""
+    known = {(0, 0): [557, 442, 750, 315], (0, 11): [525, 1120, 1081, 778], (7, 100): [64, 1134]}
+    for (seed, step), first in known.items():
+        assert batch_indices(seed, step, 128, 1442)[: len(first)].tolist() == first
+
+
+def test_images_are_brought_into_range_batch_by_batch(digits):
+    train, _ = digits
+    batches = Batches(train.images, train.labels, 32, seed=0, start=0, stop=3)
+    for step, (x, y) in enumerate(batches):
+        indices = batch_indices(0, step, 32, len(train))
+        assert torch.equal(x, to_float(train.images)[indices]) and x.dtype == torch.float32
+        assert torch.equal(y, train.labels[indices])
+
+
+# --- mirrored images ------------------------------------------------------------------------------
+
+
+def test_about_half_of_a_batch_is_mirrored_by_seed_and_step():
+    drawn = torch.stack([flips(3, step, 500) for step in range(20)])
+    assert 0.47 < drawn.float().mean() < 0.53
+    assert torch.equal(drawn[7], flips(3, 7, 500))
+    assert len({tuple(row.tolist()) for row in [*drawn, flips(4, 0, 500)]}) == 21
+
+
+def test_images_are_mirrored_where_the_draw_says(digits):
+    train, _ = digits
+    straight = Batches(train.images, train.labels, 50, seed=1, start=2, stop=5)
+    flipped = Batches(train.images, train.labels, 50, seed=1, start=2, stop=5, flip=True)
+    for step, (x, y), (x_flipped, y_flipped) in zip(range(2, 5), straight, flipped, strict=True):
+        assert torch.equal(y, y_flipped)
+        for image, other, mirrored in zip(x, x_flipped, flips(1, step, 50), strict=True):
+            assert torch.equal(other, image.flip(2) if mirrored else image)
+
+
+def test_tokens_are_those_of_the_mirrored_images(digits):
+    train, _ = digits
+    codebook = fit_codebook(train, 2, 16)
+    ids, mirrored = encode_set(codebook, train, mirror=True)
+    images = Batches(train.images, train.labels, 50, seed=1, start=0, stop=3, flip=True)
+    tokens = Batches(ids, train.labels, 50, 1, 0, 3, flip=True, mirrored=mirrored)
+    for (x, y), (t, labels) in zip(images, tokens, strict=True):
+        assert torch.equal(codebook.encode(to_uint8(x)), t) and torch.equal(y, labels)

@@ -7,6 +7,7 @@ import torch
 from conftest import perturbed, tiny
 
 from eltlab.build import build_backbone, build_objective
+from eltlab.config import DiffusionSamplerConfig
 from eltlab.elastic import Elastic
 from eltlab.generation.diffusion import Diffusion, alpha_sigma, ancestral_step, ddim_step
 from eltlab.generation.guidance import guided
@@ -191,6 +192,10 @@ def test_losses_are_weighted_errors_of_x(prediction):
 # --- samplers -------------------------------------------------------------------------------------
 
 
+def sampler(steps, ancestral, clip):
+    return DiffusionSamplerConfig(name="ddpm" if ancestral else "ddim", steps=steps, clip=clip)
+
+
 def drawn_with_a_perfect_denoiser(x, prediction, steps, ancestral, clip=False, seed=0):
     """The samples, and (z, time) that the network saw at each step."""
     seen = []
@@ -202,7 +207,7 @@ def drawn_with_a_perfect_denoiser(x, prediction, steps, ancestral, clip=False, s
         return exact(prediction, x, z, *level(time))
 
     noise = SampleNoise(seed, list(range(len(x))))
-    done = Diffusion(prediction).sample(predict, noise, x.shape[1:], steps, ancestral, clip)
+    done = Diffusion(prediction).sample(predict, noise, x.shape[1:], sampler(steps, ancestral, clip))
     return done, seen
 
 
@@ -283,7 +288,7 @@ def test_the_best_denoiser_of_two_values_draws_both_in_their_shares(ancestral):
         return (posterior * values).sum(-1)
 
     noise = SampleNoise(0, list(range(20)))
-    x = Diffusion("x").sample(predict, noise, (1, 16, 16), 200, ancestral, clip=True)
+    x = Diffusion("x").sample(predict, noise, (1, 16, 16), sampler(200, ancestral, True))
     low, high = (x + 0.8).abs() < 0.02, (x - 0.5).abs() < 0.02
     assert (low | high).float().mean() > 0.99
     assert abs(low.float().mean() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / x.numel())
@@ -304,7 +309,7 @@ def test_clip_keeps_the_predicted_image_in_range(ancestral):
 
     for clip, expected in [(True, 1.0), (False, 3.0)]:
         noise = SampleNoise(0, [0])
-        x = Diffusion("x").sample(predict, noise, (1, 2, 2), 3, ancestral, clip)
+        x = Diffusion("x").sample(predict, noise, (1, 2, 2), sampler(3, ancestral, clip))
         assert torch.equal(x, torch.full((1, 1, 2, 2), expected))
 
 
@@ -380,8 +385,8 @@ def test_class_label_and_guidance_reach_the_samples():
 @pytest.mark.parametrize("loops", [2, [4, 3, 1, 1]])
 def test_every_sampling_step_runs_its_own_loop_count(loops):
     model = elastic()
-    _, updates = model.draw(torch.tensor([1, 2]), loops, seed=0, track=True)
-    assert [len(step) for step in updates] == loop_schedule(loops, 4)
+    drawn = model.draw(torch.tensor([1, 2]), loops, seed=0, track=True)
+    assert [len(step) for step in drawn.updates] == drawn.loops == loop_schedule(loops, 4)
 
 
 @pytest.mark.parametrize("loops", [[2, 2], [2, 2, 2, 0]])

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eltlab.build import build_backbone
+from eltlab.config import MaskedSamplerConfig
 from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
 from eltlab.generation import masked
@@ -148,7 +149,8 @@ def sampled(predict, steps=6, count=5, tokens=TOKENS, **settings):
         return predict(step, ids)
 
     noise = SampleNoise(0, list(range(count)))
-    done = Masked(CODES).sample(recording, noise, tokens, steps, **settings)
+    sampler = MaskedSamplerConfig(name="maskgit", steps=steps, **settings)
+    done = Masked(CODES).sample(recording, noise, (tokens,), sampler)
     return done, seen
 
 

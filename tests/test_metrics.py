@@ -1,20 +1,28 @@
-"""The classifier's features and distance, what is cached, and the protocol of a number."""
+"""Features and what is computed from them, what is cached, and the protocol of a number."""
 
+import re
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import torch_fidelity
 from conftest import tiny
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from eltlab.data.digits import load_digits
 from eltlab.data.images import ImageSet
-from eltlab.files import cache_dir, locked
-from eltlab.metrics import classifier
+from eltlab.errors import UserError
+from eltlab.metrics import classifier, measure
 from eltlab.metrics.classifier import Classifier, train_classifier
-from eltlab.metrics.distances import ClassifierMetrics
+from eltlab.metrics.distances import PROTOCOL, frechet, kernel, precision_recall, statistics
+from eltlab.metrics.features import Extractor, Reference, kept
+from eltlab.metrics.measure import ClassifierMetrics, InceptionMetrics, build_metrics, check_counts
 from eltlab.metrics.protocol import protocol_id, sampling_protocol
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +32,12 @@ def digits() -> tuple[ImageSet, ImageSet]:
 
 @pytest.fixture(scope="module")
 def metrics(digits) -> ClassifierMetrics:
-    """Against the training split; one worker trains the classifier, the others wait for it."""
+    """Against the training split."""
     train, _ = digits
-    with locked(cache_dir() / "classifier.lock"):
-        return ClassifierMetrics(train, 10, train)
+    return ClassifierMetrics(train, 10, train)
 
 
-def noisy(images: torch.Tensor, amount: float) -> torch.Tensor:
+def noisy(images: Tensor, amount: float) -> Tensor:
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     return (images + amount * noise).clamp(0, 255).round().to(torch.uint8)
 
@@ -41,7 +48,52 @@ def half(split: ImageSet, which: int) -> ImageSet:
     return ImageSet(split.name, split.images[order], split.labels[order])
 
 
-# --- the distance ---------------------------------------------------------------------------------
+def fidelity(network: nn.Module, images: Tensor, others: Tensor, **options) -> dict[str, float]:
+    """torch-fidelity's own way from images to distances, with this network."""
+
+    class Asked(torch_fidelity.FeatureExtractorBase):
+        get_provided_features_list = staticmethod(lambda: ("features",))
+        get_default_feature_layer_for_metric = staticmethod(lambda metric: "features")
+        can_be_compiled = staticmethod(lambda: False)
+        get_dummy_input_for_compile = staticmethod(lambda: None)
+
+        def __init__(self, name, features_list, **kwargs):
+            super().__init__(name, features_list)
+            self.network = network
+
+        def forward(self, images):
+            return (self.network(images),)
+
+    name = f"test-{id(network)}"
+    if name not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
+        torch_fidelity.register_feature_extractor(name, Asked)
+    return torch_fidelity.calculate_metrics(
+        input1=Plain(images),
+        input2=Plain(others),
+        feature_extractor=name,
+        fid=True,
+        kid=True,
+        prc=True,
+        cuda=False,
+        batch_size=256,
+        save_cpu_ram=True,
+        verbose=False,
+        **options,
+    )
+
+
+class Plain(Dataset):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+# --- the distances --------------------------------------------------------------------------------
 
 
 def test_distance_of_the_reference_to_itself_is_zero(digits, metrics):
@@ -69,11 +121,6 @@ def test_two_halves_of_the_data_are_near_and_noise_is_far(digits, metrics):
     assert 0 < near < far / 50
 
 
-def test_the_floor_of_a_reference_is_repeatable(digits, metrics):
-    train, _ = digits
-    assert 0 < metrics.halves == ClassifierMetrics(train, 10, train).halves
-
-
 def test_distance_is_frechets_closed_form(digits, metrics):
     """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½) of the extracted features."""
     train, _ = digits
@@ -86,32 +133,82 @@ def test_distance_is_frechets_closed_form(digits, metrics):
     assert got == pytest.approx(expected, rel=1e-4)
 
 
-def test_reference_features_are_cached_and_read(digits, metrics, tmp_path, monkeypatch):
-    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
+def test_distances_from_features_are_torch_fidelitys_from_images(digits, metrics):
     train, _ = digits
-    first = metrics.measure(train.images[:200], train.labels[:200])
-    files = sorted((tmp_path / "features").iterdir())
-    assert files
-    assert metrics.measure(train.images[:200], train.labels[:200]) == first
-    # What is read is the file: moved statistics move the distance by the square of the move.
-    statistics = next(path for path in files if "stat-fid" in path.name)
-    saved = torch.load(statistics, weights_only=False)
-    saved["mu"] = saved["mu"] + 100.0
-    torch.save(saved, statistics)
-    moved = metrics.measure(train.images[:200], train.labels[:200])
-    assert moved["fd_classifier"] > first["fd_classifier"] + 1000
+    images, model = noisy(train.images[:300], 20), metrics.classifier.model
+    expected = fidelity(model, images, train.images, kid_subset_size=300)
+    features, real = metrics.network.features(images), metrics.real.features
+    assert metrics.measure(images, train.labels[:300])["fd_classifier"] == pytest.approx(
+        expected["frechet_inception_distance"], rel=1e-6
+    )
+    assert kernel(features, real) == pytest.approx(
+        expected["kernel_inception_distance_mean"], rel=1e-6
+    )
+    # The samples first: precision and recall are not the same.
+    assert expected["precision"] != expected["recall"]
+    assert precision_recall(features, real) == (expected["precision"], expected["recall"])
 
 
-def test_references_do_not_share_cached_features(digits, metrics, tmp_path, monkeypatch):
+def test_kid_draws_subsets_of_a_thousand(digits, metrics):
+    train, _ = digits
+    images = noisy(train.images[:1100], 20)
+    expected = fidelity(metrics.classifier.model, images, train.images, kid_subset_size=1000)
+    got = kernel(metrics.network.features(images), metrics.real.features)
+    assert got == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
+
+
+def test_features_do_not_depend_on_how_the_images_lie_in_memory(digits, metrics):
+    _, test = digits
+    plain = test.images.clone(memory_format=torch.contiguous_format)
+    assert plain.stride() != test.images.stride()
+    assert torch.equal(metrics.network.features(plain), metrics.network.features(test.images))
+
+
+# --- the floor ------------------------------------------------------------------------------------
+
+
+def test_floor_is_the_mean_distance_of_balanced_halves(digits, metrics, monkeypatch):
+    train, _ = digits
+    [(name, floor)] = metrics.floor().items()
+    features, distances = metrics.real.features, []
+    for halving in range(8):
+        order = torch.randperm(len(train), generator=measure.generator(0, "halves", halving))
+        order = torch.cat([order[train.labels[order] == label] for label in range(10)])
+        one, other = statistics(features[order[::2]]), statistics(features[order[1::2]])
+        distances.append(frechet(one, other))
+    assert name == "fd_halves" and 0 < floor == pytest.approx(np.mean(distances), rel=1e-9)
+    # It is computed once for a reference.
+    monkeypatch.setattr(ClassifierMetrics, "_halves", None)
+    assert ClassifierMetrics(train, 10, train).floor() == {name: floor}
+
+
+# --- what is cached -------------------------------------------------------------------------------
+
+
+def test_reference_features_are_extracted_once(digits, metrics, tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     train, _ = digits
-    monkeypatch.setattr(metrics, "reference_set", half(train, 0))
-    monkeypatch.setattr(metrics, "reference", "one")
-    near = metrics.measure(half(train, 0).images, half(train, 0).labels)["fd_classifier"]
-    monkeypatch.setattr(metrics, "reference_set", half(train, 1))
-    monkeypatch.setattr(metrics, "reference", "other")
-    other = metrics.measure(half(train, 0).images, half(train, 0).labels)["fd_classifier"]
-    assert abs(near) < 0.01 < other
+    first = Reference(half(train, 0), metrics.network).features
+    assert [path.suffix for path in sorted((tmp_path / "features").iterdir())] == [".lock", ".npy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Extractor, "extract", None)
+        assert torch.equal(Reference(half(train, 0), metrics.network).features, first)
+    # Another reference, and another extractor, are others in the cache too.
+    assert not torch.equal(Reference(half(train, 1), metrics.network).features, first)
+    other = Extractor("other", nn.Flatten(), CPU, 100)
+    assert Reference(half(train, 0), other).features.shape == (721, 64)
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 3
+
+
+def test_what_failed_to_be_made_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept(fail, "a")
+    assert kept(lambda: np.array(1.5), "a") == 1.5 == kept(fail, "a")
 
 
 # --- the classifier -------------------------------------------------------------------------------
@@ -126,7 +223,8 @@ def test_accuracy_counts_agreement_with_the_asked_labels(digits, metrics):
     train, _ = digits
     images = train.images[:100]
     with torch.inference_mode():
-        said = metrics.classifier.model.classify(images)
+        model = metrics.classifier.model
+        said = model.read(model(images)).argmax(dim=1)
     wrong = said.clone()
     wrong[:25] = (wrong[:25] + 1) % 10
     assert metrics.measure(images, said)["accuracy"] == 1
@@ -152,7 +250,7 @@ def test_classifier_is_trained_once_and_known_by_its_weights(
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     part = digits[0].subset(150)
     first = ClassifierMetrics(part, 10, part)
-    (path,) = (tmp_path / "classifiers").iterdir()
+    [path] = (tmp_path / "classifiers").glob("*.pt")
     written = path.read_bytes()
     again = ClassifierMetrics(part, 10, part)
     assert again.extractor == first.extractor != metrics.extractor
@@ -172,6 +270,119 @@ def test_classifier_takes_any_size(channels, size):
     assert features.shape == (2, 64) and model.read(features).shape == (2, 5)
 
 
+class Recorder:
+    """A bar that remembers how far it came."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.total = Recorder.last = total
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def update(self, done: int) -> None:
+        Recorder.done = done
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "most", "seen"),
+    [(200, 2, 9, 2 * 3 * 64), (200, 2, 5, 5 * 64), (30, 2, 9, 2 * 30)],
+)
+def test_classifier_trains_for_its_epochs_or_its_steps(
+    digits, monkeypatch, images, epochs, most, seen
+):
+    monkeypatch.setattr(classifier, "EPOCHS", epochs)
+    monkeypatch.setattr(classifier, "MAX_STEPS", most)
+    monkeypatch.setattr(classifier, "Bar", Recorder)
+    train_classifier(digits[0].subset(images), 10)
+    assert Recorder.done == Recorder.last == seen
+
+
+# --- one interface --------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """Stands in for Inception: pixels as features, with or without a last layer."""
+
+    name = "small-1"
+
+    def __init__(self, has_classes: bool) -> None:
+        super().__init__()
+        self.has_classes = has_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).float() / 64
+
+    def logits(self, features: Tensor) -> Tensor:
+        return features[:, :10]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(measure, "load_inception", lambda weights: Small(weights == "classes"))
+
+
+def test_inception_measures_all_its_distances(small, digits):
+    train, test = digits
+    found = InceptionMetrics("classes", train, CPU).measure(test.images, test.labels)
+    expected = fidelity(Small(True), test.images, train.images, kid_subset_size=len(test))
+    names = {
+        "fid": "frechet_inception_distance",
+        "kid": "kernel_inception_distance_mean",
+        "precision": "precision",
+        "recall": "recall",
+    }
+    for ours, theirs in names.items():
+        assert found[ours] == pytest.approx(expected[theirs], rel=1e-6), ours
+    score = torch_fidelity.metric_isc.isc_features_to_metric(Small(True)(test.images)[:, :10])
+    assert found["isc"] == pytest.approx(score["inception_score_mean"], rel=1e-6)
+    without = InceptionMetrics(None, train, CPU).measure(test.images, test.labels)
+    assert found.keys() - without.keys() == {"isc"}
+
+
+def test_both_extractors_have_one_interface(small, digits, metrics):
+    train, test = digits
+    for extractor, headline in {
+        "classifier": r"fd_classifier [\d.]+, accuracy 0\.\d+",
+        "inception": r"fid [\d.]+, kid -?[\d.]+, precision [\d.]+, recall [\d.]+",
+    }.items():
+        built = build_metrics(tiny(f"metrics.extractor={extractor}"), train, train, CPU)
+        values = built.measure(test.images, test.labels)
+        assert np.isfinite(list(values.values())).all() and not values.keys() & built.floor().keys()
+        assert re.fullmatch(headline, built.headline(values))
+        assert built.reference == metrics.reference
+        assert built.extractor.startswith("small-1" if extractor == "inception" else "classifier-")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "images", "said"),
+    [
+        (["metrics.samples=9"], 100, "metrics.samples=9: too few"),
+        (["metrics.reference=9"], 100, "metrics.reference=9: too few"),
+        ([], 9, "data.name=digits: a reference of 9 images is too small"),
+    ],
+)
+def test_too_few_images_are_refused(overrides, images, said):
+    config = tiny("metrics.extractor=inception")
+    for override in overrides:
+        key, value = override.split("=")
+        setattr(config.metrics, key.removeprefix("metrics."), int(value))
+    with pytest.raises(UserError, match=said) as caught:
+        check_counts(config, images)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fewest_images_are_enough(small, digits):
+    train, test = digits
+    config = tiny("metrics.extractor=inception")
+    config.metrics.samples = config.metrics.reference = 10
+    built = build_metrics(config, train, train.subset(10), CPU)
+    values = built.measure(test.images[:10], test.labels[:10])
+    assert np.isfinite(list(values.values())).all()
+
+
 # --- the protocol ---------------------------------------------------------------------------------
 
 GIVEN = {"samples": 100, "precision": "32-true", "extractor": "a-1", "reference": "b-2"}
@@ -189,17 +400,27 @@ def test_protocol_id_changes_with_every_field_but_the_loops(objective):
     sampler = tiny(f"objective={objective}").sampler
     ids = [protocol_id(sampling_protocol(sampler, **GIVEN))]
     for field in fields(sampler):
-        if field.name != "loops":
+        if field.name not in ("loops", "halting"):
             other = replace(sampler, **{field.name: changed(getattr(sampler, field.name))})
             ids.append(protocol_id(sampling_protocol(other, **GIVEN)))
     for name, value in OTHER.items():
         ids.append(protocol_id(sampling_protocol(sampler, **{**GIVEN, name: value})))
     assert len(ids) >= 10 and len(set(ids)) == len(ids)
-    for loops in (2, [1, 2, 3, 4]):
-        same = sampling_protocol(replace(sampler, loops=loops), **GIVEN)
+    for spent in ({"loops": 2}, {"loops": [1, 2, 3, 4]}, {"halting": 0.1}):
+        same = sampling_protocol(replace(sampler, **spent), **GIVEN)
         assert protocol_id(same) == ids[0]
 
 
 def test_protocol_id_does_not_depend_on_the_order_of_its_fields():
     protocol = sampling_protocol(tiny().sampler, **GIVEN)
     assert protocol_id(protocol) == protocol_id(dict(reversed(protocol.items())))
+
+
+def test_what_distances_leave_open_is_in_the_extractor(small, digits, monkeypatch):
+    train, _ = digits
+    extractor = InceptionMetrics(None, train, CPU).extractor
+    assert extractor == f"small-1, {PROTOCOL}"
+    for said in ("kid 100x1000 seed 2020", "k 3", "isc 10 splits", torch_fidelity.__version__):
+        assert said in extractor
+    monkeypatch.setattr(measure, "PROTOCOL", "kid 100x500")
+    assert InceptionMetrics(None, train, CPU).extractor == "small-1, kid 100x500"

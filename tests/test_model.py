@@ -106,7 +106,7 @@ def test_tracked_updates_are_the_relative_change_of_each_loop(kind, block):
     net.stack.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
     done = read(net, kind, exits=(2, 4), track=True)
     start, condition = kept[0][:2]
-    states, none = net.stack(start, condition, (1, 2, 3, 4))
+    states, none, _ = net.stack(start, condition, (1, 2, 3, 4))
     assert none is None
     path = [start, *states.values()]
     moved = [
@@ -194,7 +194,7 @@ def test_modulation_starts_at_zero_and_so_has_no_say_at_first(block):
     for layer in net.stack.blocks:
         assert not layer.condition(torch.randn(2, 16)).any()
     x = torch.randn(2, 16, 16)
-    states, _ = net.stack(x, torch.randn(2, 16), (2,))
+    states = net.stack(x, torch.randn(2, 16), (2,)).states
     # adaLN's gates close both branches; film only leaves its hidden layer as it is.
     assert torch.equal(states[2], x) == (block == "adaln")
 

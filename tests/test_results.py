@@ -129,3 +129,20 @@ def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
     chosen = anytime(f"out={tmp_path / 'chosen.png'}", "protocol=aaa", str(path))
     assert chosen.returncode == 0, chosen.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "figure.png").exists()
+
+
+def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
+    """Parquet and CSV of the committed rows hold what load gives."""
+    import pandas as pd
+
+    root = Path(__file__).parents[1]
+    rows = [root / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")]
+    command = [sys.executable, str(root / "analysis" / "table.py"), f"out={tmp_path}/all.parquet"]
+    subprocess.run([*command, *map(str, rows)], check=True, capture_output=True)
+    expected = load(*rows)
+    for table in (pd.read_parquet(tmp_path / "all.parquet"), pd.read_csv(tmp_path / "all.csv")):
+        assert list(table.columns) == list(expected.columns) and len(table) == len(expected)
+        for column in ("fd_classifier", "loops", "macs_per_sample", "cfg.optim.lr"):
+            assert table[column].tolist() == pytest.approx(expected[column].tolist(), nan_ok=True)
+        assert table["run"].tolist() == expected["run"].tolist()
+        assert json.loads(table["cfg.evaluate_loops"].iloc[0]) == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""What the exits are trained towards: ILSD, the vanilla loop, and the training step around them."""
+"""What the exits are trained towards: ilsd, final, deep, random_depth, and the step around them."""
 
 from collections import Counter
 from itertools import pairwise
@@ -8,9 +8,17 @@ import torch
 from conftest import perturbed, tiny
 
 from eltlab.build import build_backbone, build_objective
-from eltlab.config import FinalConfig, IlsdConfig, WeightConfig
+from eltlab.config import DeepConfig, FinalConfig, IlsdConfig, RandomDepthConfig, WeightConfig
+from eltlab.laws import depth_law
 from eltlab.training.module import LoopedModule
-from eltlab.training.supervision import Final, Ilsd, build_supervision, ramp
+from eltlab.training.supervision import (
+    Deep,
+    Final,
+    Ilsd,
+    RandomDepth,
+    build_supervision,
+    ramp,
+)
 
 LOOPS, STEPS = 4, 11
 objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
@@ -186,6 +194,100 @@ def test_more_than_one_loop_keeps_ilsd():
     supervision = build_supervision(config.supervision, config.loops, config.seed, config.steps)
     assert isinstance(supervision, Ilsd)
     assert (supervision.min_loops, supervision.loops, supervision.steps) == (2, 4, 8)
+
+
+# --- deep -----------------------------------------------------------------------------------------
+
+
+@objectives
+@pytest.mark.parametrize("inner", [1.0, 0.25, [0.5, 0.0, 2.0]])
+def test_deep_is_the_weighted_ground_truth_of_every_exit(objective, inner):
+    _, goal, preds, target = one_step(objective)
+    config = DeepConfig(name="deep", inner=inner)
+    supervision = build_supervision(config, LOOPS, 0, STEPS)
+    assert isinstance(supervision, Deep) and supervision.exits(3) == (1, 2, 3, 4)
+    losses = supervision.losses(goal, preds, target, 3)
+    weights = [*(inner if isinstance(inner, list) else [inner] * 3), 1]
+    truths = [goal.loss(preds[n], target) for n in (1, 2, 3, 4)]
+    expected = sum(weight * truth for weight, truth in zip(weights, truths, strict=True))
+    torch.testing.assert_close(losses.total, expected, rtol=1e-6, atol=0)
+    assert [losses.log[f"loss_exit_{n}"] for n in (1, 2, 3, 4)] == truths
+
+
+# --- random depth ---------------------------------------------------------------------------------
+
+
+def random_depth(seed: int = 0, loops: int = 8, **settings) -> RandomDepth:
+    return RandomDepth(loops, RandomDepthConfig(name="random_depth", **settings), seed)
+
+
+@pytest.mark.parametrize("settings", [{}, {"min_loops": 3}, {"max_loops": 5}, {"min_loops": 8}])
+def test_uniform_depths_cover_their_range_evenly(settings):
+    supervision = random_depth(**settings)
+    low, high = settings.get("min_loops", 1), settings.get("max_loops", 8)
+    counts = Counter(supervision.depth(step) for step in range(3000))
+    assert set(counts) == set(range(low, high + 1))
+    expected = 3000 / (high - low + 1)
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
+
+
+@pytest.mark.parametrize("mean", [1.3, 4.0, 6.5])
+def test_poisson_depths_have_the_asked_mean_and_shape(mean):
+    law = depth_law("poisson", 1, 8, mean)
+    assert list(law) == list(range(1, 9)) and sum(law.values()) == pytest.approx(1)
+    assert sum(n * share for n, share in law.items()) == pytest.approx(mean, abs=1e-9)
+    # Poisson: p(ℓ)/p(ℓ − 1) = μ/(ℓ − 1), one μ for every ℓ, in spite of the cut.
+    rates = [law[n] / law[n - 1] * (n - 1) for n in range(2, 9)]
+    assert rates == pytest.approx([rates[0]] * 7)
+    drawn = [random_depth(law="poisson", mean=mean).depth(step) for step in range(4000)]
+    assert sum(drawn) / 4000 == pytest.approx(mean, abs=0.15)
+
+
+def test_depth_is_a_function_of_seed_and_step_only():
+    forwards = [random_depth(seed=3).depth(step) for step in range(100)]
+    torch.manual_seed(9)
+    supervision = random_depth(seed=3)
+    assert forwards == [supervision.depth(step) for step in reversed(range(100))][::-1]
+    assert forwards != [random_depth(seed=4).depth(step) for step in range(100)]
+
+
+@objectives
+def test_random_depth_trains_the_last_exit_of_its_pass_only(objective):
+    _, goal, preds, target = one_step(objective)
+    config = RandomDepthConfig(name="random_depth")
+    supervision = build_supervision(config, LOOPS, 0, STEPS)
+    assert {supervision.exits(step) for step in range(40)} == {(1,), (2,), (3,), (4,)}
+    for step in range(6):
+        leaves = {n: pred.detach().requires_grad_() for n, pred in preds.items()}
+        losses = supervision.losses(goal, leaves, target, step)
+        [depth] = supervision.exits(step)
+        assert torch.equal(losses.total, goal.loss(leaves[depth], target))
+        losses.total.backward()
+        assert [n for n, leaf in leaves.items() if leaf.grad is not None] == [depth]
+        assert losses.log["depth"] == depth
+
+
+# --- what they spend ------------------------------------------------------------------------------
+
+SPENT = {
+    "final": (4, 1),
+    "ilsd": (4, 2),
+    "deep": (4, 4),
+    "random_depth": (2.5, 1),
+    "random_depth supervision.law=poisson supervision.mean=3": (3, 1),
+    "random_depth supervision.min_loops=3": (3.5, 1),
+}
+
+
+@pytest.mark.parametrize("choice", SPENT)
+def test_what_a_supervision_says_it_spends_is_what_its_passes_do(choice):
+    """Mean loops of a pass and exits read, over many steps."""
+    config = tiny(*f"supervision={choice}".split())
+    assert config.supervision.spent(4) == pytest.approx(SPENT[choice])
+    supervision = build_supervision(config.supervision, 4, 0, 4000)
+    exits = [supervision.exits(step) for step in range(4000)]
+    assert sum(map(max, exits)) / 4000 == pytest.approx(SPENT[choice][0], abs=0.1)
+    assert {len(set(asked)) for asked in exits} == {SPENT[choice][1]}
 
 
 # --- the training step ----------------------------------------------------------------------------

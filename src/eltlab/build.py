@@ -6,13 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from eltlab.config import Config, DiffusionConfig, MaskedConfig
+from eltlab.data.batches import Batches, StreamedBatches
 from eltlab.data.digits import load_digits
-from eltlab.data.images import ImageSet, to_float
-from eltlab.data.tokenizer import PatchCodebook, fit_codebook
+from eltlab.data.imagefiles import ImageFiles, Images, load_images
+from eltlab.data.images import to_float
+from eltlab.data.known import load_cifar10, load_fashion_mnist
+from eltlab.data.tokenizer import PatchCodebook, encode_set, fit_codebook
 from eltlab.errors import UserError
 from eltlab.generation.diffusion import Diffusion
 from eltlab.generation.masked import Masked
+from eltlab.generation.objective import Objective
 from eltlab.model.backbone import (
+    Anatomy,
     PatchBackbone,
     TokenBackbone,
     initialise_backbone,
@@ -25,15 +30,36 @@ from eltlab.seeds import generator
 class Data:
     """The splits of a run, and the tokenizer that masked models see them through."""
 
-    train: ImageSet
-    test: ImageSet
+    train: Images
+    test: Images
     tokenizer: PatchCodebook | None
 
-    def inputs(self) -> Tensor:
-        """What the objective corrupts: token ids [N, T], or images [N, C, H, W] in [−1, 1]."""
+    @property
+    def hash(self) -> str:
+        """Of the training split: a run goes on with the images that it began with."""
+        return self.train.origin
+
+    def batches(
+        self, config: Config, start: int, device: torch.device
+    ) -> Batches | StreamedBatches:
+        """The batches of steps start…config.steps − 1. Token ids are encoded here, once."""
+        train, flip = self.train, config.data.flip
+        steps = (config.batch_size, config.seed, start, config.steps, flip)
         if self.tokenizer is not None:
-            return self.tokenizer.encode(self.train.images)
-        return to_float(self.train.images)
+            ids, mirrored = encode_set(self.tokenizer, train, flip)
+            if mirrored is not None:
+                mirrored = mirrored.to(device)
+            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored)
+        if isinstance(train, ImageFiles):
+            return StreamedBatches(train, *steps, device)
+        return Batches(train.images.to(device), train.labels.to(device), *steps)
+
+    def held_out(self, most: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a seeded subset of the test split, for validation."""
+        test = self.test.subset(min(most, len(self.test)))
+        if self.tokenizer is not None:
+            return self.tokenizer.encode(test.images), test.labels
+        return to_float(test.images), test.labels
 
     @property
     def codebook(self) -> Tensor | None:
@@ -47,31 +73,44 @@ class Data:
         return replace(self, tokenizer=known)
 
 
-def build_splits(config: Config) -> tuple[ImageSet, ImageSet]:
-    """(train, test) of the configuration's data."""
-    return load_digits()
+def build_splits(config: Config) -> tuple[Images, Images]:
+    """(train, test) of the configuration's data. Raises UserError where they are not there or broken."""
+    data = config.data
+    match data.name:
+        case "digits":
+            return load_digits()
+        case "fashion_mnist":
+            return load_fashion_mnist(data.root)
+        case "cifar10":
+            return load_cifar10(data.root)
+    return load_images(
+        data.root, data.size, data.channels, data.classes, data.workers, data.in_memory
+    )
 
 
 def build_data(config: Config) -> Data:
     train, test = build_splits(config)
     tokenizer = None
-    if config.objective.name == "masked":
+    if config.objective.INPUTS == "tokens":
         tokenizer = fit_codebook(train, config.data.patch, config.data.codebook)
     return Data(train, test, tokenizer)
 
 
-def build_objective(config: Config) -> Masked | Diffusion:
+def build_objective(config: Config) -> Objective:
+    """The objective of a configuration; one from a file of the user's builds itself."""
     objective = config.objective
-    if isinstance(objective, MaskedConfig):
-        return Masked(config.data.codebook, objective.label_smoothing)
-    assert isinstance(objective, DiffusionConfig)
-    return Diffusion(
-        objective.prediction,
-        objective.bias,
-        objective.logsnr_min,
-        objective.logsnr_max,
-        objective.shift,
-    )
+    match objective:
+        case MaskedConfig():
+            return Masked(config.data.codebook, objective.label_smoothing)
+        case DiffusionConfig():
+            return Diffusion(
+                objective.prediction,
+                objective.bias,
+                objective.logsnr_min,
+                objective.logsnr_max,
+                objective.shift,
+            )
+    return objective.build(config)
 
 
 def build_backbone(config: Config) -> nn.Module:
@@ -88,9 +127,18 @@ def build_backbone(config: Config) -> nn.Module:
             model.mlp_width,
             model.cond_width,
             model.dropout,
+            config.loops,
+            Anatomy(
+                model.prelude,
+                model.coda,
+                model.loop_embedding,
+                model.inject_input,
+                model.residual_scale,
+                model.exclusive_attention,
+            ),
         )
         backbone: nn.Module
-        if config.objective.name == "masked":
+        if config.objective.INPUTS == "tokens":
             backbone = TokenBackbone(
                 data.codebook, data.classes, data.tokens, model.width, model.dropout, stack
             )

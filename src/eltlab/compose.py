@@ -96,9 +96,9 @@ def typed(composed: DictConfig) -> DictConfig:
         kind = load_extension(key, str(file)) if file else kinds[str(name)]
         setattr(schema, key, kind())
     node = OmegaConf.structured(schema)
-    for section, value in plain.items():
-        for key, leaf in leaves(str(section), value):
-            set_key(node, key, leaf)
+    for top, value in plain.items():
+        for dotted, leaf in leaves(str(top), value):
+            set_key(node, dotted, leaf)
     return node
 
 
@@ -118,13 +118,24 @@ def set_key(node: DictConfig, key: str, value: Any) -> None:
 def load_config(path: Path) -> Config:
     """The Config that a run wrote. Raises UserError where the file is not one."""
     try:
-        loaded = OmegaConf.load(path)
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not the configuration of a run: {_first_line(error)}"
+        ) from error
+    return parse_config(text, path)
+
+
+def parse_config(text: str, where: Path) -> Config:
+    """The Config that `to_yaml` wrote out. Raises UserError, naming the file that it came from."""
+    try:
+        loaded = OmegaConf.create(text)
         if not isinstance(loaded, DictConfig):
             raise UserError("not a mapping of keys to values")
         return resolve(typed(loaded))
-    except (OSError, YAMLError, UserError, OmegaConfBaseException) as error:
+    except (YAMLError, UserError, OmegaConfBaseException) as error:
         raise UserError(
-            f"{path} is not the configuration of a run: {_first_line(error)}"
+            f"{where} is not the configuration of a run: {_first_line(error)}"
         ) from error
 
 

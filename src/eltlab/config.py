@@ -71,6 +71,10 @@ class ObjectiveConfig:
     label_dropout: float = 0.1
     file: str | None = None  # of an objective that is not eltlab's own (docs/extending.md)
 
+    def build(self, config: "Config") -> Any:
+        """The objective of an extension: corrupt, loss, distill, sample (as generation/diffusion.py)."""
+        raise NotImplementedError(f"{type(self).__name__} has no method build")
+
 
 @dataclass
 class MaskedConfig(ObjectiveConfig):
@@ -115,6 +119,10 @@ class SupervisionConfig:
     def spent(self, loops: int) -> Spent:
         """Of a model with this loop count L. Here: one pass of L loops, read once."""
         return Spent(loops, 1)
+
+    def build(self, loops: int, seed: int, steps: int) -> Any:
+        """The supervision of an extension, with `exits` and `losses` (training/supervision.py)."""
+        raise NotImplementedError(f"{type(self).__name__} has no method build")
 
 
 @dataclass

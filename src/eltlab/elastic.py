@@ -3,27 +3,34 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from eltlab import export
 from eltlab.build import (
     build_backbone,
     build_objective,
     choose_device,
     choose_precision,
 )
-from eltlab.config import Config, DiffusionSamplerConfig, MaskedSamplerConfig
+from eltlab.config import Config, SamplerConfig
 from eltlab.data.images import to_uint8
 from eltlab.data.tokenizer import PatchCodebook
-from eltlab.generation.diffusion import Diffusion
 from eltlab.generation.guidance import guided
-from eltlab.generation.masked import Masked
 from eltlab.progress import Bar
 from eltlab.runs import Run, read_checkpoint, restore
-from eltlab.schedule import guidance_scale, loop_schedule
+from eltlab.schedule import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.seeds import SampleNoise
+
+
+class Drawn(NamedTuple):
+    """Samples and what they took."""
+
+    images: Tensor  # uint8 [N, C, H, W]
+    loops: list[float]  # spent at each step: fewer than asked for where a pass was halted
+    updates: list[list[float]]  # relative update of each loop at each step, where tracked
 
 
 class Elastic:
@@ -46,39 +53,36 @@ class Elastic:
     def sample(
         self,
         labels: Tensor | list[int],
-        loops: int | list[int] | None = None,
+        loops: LoopSchedule | None = None,
         steps: int | None = None,
         seed: int = 0,
         indices: list[int] | None = None,
         guidance: float | None = None,
+        halting: float | None = None,
     ) -> Tensor:
         """Draws one image a label: uint8 [N, C, H, W].
 
         Args:
             labels: class of each image; `classes` (the null label) draws unconditionally.
-            loops: one loop count, or one per step; the trained count where left out.
-            steps, guidance: in place of the run's sampler.steps and sampler.guidance.
+            loops: one loop count, a line such as "4to1", or one count a step; the trained one if left out.
+            steps, guidance, halting: in place of the run's sampler.*.
             seed, indices: the noise of image i is a function of (seed, indices[i]); 0, 1, … by default.
         """
-        changes: dict[str, Any] = {}
-        if steps is not None:
-            changes["steps"] = steps
-        if guidance is not None:
-            changes["guidance"] = guidance
-        images, _ = self.draw(torch.as_tensor(labels), loops, seed, indices, changes)
-        return images
+        changes = {"steps": steps, "guidance": guidance, "halting": halting}
+        given = {key: value for key, value in changes.items() if value is not None}
+        return self.draw(torch.as_tensor(labels), loops, seed, indices, given).images
 
     @torch.inference_mode()
     def draw(
         self,
         labels: Tensor,
-        loops: int | list[int] | None,
+        loops: LoopSchedule | None,
         seed: int,
         indices: list[int] | None = None,
         changes: dict[str, Any] | None = None,
         track: bool = False,
-    ) -> tuple[Tensor, list[list[float]]]:
-        """`sample`, and with track the relative update of each loop at each step."""
+    ) -> Drawn:
+        """`sample`, and what it spent; with track also the relative update of each loop and step."""
         sampler = replace(self.config.sampler, **(changes or {}))
         if loops is None:
             loops = sampler.loops if sampler.loops is not None else self.config.loops
@@ -86,13 +90,21 @@ class Elastic:
         labels = labels.to(self.device)
         noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
         updates: list[list[float]] = []
+        spent: list[float] = []
 
         def predict(step: int, inputs: tuple[Tensor, ...]) -> Tensor:
             count = schedule[step]
 
             def network(parts: tuple[Tensor, ...], labels_B: Tensor) -> Tensor:
                 with self.autocast():
-                    done = self.backbone(*parts, labels_B=labels_B, exits=(count,), track=track)
+                    done = self.backbone(
+                        *parts,
+                        labels_B=labels_B,
+                        exits=(count,),
+                        track=track,
+                        halt=sampler.halting,
+                    )
+                spent.append(done.loops)
                 if track:
                     updates.append(done.updates.tolist())
                 return done.exits[count].float()
@@ -100,48 +112,39 @@ class Elastic:
             scale = guidance_scale(sampler.guidance, sampler.guidance_schedule, step, sampler.steps)
             return guided(network, inputs, labels, self.config.data.classes, scale)
 
-        return self._decode(predict, noise, sampler), updates
+        return Drawn(self._decode(predict, noise, sampler), spent, updates)
 
     def draw_all(
-        self, labels: Tensor, loops: int | list[int] | None, seed: int, title: str
-    ) -> tuple[Tensor, list[list[float]]]:
+        self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
+    ) -> Drawn:
         """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
 
-        The relative updates are those of the first batch.
+        The loops spent are means over the images; the relative updates are those of the first batch.
         """
-        parts: list[Tensor] = []
-        updates: list[list[float]] = []
+        parts: list[Drawn] = []
         done = 0
         with Bar(title, len(labels)) as bar:
             for part in labels.split(self.config.batch_size):
                 indices = list(range(done, done + len(part)))
-                images, moved = self.draw(part, loops, seed, indices, track=not parts)
-                parts.append(images)
-                updates = updates or moved
+                parts.append(self.draw(part, loops, seed, indices, track=not parts))
                 done += len(part)
                 bar.update(done)
-        return torch.cat(parts), updates
+        steps = zip(*(drawn.loops for drawn in parts), strict=True)
+        sizes = [len(drawn.images) for drawn in parts]
+        spent = [
+            sum(size * count for size, count in zip(sizes, step, strict=True)) / done
+            for step in steps
+        ]
+        return Drawn(torch.cat([drawn.images for drawn in parts]), spent, parts[0].updates)
 
-    def _decode(self, predict: Any, noise: SampleNoise, sampler: Any) -> Tensor:
+    def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
+        """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
         data = self.config.data
-        if isinstance(self.objective, Masked):
-            assert isinstance(sampler, MaskedSamplerConfig) and self.tokenizer is not None
-            ids = self.objective.sample(
-                predict,
-                noise,
-                data.tokens,
-                sampler.steps,
-                sampler.temperature,
-                sampler.temperature_range,
-                sampler.confidence_noise,
-            )
+        if self.tokenizer is not None:
+            ids = self.objective.sample(predict, noise, (data.tokens,), sampler)
             return self.tokenizer.decode(ids).cpu()
-        assert isinstance(self.objective, Diffusion) and isinstance(sampler, DiffusionSamplerConfig)
         shape = (data.channels, data.size, data.size)
-        x = self.objective.sample(
-            predict, noise, shape, sampler.steps, sampler.name == "ddpm", sampler.clip
-        )
-        return to_uint8(x).cpu()
+        return to_uint8(self.objective.sample(predict, noise, shape, sampler)).cpu()
 
     def autocast(self) -> Any:
         if self.precision == "bf16-mixed":
@@ -150,11 +153,18 @@ class Elastic:
 
 
 def load(run: str | Path, accelerator: str = "auto") -> Elastic:
-    """The EMA model of a run folder, ready to `.sample(labels, loops=…, steps=…, seed=…)`.
+    """The EMA model of a run folder or of an exported .safetensors file, ready to
+    `.sample(labels, loops=…, steps=…, seed=…)`.
 
-    Raises UserError where the folder is not a run or holds no sound checkpoint.
+    Raises UserError where it is neither, or holds no sound checkpoint.
     """
-    opened = Run.open(Path(run).expanduser())
+    path = Path(run).expanduser()
+    if path.suffix == ".safetensors":
+        config, tensors = export.read(path)
+        config.trainer.accelerator = accelerator
+        codes = tensors.pop(export.CODEBOOK, None)
+        return assemble(config, tensors, codes, path)
+    opened = Run.open(path)
     opened.config.trainer.accelerator = accelerator
     return load_run(opened.folder, opened.config)[0]
 
@@ -166,9 +176,20 @@ def load_run(folder: Path, config: Config) -> tuple[Elastic, dict[str, Any]]:
     """
     path = Run(folder, config).checkpoint
     checkpoint = read_checkpoint(path)
+    state = {
+        name.removeprefix("ema."): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("ema.")
+    }
+    counters = checkpoint["eltlab"]
+    return assemble(config, state, counters["codebook"], path), counters
+
+
+def assemble(config: Config, state: dict[str, Tensor], codes: Tensor | None, path: Path) -> Elastic:
+    """The model of weights and codes that were read from path, on its device."""
     backbone = build_backbone(config)
-    restore(backbone, checkpoint, "ema.", path)
+    restore(backbone, state, path)
     backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
-    codes, data = checkpoint["eltlab"]["codebook"], config.data
+    data = config.data
     tokenizer = None if codes is None else PatchCodebook(codes, data.channels, data.patch)
-    return Elastic(backbone, config, tokenizer), checkpoint["eltlab"]
+    return Elastic(backbone, config, tokenizer)

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab import compute, results
 from eltlab.cli import open_run, run_verb
-from eltlab.config import Config, IlsdConfig, flatten
+from eltlab.config import Config, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 from eltlab.rules import check_samples
-from eltlab.schedule import evaluations, is_loop_count
+from eltlab.schedule import SCHEDULE_FORMS, LoopSchedule, evaluations, is_loop_schedule, loop_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eltlab.data.imagefiles import Images
     from eltlab.data.images import ImageSet
     from eltlab.elastic import Elastic
-    from eltlab.metrics.distances import ClassifierMetrics
+    from eltlab.metrics.measure import Metrics
     from eltlab.runs import Run
 
+PSNR_IMAGES = 2000
 TILES = 10  # images of each loop count that are kept to look at
-
-Loops = int | list[int]
 
 
 @dataclass
@@ -43,10 +43,11 @@ def usage() -> str:
     return (
         f"{__doc__}\n\n"
         "  run=DIR              the folder that fit printed (required)\n"
-        "  'loops=[1,2,4]'      loop counts, also beyond the trained one; default: evaluate_loops\n"
+        "  'loops=[1,2,4to1]'   loop counts, also beyond the trained one, and schedules over the sampling\n"
+        "                       steps: 4to1 (linear) or [4,4,2,2] (each step); default: evaluate_loops\n"
         "  samples=N            default: metrics.samples of the run\n"
         "  seed=N               of the sampling noise; default: the run's seed\n"
-        "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 'sampler.loops=[4,4,2,2]'\n"
+        "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 sampler.halting=0.05\n"
         "  trainer.accelerator=cpu\n\n"
         "Rows go to DIR/rows.jsonl (a measurement made before is not made again), relative updates to\n"
         "DIR/dynamics.csv, pictures to DIR/samples/. Read the rows with eltlab.results.load('runs')."
@@ -56,7 +57,7 @@ def usage() -> str:
 def main(overrides: list[str]) -> None:
     run, config, asked = open_run(overrides, Asked())
     counts = asked.loops if asked.loops is not None else default_loops(config)
-    counts = [counts] if isinstance(counts, int) else counts
+    counts = [counts] if isinstance(counts, int | str) else counts
     if asked.samples is not None:
         config.metrics.samples = asked.samples
         check_samples(config)
@@ -80,15 +81,15 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
 
     from eltlab.build import build_splits
     from eltlab.elastic import load_run
-    from eltlab.metrics.distances import ClassifierMetrics
+    from eltlab.metrics.measure import build_metrics
     from eltlab.metrics.protocol import protocol_id, sampling_protocol
 
     model, counters = load_run(run.folder, config)
     train, test = build_splits(config)
     reference = train.subset(config.metrics.reference)
-    metrics = ClassifierMetrics(train, config.data.classes, reference)
+    metrics = build_metrics(config, train, reference, model.device)
     if model.tokenizer is not None:
-        tokenizer_row(run, model, counters, train, test, metrics)
+        tokenizer_row(run, model, counters, train.subset(min(samples, len(train))), test, metrics)
     protocol = sampling_protocol(
         config.sampler, samples, model.precision, metrics.extractor, metrics.reference
     )
@@ -96,61 +97,66 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
     labels = (
         torch.arange(samples) % config.data.classes
     )  # balanced: sample i has label i mod classes
-    for count in loops:
+    for asked in loops:
+        name = name_of(asked, config.sampler.halting)
         row = {
             **facts(run, model, counters),
-            **costs(config, count, counters["images_seen"]),
             "kind": "eval",
+            "loop_schedule": schedule_name(asked, config.sampler.halting),
+            "loops": asked if isinstance(asked, int) else None,
             "samples": samples,
             "protocol": protocol_id(protocol),
             "protocol_text": json.dumps(protocol, sort_keys=True),
             "sample_seed": seed,
         }
         if results.identity(row) in known:
-            print(f"{name_of(count)}: measured before", file=sys.stderr)
+            print(f"{name}: measured before", file=sys.stderr)
             continue
-        images, updates = model.draw_all(labels, count, seed, name_of(count))
-        row |= metrics.measure(images, labels) | {"fd_halves": metrics.halves}
+        drawn = model.draw_all(labels, asked, seed, name)
+        row |= costs(config, drawn.loops, counters["images_seen"])
+        row |= metrics.measure(drawn.images, labels) | metrics.floor()
         with locked(run.rows.with_suffix(".lock")):
-            write_dynamics(run.folder / "dynamics.csv", row, updates)
-        keep_tiles(run.folder / "samples" / row["protocol"], count, images)
+            write_dynamics(run.folder / "dynamics.csv", row, drawn.updates)
+        keep_tiles(run.folder / "samples" / row["protocol"], asked, config, drawn.images)
         results.append_rows(run.rows, [row])
-        print(
-            f"{name_of(count)}: fd_classifier {row['fd_classifier']:.2f}, "
-            f"accuracy {row['accuracy']:.3f}",
-            file=sys.stderr,
-        )
+        spent = "" if config.sampler.halting is None else f" ({row['loops']:.2f} spent)"
+        print(f"{name}{spent}: {metrics.headline(row)}", file=sys.stderr)
 
 
 def check_loops(loops: Any, steps: int) -> None:
-    """Raises UserError for what is not a list of loop counts, or of schedules of one count a step."""
+    """Raises UserError for what is not a list of loop counts and schedules."""
     if not isinstance(loops, list) or not loops:
         raise UserError(f"loops={loops}: give loop counts of at least 1, e.g. loops=[1,2,4]")
     for item in loops:
-        counts = item if isinstance(item, list) else [item]
-        if isinstance(item, list) and len(item) != steps:
-            raise UserError(
-                f"loops={loops}: {item} is not a schedule of {steps} counts, one per step"
-            )
-        for count in counts:
-            if not is_loop_count(count):
-                raise UserError(f"loops={loops}: {count} is not a loop count of at least 1")
+        if not is_loop_schedule(item, steps):
+            raise UserError(f"loops={loops}: {item} is not {SCHEDULE_FORMS}; sampler.steps={steps}")
 
 
 # --- what is kept beside the rows ------------------------------------------------------------------
 
 
-def name_of(loops: Loops) -> str:
+def schedule_name(loops: LoopSchedule, halting: float | None) -> str:
+    """The column loop_schedule: constant, 4to1, a JSON list; "…, halting τ" where passes may stop."""
+    name = loops if isinstance(loops, str) else json.dumps(loops)
+    if halting is not None:
+        return f"{name}, halting {halting:g}"
+    return "constant" if isinstance(loops, int) else name
+
+
+def name_of(loops: LoopSchedule, halting: float | None) -> str:
     from eltlab.pictures import counted
 
-    return counted(loops) if isinstance(loops, int) else f"loops {loops}"
+    name = counted(loops) if isinstance(loops, int) else f"loops {loops}"
+    return name if halting is None else f"at most {name}, halting {halting:g}"
 
 
-def keep_tiles(folder: Path, loops: Loops, images: "Tensor") -> None:
+def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tensor") -> None:
     """The first images of a loop count, in two rows, for pictures that compare runs."""
     from eltlab.pictures import save_grid
 
-    name = f"{loops:03}" if isinstance(loops, int) else "-".join(map(str, loops))
+    name = "-".join(map(str, loops)) if isinstance(loops, list) else f"{loops:0>3}"
+    if config.sampler.halting is not None:
+        name += f"_halting_{config.sampler.halting:g}"
     rows = [images[: TILES // 2], images[TILES // 2 : TILES]]
     save_grid(folder / f"loops_{name}.png", rows, ["", ""])
 
@@ -214,64 +220,71 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
     }
 
 
-def costs(config: Config, loops: Loops, images_seen: int) -> dict[str, Any]:
-    """Loop schedule, NFE, MACs and training FLOPs. With a schedule, loops and MACs are means."""
+def costs(config: Config, spent: list[float], images_seen: int) -> dict[str, Any]:
+    """NFE, MACs and training FLOPs of samples that spent these loops at each step (means)."""
     sampler, net = config.sampler, compute.network(config)
     passes = evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)
-    macs = compute.macs_per_sample(net, config, loops)
-    constant = isinstance(loops, int)
-    exits = 2 if isinstance(config.supervision, IlsdConfig) else 1
+    # Means of whole loop counts: MACs are whole where every pass ran the same loops.
+    macs = compute.macs_per_sample(net, config, spent)
+    training = config.supervision.spent(config.loops)
+    flops = compute.train_flops_per_image(net, training.loops, training.readouts)
     return {
-        "loops": loops if isinstance(loops, int) else sum(loops) / len(loops),
-        "loop_schedule": "constant" if constant else json.dumps(loops),
+        "loops": exact(sum(spent) / len(spent)),
         "steps": sampler.steps,
         "nfe": sum(passes),
         "guidance": sampler.guidance,
-        "macs_per_pass": macs // sum(passes) if constant else macs / sum(passes),
-        "macs_per_sample": macs,
-        "train_flops_total": compute.train_flops_per_image(net, config.loops, exits) * images_seen,
+        "macs_per_pass": exact(macs / sum(passes)),
+        "macs_per_sample": exact(macs),
+        "train_flops_total": round(flops * images_seen),
     }
+
+
+def exact(value: float) -> float:
+    """A whole number as an int: 4 loops are 4, not 4.0."""
+    return int(value) if value == int(value) else value
 
 
 def tokenizer_row(
     run: "Run",
     model: "Elastic",
     counters: dict[str, Any],
-    train: "ImageSet",
-    test: "ImageSet",
-    metrics: "ClassifierMetrics",
+    images: "ImageSet",
+    test: "Images",
+    metrics: "Metrics",
 ) -> None:
     """One row of what the codebook alone loses: the floor that masked models are read against.
 
-    PSNR on the test split; fd_classifier and accuracy of the reconstructed training split.
+    PSNR on (at most PSNR_IMAGES of) the test split; the metrics of as many reconstructed training
+    images as samples are drawn, because a distance depends on their number.
     """
     from eltlab.data.tokenizer import psnr
     from eltlab.metrics.protocol import protocol_id
 
     tokenizer = model.tokenizer
     assert tokenizer is not None
+    held_out = test.subset(min(PSNR_IMAGES, len(test)))
     protocol = {
         "tokenizer": tokenizer.hash,
         "extractor": metrics.extractor,
         "reference": metrics.reference,
-        "images": f"{train.name}-{train.hash}",
-        "psnr": f"{test.name}-{test.hash}",
+        "images": f"{images.name}-{images.hash}",
+        "psnr": f"{held_out.name}-{held_out.hash}",
     }
     row = {
         **facts(run, model, counters),
         "kind": "tokenizer",
         "images_seen": None,
-        "samples": len(train),
+        "samples": len(images),
         "protocol": protocol_id(protocol),
         "protocol_text": json.dumps(protocol, sort_keys=True),
     }
     if results.identity(row) in {results.identity(known) for known in results.read_rows(run.rows)}:
         return
-    decibels = psnr(test.images, tokenizer.decode(tokenizer.encode(test.images)))
+    decibels = psnr(held_out.images, tokenizer.decode(tokenizer.encode(held_out.images)))
     # JSON has no infinity: a codebook that loses nothing has no PSNR.
     row["psnr"] = decibels if math.isfinite(decibels) else None
-    rebuilt = tokenizer.decode(tokenizer.encode(train.images))
-    results.append_rows(run.rows, [row | metrics.measure(rebuilt, train.labels)])
+    rebuilt = tokenizer.decode(tokenizer.encode(images.images))
+    results.append_rows(run.rows, [row | metrics.measure(rebuilt, images.labels)])
 
 
 if __name__ == "__main__":

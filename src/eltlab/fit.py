@@ -1,5 +1,6 @@
 """python -m eltlab.fit [overrides]: trains one run, resumes it, and measures every loop count."""
 
+import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     import torch
 
     from eltlab.build import Data
-    from eltlab.data.batches import Batches
     from eltlab.runs import Run
 
 
@@ -43,9 +43,14 @@ def main(overrides: list[str]) -> None:
     from eltlab.runs import Run
 
     run = Run.of(config)
-    # Before the folder is made: bad data or a missing device leave nothing behind.
+    # Before the folder is made: what is missing is said at once and leaves nothing behind.
+    check_wandb(config)
     device = choose_device(config.trainer.accelerator)
     data = build_data(config)
+    if config.evaluate:
+        from eltlab.metrics.measure import check_metrics
+
+        check_metrics(config, len(data.train))
     with run.alone():
         train(run, data, device)
         if config.evaluate:
@@ -75,20 +80,22 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
     from eltlab.runs import check_architecture, read_checkpoint
     from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
     from eltlab.training.module import LoopedModule
+    from eltlab.training.validation import Validation
 
     config = run.config
     precision = choose_precision(config.trainer.precision, device)
     checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
     if checkpoint is not None:
         data = data.with_codebook(checkpoint["eltlab"]["codebook"])
-    module = LoopedModule(config, data.codebook)
+    module = LoopedModule(config, data.codebook, data.hash)
     if checkpoint is not None:
-        check_architecture(module, checkpoint, "", run.checkpoint)
+        check_architecture(module, checkpoint["state_dict"], run.checkpoint)
         module.resume(checkpoint)
         if module.step >= config.steps:
             print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
             return
         check_precision(checkpoint["eltlab"]["precision"], precision)
+        check_images(checkpoint["eltlab"]["data"], data.hash, config)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
     run.write_config()
     if config.trainer.compile:
@@ -101,6 +108,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
         max_epochs=1,
         callbacks=[  # the checkpoint last: what a step leaves is on disk before the step counts
             Reports(run.folder, config),
+            Validation(run.folder, config, *data.held_out(Validation.IMAGES)),
             Grids(run.folder / "samples", config, data.tokenizer),
             Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
         ],
@@ -111,7 +119,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
         default_root_dir=run.folder,
     )
     try:
-        trainer.fit(module, _batches(data, config, module.start, device))
+        trainer.fit(module, data.batches(config, module.start, device))
     except SystemExit:
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None
@@ -127,11 +135,21 @@ def check_precision(trained: str, now: str) -> None:
         )
 
 
-def _batches(data: "Data", config: Config, start: int, device: "torch.device") -> "Batches":
-    from eltlab.data.batches import Batches
+def check_images(trained: str, now: str, config: Config) -> None:
+    """Raises UserError where a run would go on with other images than it began with."""
+    if trained != now:
+        raise UserError(
+            f"data={config.data.name} data.root={config.data.root}: the run was begun with other "
+            "images (their hash differs); restore them, or begin another run with a name= of its own"
+        )
 
-    inputs, labels = data.inputs().to(device), data.train.labels.to(device)
-    return Batches(inputs, labels, config.batch_size, config.seed, start, config.steps)
+
+def check_wandb(config: Config) -> None:
+    """Raises UserError where trainer.wandb is on and the package is not there."""
+    if config.trainer.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "trainer.wandb=true: the package wandb is not installed; pip install wandb, or leave it out"
+        )
 
 
 if __name__ == "__main__":

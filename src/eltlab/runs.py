@@ -22,6 +22,7 @@ COUNTERS = {
     "longest_bad",
     "meter",
     "codebook",
+    "data",
     "precision",
     "device",
     "code",
@@ -95,23 +96,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def restore(module: Any, checkpoint: dict[str, Any], prefix: str, path: Path) -> None:
-    """Loads the tensors under prefix ("backbone." live, "ema." averaged). Raises UserError."""
-    check_architecture(module, checkpoint, prefix, path)
-    state = checkpoint["state_dict"]
-    module.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
+def restore(module: Any, state: dict[str, Any], path: Path) -> None:
+    """Loads a state dict that was read from path. Raises UserError where it does not fit."""
+    check_architecture(module, state, path)
+    module.load_state_dict(state)
 
 
-def check_architecture(module: Any, checkpoint: dict[str, Any], prefix: str, path: Path) -> None:
-    """UserError naming the first tensor that the checkpoint lacks, has too much or has otherwise."""
-    wanted = {prefix + key: tuple(value.shape) for key, value in module.state_dict().items()}
-    found = {
-        key: tuple(value.shape)
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith(prefix)
-    }
+def check_architecture(module: Any, state: dict[str, Any], path: Path) -> None:
+    """UserError naming the first tensor that the file lacks, has too much or has otherwise."""
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config
 from eltlab.errors import UserError
-from eltlab.schedule import is_loop_schedule
+from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 
 MAX_COUNT = 4096
 
@@ -27,7 +27,7 @@ def usage() -> str:
     return (
         f"{__doc__}\n\n"
         "  run=DIR        the folder that fit printed (required)\n"
-        "  loops=2        one loop count, or one per step; default: as trained\n"
+        "  loops=2        one loop count, 4to1 (linear in the step), or one a step; default: as trained\n"
         "  count=64       images\n"
         "  'labels=[3,7]' classes, repeated over the images; default: all in turn\n"
         "  out=grid.png   the picture\n"
@@ -46,8 +46,8 @@ def main(overrides: list[str]) -> None:
     from eltlab.pictures import save_grid
 
     model, _ = load_run(run.folder, config)
-    images, _ = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
-    rows = images.split(math.ceil(math.sqrt(asked.count)))
+    drawn = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
+    rows = drawn.images.split(math.ceil(math.sqrt(asked.count)))
     save_grid(Path(asked.out).expanduser(), list(rows), [""] * len(rows))
     print(f"out: {asked.out}")
 
@@ -59,9 +59,7 @@ def check_request(config: Config, asked: Asked) -> list[int]:
         raise UserError(f"count={asked.count}: give 1 to {MAX_COUNT} images for one picture")
     loops = asked.loops
     if loops is not None and not is_loop_schedule(loops, steps):
-        raise UserError(
-            f"loops={loops}: give one loop count of at least 1, or {steps}, one per step"
-        )
+        raise UserError(f"loops={loops}: give {SCHEDULE_FORMS}; sampler.steps={steps}")
     labels = list(range(classes)) if asked.labels is None else asked.labels
     labels = labels if isinstance(labels, list) else [labels]
     if not labels or not all(isinstance(n, int) and 0 <= n < classes for n in labels):

@@ -6,12 +6,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from eltlab.data.imagefiles import ImageFiles
+from eltlab.data.images import to_float
 from eltlab.seeds import generator
 
 CPU = torch.device("cpu")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # two epochs, on the CPU for what decodes and on the device
 def _epoch_order(seed: int, epoch: int, size: int, device: torch.device) -> Tensor:
     return torch.randperm(size, generator=generator(seed, "order", epoch)).to(device)
 
@@ -30,17 +32,44 @@ def batch_indices(
     return torch.cat(parts)
 
 
+def flips(seed: int, step: int, batch_size: int, device: torch.device = CPU) -> Tensor:
+    """Which images of a batch are mirrored, bool [B]: each with probability 1/2."""
+    drawn = torch.rand(batch_size, generator=generator(seed, "flip", step)) < 0.5
+    if device.type == "cuda":  # a copy from pageable memory would wait for the device
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=True)
+
+
+def where_flipped(flipped_B: Tensor, mirrored: Tensor, straight: Tensor) -> Tensor:
+    return torch.where(flipped_B.view(-1, *[1] * (straight.dim() - 1)), mirrored, straight)
+
+
 class Batches:
     """The loader of a run whose data lie in memory: batches (inputs, labels) of steps start…stop − 1.
 
-    Tensors stay where they are (moved to the device once, before training); a step only gathers.
+    Tensors stay where they are (moved to the device once, before training); a step only gathers, and
+    brings images into [−1, 1].
+
+    Args:
+        inputs: uint8 images [N, C, H, W], or what the objective takes as it is, such as ids [N, T].
+        flip: mirror half of the images.
+        mirrored: the inputs of the mirrored images, where they are not those of images in reverse.
     """
 
     def __init__(
-        self, inputs: Tensor, labels: Tensor, batch_size: int, seed: int, start: int, stop: int
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        flip: bool = False,
+        mirrored: Tensor | None = None,
     ) -> None:
-        self.inputs, self.labels = inputs, labels
+        self.inputs, self.labels, self.mirrored = inputs, labels, mirrored
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+        self.flip = flip
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -49,4 +78,47 @@ class Batches:
         for step in range(self.start, self.stop):
             size, device = len(self.inputs), self.inputs.device
             indices = batch_indices(self.seed, step, self.batch_size, size, device)
-            yield self.inputs[indices], self.labels[indices]
+            x = self.inputs[indices]
+            if self.flip:
+                mirrored = x.flip(-1) if self.mirrored is None else self.mirrored[indices]
+                flipped_B = flips(self.seed, step, self.batch_size, device)
+                x = where_flipped(flipped_B, mirrored, x)
+            yield to_float(x) if x.dtype == torch.uint8 else x, self.labels[indices]
+
+
+class StreamedBatches:
+    """The batches that `Batches` gives of the same images, decoded while the network trains.
+
+    Args:
+        files: images and labels; data.workers processes decode ahead of the steps.
+        device: where the batches go.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        flip: bool,
+        device: torch.device,
+    ) -> None:
+        self.files, self.flip, self.device = files, flip, device
+        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        steps, size = range(self.start, self.stop), len(self.files)
+        orders = (batch_indices(self.seed, n, self.batch_size, size).tolist() for n in steps)
+        decoded = self.files.decoded(orders, pin=self.device.type == "cuda")
+        labels = self.files.labels.to(self.device)
+        for step, images in zip(steps, decoded, strict=True):
+            x = images.to(self.device, non_blocking=True)
+            if self.flip:
+                flipped_B = flips(self.seed, step, self.batch_size, self.device)
+                x = where_flipped(flipped_B, x.flip(-1), x)
+            indices = batch_indices(self.seed, step, self.batch_size, size, self.device)
+            yield to_float(x), labels[indices]

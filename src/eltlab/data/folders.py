@@ -1,12 +1,219 @@
 """Folders of classes, plain or zipped: what is in them, without opening an image. Free of torch."""
 
+import os
+import re
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from eltlab.errors import UserError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+TESTS = ("test", "val", "valid", "validation")  # the first that is there is the test split
+TEST_SHARE = 10  # without one, every tenth image of a class is a test image
+
+
+@dataclass(frozen=True)
+class Split:
+    """Paths below the root and their labels, by (label, natural order of the paths)."""
+
+    names: list[str]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    root: Path
+    classes: list[str]
+    train: Split
+    test: Split
+
 
 def class_names(root: str | None) -> list[str]:
     """The classes of data.root, in the order of their labels. Raises UserError."""
+    return list_images(root).classes
+
+
+def list_images(root: str | None) -> Listing:
+    """What data.root holds: ROOT/{train,test}/CLASS/IMAGE or ROOT/CLASS/IMAGE.
+
+    ROOT is a folder, or a zip of it (with or without the folder itself). Raises UserError.
+    """
     if root is None:
-        raise UserError("data.root is missing: data=images needs a folder or a zip of class folders")
-    raise NotImplementedError(Path(root))
+        raise UserError(
+            "data.root is missing: data=images needs a folder or a zip of class folders"
+        )
+    path = Path(root).expanduser()
+    names = [name for name in sorted(_names(path), key=natural) if _is_image(name)]
+    if not names:
+        raise UserError(
+            f"data.root={path}: no images there; give a folder of class folders of "
+            f"{' '.join(SUFFIXES)} files, or a zip of one"
+        )
+    depth = 1 if path.is_file() and _has_one_top(names) else 0
+    top = _groups(names, depth)
+    splits = {name.lower(): members for name, members in top.items()}
+    if "train" not in splits:
+        classes = _checked_classes(path, top)
+        return Listing(path, classes, *_held_out(classes, top))
+    train = _groups(splits["train"], depth + 1)
+    classes = _checked_classes(path, train, "train/")
+    test_name = next((name for name in TESTS if name in splits), None)
+    if test_name is None:
+        return Listing(path, classes, *_held_out(classes, train))
+    test = _groups(splits[test_name], depth + 1)
+    _check_test(path, classes, list(test), test_name)
+    return Listing(path, classes, _split(classes, train), _split(classes, test))
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts as people count: 2.png before 10.png."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
+    """(size, mark) of each file: another content has another. Raises UserError.
+
+    The mark is the CRC in a zip. In a folder it is the time of the last change to the file's inode,
+    which an unpacker or a copy cannot set, as it can the time of modification.
+    """
+    if root.is_file():
+        infos = {info.filename: info for info in _entries(root)}
+        return [(infos[name].file_size, infos[name].CRC) for name in names]
+    stats = [os.stat(root / name) for name in names]
+    return [(stat.st_size, stat.st_ctime_ns) for stat in stats]
+
+
+# --- reading the names ------------------------------------------------------------------------------
+
+
+def _names(path: Path) -> list[str]:
+    if path.is_dir():
+        return _folder_names(path)
+    if not path.exists():
+        raise UserError(
+            f"data.root={path}: not there; give a folder of class folders, or a zip of one"
+        )
+    return [info.filename for info in _entries(path) if not info.is_dir()]
+
+
+def _folder_names(root: Path) -> list[str]:
+    """Every file below root, relative. Links are followed, but a class enters a folder only once."""
+
+    def fail(error: OSError) -> None:
+        raise error  # os.walk would leave the folder out without a word
+
+    found, entered = [], set()
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=fail):
+        place = os.path.relpath(folder, root)
+        prefix = "" if place == "." else place + os.sep
+        found += [prefix + name for name in files]
+        here = os.path.realpath(folder)
+        kept = []
+        for name in sorted(inner):
+            real = os.path.realpath(os.path.join(folder, name))
+            # ROOT/SPLIT/CLASS: what lies deeper belongs to one class.
+            key = (*(prefix + name).split(os.sep)[:2], real)
+            if key not in entered and not Path(here).is_relative_to(real):
+                entered.add(key)
+                kept.append(name)
+        inner[:] = kept
+    return found
+
+
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    """The entries of a zip, none of which leads out of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        raise UserError(
+            f"data.root={path}: not a zip, or a damaged one ({error}); give a folder of class folders, "
+            "or a zip of one"
+        ) from error
+    for entry in entries:
+        name = entry.orig_filename
+        if re.match(r"/|[A-Za-z]:", name) or "\\" in name or ".." in name.split("/"):
+            raise UserError(
+                f"data.root={path}: the entry {name!r} leads out of the zip, so none is read; make the "
+                "zip from inside its folder"
+            )
+    return entries
+
+
+def _is_image(name: str) -> bool:
+    parts = name.split("/")
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return name.lower().endswith(SUFFIXES) and not hidden
+
+
+# --- arranging them ---------------------------------------------------------------------------------
+
+
+def _groups(names: list[str], depth: int) -> dict[str, list[str]]:
+    """The names that lie in a folder at this depth, by that folder."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split("/", depth + 1)
+        if len(parts) == depth + 2:
+            groups.setdefault(parts[depth], []).append(name)
+    return groups
+
+
+def _has_one_top(names: list[str]) -> bool:
+    """Whether a zip holds one folder that holds the classes, or train/ and test/."""
+    tops = {name.split("/", 1)[0] for name in names}
+    return len(tops) == 1 and tops.pop().lower() != "train" and bool(_groups(names, 1))
+
+
+def _checked_classes(path: Path, groups: dict[str, list[str]], where: str = "") -> list[str]:
+    classes = sorted(groups, key=natural)
+    if not classes:
+        raise UserError(
+            f"data.root={path}: the images lie in {where or 'the folder'} itself; put those of each "
+            f"class into a folder of their own, {where}CLASS/"
+        )
+    if len(classes) == 1:
+        raise UserError(
+            f"data.root={path}: only one class, {where}{classes[0]}; give at least two class folders"
+        )
+    return classes
+
+
+def _check_test(path: Path, classes: list[str], test: list[str], name: str) -> None:
+    if not test:
+        raise UserError(
+            f"data.root={path}: the images in {name}/ lie in no class folder; put those of each class "
+            f"into {name}/CLASS/, or take {name}/ away"
+        )
+    for other in test:
+        if other not in classes:
+            raise UserError(
+                f"data.root={path}: {name}/{other} is a class that train/ lacks; train/ has "
+                f"{_some(classes)}"
+            )
+
+
+def _some(classes: list[str]) -> str:
+    return ", ".join(classes[:10]) + (f" and {len(classes) - 10} more" if classes[10:] else "")
+
+
+def _split(classes: list[str], groups: dict[str, list[str]]) -> Split:
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        members = groups.get(name, [])
+        names += members
+        labels += [label] * len(members)
+    return Split(names, labels)
+
+
+def _held_out(classes: list[str], groups: dict[str, list[str]]) -> tuple[Split, Split]:
+    """(train, test): every tenth image of each class is a test image."""
+    last = TEST_SHARE - 1
+    train = {
+        key: [name for i, name in enumerate(members) if i % TEST_SHARE != last]
+        for key, members in groups.items()
+    }
+    test = {key: members[last::TEST_SHARE] for key, members in groups.items()}
+    return _split(classes, train), _split(classes, test)

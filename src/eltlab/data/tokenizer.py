@@ -2,15 +2,23 @@
 
 import io
 import math
+import sys
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.data.images import ImageSet, to_float, to_uint8
+from eltlab.data.imagefiles import Images
+from eltlab.data.images import to_float, to_uint8
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, write_atomic
 from eltlab.patches import patchify, unpatchify
+from eltlab.progress import Bar
+
+ENCODED = 1024  # images of a stream that are encoded at a time
+VECTORS_AT_ONCE = 2**13  # patches against all codes: the distances stay in the processor's cache
+# What k-means is fitted to at most: its vectors then take 1 GiB.
+SAMPLE_IMAGES, SAMPLE_VALUES = 50_000, 2**28
 
 
 class PatchCodebook:
@@ -20,15 +28,14 @@ class PatchCodebook:
         self.codes, self.channels, self.patch = codes, channels, patch
         self.hash = digest(codes.cpu().numpy(), channels, patch)
 
-    def encode(self, images: Tensor, batch: int = 1024) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """uint8 images [N, C, H, W] → ids [N, (H/p)·(W/p)] of the nearest codes."""
         codes = self.codes.to(images.device)
-        ids = [
-            torch.cdist(
-                patchify(to_float(part), self.patch), codes.expand(len(part), -1, -1)
-            ).argmin(dim=-1)
-            for part in images.split(batch)
-        ]
+        tokens = images[0, 0].numel() // self.patch**2
+        ids = []
+        for part in images.split(images_at_once(tokens)):
+            vectors = patchify(to_float(part), self.patch).flatten(0, 1)
+            ids.append(torch.cdist(vectors, codes).argmin(dim=-1).view(len(part), tokens))
         return torch.cat(ids)
 
     def decode(self, ids_NT: Tensor) -> Tensor:
@@ -37,28 +44,68 @@ class PatchCodebook:
         return to_uint8(unpatchify(pixels_NTP, self.patch, self.channels))
 
 
-def fit_codebook(train: ImageSet, patch: int, codebook: int) -> PatchCodebook:
-    """The codebook of a training split, from the cache or fitted (seed 0) and cached."""
+def images_at_once(tokens: int) -> int:
+    """A power of two, so that any stream in parts of ENCODED images is cut where the whole would be."""
+    return min(ENCODED, 2 ** int(math.log2(max(VECTORS_AT_ONCE // tokens, 1))))
+
+
+def encode_set(
+    tokenizer: PatchCodebook, images: Images, mirror: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """ids [N, T] of a whole set, and with mirror those of its images mirrored left to right."""
+    straight, mirrored, done = [], [], 0
+    with Bar(f"encode {images.name}", len(images)) as bar:
+        for part in images.parts(ENCODED):
+            straight.append(tokenizer.encode(part))
+            if mirror:
+                mirrored.append(tokenizer.encode(part.flip(-1)))
+            done += len(part)
+            bar.update(done)
+    return torch.cat(straight), torch.cat(mirrored) if mirror else None
+
+
+def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
+    """The codebook of a training split, from the cache or fitted (seed 0) and cached.
+
+    Fitted to all images, or to a seeded subset that k-means can hold in memory. Raises UserError
+    where there are fewer distinct patches than codes.
+    """
     import sklearn
     from sklearn.cluster import MiniBatchKMeans
 
-    channels = train.images.shape[1]
-    key = digest(train.hash, patch, codebook, sklearn.__version__)
+    channels = train.shape[0]
+    most = min(SAMPLE_IMAGES, SAMPLE_VALUES // math.prod(train.shape))
+    sample = train.subset(min(most, len(train)))
+    key = digest(sample.hash, patch, codebook, sklearn.__version__)
     path = cache_dir() / "codebooks" / f"{train.name.replace('/', '-')}-{key}.npy"
     if not path.is_file():
-        vectors = patchify(to_float(train.images), patch).flatten(0, 1).numpy()
-        distinct = len(np.unique(vectors, axis=0))
+        vectors = patchify(to_float(sample.images), patch).flatten(0, 1).numpy()
+        distinct = count_distinct(vectors, codebook)
         if codebook > distinct:
             raise UserError(
                 f"data.codebook={codebook}: the training split has {distinct} distinct "
                 f"{patch}x{patch} patches; choose at most that many codes"
             )
-        means = MiniBatchKMeans(codebook, random_state=0, n_init=3, batch_size=4096).fit(vectors)
+        print(
+            f"k-means: {codebook} codes for {len(vectors):,} patches", file=sys.stderr, flush=True
+        )
+        # Without labels, which no one reads: the centres are the same.
+        means = MiniBatchKMeans(
+            codebook, random_state=0, n_init=3, batch_size=4096, compute_labels=False
+        ).fit(vectors)
         buffer = io.BytesIO()
         np.save(buffer, means.cluster_centers_.astype(np.float32))
         write_atomic(path, buffer.getvalue())
     codes = torch.from_numpy(np.load(path, allow_pickle=False))
     return PatchCodebook(codes, channels, patch)
+
+
+def count_distinct(vectors: np.ndarray, enough: int) -> int:
+    """How many rows differ; counts no further than the rows that hold enough (sorting all is slow)."""
+    rows = 4 * enough
+    while (distinct := len(np.unique(vectors[:rows], axis=0))) < enough and rows < len(vectors):
+        rows *= 4
+    return distinct
 
 
 def psnr(images: Tensor, reconstructed: Tensor) -> float:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eltlab.config import DiffusionSamplerConfig
 from eltlab.seeds import SampleNoise
 
 
@@ -62,16 +63,21 @@ class Diffusion:
         return slope.float() * math.exp(self.bias) * torch.sigmoid(self.logsnr(t) - self.bias)
 
     def corrupt(
-        self, x: Tensor, generator: torch.Generator
+        self, x: Tensor, generator: torch.Generator, t: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], NoisyTarget]:
-        """The network's inputs (z, time) and the target, at a time t ~ U(0, 1) a sample."""
-        t = torch.rand(len(x), generator=generator, device=x.device)
+        """The network's inputs (z, time) and the target, at a time t ~ U(0, 1) a sample unless given."""
+        if t is None:
+            t = torch.rand(len(x), generator=generator, device=x.device)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         logsnr = self.logsnr(t)
         zeta = logsnr.view(-1, *[1] * (x.dim() - 1))
         alpha, sigma = alpha_sigma(zeta)
         z = alpha * x + sigma * noise
         return (z, time_input(logsnr)), NoisyTarget(x, z, zeta, self.weight(t).view_as(zeta))
+
+    def level(self, u: Tensor) -> Tensor:
+        """The time itself."""
+        return u
 
     def to_x(self, pred: Tensor, z: Tensor, logsnr: Tensor) -> Tensor:
         """The predicted x, whatever the network predicts."""
@@ -99,15 +105,14 @@ class Diffusion:
         predict: Callable[[int, tuple[Tensor, ...]], Tensor],
         noise: SampleNoise,
         shape: tuple[int, ...],
-        steps: int,
-        ancestral: bool,
-        clip: bool,
+        sampler: DiffusionSamplerConfig,
     ) -> Tensor:
         """Draws x [samples, *shape]; predict(step, (z, time)) is the (guided) network.
 
-        Times are uniform from 1 to 0. The posterior of each step is that between its own two times,
+        sampler.name is ddpm (ancestral) or ddim. Times are uniform from 1 to 0. The posterior of each step is that between its own two times,
         so any step count is exact for a perfect denoiser; the last step returns x̂.
         """
+        steps = sampler.steps
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         zetas = self.logsnr(times).to(noise.device)
         z = noise.normal(*shape)
@@ -115,11 +120,11 @@ class Diffusion:
             zeta, zeta_next = zetas[step], zetas[step + 1]
             pred = predict(step, (z, time_input(zeta).expand(len(z))))
             x = self.to_x(pred, z, zeta)
-            if clip:
+            if sampler.clip:
                 x = x.clamp(-1, 1)
             if step == steps - 1:
                 break
-            if ancestral:
+            if sampler.name == "ddpm":
                 z = ancestral_step(x, z, zeta, zeta_next, noise.normal(*shape))
             else:
                 z = ddim_step(x, z, zeta, zeta_next)

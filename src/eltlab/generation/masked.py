@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eltlab.config import MaskedSamplerConfig
 from eltlab.seeds import SampleNoise
 
 
@@ -29,15 +30,20 @@ class Masked:
         self.label_smoothing = label_smoothing
 
     def corrupt(
-        self, ids_BT: Tensor, generator: torch.Generator
+        self, ids_BT: Tensor, generator: torch.Generator, u_B: Tensor | None = None
     ) -> tuple[tuple[Tensor], MaskedTarget]:
-        """Masks ⌈T·cos(π/2·u)⌉ random tokens, u ~ U(0, 1) a sample; at least one."""
+        """Masks ⌈T·cos(π/2·u)⌉ random tokens, u ~ U(0, 1) a sample unless given; at least one."""
         B, T = ids_BT.shape
-        u_B = torch.rand(B, generator=generator, device=ids_BT.device)
-        count_B = torch.ceil(T * torch.cos(math.pi / 2 * u_B)).clamp(1, T)
+        if u_B is None:
+            u_B = torch.rand(B, generator=generator, device=ids_BT.device)
+        count_B = torch.ceil(T * self.level(u_B)).clamp(1, T)
         order_BT = torch.rand(B, T, generator=generator, device=ids_BT.device).argsort(dim=1)
         masked_BT = order_BT.argsort(dim=1) < count_B[:, None]
         return (ids_BT.masked_fill(masked_BT, self.codes),), MaskedTarget(ids_BT, masked_BT)
+
+    def level(self, u: Tensor) -> Tensor:
+        """The mask ratio cos(π/2·u)."""
+        return torch.cos(math.pi / 2 * u)
 
     def loss(self, logits_BTK: Tensor, target: MaskedTarget) -> Tensor:
         """GT: cross-entropy with label smoothing, mean over the masked positions of the batch."""
@@ -59,28 +65,26 @@ class Masked:
         self,
         predict: Callable[[int, tuple[Tensor, ...]], Tensor],
         noise: SampleNoise,
-        tokens: int,
-        steps: int,
-        temperature: float = 0.5,
-        temperature_range: float = 0.8,
-        confidence_noise: float = 4.5,
+        shape: tuple[int, ...],
+        sampler: MaskedSamplerConfig,
     ) -> Tensor:
-        """Draws ids [samples, tokens]; predict(step, (ids,)) gives the (guided) logits.
+        """Draws ids [samples, tokens] for shape (tokens,); predict(step, (ids,)) gives the (guided) logits.
 
         Step k of K, r = (k + 1)/K: every masked token is drawn from softmax(logits/T_k) with
         T_k = temperature + temperature_range·(1 − r); the most confident ones are kept, confidence
         being log p + Gumbel·confidence_noise·(1 − r); the rest stay [MASK] (PAPER, Settings).
         """
+        (tokens,), steps = shape, sampler.steps
         masked_before = tokens
         ids = torch.full((len(noise.generators), tokens), self.codes, device=noise.device)
         for step, masked_after in enumerate(unmasking_schedule(tokens, steps)):
             r = (step + 1) / steps
             logits = predict(step, (ids,)).float()
-            tempered = logits / (temperature + temperature_range * (1 - r))
+            tempered = logits / (sampler.temperature + sampler.temperature_range * (1 - r))
             drawn = draw(tempered, noise.uniform(tokens))
             log_p = F.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
             gumbel = -torch.log(-torch.log(noise.uniform(tokens).clamp(1e-20, 1 - 1e-7)))
-            confidence = log_p + confidence_noise * (1 - r) * gumbel
+            confidence = log_p + sampler.confidence_noise * (1 - r) * gumbel
             # Only masked tokens can be chosen: a token once written is never drawn again.
             confidence = confidence.masked_fill(ids != self.codes, -math.inf)
             chosen = confidence.topk(masked_before - masked_after, dim=1).indices

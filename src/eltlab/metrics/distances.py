@@ -1,79 +1,71 @@
-"""How near samples are to a reference set, through torch-fidelity; reference features are cached."""
+"""Distances between two sets of features, each by torch-fidelity's own function.
 
-from functools import cached_property
+Features are float32 [N, F] on the CPU. What torch-fidelity leaves to the caller, or could change with
+its version, is in PROTOCOL, which is part of the extractor's name where these distances are taken.
+"""
 
-import torch
+from typing import Any
+
 from torch import Tensor
-from torch.utils.data import Dataset
-from torch_fidelity import calculate_metrics
+from torch_fidelity import __version__
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
-from eltlab.data.images import ImageSet
-from eltlab.files import cache_dir, digest
-from eltlab.metrics.classifier import NAME, CachedClassifier
-from eltlab.seeds import generator
+KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's; fewer images than KID_SIZE: all of them
+NEIGHBOUR = 3  # k of improved precision and recall (Kynkäänniemi et al. 2019)
+SPLITS = 10  # of the inception score
+SEED = 2020  # torch-fidelity's
+PROTOCOL = (
+    f"kid {KID_SUBSETS}x{KID_SIZE} seed {SEED}, precision and recall k {NEIGHBOUR}, "
+    f"isc {SPLITS} splits, torch-fidelity {__version__}"
+)
 
-SPLITS = 8  # of the reference into halves
-
-
-class Images(Dataset[Tensor]):
-    """uint8 images [N, C, H, W] as torch-fidelity takes them."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
+Statistics = dict[str, Any]
 
 
-class ClassifierMetrics:
-    """fd_classifier against a reference set and class accuracy; `extractor` and `reference` name
-    what they were measured with, for the protocol."""
+def statistics(features: Tensor) -> Statistics:
+    """Mean [F] and covariance [F, F]."""
+    return fid_features_to_statistics(features)
 
-    def __init__(self, train: ImageSet, classes: int, reference: ImageSet) -> None:
-        self.classifier = CachedClassifier(train, classes)
-        self.reference_set = reference
-        self.extractor = f"classifier-{self.classifier.hash}"
-        self.reference = f"{reference.name}-{len(reference)}-{reference.hash}"
 
-    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """fd_classifier and accuracy of uint8 images [N, C, H, W] drawn for labels [N]."""
-        cached = f"reference-{digest(self.extractor, self.reference)}"
-        with torch.inference_mode():
-            right = self.classifier.model.classify(images) == labels
-        return {
-            "fd_classifier": self.distance(images, self.reference_set.images, cached),
-            "accuracy": right.float().mean().item(),
-        }
+def frechet(one: Statistics, other: Statistics) -> float:
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)."""
+    values = fid_statistics_to_metric(one, other, verbose=False)
+    return float(values["frechet_inception_distance"])
 
-    @cached_property
-    def halves(self) -> float:
-        """fd_classifier between two halves of the reference, balanced over the classes as samples
-        are: what two draws of real data differ by. Mean over SPLITS random splits."""
-        images, labels = self.reference_set.images, self.reference_set.labels
-        distances = []
-        for split in range(SPLITS):
-            order = torch.randperm(len(images), generator=generator(0, "halves", split))
-            order = order[labels[order].argsort(stable=True)]
-            distances.append(self.distance(images[order[::2]], images[order[1::2]]))
-        return sum(distances) / SPLITS
 
-    def distance(self, images: Tensor, others: Tensor, cache_name: str | None = None) -> float:
-        """The Fréchet distance of two sets; with cache_name the features of `others` are kept."""
-        with torch.random.fork_rng(devices=[]):  # torch-fidelity draws from the caller's generator
-            values = calculate_metrics(
-                input1=Images(images),
-                input2=Images(others),
-                input2_cache_name=cache_name,
-                cache_root=str(cache_dir() / "features"),
-                feature_extractor=NAME,
-                feature_extractor_weights_path=str(self.classifier.path),
-                fid=True,
-                cuda=False,
-                batch_size=256,
-                save_cpu_ram=True,  # no worker processes: the images lie in memory
-                verbose=False,
-            )
-        return float(values["frechet_inception_distance"])
+def kernel(features: Tensor, reference: Tensor) -> float:
+    """KID: the squared MMD under a cubic kernel, unbiased, its mean over subsets."""
+    values = kid_features_to_metric(
+        features,
+        reference,
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=min(KID_SIZE, len(features), len(reference)),
+        rng_seed=SEED,
+        verbose=False,
+    )
+    return float(values["kernel_inception_distance_mean"])
+
+
+def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Shares of samples within the reference's k-nearest-neighbour balls, and the other way round.
+
+    In the features that FID takes, as in ADM (Dhariwal & Nichol 2021); not in VGG-16's, which
+    torch-fidelity takes where it is not told.
+    """
+    values = prc_features_to_metric(
+        features,
+        reference,
+        prc_neighborhood=NEIGHBOUR,
+        save_cpu_ram=True,  # in parts: the whole matrix of distances would not fit large references
+        verbose=False,
+    )
+    return float(values["precision"]), float(values["recall"])
+
+
+def inception_score(logits: Tensor) -> float:
+    """exp(E KL(p(y|x) ‖ p(y))) of unbiased logits [N, classes], its mean over splits."""
+    values = isc_features_to_metric(logits, splits=SPLITS, shuffle=True, rng_seed=SEED)
+    return float(values["inception_score_mean"])

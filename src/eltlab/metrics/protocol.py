@@ -11,8 +11,10 @@ from eltlab.files import digest
 def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
-    """The protocol of an evaluation of drawn samples. The loop count is what is studied: not in it."""
-    drawn = {key: value for key, value in asdict(sampler).items() if key != "loops"}
+    """The protocol of an evaluation of drawn samples. The loops that a pass spends, by a count, a
+    schedule or halting, are what is studied: not in it."""
+    studied = ("loops", "halting")
+    drawn = {key: value for key, value in asdict(sampler).items() if key not in studied}
     return {
         "extractor": extractor,
         "reference": reference,

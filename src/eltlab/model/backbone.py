@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltlab.model.layers import BLOCKS, AdaLN, ZeroLinear, initialise
+from eltlab.model.layers import BLOCKS, AdaLN, Block, Layer, ZeroLinear, initialise
 from eltlab.model.loop import LoopedStack
 from eltlab.patches import patchify, unpatchify
 
@@ -21,6 +21,21 @@ class Pass(NamedTuple):
 
     exits: dict[int, Tensor]
     updates: Tensor | None
+    loops: int  # that ran: max(exits), unless the pass halted before
+
+
+class Anatomy(NamedTuple):
+    """What neighbouring work adds to the plain loop; see LoopedStack, Block and Attention."""
+
+    prelude: int = 0  # layers
+    coda: int = 0  # layers
+    loop_embedding: bool = False
+    inject_input: bool = False
+    residual_scale: bool = False
+    exclusive_attention: bool = False
+
+
+PLAIN = Anatomy()
 
 
 def looped_stack(
@@ -31,10 +46,26 @@ def looped_stack(
     mlp_width: int,
     cond_width: int,
     dropout: float,
+    loops: int = 1,
+    anatomy: Anatomy = PLAIN,
 ) -> LoopedStack:
-    kind = BLOCKS[block]
+    """N = unique_layers looped blocks of one kind, and the anatomy around them.
+
+    loops is the trained count L: as many rows has the loop embedding, and 1/(N·√L) scales both
+    residual branches of the looped blocks (arXiv 2606.18524; prelude and coda keep theirs).
+    """
+    layer = Layer(width, heads, mlp_width, cond_width, dropout, anatomy.exclusive_attention)
+    scale = 1 / (unique_layers * math.sqrt(loops)) if anatomy.residual_scale else 1.0
+
+    def layers(count: int, scale: float = 1.0) -> list[Block]:
+        return [BLOCKS[block](layer._replace(scale=scale)) for _ in range(count)]
+
     return LoopedStack(
-        kind(width, heads, mlp_width, cond_width, dropout) for _ in range(unique_layers)
+        layers(unique_layers, scale),
+        prelude=layers(anatomy.prelude),
+        coda=layers(anatomy.coda),
+        loop_embedding=nn.Parameter(torch.zeros(loops, width)) if anatomy.loop_embedding else None,
+        injection=ZeroLinear(width, width) if anatomy.inject_input else None,
     )
 
 
@@ -64,13 +95,22 @@ class TokenBackbone(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(codes))
 
     def forward(
-        self, ids_BT: Tensor, *, labels_B: Tensor, exits: Sequence[int], track: bool = False
+        self,
+        ids_BT: Tensor,
+        *,
+        labels_B: Tensor,
+        exits: Sequence[int],
+        track: bool = False,
+        halt: float | None = None,
     ) -> Pass:
-        """Logits [B, T, K] at each exit, for ids in 0…K (K = [MASK])."""
+        """Logits [B, T, K] at each exit, for ids in 0…K (K = [MASK]).
+
+        track, halt: as in LoopedStack.
+        """
         x_BTD = torch.cat([self.label(labels_B).unsqueeze(1), self.token(ids_BT)], dim=1)
         x_BTD = self.drop(self.norm(x_BTD + self.position.weight))
-        states, updates = self.stack(x_BTD, None, exits, track)
-        return Pass({loop: self.read(state) for loop, state in states.items()}, updates)
+        states, updates, loops = self.stack(x_BTD, None, exits, track, halt)
+        return Pass({n: self.read(state) for n, state in states.items()}, updates, loops)
 
     def read(self, x_BTD: Tensor) -> Tensor:
         """The head: Dense → GELU → LN → Eᵀ + bias over the K codes; [MASK] cannot be emitted."""
@@ -123,8 +163,12 @@ class PatchBackbone(nn.Module):
         labels_B: Tensor,
         exits: Sequence[int],
         track: bool = False,
+        halt: float | None = None,
     ) -> Pass:
-        """Predictions [B, C, H, W] at each exit. time_B lies in [0, 1], 1 being pure noise."""
+        """Predictions [B, C, H, W] at each exit. time_B lies in [0, 1], 1 being pure noise.
+
+        track, halt: as in LoopedStack.
+        """
         x_BTD = self.input(patchify(x_BCHW, self.patch)) + self.position
         c_BC = self.time(sinusoid(1000 * time_B, TIME_FEATURES)) + self.label(labels_B)
         if not self.modulated:
@@ -132,8 +176,9 @@ class PatchBackbone(nn.Module):
         modulation = None
         if self.head_modulation is not None:
             modulation = self.head_modulation(F.silu(c_BC)).unsqueeze(1)
-        states, updates = self.stack(x_BTD, c_BC, exits, track)
-        return Pass({n: self.read(state, modulation) for n, state in states.items()}, updates)
+        states, updates, loops = self.stack(x_BTD, c_BC, exits, track, halt)
+        read = {n: self.read(state, modulation) for n, state in states.items()}
+        return Pass(read, updates, loops)
 
     def read(self, x_BTD: Tensor, modulation: Tensor | None) -> Tensor:
         """The head: LN → linear → image, with DiT's final modulation where the blocks have it."""

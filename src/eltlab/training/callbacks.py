@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from eltlab.config import Config
+from eltlab.config import Config, flatten
 from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
 from eltlab.files import renamed, write_atomic
@@ -19,7 +19,8 @@ from eltlab.training.module import LoopedModule
 
 
 class Reports(Callback):
-    """The progress bar, and every trainer.log_every steps a line of metrics.csv and TensorBoard."""
+    """The progress bar, and every trainer.log_every steps a line of metrics.csv, TensorBoard and, with
+    trainer.wandb, Weights & Biases."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.path = folder / "metrics.csv"
@@ -31,6 +32,7 @@ class Reports(Callback):
 
         keep_rows(self.path, self.columns, module.start)
         self.writer = SummaryWriter(str(self.events), purge_step=module.start + 1)
+        self.tracker = start_wandb(self.path.parent, module.config)
         self.since = (module.step, module.train_seconds)
         config = module.config
         total = config.steps * config.batch_size
@@ -56,11 +58,15 @@ class Reports(Callback):
             csv.DictWriter(file, self.columns).writerow(row)
         for name, value in values.items():
             self.writer.add_scalar(name, value, module.step)
+        if self.tracker is not None:
+            self.tracker.log(row, step=module.step)
         return values
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.bar.__exit__(None, None, None)
         self.writer.close()
+        if self.tracker is not None:
+            self.tracker.finish()
 
     def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
         if hasattr(self, "bar"):  # else it happened before training began
@@ -70,7 +76,7 @@ class Reports(Callback):
 def metric_columns(loops: int) -> list[str]:
     exits = [f"loss_exit_{n}" for n in range(1, loops + 1)]
     updates = [f"update_{n}" for n in range(1, loops + 1)]
-    before = ["step", "images", "loss", *exits, "loss_distill", "weight", "student"]
+    before = ["step", "images", "loss", *exits, "gap", "loss_distill", "weight", "student", "depth"]
     return [*before, *updates, "grad_norm", "lr", "skipped", "images_per_second"]
 
 
@@ -92,6 +98,23 @@ def keep_rows(path: Path, columns: list[str], step: int) -> None:
 def complete(row: dict[str, str]) -> bool:
     """Not the torn last line of a killed process."""
     return None not in row.values() and row["step"].isdigit()
+
+
+def start_wandb(folder: Path, config: Config) -> Any:
+    """The Weights & Biases run of this run folder (resumed under the same id), or None."""
+    if not config.trainer.wandb:
+        return None
+    import wandb
+
+    return wandb.init(
+        project="eltlab",
+        id=folder.name,
+        name=config.name,
+        config=flatten(config),
+        dir=folder,
+        resume="allow",
+        settings=wandb.Settings(silent=True),
+    )
 
 
 class Checkpoints(Callback):

@@ -27,11 +27,14 @@ class LoopedModule(LightningModule):
     serves every exit that the supervision asks for, and nothing waits for the device.
     """
 
-    def __init__(self, config: Config, codebook: Tensor | None = None) -> None:
+    def __init__(
+        self, config: Config, codebook: Tensor | None = None, data_hash: str = ""
+    ) -> None:
         super().__init__()
         self.config = config
-        # Kept in the checkpoint, so that a run always decodes with the codes it was trained on.
-        self.codebook = codebook
+        # Kept in the checkpoint: a run always decodes with the codes it was trained on, and does not
+        # go on with other images.
+        self.codebook, self.data_hash = codebook, data_hash
         self.backbone = build_backbone(config)
         self.ema = ema_copy(self.backbone)
         self.objective = build_objective(config)
@@ -156,6 +159,7 @@ class LoopedModule(LightningModule):
             "peak_memory_bytes": max(self.peak_memory, peak_memory_bytes(self.device)),
             "meter": self.meter.state(),
             "codebook": self.codebook,
+            "data": self.data_hash,
             "precision": self.trainer.precision,
             "device": device_name(self.device),
             "code": code_version(),

@@ -1,4 +1,4 @@
-"""What the exits of one pass are trained towards: final (vanilla loop) and ilsd.
+"""What the exits of one pass are trained towards: final (vanilla loop), ilsd, deep, random_depth.
 
 A supervision names the exits it wants at a step and turns their predictions into named terms. It
 knows no network: with any objective that has `loss` and `distill` it is the same code.
@@ -6,25 +6,39 @@ knows no network: with any objective that has `loss` and `distill` it is the sam
 
 import math
 import random
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from eltlab.config import FinalConfig, IlsdConfig, SupervisionConfig, WeightConfig
+from eltlab.config import (
+    DeepConfig,
+    FinalConfig,
+    IlsdConfig,
+    RandomDepthConfig,
+    SupervisionConfig,
+    WeightConfig,
+)
+from eltlab.generation.objective import Objective
+from eltlab.laws import depth_law
 from eltlab.seeds import fold
-
-
-class Objective(Protocol):
-    def loss(self, pred: Tensor, target: Any) -> Tensor: ...
-
-    def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor: ...
 
 
 class Losses(NamedTuple):
     """The loss that is minimised, and the terms and settings of this step for the log."""
 
     total: Tensor
-    log: dict[str, Tensor | float]
+    log: Mapping[str, Tensor | float]
+
+
+class Supervision(Protocol):
+    def exits(self, step: int) -> tuple[int, ...]:
+        """The loop counts whose states the pass of this step must keep; it runs the largest."""
+
+    def losses(
+        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
+    ) -> Losses:
+        """What the predictions at these exits cost."""
 
 
 class Final:
@@ -81,11 +95,64 @@ class Ilsd:
             "loss": total,
             f"loss_exit_{self.loops}": teacher_truth,
             f"loss_exit_{self.student(step)}": student_truth,
+            "gap": student_truth - teacher_truth,
             "loss_distill": distilled,
             "weight": truth_weight,
             "student": self.student(step),
         }
         return Losses(total, log)
+
+
+class Deep:
+    """Ground truth on every exit, no teacher (Looped-DiT, arXiv 2609.40305; R-MDM, 2606.18022):
+
+    loss = GT(F_L) + Σ_ℓ<L w_ℓ·GT(F_ℓ)
+    """
+
+    def __init__(self, loops: int, config: DeepConfig) -> None:
+        inner = config.inner
+        weights = inner if isinstance(inner, list) else [inner] * (loops - 1)
+        self.weights = dict(enumerate([*map(float, weights), 1.0], start=1))
+
+    def exits(self, step: int) -> tuple[int, ...]:
+        return tuple(self.weights)
+
+    def losses(
+        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
+    ) -> Losses:
+        truths = {exit: objective.loss(preds[exit], target) for exit in self.weights}
+        # The last exit first: the sum starts from a loss, not from Python's 0.
+        total = truths[len(truths)]
+        for exit in range(1, len(truths)):
+            total = total + self.weights[exit] * truths[exit]
+        return Losses(total, {"loss": total} | {f"loss_exit_{n}": t for n, t in truths.items()})
+
+
+class RandomDepth:
+    """Each step runs a random number of loops and trains the last of them (as Huginn does).
+
+    The count is drawn from (seed, step) by the law: the same on every rank.
+    """
+
+    def __init__(self, loops: int, config: RandomDepthConfig, seed: int) -> None:
+        high = config.max_loops or loops
+        self.law = depth_law(config.law, config.min_loops, high, config.mean)
+        self.seed = seed
+
+    def depth(self, step: int) -> int:
+        """The loops of this step."""
+        draw = random.Random(fold(self.seed, "depth", step))
+        return draw.choices(list(self.law), list(self.law.values()))[0]
+
+    def exits(self, step: int) -> tuple[int, ...]:
+        return (self.depth(step),)
+
+    def losses(
+        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
+    ) -> Losses:
+        depth = self.depth(step)
+        truth = objective.loss(preds[depth], target)
+        return Losses(truth, {"loss": truth, f"loss_exit_{depth}": truth, "depth": depth})
 
 
 def ramp(weight: WeightConfig, step: int, steps: int) -> float:
@@ -98,8 +165,17 @@ def ramp(weight: WeightConfig, step: int, steps: int) -> float:
     return weight.start + (weight.end - weight.start) * progress
 
 
-def build_supervision(config: SupervisionConfig, loops: int, seed: int, steps: int) -> Final | Ilsd:
-    if isinstance(config, IlsdConfig):
-        return Ilsd(loops, config, seed, steps)
-    assert isinstance(config, FinalConfig)
-    return Final(loops)
+def build_supervision(
+    config: SupervisionConfig, loops: int, seed: int, steps: int
+) -> Supervision:
+    """The supervision of a configuration; one from a file of the user's builds itself."""
+    match config:
+        case IlsdConfig():
+            return Ilsd(loops, config, seed, steps)
+        case DeepConfig():
+            return Deep(loops, config)
+        case RandomDepthConfig():
+            return RandomDepth(loops, config, seed)
+        case FinalConfig():
+            return Final(loops)
+    return config.build(loops, seed, steps)

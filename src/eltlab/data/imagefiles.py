@@ -1,0 +1,216 @@
+"""Images that lie in files: decoded once into memory through a cache on disk, or while they train."""
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from eltlab.data.decode import TRANSFORM, decode
+from eltlab.data.folders import Split, list_images, stamps
+from eltlab.data.images import ImageSet, choose
+from eltlab.errors import UserError
+from eltlab.files import cache_dir, digest, locked, renamed
+from eltlab.progress import Bar
+
+MEMORY_SHARE = 4  # decoded images may take a quarter of the machine's memory
+PART = 256  # images that a worker decodes at a time into the cache
+
+
+class ImageFiles:
+    """Labelled images in a folder or a zip, each read and decoded when it is asked for.
+
+    Args:
+        root: the folder or the zip; names are paths below it, in the order of the set.
+        size, channels: of the decoded images.
+        workers: processes that decode; 0: this one.
+    """
+
+    def __init__(
+        self, name: str, root: Path, split: Split, size: int, channels: int, workers: int
+    ) -> None:
+        self.name, self.root, self.names, self.workers = name, root, split.names, workers
+        self.labels = torch.tensor(split.labels, dtype=torch.long)
+        self.shape = (channels, size, size)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def stamps(self) -> list[tuple[int, int]]:
+        return stamps(self.root, self.names)
+
+    @cached_property
+    def hash(self) -> str:
+        """Of names, labels, sizes (in a zip CRCs too) and the transform; no image is read."""
+        zipped = self.root.is_file()
+        known = [stamp if zipped else stamp[:1] for stamp in self.stamps]
+        return digest(self.names, self.labels.numpy(), known, self.shape, TRANSFORM)
+
+    @property
+    def origin(self) -> str:
+        return self.hash
+
+    @property
+    def nbytes(self) -> int:
+        """What the decoded images take."""
+        return len(self) * int(np.prod(self.shape))
+
+    def decoded(self, batches: Iterable[list[int]], pin: bool = False) -> Iterator[Tensor]:
+        """uint8 [B, C, H, W] for each list of indices, in their order. Raises UserError.
+
+        pin: into page-locked memory, from which a copy to the device need not be waited for.
+        """
+        loader = DataLoader(
+            _Decoder(self.root, self.names, self.shape),
+            sampler=batches,
+            batch_size=None,  # an item of ours is a batch already
+            num_workers=self.workers,
+            pin_memory=pin,
+            generator=torch.Generator(),  # its own: the global one belongs to dropout
+        )
+        try:
+            for images in loader:
+                if isinstance(images, UserError):
+                    raise images
+                yield images
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"data.workers={self.workers}: a process that decodes was killed, most likely for want "
+                "of memory or of /dev/shm; try data.workers=0"
+            ) from error
+
+    def parts(self, size: int) -> Iterator[Tensor]:
+        """The images in order, this many at a time."""
+        indices = range(len(self))
+        yield from self.decoded([list(indices[i : i + size]) for i in indices[::size]])
+
+    def subset(self, count: int | None) -> ImageSet:
+        """A seeded subset of count images in memory, the one of `ImageSet.subset`. Raises UserError."""
+        if count is None or count == len(self):
+            return self.load()
+        chosen = choose(count, len(self), self.name).tolist()
+        split = Split([self.names[i] for i in chosen], self.labels[chosen].tolist())
+        channels, size, _ = self.shape
+        part = ImageFiles(self.name, self.root, split, size, channels, self.workers).load()
+        return ImageSet(self.name, part.images, part.labels)
+
+    def load(self) -> ImageSet:
+        """All images in memory: decoded once, then read from the cache until a file changes."""
+        # Another Pillow may decode to other pixels.
+        key = digest(self.names, self.stamps, self.shape, TRANSFORM, PIL.__version__)
+        path = cache_dir() / "images" / f"{key}.npy"
+        if not path.is_file():
+            with locked(path.with_suffix(".lock")):
+                if not path.is_file():  # another process may have made it while this one waited
+                    self._write(path)
+        images = torch.from_numpy(np.load(path, allow_pickle=False))
+        return ImageSet(self.name, images, self.labels, self.origin)
+
+    def _write(self, path: Path) -> None:
+        """Decodes into one .npy file, written front to back: a full disk is an error, not a crash."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), *self.shape)}
+        done = 0
+        with (
+            renamed(path) as temporary,
+            temporary.open("wb") as file,
+            Bar(f"decode {self.name}", len(self)) as bar,
+        ):
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in self.parts(PART):
+                file.write(part.numpy().tobytes())
+                done += len(part)
+                bar.update(done)
+
+
+@dataclass
+class _Decoder(Dataset):
+    """What travels to the worker processes; item: a list of indices."""
+
+    root: Path
+    names: list[str]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        self.archive: zipfile.ZipFile | None = None
+        self.process = 0  # that opened the archive: a file handle is not to be shared with a fork
+
+    def __getitem__(self, indices: list[int]) -> Tensor | UserError:
+        channels, size, _ = self.shape
+        images = np.empty((len(indices), *self.shape), dtype=np.uint8)
+        try:
+            for image, index in zip(images, indices, strict=True):
+                name = self.names[index]
+                image[:] = decode(self.read(name), size, channels, self.place(name))
+        except UserError as error:
+            return error  # raised by the main process: the loader would wrap it in a traceback
+        return torch.from_numpy(images)
+
+    def place(self, name: str) -> str:
+        place = f"{self.root}, {name}" if self.root.is_file() else str(self.root / name)
+        return place if place.isprintable() else repr(place)
+
+    def read(self, name: str) -> bytes:
+        try:
+            if not self.root.is_file():
+                return (self.root / name).read_bytes()
+            if self.archive is None or self.process != os.getpid():
+                self.archive, self.process = zipfile.ZipFile(self.root), os.getpid()
+            return self.archive.read(name)
+        except Exception as error:  # zipfile too: encrypted, damaged, of an unknown compression
+            raise UserError(f"{self.place(name)}: not readable ({error})") from error
+
+
+Images = ImageSet | ImageFiles
+
+
+def load_images(
+    root: str | None,
+    size: int,
+    channels: int,
+    classes: int,
+    workers: int,
+    in_memory: bool | None,
+) -> tuple[Images, Images]:
+    """(train, test) of data=images; in_memory None: where they take a quarter of memory at most.
+
+    Raises UserError where the folder has not this many classes, or too few images.
+    """
+    listing = list_images(root)
+    if len(listing.classes) != classes:
+        raise UserError(
+            f"data.classes={classes}: {listing.root} has {len(listing.classes)} class folders; leave "
+            "data.classes out"
+        )
+    counts = Counter(listing.train.labels)
+    for label, name in enumerate(listing.classes):
+        if counts[label] < 2:
+            raise UserError(
+                f"data.root={listing.root}: class {name} has {counts[label]} training images; give at "
+                "least two of each class"
+            )
+    if not listing.test.names:
+        raise UserError(
+            f"data.root={listing.root}: no test images, as every tenth of a class is held out and none "
+            "has ten; give more, or put some into test/CLASS/ and the others into train/CLASS/"
+        )
+    train = ImageFiles("images/train", listing.root, listing.train, size, channels, workers)
+    test = ImageFiles("images/test", listing.root, listing.test, size, channels, workers)
+    if in_memory is None:
+        in_memory = train.nbytes + test.nbytes <= physical_memory() // MEMORY_SHARE
+    return (train.load(), test.load()) if in_memory else (train, test)
+
+
+def physical_memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

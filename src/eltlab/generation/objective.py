@@ -1,0 +1,34 @@
+"""What every objective offers: what is learned, and how samples are drawn."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from eltlab.seeds import SampleNoise
+
+
+class Objective(Protocol):
+    def corrupt(
+        self, x: Any, generator: torch.Generator, u: Tensor | None = None, /
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        """The network's inputs and the target. u [B] in [0, 1) is how far each sample is corrupted."""
+
+    def level(self, u: Tensor) -> Tensor:
+        """What u means for a reader: the time of diffusion, the mask ratio of masked models."""
+
+    def loss(self, pred: Tensor, target: Any) -> Tensor:
+        """Ground truth: a scalar, the mean over the batch."""
+
+    def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor:
+        """The student's loss towards the teacher; no gradient to the teacher."""
+
+    def sample(
+        self,
+        predict: Callable[[int, tuple[Tensor, ...]], Tensor],
+        noise: SampleNoise,
+        shape: tuple[int, ...],
+        sampler: Any,
+    ) -> Tensor:
+        """Draws [samples, *shape]; predict(step, inputs) is the guided network at a step."""

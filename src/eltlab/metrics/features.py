@@ -1,0 +1,71 @@
+"""Features of images, extracted in batches; those of a reference set are kept in the cache."""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eltlab.data.imagefiles import Images
+from eltlab.files import cache_dir, digest, locked, renamed
+from eltlab.metrics.distances import Statistics, statistics
+from eltlab.progress import Bar
+
+
+class Extractor:
+    """A network that takes uint8 [n, C, H, W] to float32 [n, F]; its name has its weights' hash."""
+
+    def __init__(self, name: str, network: nn.Module, device: torch.device, batch: int) -> None:
+        self.name, self.network, self.device, self.batch = name, network.to(device), device, batch
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] of samples → float32 [N, F] on the CPU."""
+        return self.extract(images.split(self.batch), len(images), "sample features")
+
+    def extract(self, parts: Iterable[Tensor], count: int, label: str) -> Tensor:
+        """Parts of `batch` images, of `count` in all → float32 [N, F] on the CPU."""
+        features, done = [], 0
+        with torch.inference_mode(), Bar(label, count) as bar:
+            for part in parts:
+                # One order in memory, whatever the images lie in: PyTorch chooses kernels by it.
+                plain = part.clone(memory_format=torch.contiguous_format)
+                features.append(self.network(plain.to(self.device)).cpu())
+                done += len(part)
+                bar.update(done)
+        return torch.cat(features)
+
+
+class Reference:
+    """What an extractor sees in a reference set: extracted once, and then read from the cache."""
+
+    def __init__(self, images: Images, extractor: Extractor) -> None:
+        self.set, self.extractor = images, extractor
+        self.name = f"{images.name}-{len(images)}-{images.hash}"
+
+    @cached_property
+    def features(self) -> Tensor:
+        """float32 [N, F]"""
+        return torch.from_numpy(kept(self._extract, "features", self.extractor.name, self.name))
+
+    def _extract(self) -> np.ndarray:
+        parts = self.set.parts(self.extractor.batch)
+        return self.extractor.extract(parts, len(self.set), "reference features").numpy()
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        return statistics(self.features)
+
+
+def kept(make: Callable[[], np.ndarray], *key: str) -> np.ndarray:
+    """What make gives, made once for a key and then read from cache_dir()/features.
+
+    Under a lock: of several runs that start together one extracts and the others wait.
+    """
+    path = cache_dir() / "features" / f"{digest(*key)}.npy"
+    with locked(path.with_suffix(".lock")):
+        if not path.is_file():
+            made = make()
+            with renamed(path) as temporary, temporary.open("wb") as file:
+                np.save(file, made)
+    return np.load(path)

@@ -1,0 +1,148 @@
+"""What a run shows of itself: validation by exit and level, the gap to the teacher, wandb."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+
+from eltlab import fit
+from eltlab.build import build_data
+from eltlab.elastic import load_run
+from eltlab.errors import UserError
+from eltlab.files import renamed
+from eltlab.runs import Run
+from eltlab.seeds import generator
+from eltlab.training.validation import LEVELS, Validation
+
+SMALL = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16 batch_size=8
+    budget.images=64 evaluate=false trainer.accelerator=cpu trainer.grids=0 trainer.log_every=1
+    trainer.validations=2""".split()
+objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
+
+
+def train(runs: Path, *overrides: str) -> Run:
+    fit.main([*SMALL, f"runs_dir={runs}", *overrides])
+    [config] = runs.rglob("config.yaml")
+    return Run.open(config.parent)
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [
+            {key: float(value) for key, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
+
+
+@objectives
+def test_validation_has_every_exit_at_every_level(objective, tmp_path):
+    run = train(tmp_path, f"objective={objective}")
+    rows = lines(run.folder / "validation.csv")
+    assert sorted({row["images"] for row in rows}) == [32, 64]
+    last = [row for row in rows if row["images"] == 64]
+    levels = sorted({row["level"] for row in last})
+    assert len(levels) == LEVELS and 0 < levels[0] and levels[-1] < 1
+    assert {(row["exit"], row["level"]) for row in last} == {
+        (exit, level) for exit in (1, 2, 3, 4) for level in levels
+    }
+    teacher = {row["level"]: row["loss"] for row in last if row["exit"] == 4}
+    for row in last:
+        assert row["gap"] == pytest.approx(row["loss"] - teacher[row["level"]], abs=1e-9)
+
+
+@objectives
+def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objective, tmp_path):
+    run = train(tmp_path, f"objective={objective}")
+    model, _ = load_run(run.folder, run.config)
+    x, labels = build_data(run.config).held_out(Validation.IMAGES)
+    order = torch.randperm(len(x), generator=generator("validation", "order"))[2::LEVELS]
+    u = (2 + (torch.arange(len(order)) + 0.5) / len(order)) / LEVELS
+    draw = generator("validation", "corrupt", 2)
+    inputs, target = model.objective.corrupt(x[order], draw, u)
+    with torch.inference_mode():
+        done = model.backbone(*inputs, labels_B=labels[order], exits=(3,))
+    level = model.objective.level(u).mean().item()
+    [row] = [
+        row
+        for row in lines(run.folder / "validation.csv")
+        if row["images"] == 64 and row["exit"] == 3 and row["level"] == pytest.approx(level, abs=1e-4)
+    ]
+    assert row["loss"] == pytest.approx(model.objective.loss(done.exits[3], target).item())
+
+
+@objectives
+def test_looking_changes_nothing_that_is_learnt(objective, tmp_path):
+    looked = train(tmp_path / "a", f"objective={objective}", "trainer.validations=8")
+    blind = train(tmp_path / "b", f"objective={objective}", "trainer.validations=0")
+    assert looked.folder.name == blind.folder.name
+    assert lines(blind.folder / "validation.csv") == []
+    weights = [load_run(run.folder, run.config)[0].backbone for run in (looked, blind)]
+    for one, other in zip(*(list(net.parameters()) for net in weights), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_gap_of_student_and_teacher_is_logged(tmp_path):
+    run = train(tmp_path, "supervision=ilsd")
+    rows = lines(run.folder / "metrics.csv")
+    assert len(rows) == 8
+    for row in rows:
+        student = row[f"loss_exit_{row['student']:.0f}"]
+        assert row["gap"] == pytest.approx(student - row["loss_exit_4"], abs=1e-5)
+        assert all(row[f"update_{n}"] > 0 for n in (1, 2, 3, 4))
+
+
+def test_random_depth_logs_the_loops_of_its_passes(tmp_path):
+    run = train(tmp_path, "supervision=random_depth")
+    for row in lines(run.folder / "metrics.csv"):
+        depth = int(row["depth"])
+        assert f"loss_exit_{depth}" in row
+        assert [f"update_{n}" in row for n in (1, 2, 3, 4)] == [n <= depth for n in (1, 2, 3, 4)]
+
+
+def test_a_killed_run_leaves_the_validation_of_an_undisturbed_one(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole", "trainer.checkpoint_seconds=0")
+    calls = []
+
+    def killed(path: Path):
+        """Stops just before the sixth checkpoint is renamed: after the first validation."""
+        calls.append(path.name)
+        if calls.count("last.ckpt") == 6:
+            raise KeyboardInterrupt
+        return renamed(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("eltlab.training.callbacks.renamed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", "trainer.checkpoint_seconds=0")
+    resumed = train(tmp_path / "killed", "trainer.checkpoint_seconds=0")
+    files = [(run.folder / "validation.csv").read_text() for run in (whole, resumed)]
+    assert files[0] == files[1] and files[0].count("\n") > 1
+
+
+# --- Weights & Biases -----------------------------------------------------------------------------
+
+
+def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
+    """The real package, offline: what it wrote to disk is read back."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = train(tmp_path, "trainer.wandb=true")
+    [written] = (run.folder / "wandb").glob("offline-run-*/*.wandb")
+    assert run.folder.name in written.name
+    content = written.read_bytes()
+    for name in (b"loss_exit_4", b"update_1", b"images_per_second"):
+        assert name in content
+
+
+def test_wandb_that_is_not_installed_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = tiny("trainer.wandb=true")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        fit.check_wandb(config)
+    assert os.listdir(tmp_path) == []

