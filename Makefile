@@ -15,10 +15,10 @@ STAMP := $(VENV)/.setup
 OURS := $(VENV)/.eltlab
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo anytime table lock wheel clean
+.PHONY: help setup lint format test test-slow demo anytime supervision schedules cifar table lock wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make the environment (VENV, here .venv) from the two requirements files
 
@@ -60,6 +60,15 @@ demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter 
 
 anytime: setup ## the any-time study, three seeds: 45 minutes on two cores (JOBS=2 at once)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/anytime.sh
+
+supervision: setup ## final, ilsd, deep, random_depth on digits and Fashion-MNIST: an hour on two cores (FASHION=folder)
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/supervision.sh
+
+schedules: setup ## loop schedules and halting on the digits, after `make supervision`
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/schedules.sh
+
+cifar: setup ## FID of a small model at two budgets: 25 minutes on two cores (CIFAR=folder with train/ and test/)
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" CIFAR="$(CIFAR)" bash sweeps/cifar.sh
 
 table: setup ## one table of all rows: RUNS (runs) into TABLE.parquet and TABLE.csv (table)
 	$(VPY) analysis/table.py out=$(TABLE).parquet $(RUNS)

@@ -134,6 +134,14 @@ def test_every_combination_differs_from_every_other(objective, on):
         assert (read(without, objective).exits[LOOPS] - got).abs().max() > 1e-4, name
 
 
+@objectives
+def test_the_builder_passes_every_number_on(objective):
+    stack = fresh(objective, ALL).stack
+    assert (len(stack.prelude), len(stack.blocks), len(stack.coda)) == (1, LAYERS, 2)
+    assert stack.loop_embedding.shape == (LOOPS, 16)
+    assert [layer.scale for layer in stack.blocks] == [1 / (LAYERS * math.sqrt(LOOPS))] * LAYERS
+
+
 # --- off ------------------------------------------------------------------------------------------
 
 

@@ -3,25 +3,32 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from eltlab import fit
+from eltlab import compute, fit
 from eltlab.compose import compose
-from eltlab.config import folder
+from eltlab.config import Config, folder
 from eltlab.results import load
 
 SMALL = ["budget.images=64", "batch_size=32", "metrics.samples=40", "sampler.steps=2"]
 
 
 def arms(script: str, tmp: Path) -> list[list[str]]:
-    """The overrides of each fit that a script of sweeps/ starts, recorded by a stand-in for python."""
+    """The overrides of each fit that a script of sweeps/ starts, recorded by a stand-in for python.
+
+    What a script computes by `python -` it computes.
+    """
     shim = tmp / "bin" / "python"
     shim.parent.mkdir()
     record = tmp / "commands"
     record.touch()
-    shim.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {shlex.quote(str(record))}\n')
+    shim.write_text(
+        f'#!/bin/sh\n[ "$1" = - ] && exec {shlex.quote(sys.executable)} "$@"\n'
+        f'printf "%s\\n" "$*" >> {shlex.quote(str(record))}\n'
+    )
     shim.chmod(0o755)
     environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}", "JOBS": "1"}
     # What follows the arms finds no rows here and fails: only the recorded commands matter.
@@ -66,3 +73,49 @@ def test_every_arm_of_the_anytime_study_trains(arm: str, objective: str, tmp_pat
     assert list(evaluated["loops"]) == ([1] if arm == "twin" else [1, 2, 3, 4])
     assert evaluated["fd_classifier"].notna().all()
     assert (rows["kind"] == "tokenizer").sum() == (objective == "masked")
+
+
+# --- the supervision study ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def supervision(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The overrides of its arms. The script stops after the digits, which have no rows here."""
+    return arms("supervision.sh", tmp_path_factory.mktemp("supervision"))
+
+
+def train_flops(config: Config) -> float:
+    spent = config.supervision.spent(config.loops)
+    each = compute.train_flops_per_image(compute.network(config), spent.loops, spent.readouts)
+    return each * config.budget.images
+
+
+def test_the_supervision_study_is_at_equal_images_and_at_equal_flops(
+    supervision: list[list[str]],
+) -> None:
+    configs = [compose(overrides) for overrides in supervision]
+    assert len(configs) == len({(c.name, c.seed) for c in configs}) == 15
+    equal_images = [c for c in configs if not c.name.endswith("-flops")]
+    assert {c.budget.images for c in equal_images} == {64_000}
+    assert {c.supervision.name for c in equal_images} == {
+        "final",
+        "ilsd",
+        "deep",
+        "random_depth",
+    }
+    final = train_flops(next(c for c in configs if c.supervision.name == "final"))
+    others = [c for c in configs if c.name.endswith("-flops") or c.supervision.name == "ilsd"]
+    assert {c.supervision.name for c in others} == {"ilsd", "random_depth"}
+    assert all(abs(train_flops(c) / final - 1) < 0.01 for c in others)
+    assert len({(c.loops, c.unique_layers, c.optim.lr, c.batch_size) for c in configs}) == 1
+
+
+@pytest.mark.parametrize("arm", ["final", "ilsd", "deep", "random_depth", "random_depth-flops"])
+def test_every_arm_of_the_supervision_study_trains(
+    arm: str, supervision: list[list[str]], tmp_path: Path
+) -> None:
+    [overrides] = [
+        c for c in supervision if f"name=supervision/digits-{arm}" in c and "seed=0" in c
+    ]
+    fit.main([*overrides, *SMALL, f"runs_dir={tmp_path}"])
+    assert list(load(tmp_path)["loops"]) == [1, 2, 3, 4]

@@ -3,7 +3,9 @@
 import csv
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +20,20 @@ from eltlab.runs import Run
 from eltlab.seeds import generator
 from eltlab.training.validation import LEVELS, Validation
 
-SMALL = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16 batch_size=8
-    budget.images=64 evaluate=false trainer.accelerator=cpu trainer.grids=0 trainer.log_every=1
-    trainer.validations=2""".split()
+SMALL = [
+    "model.width=16",
+    "model.heads=2",
+    "model.mlp_width=24",
+    "model.depth=4",
+    "data.codebook=16",
+    "batch_size=8",
+    "budget.images=64",
+    "evaluate=false",
+    "trainer.accelerator=cpu",
+    "trainer.grids=0",
+    "trainer.log_every=1",
+    "trainer.validations=2",
+]
 objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
 
 
@@ -45,7 +58,7 @@ def test_validation_has_every_exit_at_every_level(objective, tmp_path):
     assert sorted({row["images"] for row in rows}) == [32, 64]
     last = [row for row in rows if row["images"] == 64]
     levels = sorted({row["level"] for row in last})
-    assert len(levels) == LEVELS and 0 < levels[0] and levels[-1] < 1
+    assert len(levels) == LEVELS and levels[0] > 0 and levels[-1] < 1
     assert {(row["exit"], row["level"]) for row in last} == {
         (exit, level) for exit in (1, 2, 3, 4) for level in levels
     }
@@ -69,7 +82,9 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     [row] = [
         row
         for row in lines(run.folder / "validation.csv")
-        if row["images"] == 64 and row["exit"] == 3 and row["level"] == pytest.approx(level, abs=1e-4)
+        if row["images"] == 64
+        and row["exit"] == 3
+        and row["level"] == pytest.approx(level, abs=1e-4)
     ]
     assert row["loss"] == pytest.approx(model.objective.loss(done.exits[3], target).item())
 
@@ -127,8 +142,35 @@ def test_a_killed_run_leaves_the_validation_of_an_undisturbed_one(tmp_path, monk
 
 
 def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
-    """The real package, offline: what it wrote to disk is read back."""
-    pytest.importorskip("wandb")
+    """The calls, recorded by a stand-in, because the package brings two dozen others."""
+    calls = []
+
+    class Recorder:
+        def log(self, row, step):
+            calls.append((step, row))
+
+        def finish(self):
+            calls.append("finish")
+
+    stand_in = SimpleNamespace(
+        __spec__=ModuleSpec("wandb", None),
+        Settings=lambda **given: given,
+        init=lambda **given: calls.append(given) or Recorder(),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    run = train(tmp_path, "trainer.wandb=true")
+    begun, *logged, last = calls
+    assert begun["id"] == run.folder.name and begun["resume"] == "allow" and last == "finish"
+    assert begun["config"]["optim.lr"] == run.config.optim.lr
+    written = lines(run.folder / "metrics.csv")
+    assert [step for step, _ in logged] == [row["step"] for row in written]
+    for (_, row), line in zip(logged, written, strict=True):
+        assert row == pytest.approx(line)
+
+
+def test_the_real_wandb_takes_it(tmp_path, monkeypatch):
+    """Offline: what it wrote to disk is read back. Where the package is installed."""
+    pytest.importorskip("wandb", reason="pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = train(tmp_path, "trainer.wandb=true")

@@ -207,7 +207,9 @@ def drawn_with_a_perfect_denoiser(x, prediction, steps, ancestral, clip=False, s
         return exact(prediction, x, z, *level(time))
 
     noise = SampleNoise(seed, list(range(len(x))))
-    done = Diffusion(prediction).sample(predict, noise, x.shape[1:], sampler(steps, ancestral, clip))
+    done = Diffusion(prediction).sample(
+        predict, noise, x.shape[1:], sampler(steps, ancestral, clip)
+    )
     return done, seen
 
 

@@ -14,8 +14,19 @@ from eltlab import export, fit
 from eltlab.errors import UserError
 from eltlab.runs import read_checkpoint
 
-SMALL = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16 batch_size=8
-    budget.images=64 sampler.steps=4 evaluate=false trainer.accelerator=cpu trainer.grids=0""".split()
+SMALL = [
+    "model.width=16",
+    "model.heads=2",
+    "model.mlp_width=24",
+    "model.depth=4",
+    "data.codebook=16",
+    "batch_size=8",
+    "budget.images=64",
+    "sampler.steps=4",
+    "evaluate=false",
+    "trainer.accelerator=cpu",
+    "trainer.grids=0",
+]
 
 
 @pytest.fixture(scope="module", params=["masked", "diffusion"])

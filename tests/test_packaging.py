@@ -50,3 +50,16 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     package, conf, run = done.stdout.splitlines()
     assert Path(package).parent == site / "eltlab" and Path(conf) == site / "eltlab" / "conf"
     assert (tmp_path / run.removeprefix("run: ") / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_requirements_name_versions_and_hashes_and_no_index() -> None:
+    for name in ("requirements.lock", "requirements-weights.txt"):
+        text = (ROOT / name).read_text()
+        assert "://" not in text and "--" not in text.replace("--hash=", "")
+        lines = text.splitlines()
+        begun = [number for number, line in enumerate(lines) if line and line[0] not in "# "]
+        assert begun
+        for number in begun:
+            assert "==" in lines[number] and lines[number].endswith("\\"), lines[number]
+            assert lines[number + 1].startswith("    --hash=sha256:")
+        assert f'"{name}",' in (ROOT / "pyproject.toml").read_text()  # the sdist builds and tests

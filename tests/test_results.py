@@ -136,7 +136,9 @@ def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
     import pandas as pd
 
     root = Path(__file__).parents[1]
-    rows = [root / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")]
+    rows = [
+        root / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")
+    ]
     command = [sys.executable, str(root / "analysis" / "table.py"), f"out={tmp_path}/all.parquet"]
     subprocess.run([*command, *map(str, rows)], check=True, capture_output=True)
     expected = load(*rows)

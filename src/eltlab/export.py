@@ -38,7 +38,9 @@ def main(overrides: list[str]) -> None:
     run, config, asked = open_run(overrides, Asked())
     out = Path(asked.out).expanduser()
     if out.suffix != ".safetensors":
-        raise UserError(f"out={asked.out}: exports are safetensors files; end the name in .safetensors")
+        raise UserError(
+            f"out={asked.out}: exports are safetensors files; end the name in .safetensors"
+        )
 
     from eltlab.elastic import load_run
 
@@ -52,7 +54,9 @@ def write(path: Path, model: "Elastic", counters: dict[str, Any]) -> None:
     has one; in the metadata the configuration as YAML, the images seen and the code that trained it."""
     from safetensors.torch import save_file
 
-    tensors = {name: value.cpu().contiguous() for name, value in model.backbone.state_dict().items()}
+    tensors = {
+        name: value.cpu().contiguous() for name, value in model.backbone.state_dict().items()
+    }
     if model.tokenizer is not None:
         tensors[CODEBOOK] = model.tokenizer.codes.cpu().contiguous()
     metadata = {
@@ -76,7 +80,9 @@ def read(path: Path) -> tuple[Config, dict[str, "Tensor"]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: truncated or not a safetensors file; export the run again") from error
+        raise UserError(
+            f"{path}: truncated or not a safetensors file; export the run again"
+        ) from error
     if "eltlab.config" not in metadata:
         raise UserError(f"{path}: of another program; give a file that eltlab.export wrote")
     return parse_config(metadata["eltlab.config"], path), tensors

@@ -250,7 +250,9 @@ def _check_data(config: Config) -> None:
             "or use data=images, which resizes"
         )
     if data.name == "images" and data.root is None:
-        raise UserError("data.root is missing: data=images needs a folder or a zip of class folders")
+        raise UserError(
+            "data.root is missing: data=images needs a folder or a zip of class folders"
+        )
     if data.name == "digits" and data.root is not None:
         raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
     if data.root is not None:

@@ -23,9 +23,7 @@ def decode(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
         raise UserError(
             f"{name}: not a readable image ({reason}); mend it or take it away"
         ) from error
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    pixels = np.array(image)
+    pixels = np.array(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 

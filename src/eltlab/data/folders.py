@@ -163,8 +163,7 @@ def _groups(names: list[str], depth: int) -> dict[str, list[str]]:
 
 def _has_one_top(names: list[str]) -> bool:
     """Whether a zip holds one folder that holds the classes, or train/ and test/."""
-    tops = {name.split("/", 1)[0] for name in names}
-    return len(tops) == 1 and tops.pop().lower() != "train" and bool(_groups(names, 1))
+    return len({name.split("/", 1)[0] for name in names}) == 1 and bool(_groups(names, 1))
 
 
 def _checked_classes(path: Path, groups: dict[str, list[str]], where: str = "") -> list[str]:

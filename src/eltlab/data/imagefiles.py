@@ -110,10 +110,9 @@ class ImageFiles:
         # Another Pillow may decode to other pixels.
         key = digest(self.names, self.stamps, self.shape, TRANSFORM, PIL.__version__)
         path = cache_dir() / "images" / f"{key}.npy"
-        if not path.is_file():
-            with locked(path.with_suffix(".lock")):
-                if not path.is_file():  # another process may have made it while this one waited
-                    self._write(path)
+        with locked(path.with_suffix(".lock")):  # another process may be making it
+            if not path.is_file():
+                self._write(path)
         images = torch.from_numpy(np.load(path, allow_pickle=False))
         return ImageSet(self.name, images, self.labels, self.origin)
 
@@ -142,8 +141,7 @@ class _Decoder(Dataset):
     shape: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        self.archive: zipfile.ZipFile | None = None
-        self.process = 0  # that opened the archive: a file handle is not to be shared with a fork
+        self.archive: zipfile.ZipFile | None = None  # opened by the process that reads it
 
     def __getitem__(self, indices: list[int]) -> Tensor | UserError:
         channels, size, _ = self.shape
@@ -164,8 +162,8 @@ class _Decoder(Dataset):
         try:
             if not self.root.is_file():
                 return (self.root / name).read_bytes()
-            if self.archive is None or self.process != os.getpid():
-                self.archive, self.process = zipfile.ZipFile(self.root), os.getpid()
+            if self.archive is None:
+                self.archive = zipfile.ZipFile(self.root)
             return self.archive.read(name)
         except Exception as error:  # zipfile too: encrypted, damaged, of an unknown compression
             raise UserError(f"{self.place(name)}: not readable ({error})") from error

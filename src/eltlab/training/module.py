@@ -27,9 +27,7 @@ class LoopedModule(LightningModule):
     serves every exit that the supervision asks for, and nothing waits for the device.
     """
 
-    def __init__(
-        self, config: Config, codebook: Tensor | None = None, data_hash: str = ""
-    ) -> None:
+    def __init__(self, config: Config, codebook: Tensor | None = None, data_hash: str = "") -> None:
         super().__init__()
         self.config = config
         # Kept in the checkpoint: a run always decodes with the codes it was trained on, and does not

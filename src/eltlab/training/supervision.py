@@ -165,9 +165,7 @@ def ramp(weight: WeightConfig, step: int, steps: int) -> float:
     return weight.start + (weight.end - weight.start) * progress
 
 
-def build_supervision(
-    config: SupervisionConfig, loops: int, seed: int, steps: int
-) -> Supervision:
+def build_supervision(config: SupervisionConfig, loops: int, seed: int, steps: int) -> Supervision:
     """The supervision of a configuration; one from a file of the user's builds itself."""
     match config:
         case IlsdConfig():

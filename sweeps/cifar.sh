@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Does FID fall as training goes on? A small diffusion model of CIFAR-10-JPEG (any folder or zip of the
+# ten classes) at two budgets, two sample seeds each. Rows: analysis/data/cifar.jsonl.
+#     make cifar CIFAR=folder
+set -euo pipefail
+: "${CIFAR:?the folder that holds train/ and test/}"
+settings="data=images data.root=$CIFAR data.size=32 data.flip=true objective=diffusion batch_size=32
+    optim.lr=2.0e-3 sampler.steps=25 metrics.extractor=inception metrics.reference=2000 evaluate_loops=[4]"
+
+for images in 6400 64000; do
+    python -m eltlab.fit name="cifar/$images" budget.images="$images" $settings
+    python -m eltlab.evaluate run="$(echo runs/cifar/$images/*)" seed=1
+done
+
+mkdir -p analysis/data
+cat runs/cifar/*/*/rows.jsonl > analysis/data/cifar.jsonl
