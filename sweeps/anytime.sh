@@ -21,7 +21,7 @@ arm() { # name, overrides: one line a seed and objective
     arm vanilla supervision=final
     arm elastic supervision=ilsd
     arm twin loops=1
-} | xargs -P "$jobs" -L 1 python -m eltlab.fit
+} | xargs -r -P "$jobs" -L 1 python -m eltlab.fit
 
 mkdir -p analysis/data docs
 for objective in masked diffusion; do

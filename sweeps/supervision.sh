@@ -56,7 +56,7 @@ arms() { # data set: one line a run
 }
 
 for data in digits fashion_mnist; do
-    arms "$data" | xargs -P "$jobs" -L 1 python -m eltlab.fit
+    arms "$data" | xargs -r -P "$jobs" -L 1 python -m eltlab.fit
     mkdir -p analysis/data docs
     rows=analysis/data/supervision_$data.jsonl
     cat runs/supervision/"$data"-*/*/rows.jsonl | grep '"loop_schedule": "constant"' > "$rows"

@@ -109,8 +109,9 @@ class Diffusion:
     ) -> Tensor:
         """Draws x [samples, *shape]; predict(step, (z, time)) is the (guided) network.
 
-        sampler.name is ddpm (ancestral) or ddim. Times are uniform from 1 to 0. The posterior of each step is that between its own two times,
-        so any step count is exact for a perfect denoiser; the last step returns x̂.
+        sampler.name is ddpm (ancestral) or ddim. Times are uniform from 1 to 0. The posterior of each
+        step is that between its own two times, so any step count is exact for a perfect denoiser; the
+        last step returns x̂.
         """
         steps = sampler.steps
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
