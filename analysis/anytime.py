@@ -81,6 +81,7 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, metric: str, out: Path) -> No
     """The figure: log quality over loops; protocol, sample count and seeds in the caption."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     widest = lines["loops"].max()
+    crowded = lines["arm"].nunique() > 3
     for colour, (name, arm) in zip(cycle(COLOURS), lines.groupby("arm", sort=False)):
         if (arm["loops_train"] == 1).all():
             level = arm[metric].iloc[0]
@@ -98,11 +99,14 @@ def draw(lines: pd.DataFrame, table: pd.DataFrame, metric: str, out: Path) -> No
                 color=colour,
                 marker="o",
                 capsize=3,
+                label=name,
             )
-            last = arm.iloc[-1]
-            axes.annotate(
-                f"   {name}", (last["loops"], last[metric]), color=colour, va="center", fontsize=9
-            )
+            if not crowded:
+                last = arm.iloc[-1]
+                place = (last["loops"], last[metric])
+                axes.annotate(f"   {name}", place, color=colour, va="center", fontsize=9)
+    if crowded:
+        axes.legend(frameon=False, fontsize=9)
     if metric == "fd_classifier":
         draw_floor(axes, table["fd_halves"].mean())
     axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{metric} (lower is better)")

@@ -15,7 +15,7 @@ settings() { # data set: what its arms share
     case $1 in
         digits) echo "data=digits $shared budget.images=64000" ;;
         fashion_mnist)
-            echo "data=fashion_mnist data.root=$fashion $shared budget.images=32000" \
+            echo "data=fashion_mnist data.root=$fashion data.patch=7 $shared budget.images=64000" \
                 "metrics.reference=10000"
             ;;
     esac

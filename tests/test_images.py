@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -494,6 +495,12 @@ def test_streamed_images_have_the_hash_of_those_in_memory(folder):
     (folder / "train/a/5.png").write_bytes(encoded(noise(77, 20, 20)))
     origins.add(load(folder, in_memory=False)[0].origin)
     assert len(origins) == 6
+
+
+def test_a_copy_of_a_folder_is_the_same_set(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for mine, theirs in zip(load(folder), load(copy, in_memory=False), strict=True):
+        assert mine.origin == theirs.origin  # a run goes on after its images were moved
 
 
 def test_a_subset_is_the_same_in_memory_and_streamed(folder, opened):

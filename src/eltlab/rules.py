@@ -255,8 +255,11 @@ def _check_data(config: Config) -> None:
         )
     if data.name == "digits" and data.root is not None:
         raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
+    # Absolute, so that a run can be measured from another folder.
     if data.root is not None:
         data.root = str(Path(data.root).expanduser().resolve())
+    if config.metrics.weights not in (None, "download"):
+        config.metrics.weights = str(Path(str(config.metrics.weights)).expanduser().resolve())
     tokens = data.tokens
     if isinstance(config.objective, MaskedConfig) and config.sampler.steps > tokens:
         raise UserError(

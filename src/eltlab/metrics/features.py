@@ -26,7 +26,9 @@ class Extractor:
     def extract(self, parts: Iterable[Tensor], count: int, label: str) -> Tensor:
         """Parts of `batch` images, of `count` in all → float32 [N, F] on the CPU."""
         features, done = [], 0
-        with torch.inference_mode(), Bar(label, count) as bar:
+        # Full float32 on CUDA too: TF32 would make features that depend on the device.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with exact, torch.inference_mode(), Bar(label, count) as bar:
             for part in parts:
                 # One order in memory, whatever the images lie in: PyTorch chooses kernels by it.
                 plain = part.clone(memory_format=torch.contiguous_format)
