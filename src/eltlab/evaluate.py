@@ -144,7 +144,7 @@ def schedule_name(loops: LoopSchedule, halting: float | None) -> str:
     """The column loop_schedule: constant, 4to1, a JSON list; "…, halting τ" where passes may stop."""
     name = loops if isinstance(loops, str) else json.dumps(loops)
     if halting is not None:
-        return f"{name}, halting {halting:g}"
+        return f"{name}, halting {halting}"
     return "constant" if isinstance(loops, int) else name
 
 
@@ -152,7 +152,7 @@ def name_of(loops: LoopSchedule, halting: float | None) -> str:
     from eltlab.pictures import counted
 
     name = counted(loops) if isinstance(loops, int) else f"loops {loops}"
-    return name if halting is None else f"at most {name}, halting {halting:g}"
+    return name if halting is None else f"at most {name}, halting {halting}"
 
 
 def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tensor") -> None:
@@ -161,7 +161,7 @@ def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tenso
 
     name = "-".join(map(str, loops)) if isinstance(loops, list) else f"{loops:0>3}"
     if config.sampler.halting is not None:
-        name += f"_halting_{config.sampler.halting:g}"
+        name += f"_halting_{config.sampler.halting}"
     rows = [images[: TILES // 2], images[TILES // 2 : TILES]]
     save_grid(folder / f"loops_{name}.png", rows, ["", ""])
 
