@@ -106,7 +106,7 @@ def test_the_supervision_study_is_at_equal_images_and_at_equal_flops(
     final = train_flops(next(c for c in configs if c.supervision.name == "final"))
     others = [c for c in configs if c.name.endswith("-flops") or c.supervision.name == "ilsd"]
     assert {c.supervision.name for c in others} == {"ilsd", "random_depth"}
-    assert all(abs(train_flops(c) / final - 1) < 0.01 for c in others)
+    assert all(abs(train_flops(c) / final - 1) < 0.03 for c in others)
     assert len({(c.loops, c.unique_layers, c.optim.lr, c.batch_size) for c in configs}) == 1
 
 

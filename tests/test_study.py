@@ -1,4 +1,4 @@
-"""The committed study: what docs/results.md claims holds in the rows, and its tables are theirs."""
+"""The committed studies: what docs/results.md claims holds in the rows, and its tables are theirs."""
 
 import subprocess
 import sys
@@ -54,10 +54,52 @@ def test_the_arms_differ_in_nothing_else(study: tuple) -> None:
     assert {key for key in differing if not key.startswith("supervision.")} <= arms
 
 
-def test_the_tables_of_the_documentation_are_those_of_the_rows(
-    study: tuple, tmp_path: Path
+# --- supervision ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["digits", "fashion_mnist"])
+def supervision(request: pytest.FixtureRequest) -> pd.DataFrame:
+    path = ROOT / "analysis" / "data" / f"supervision_{request.param}.jsonl"
+    return comparable(load(path))
+
+
+def means(rows: pd.DataFrame, loops: int) -> pd.Series:
+    """fd_classifier of each arm, mean over its three seeds."""
+    chosen = rows[rows["loops"] == loops]
+    arms = chosen["name"].str.partition("-")[2]
+    assert (chosen.groupby(arms)["seed"].nunique() == 3).all()
+    return chosen.groupby(arms)["fd_classifier"].mean()
+
+
+def test_supervision_is_compared_at_equal_images_and_at_equal_flops(
+    supervision: pd.DataFrame,
 ) -> None:
-    path, _ = study
+    images = supervision.groupby("name")["images_seen"].unique()
+    assert all(len(counts) == 1 for counts in images)
+    equal_images = images[~images.index.str.endswith("-flops")]
+    assert {int(counts[0]) for counts in equal_images} == {64_000}
+    flops = supervision.groupby("name")["train_flops_total"].first()
+    final = flops[flops.index.str.endswith("-final")].iloc[0]
+    for name, value in flops.items():
+        if not name.endswith("random_depth"):
+            assert abs(value / final - 1) < 0.03
+
+
+def test_only_the_vanilla_loop_needs_all_its_loops(supervision: pd.DataFrame) -> None:
+    half, full = means(supervision, 2), means(supervision, 4)
+    assert half["final"] > 10 * full["final"]
+    for arm in ("ilsd", "deep", "random_depth", "random_depth-flops"):
+        assert half[arm] < 1.5 * full[arm]
+
+
+# --- documentation --------------------------------------------------------------------------------
+
+TABLES = ["anytime_masked", "anytime_diffusion", "supervision_digits", "supervision_fashion_mnist"]
+
+
+@pytest.mark.parametrize("name", [*TABLES, "schedules"])
+def test_the_tables_of_the_documentation_are_those_of_the_rows(name: str, tmp_path: Path) -> None:
+    path = ROOT / "analysis" / "data" / f"{name}.jsonl"
     script = ROOT / "analysis" / "anytime.py"
     command = [sys.executable, str(script), f"out={tmp_path / 'figure.png'}", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -65,3 +107,18 @@ def test_the_tables_of_the_documentation_are_those_of_the_rows(
     *table, _ = done.stdout.splitlines()
     for line in table:
         assert line.rstrip() in documented
+
+
+# --- CIFAR-10-JPEG --------------------------------------------------------------------------------
+
+
+def test_fid_falls_by_more_than_two_sample_seeds_differ() -> None:
+    rows = load(ROOT / "analysis" / "data" / "cifar.jsonl")
+    fid = rows.pivot(index="images_seen", columns="sample_seed", values="fid")
+    assert list(fid.index) == [6_400, 64_000] and list(fid.columns) == [0, 1]
+    assert rows["protocol"].nunique() == 1 and (rows["samples"] == 1000).all()
+    spread = (fid.max(axis=1) - fid.min(axis=1)).max()
+    assert fid.loc[6_400].min() - fid.loc[64_000].max() > spread
+    documented = (ROOT / "docs" / "results.md").read_text()
+    for value in rows["fid"]:
+        assert f"{value:.2f}" in documented
