@@ -20,6 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from eltlab import results
+from eltlab.errors import UserError
 
 METRICS = ("fid", "fd_classifier")  # drawn is the first that the rows have
 # Okabe and Ito's colours: told apart by every kind of colour vision.
@@ -140,7 +141,9 @@ def draw_floor(axes: plt.Axes, floor: float) -> None:
 
 def main(paths: list[str], out: Path, protocol: str | None) -> None:
     table = results.comparable(results.load(*paths), protocol)
-    metric = next(name for name in METRICS if table[name].notna().any())
+    metric = next((name for name in METRICS if table[name].notna().any()), None)
+    if metric is None:
+        raise UserError(f"the rows have none of {', '.join(METRICS)}; evaluate the runs first")
     lines = summary(table, metric)
     columns = lines.dropna(axis="columns", how="all")
     print(columns.to_string(index=False, formatters=FORMATS, na_rep=""))

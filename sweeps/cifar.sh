@@ -4,13 +4,15 @@
 #     make cifar CIFAR=folder
 set -euo pipefail
 : "${CIFAR:?the folder that holds train/ and test/}"
-settings="data=images data.root=$CIFAR data.size=32 data.flip=true objective=diffusion batch_size=32
-    optim.lr=2.0e-3 sampler.steps=25 metrics.extractor=inception metrics.reference=2000 evaluate_loops=[4]"
+settings=(data=images "data.root=$CIFAR" data.size=32 data.flip=true objective=diffusion batch_size=32
+    optim.lr=2.0e-3 sampler.steps=25 metrics.extractor=inception metrics.reference=2000 evaluate_loops=[4])
+rows=()
 
 for images in 6400 64000; do
-    python -m eltlab.fit name="cifar/$images" budget.images="$images" $settings
-    python -m eltlab.evaluate run="$(echo runs/cifar/$images/*)" seed=1
+    run=$(python -m eltlab.fit name="cifar/$images" budget.images="$images" "${settings[@]}" | tail -1)
+    python -m eltlab.evaluate run="${run#run: }" seed=1
+    rows+=("${run#run: }/rows.jsonl")
 done
 
 mkdir -p analysis/data
-cat runs/cifar/*/*/rows.jsonl > analysis/data/cifar.jsonl
+cat "${rows[@]}" > analysis/data/cifar.jsonl

@@ -67,13 +67,8 @@ def test_subset_is_seeded_and_in_order(digits):
     keys = [image.numpy().tobytes() for image in train.images]
     places = [keys.index(image.numpy().tobytes()) for image in part.images]
     assert places == sorted(places)
-    assert places[:5] == [
-        12,
-        98,
-        101,
-        118,
-        150,
-    ]  # those of version 0.1.0: a protocol names their hash
+    # Those of version 0.1.0: a protocol names their hash.
+    assert places[:5] == [12, 98, 101, 118, 150]
     assert train.subset(None) is train and train.subset(1442) is train
 
 

@@ -1,7 +1,6 @@
 """What a run shows of itself: validation by exit and level, the gap to the teacher, wandb."""
 
 import csv
-import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -9,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
 
 from eltlab import fit
 from eltlab.build import build_data
@@ -94,7 +92,7 @@ def test_looking_changes_nothing_that_is_learnt(objective, tmp_path):
     looked = train(tmp_path / "a", f"objective={objective}", "trainer.validations=8")
     blind = train(tmp_path / "b", f"objective={objective}", "trainer.validations=0")
     assert looked.folder.name == blind.folder.name
-    assert lines(blind.folder / "validation.csv") == []
+    assert not (blind.folder / "validation.csv").exists()
     weights = [load_run(run.folder, run.config)[0].backbone for run in (looked, blind)]
     for one, other in zip(*(list(net.parameters()) for net in weights), strict=True):
         assert torch.equal(one, other)
@@ -153,14 +151,18 @@ def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
             calls.append("finish")
 
     stand_in = SimpleNamespace(
-        __spec__=ModuleSpec("wandb", None),
+        __spec__=ModuleSpec("wandb", None, origin="stand-in"),
         Settings=lambda **given: given,
         init=lambda **given: calls.append(given) or Recorder(),
     )
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     run = train(tmp_path, "trainer.wandb=true")
     begun, *logged, last = calls
-    assert begun["id"] == run.folder.name and begun["resume"] == "allow" and last == "finish"
+    assert (
+        begun["id"] == f"{run.config.name}-{run.folder.name}"
+        and begun["resume"] == "allow"
+        and last == "finish"
+    )
     assert begun["config"]["optim.lr"] == run.config.optim.lr
     written = lines(run.folder / "metrics.csv")
     assert [step for step, _ in logged] == [row["step"] for row in written]
@@ -181,10 +183,21 @@ def test_the_real_wandb_takes_it(tmp_path, monkeypatch):
         assert name in content
 
 
-def test_wandb_that_is_not_installed_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    config = tiny("trainer.wandb=true")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)], ids=["absent", "a folder"])
+def test_wandb_that_is_not_installed_is_one_line(monkeypatch, tmp_path, spec):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     with pytest.raises(UserError, match="pip install wandb"):
-        fit.check_wandb(config)
-    assert os.listdir(tmp_path) == []
+        train(tmp_path, "trainer.wandb=true")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_that_does_not_start_is_one_line(monkeypatch, tmp_path):
+    def refuse(**given):
+        raise RuntimeError("no API key\nconfigured")
+
+    stand_in = SimpleNamespace(
+        __spec__=ModuleSpec("wandb", None, origin="stand-in"), Settings=dict, init=refuse
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    with pytest.raises(UserError, match="no API key configured"):
+        train(tmp_path, "trainer.wandb=true")

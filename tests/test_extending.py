@@ -8,8 +8,8 @@ import torch
 from conftest import tiny
 
 import eltlab
-from eltlab import evaluate, export, fit
-from eltlab.build import build_objective
+from eltlab import compute, evaluate, export, fit
+from eltlab.build import build_backbone, build_objective
 from eltlab.compose import compose, load_config
 from eltlab.config import identity
 from eltlab.errors import UserError
@@ -112,6 +112,73 @@ def test_the_content_of_an_extension_is_part_of_the_identity(files: Path, tmp_pa
     assert identity(compose([f"supervision={copy}"])) != identity(here)
 
 
+def test_a_changed_extension_is_not_taken_for_the_one_of_a_run(files: Path, tmp_path: Path) -> None:
+    """Its sampler would draw other samples under the protocol of the old ones."""
+    flow = tmp_path / "flow.py"
+    flow.write_text((files / "flow.py").read_text())
+    run = trained(tmp_path, tmp_path / "runs", "objective={}/flow.py", "evaluate=false")
+    flow.write_text(flow.read_text().replace("z - velocity", "z - 2 * velocity"))
+    with pytest.raises(UserError, match="changed since the run was begun") as caught:
+        evaluate.main([f"run={run}"])
+    assert str(flow) in str(caught.value)
+
+
+def test_an_objective_on_tokens_is_counted_as_one(tmp_path: Path) -> None:
+    """By what it is built on, not by its name."""
+    (tmp_path / "unsmoothed.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from eltlab.config import MaskedConfig\n"
+        "@dataclass\n"
+        "class Unsmoothed(MaskedConfig):\n"
+        "    def build(self, config):\n"
+        "        from eltlab.generation.masked import Masked\n"
+        "        return Masked(config.data.codebook, 0.0)\n"
+    )
+    config = tiny(f"objective={tmp_path}/unsmoothed.py")
+    net = compute.network(config)
+    backbone = build_backbone(config)
+    assert compute.params_total(net) == sum(p.numel() for p in backbone.parameters())
+    assert build_objective(config).label_smoothing == 0.0  # its own, though it derives from ours
+    with pytest.raises(UserError, match="16 tokens are unmasked in at most 16 steps"):
+        tiny(f"objective={tmp_path}/unsmoothed.py", "sampler.steps=17")
+
+
+def test_a_supervision_that_derives_from_ours_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "sub.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from eltlab.config import IlsdConfig\n"
+        "@dataclass\n"
+        "class Sub(IlsdConfig):\n"
+        "    def build(self, loops, seed, steps):\n"
+        "        return 'its own'\n"
+    )
+    config = tiny(f"supervision={tmp_path}/sub.py")
+    assert build_supervision(config.supervision, 4, 0, 10) == "its own"
+
+
+def test_log_terms_of_an_extension_do_not_stop_the_run(files: Path, tmp_path: Path) -> None:
+    source = (files / "chain.py").read_text()
+    named = source.replace('{"loss": total,', '{"my_term": total,')
+    assert named != source
+    (tmp_path / "named.py").write_text(named)
+    run = trained(tmp_path, tmp_path / "runs", "supervision={}/named.py", "evaluate=false")
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_key_without_a_default_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from omegaconf import MISSING\n"
+        "from eltlab.config import SupervisionConfig\n"
+        "@dataclass\n"
+        "class Bare(SupervisionConfig):\n"
+        "    weight: float = MISSING\n"
+    )
+    with pytest.raises(UserError, match=r"supervision\.weight: has no default"):
+        tiny(f"supervision={tmp_path}/bare.py")
+    assert tiny(f"supervision={tmp_path}/bare.py", "supervision.weight=2").supervision.weight == 2
+
+
 def test_a_perfect_flow_reproduces_the_data(files: Path) -> None:
     from eltlab.seeds import SampleNoise
 
@@ -130,6 +197,7 @@ def test_a_perfect_flow_reproduces_the_data(files: Path) -> None:
 BROKEN = {
     "": "defines 0 classes derived from SupervisionConfig",
     "import nowhere_to_be_found": "importing it failed: ModuleNotFoundError",
+    "import sys; sys.exit('no')": "importing it failed: SystemExit: no",
     "def": "importing it failed: SyntaxError",
     "from eltlab.config import SupervisionConfig\nclass A(SupervisionConfig): pass\n"
     "class B(SupervisionConfig): pass": "defines 2 classes derived from SupervisionConfig",

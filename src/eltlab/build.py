@@ -99,6 +99,8 @@ def build_data(config: Config) -> Data:
 def build_objective(config: Config) -> Objective:
     """The objective of a configuration; one from a file of the user's builds itself."""
     objective = config.objective
+    if objective.file is not None:
+        return objective.build(config)
     match objective:
         case MaskedConfig():
             return Masked(config.data.codebook, objective.label_smoothing)
@@ -110,7 +112,7 @@ def build_objective(config: Config) -> Objective:
                 objective.logsnr_max,
                 objective.shift,
             )
-    return objective.build(config)
+    raise AssertionError(f"no objective {objective.name}")
 
 
 def build_backbone(config: Config) -> nn.Module:

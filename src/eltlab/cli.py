@@ -17,7 +17,10 @@ from eltlab.runs import Run
 Asked = TypeVar("Asked")
 
 # What may differ between a run and a later look at it.
-OPEN_KEYS = ("sampler.", "metrics.", "trainer.accelerator")
+OPEN_KEYS = (
+    *("sampler.", "metrics.", "trainer.accelerator"),
+    *("data.root", "data.workers", "data.in_memory"),  # where the same images lie today
+)
 
 
 def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> None:

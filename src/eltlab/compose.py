@@ -3,6 +3,7 @@
 Nothing here imports torch: `--help` and mistakes answer at once.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from yaml import YAMLError
 
 from eltlab.config import Config, folder, leaves
 from eltlab.errors import UserError, nearest
-from eltlab.extend import is_extension, load_extension
+from eltlab.extend import is_extension, load_extension, source_hash
 from eltlab.rules import resolve
+
+# Hydra's grammar refuses ~, accents, apostrophes and parentheses in what is just a path.
+PLAIN = re.compile(r"[A-Za-z_.]+=[^=,{}\[\]]+")
 
 # These say which file of conf/ was chosen: set alone, they would label one thing as another.
 CHOSEN = (
     *("model.name", "objective.name", "supervision.name", "data.name"),
-    *("objective.file", "supervision.file"),
+    *("objective.file", "supervision.file", "objective.source", "supervision.source"),
 )
 
 
@@ -51,7 +55,7 @@ def compose(overrides: list[str]) -> Config:
             raise UserError(f"{' '.join(choices)}: {_first_line(error)}") from error
     for group, file in extensions.items():
         path = Path(file).expanduser().resolve()
-        composed[group] = {"name": path.stem, "file": str(path)}
+        composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
     node = typed(composed)
     for key, value in parsed:
         if key not in groups:
@@ -65,11 +69,15 @@ def parse_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
     from hydra.core.override_parser.types import OverrideType
     from hydra.errors import HydraException
 
-    parsed = []
+    parsed: list[tuple[str, Any]] = []
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
+            if PLAIN.fullmatch(text):
+                key, _, value = text.partition("=")
+                parsed.append((key, value))
+                continue
             mend = "quote the value twice, e.g. 'name=\"a (1)\"'" if "=" in text else "e.g. loops=4"
             raise UserError(f"{text!r} is not of the form key=value: {mend}") from error
         if override.is_sweep_override():
@@ -93,9 +101,12 @@ def typed(composed: DictConfig) -> DictConfig:
         name, file = section.get("name"), section.get("file")
         if name not in kinds and not file:
             raise UserError(f"{key}.name={name}: choose one of {', '.join(kinds)}")
-        kind = load_extension(key, str(file)) if file else kinds[str(name)]
+        kind = load_extension(key, str(file), section.get("source")) if file else kinds[str(name)]
         setattr(schema, key, kind())
-    node = OmegaConf.structured(schema)
+    try:
+        node = OmegaConf.structured(schema)
+    except OmegaConfBaseException as error:  # a field of an extension
+        raise UserError(f"a key of an extension: {_first_line(error)}") from error
     for top, value in plain.items():
         for dotted, leaf in leaves(str(top), value):
             set_key(node, dotted, leaf)

@@ -54,7 +54,7 @@ def network(config: Config) -> Network:
     model, data = config.model, config.data
     assert model.block is not None and model.cond_width is not None and config.unique_layers
     return Network(
-        masked=config.objective.name == "masked",
+        masked=config.objective.INPUTS == "tokens",
         block=model.block,
         width=model.width,
         mlp_width=model.mlp_width,

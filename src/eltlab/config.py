@@ -72,6 +72,7 @@ class ObjectiveConfig:
     name: str = MISSING
     label_dropout: float = 0.1
     file: str | None = None  # of an objective that is not eltlab's own (docs/extending.md)
+    source: str | None = None  # the file's hash
 
     def build(self, config: "Config") -> Any:
         """The objective of an extension: corrupt, loss, distill, sample (as generation/diffusion.py)."""
@@ -117,6 +118,7 @@ class Spent(NamedTuple):
 class SupervisionConfig:
     name: str = MISSING
     file: str | None = None  # of a supervision that is not eltlab's own (docs/extending.md)
+    source: str | None = None  # the file's hash
 
     def spent(self, loops: int) -> Spent:
         """Of a model with this loop count L. Here: one pass of L loops, read once."""
@@ -294,9 +296,7 @@ def identity(config: Config) -> str:
     plain = asdict(config)
     affects = {key: plain[key] for key in sections + numbers}
     for key in ("objective", "supervision"):
-        file = affects[key].pop("file")
-        if file is not None:  # an extension is what it does, not where it lies
-            affects[key]["source"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        del affects[key]["file"]  # an extension is what it does (source), not where it lies
     for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
         del affects["data"][key]  # where known data lie, and how any are read
     affects["precision"] = config.trainer.precision

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eltlab import export
+from eltlab import portable
 from eltlab.build import (
     build_backbone,
     build_objective,
@@ -158,9 +158,9 @@ def load(run: str | Path, accelerator: str = "auto") -> Elastic:
     """
     path = Path(run).expanduser()
     if path.suffix == ".safetensors":
-        config, tensors = export.read(path)
+        config, tensors = portable.read(path)
         config.trainer.accelerator = accelerator
-        codes = tensors.pop(export.CODEBOOK, None)
+        codes = tensors.pop(portable.CODEBOOK, None)
         return assemble(config, tensors, codes, path)
     opened = Run.open(path)
     opened.config.trainer.accelerator = accelerator

@@ -14,7 +14,7 @@ from eltlab import compute, results
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config, flatten
 from eltlab.errors import UserError
-from eltlab.files import locked, write_atomic
+from eltlab.files import digest, locked, write_atomic
 from eltlab.rules import check_samples
 from eltlab.schedule import (
     SCHEDULE_FORMS,
@@ -91,13 +91,21 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
 
     model, counters = load_run(run.folder, config)
     train, test = build_splits(config)
-    reference = train.subset(config.metrics.reference)
+    if train.origin != counters["data"]:
+        raise UserError(
+            f"data.root={config.data.root}: other images than the run was trained on (their hash "
+            "differs); give data.root= where those lie"
+        )
+    wanted = config.metrics.reference
+    reference = train if wanted is None else train.subset(wanted)
     metrics = build_metrics(config, train, reference, model.device)
     if model.tokenizer is not None:
         tokenizer_row(run, model, counters, train.subset(min(samples, len(train))), test, metrics)
     protocol = sampling_protocol(
         config.sampler, samples, model.precision, metrics.extractor, metrics.reference
     )
+    if config.objective.source is not None:  # the sampler is the extension's own code
+        protocol["objective"] = config.objective.source
     known = {results.identity(row) for row in results.read_rows(run.rows)}
     labels = (
         torch.arange(samples) % config.data.classes
@@ -122,8 +130,8 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
         row |= metrics.measure(drawn.images, labels) | metrics.floor()
         with locked(run.rows.with_suffix(".lock")):
             write_dynamics(run.folder / "dynamics.csv", row, drawn.updates)
-        keep_tiles(run.folder / "samples" / row["protocol"], asked, config, drawn.images)
         results.append_rows(run.rows, [row])
+        keep_tiles(run.folder / "samples" / row["protocol"], asked, config, drawn.images)
         spent = "" if config.sampler.halting is None else f" ({row['loops']:.2f} spent)"
         print(f"{name}{spent}: {metrics.headline(row)}", file=sys.stderr)
 
@@ -159,7 +167,7 @@ def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tenso
     """The first images of a loop count, in two rows, for pictures that compare runs."""
     from eltlab.pictures import save_grid
 
-    name = "-".join(map(str, loops)) if isinstance(loops, list) else f"{loops:0>3}"
+    name = f"list_{digest(loops)}" if isinstance(loops, list) else f"{loops:0>3}"
     if config.sampler.halting is not None:
         name += f"_halting_{config.sampler.halting}"
     rows = [images[: TILES // 2], images[TILES // 2 : TILES]]

@@ -7,7 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eltlab.config import ObjectiveConfig, SupervisionConfig
+from eltlab.config import (
+    DiffusionSamplerConfig,
+    MaskedSamplerConfig,
+    ObjectiveConfig,
+    SupervisionConfig,
+)
 from eltlab.errors import UserError
 
 BASES: dict[str, type] = {"objective": ObjectiveConfig, "supervision": SupervisionConfig}
@@ -18,12 +23,20 @@ def is_extension(group: str, value: Any) -> bool:
     return group in BASES and isinstance(value, str) and value.endswith(".py")
 
 
-def load_extension(group: str, file: str) -> type:
-    """The configuration class of a file: its one dataclass derived from the group's. Raises UserError."""
+def load_extension(group: str, file: str, source: str | None = None) -> type:
+    """The configuration class of a file: its one dataclass derived from the group's.
+
+    source: the hash that the file had when a run was begun with it. Raises UserError, also where the
+    file has changed since.
+    """
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"{group}={file}: no such file")
-    module = _module(path, hashlib.sha256(path.read_bytes()).hexdigest()[:12], group)
+    if source not in (None, source_hash(path)):
+        raise UserError(
+            f"{group}={file}: changed since the run was begun with it; restore it, or begin another run"
+        )
+    module = _module(path, source_hash(path), group)
     base = BASES[group]
     found = [
         kind
@@ -35,7 +48,19 @@ def load_extension(group: str, file: str) -> type:
             f"{group}={file}: it defines {len(found)} classes derived from {base.__name__}; "
             "define one, a dataclass with its keys and a method build"
         )
-    return found[0]
+    kind: Any = found[0]
+    if group == "objective" and kind.INPUTS not in ("images", "tokens"):
+        raise UserError(f"{group}={file}: INPUTS = {kind.INPUTS!r}; choose images or tokens")
+    if group == "objective" and kind.SAMPLER not in (MaskedSamplerConfig, DiffusionSamplerConfig):
+        raise UserError(
+            f"{group}={file}: SAMPLER = {kind.SAMPLER.__name__}; choose MaskedSamplerConfig or "
+            "DiffusionSamplerConfig"
+        )
+    return kind
+
+
+def source_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 @cache
@@ -48,7 +73,7 @@ def _module(path: Path, content: str, group: str) -> Any:
     sys.modules[name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(
             f"{group}={path}: importing it failed: {type(error).__name__}: {error}"

@@ -100,6 +100,9 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
     run.write_config()
     if config.trainer.compile:
         module.backbone.stack.compile_blocks()  # type: ignore[operator, union-attr]
+    validation = []
+    if config.trainer.validations:
+        validation = [Validation(run.folder, config, *data.held_out(Validation.IMAGES))]
     quiet_lightning()
     trainer = Trainer(
         accelerator=device.type,
@@ -108,7 +111,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
         max_epochs=1,
         callbacks=[  # the checkpoint last: what a step leaves is on disk before the step counts
             Reports(run.folder, config),
-            Validation(run.folder, config, *data.held_out(Validation.IMAGES)),
+            *validation,
             Grids(run.folder / "samples", config, data.tokenizer),
             Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
         ],
@@ -144,9 +147,14 @@ def check_images(trained: str, now: str, config: Config) -> None:
         )
 
 
+def _installed(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None  # a mere folder of that name has no origin
+
+
 def check_wandb(config: Config) -> None:
     """Raises UserError where trainer.wandb is on and the package is not there."""
-    if config.trainer.wandb and importlib.util.find_spec("wandb") is None:
+    if config.trainer.wandb and not _installed("wandb"):
         raise UserError(
             "trainer.wandb=true: the package wandb is not installed; pip install wandb, or leave it out"
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from eltlab.config import (
     MODULATED_BLOCKS,
@@ -33,9 +34,12 @@ INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own e
 
 def resolve(node: DictConfig) -> Config:
     """Checks every rule and fills in what follows from other keys. Raises UserError."""
-    config = OmegaConf.to_object(node)
+    try:
+        config = OmegaConf.to_object(node)
+    except MissingMandatoryValue as error:  # a field of an extension without a default
+        raise UserError(f"{error.full_key}: has no default; give {error.full_key}=VALUE") from error
     assert isinstance(config, Config)
-    if config.data.classes == 0:
+    if config.data.classes == 0 and config.data.name == "images":
         config.data.classes = len(class_names(config.data.root))
     if config.metrics.extractor is None:
         small = config.data.size < INCEPTION_FROM
@@ -258,10 +262,15 @@ def _check_data(config: Config) -> None:
     # Absolute, so that a run can be measured from another folder.
     if data.root is not None:
         data.root = str(Path(data.root).expanduser().resolve())
+    if config.metrics.weights is not None and config.metrics.extractor != "inception":
+        raise UserError(
+            f"metrics.weights={config.metrics.weights}: weights of Inception, and metrics.extractor is "
+            f"{config.metrics.extractor}; leave it out, or choose metrics.extractor=inception"
+        )
     if config.metrics.weights not in (None, "download"):
         config.metrics.weights = str(Path(str(config.metrics.weights)).expanduser().resolve())
     tokens = data.tokens
-    if isinstance(config.objective, MaskedConfig) and config.sampler.steps > tokens:
+    if isinstance(config.sampler, MaskedSamplerConfig) and config.sampler.steps > tokens:
         raise UserError(
             f"sampler.steps={config.sampler.steps}: {tokens} tokens are unmasked in at most "
             f"{tokens} steps; choose 1 to {tokens}"

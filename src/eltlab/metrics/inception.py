@@ -31,6 +31,7 @@ class Inception(nn.Module):
         }
         self.network = _network(tensors if self.has_classes else tensors | blank)
         self.name = f"inception-{source}-{feature_hash(self.network)}"
+        self.class_hash = digest(self.network.fc.weight.numpy())
 
     def forward(self, images: Tensor) -> Tensor:
         grey_as_colour = images.expand(-1, 3, -1, -1)

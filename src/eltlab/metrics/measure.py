@@ -56,6 +56,12 @@ def build_metrics(
 def check_metrics(config: Config, train_images: int) -> None:
     """Raises UserError now for what build_metrics would raise after hours of training; cheap, but
     may download Inception's weights."""
+    reference = config.metrics.reference
+    if reference is not None and reference > train_images:
+        raise UserError(
+            f"metrics.reference={reference}: the training split has only {train_images:,} images; give "
+            f"at most {train_images}"
+        )
     if config.metrics.extractor == "inception":
         check_counts(config, train_images)
         check_weights(config)
@@ -126,8 +132,10 @@ class InceptionMetrics:
     def __init__(self, weights: str | None, reference: Images, device: torch.device) -> None:
         self.inception = load_inception(weights)
         self.extractor = f"{self.inception.name}, {PROTOCOL}"
+        if self.inception.has_classes:
+            self.extractor += f", classes {self.inception.class_hash}"
         # Batches of 25: larger ones are no faster on a CPU.
-        self.network = Extractor(self.inception.name, self.inception, device, 25)
+        self.network = Extractor(self.extractor, self.inception, device, 25)
         self.real = Reference(reference, self.network)
         self.reference = self.real.name
 

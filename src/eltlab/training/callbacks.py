@@ -12,6 +12,7 @@ from lightning import Callback, Trainer
 from eltlab.config import Config, flatten
 from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
+from eltlab.errors import UserError
 from eltlab.files import renamed, write_atomic
 from eltlab.pictures import counted, save_grid
 from eltlab.progress import Bar
@@ -44,7 +45,7 @@ class Reports(Callback):
         note = ""
         if module.reports_after(module.step - 1):
             values = self.write(module)
-            note = f"loss {values['loss']:.3f}"
+            note = f"loss {values['loss']:.3f}" if "loss" in values else ""
         self.bar.update(module.images_seen, note)
 
     def write(self, module: LoopedModule) -> dict[str, float]:
@@ -55,7 +56,7 @@ class Reports(Callback):
         self.since = (module.step, module.train_seconds)
         row = {"step": module.step, "images": module.images_seen, **values}
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)
         for name, value in values.items():
             self.writer.add_scalar(name, value, module.step)
         if self.tracker is not None:
@@ -106,15 +107,23 @@ def start_wandb(folder: Path, config: Config) -> Any:
         return None
     import wandb
 
-    return wandb.init(
-        project="eltlab",
-        id=folder.name,
-        name=config.name,
-        config=flatten(config),
-        dir=folder,
-        resume="allow",
-        settings=wandb.Settings(silent=True),
-    )
+    assert config.name is not None
+    try:
+        return wandb.init(
+            project="eltlab",
+            id=f"{config.name}-{folder.name}".replace("/", "-"),
+            name=config.name,
+            config=flatten(config),
+            dir=folder,
+            resume="allow",
+            settings=wandb.Settings(silent=True),
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"trainer.wandb=true: wandb did not start ({reason}); log in, set WANDB_MODE=offline, or "
+            "leave it out"
+        ) from error
 
 
 class Checkpoints(Callback):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from eltlab.config import (
     DeepConfig,
-    FinalConfig,
     IlsdConfig,
     RandomDepthConfig,
     SupervisionConfig,
@@ -167,6 +166,8 @@ def ramp(weight: WeightConfig, step: int, steps: int) -> float:
 
 def build_supervision(config: SupervisionConfig, loops: int, seed: int, steps: int) -> Supervision:
     """The supervision of a configuration; one from a file of the user's builds itself."""
+    if config.file is not None:
+        return config.build(loops, seed, steps)
     match config:
         case IlsdConfig():
             return Ilsd(loops, config, seed, steps)
@@ -174,6 +175,4 @@ def build_supervision(config: SupervisionConfig, loops: int, seed: int, steps: i
             return Deep(loops, config)
         case RandomDepthConfig():
             return RandomDepth(loops, config, seed)
-        case FinalConfig():
-            return Final(loops)
-    return config.build(loops, seed, steps)
+    return Final(loops)

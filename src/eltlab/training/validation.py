@@ -32,9 +32,7 @@ class Validation(Callback):
         self.path = folder / "validation.csv"
         self.exits = tuple(range(1, config.loops + 1))
         count = config.trainer.validations
-        self.steps = (
-            {-(-config.steps * n // count) for n in range(1, count + 1)} if count else set()
-        )
+        self.steps = {-(-config.steps * n // count) for n in range(1, count + 1)}
         self.inputs, self.labels = inputs, labels
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
