@@ -31,11 +31,13 @@ def cache(tmp_path_factory):
         yield run / "cache"
 
 
+# A run of moments: width 16, one unique layer x four loops, eight steps.
+TINY = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16
+    batch_size=8 budget.images=64 sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu""".split()  # noqa: SIM905
+
+
 def tiny(*overrides: str) -> Config:
-    """A configuration that runs in moments: width 16, one unique layer x four loops."""
-    small = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16
-        batch_size=8 budget.images=64 sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu"""
-    return compose([*small.split(), *overrides])
+    return compose([*TINY, *overrides])
 
 
 def perturbed(module: nn.Module, seed: int = 0, scale: float = 0.1) -> nn.Module:

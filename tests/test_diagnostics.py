@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import TINY
 
 from eltlab import fit
 from eltlab.build import build_data
@@ -19,15 +20,8 @@ from eltlab.seeds import generator
 from eltlab.training.validation import LEVELS, Validation
 
 SMALL = [
-    "model.width=16",
-    "model.heads=2",
-    "model.mlp_width=24",
-    "model.depth=4",
-    "data.codebook=16",
-    "batch_size=8",
-    "budget.images=64",
+    *TINY,
     "evaluate=false",
-    "trainer.accelerator=cpu",
     "trainer.grids=0",
     "trainer.log_every=1",
     "trainer.validations=2",

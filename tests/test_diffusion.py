@@ -393,5 +393,5 @@ def test_every_sampling_step_runs_its_own_loop_count(loops):
 
 @pytest.mark.parametrize("loops", [[2, 2], [2, 2, 2, 0]])
 def test_loop_schedules_of_the_wrong_length_or_below_one_are_refused(loops):
-    with pytest.raises(ValueError, match="one per step"):
+    with pytest.raises(ValueError, match="one count a step"):
         loop_schedule(loops, 4)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from safetensors.torch import load_file, save_file
 
 import eltlab
@@ -14,19 +15,7 @@ from eltlab import export, fit
 from eltlab.errors import UserError
 from eltlab.runs import read_checkpoint
 
-SMALL = [
-    "model.width=16",
-    "model.heads=2",
-    "model.mlp_width=24",
-    "model.depth=4",
-    "data.codebook=16",
-    "batch_size=8",
-    "budget.images=64",
-    "sampler.steps=4",
-    "evaluate=false",
-    "trainer.accelerator=cpu",
-    "trainer.grids=0",
-]
+SMALL = [*TINY, "evaluate=false", "trainer.grids=0"]
 
 
 @pytest.fixture(scope="module", params=["masked", "diffusion"])

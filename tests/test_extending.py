@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import TINY, tiny
 
 import eltlab
 from eltlab import compute, evaluate, export, fit
@@ -18,19 +18,7 @@ from eltlab.runs import read_checkpoint
 from eltlab.training.supervision import build_supervision
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
-SMALL = [
-    "model.width=16",
-    "model.heads=2",
-    "model.mlp_width=24",
-    "model.depth=4",
-    "batch_size=8",
-    "budget.images=64",
-    "sampler.steps=4",
-    "metrics.samples=20",
-    "trainer.accelerator=cpu",
-    "trainer.grids=0",
-    "loops=4",
-]
+SMALL = [*TINY, "trainer.grids=0"]
 
 
 @pytest.fixture(scope="module")

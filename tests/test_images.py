@@ -806,3 +806,25 @@ def test_cifar10_jpeg_is_read(tmp_path):
     images = ImageFiles("x", tmp_path, Split(names, [0] * 20), 32, 3, 0).load().images
     assert images.shape == (20, 3, 32, 32) and images.float().std() > 40
     assert np.array_equal(images[7], planes(Image.open(tmp_path / names[7])))
+
+
+# --- a run and its images -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+def test_a_run_is_measured_where_its_images_lie_today(folder, tmp_path, in_memory):
+    """From another place they are the same; other images are refused."""
+    from eltlab import evaluate, fit
+    from eltlab.results import read_rows
+
+    small = "data.size=8 data.patch=2 model.width=16 model.heads=2 model.mlp_width=24 batch_size=8"
+    rest = "budget.images=32 sampler.steps=2 metrics.samples=10 trainer.grids=0 evaluate_loops=[1]"
+    where = [f"data.root={folder}", f"runs_dir={tmp_path / 'runs'}", f"data.in_memory={in_memory}"]
+    fit.main(["data=images", "objective=diffusion", *small.split(), *rest.split(), *where])
+    [config] = (tmp_path / "runs").rglob("config.yaml")
+    moved = folder.rename(tmp_path / "moved")
+    evaluate.main([f"run={config.parent}", f"data.root={moved}", "loops=2"])
+    assert [row["loops"] for row in read_rows(config.parent / "rows.jsonl")] == [1, 2]
+    (moved / "train/a/0.png").unlink()
+    with pytest.raises(UserError, match="other images than the run was trained on"):
+        evaluate.main([f"run={config.parent}", f"data.root={moved}", "loops=3"])

@@ -307,6 +307,7 @@ class Small(nn.Module):
     """Stands in for Inception: pixels as features, with or without a last layer."""
 
     name = "small-1"
+    class_hash = "small-2"
 
     def __init__(self, has_classes: bool) -> None:
         super().__init__()

@@ -148,3 +148,15 @@ def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
             assert table[column].tolist() == pytest.approx(expected[column].tolist(), nan_ok=True)
         assert table["run"].tolist() == expected["run"].tolist()
         assert json.loads(table["cfg.evaluate_loops"].iloc[0]) == [1, 2, 3, 4]
+
+
+def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
+    from conftest import tiny
+
+    from eltlab.evaluate import recorded
+
+    config = tiny("data=fashion_mnist", "data.root=/somewhere/fashion", "data.patch=4")
+    assert recorded(config)["data.root"] == "fashion" and config.data.root == "/somewhere/fashion"
+    for path in (Path(__file__).parents[1] / "analysis" / "data").glob("*.jsonl"):
+        for row in read_rows(path):
+            assert not any(isinstance(v, str) and v.startswith("/") for v in row["cfg"].values())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,19 +14,7 @@ from eltlab.results import comparable, read_rows
 from eltlab.results import load as load_rows
 from eltlab.schedule import is_loop_schedule, loop_schedule
 
-SMALL = [
-    "model.width=16",
-    "model.heads=2",
-    "model.mlp_width=24",
-    "model.depth=4",
-    "data.codebook=16",
-    "batch_size=16",
-    "budget.images=64",
-    "sampler.steps=5",
-    "metrics.samples=40",
-    "trainer.accelerator=cpu",
-    "trainer.grids=0",
-]
+SMALL = [*TINY, "batch_size=16", "sampler.steps=5", "metrics.samples=40", "trainer.grids=0"]
 
 # --- schedules ------------------------------------------------------------------------------------
 

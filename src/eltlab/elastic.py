@@ -138,7 +138,8 @@ class Elastic:
     def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
         data = self.config.data
-        if self.tokenizer is not None:
+        if self.config.objective.INPUTS == "tokens":
+            assert self.tokenizer is not None
             ids = self.objective.sample(predict, noise, (data.tokens,), sampler)
             return self.tokenizer.decode(ids).cpu()
         shape = (data.channels, data.size, data.size)

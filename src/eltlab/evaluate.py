@@ -53,6 +53,7 @@ def usage() -> str:
         "  samples=N            default: metrics.samples of the run\n"
         "  seed=N               of the sampling noise; default: the run's seed\n"
         "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 sampler.halting=0.05\n"
+        "  data.root=FOLDER     where the same images lie today\n"
         "  trainer.accelerator=cpu\n\n"
         "Rows go to DIR/rows.jsonl (a measurement made before is not made again), relative updates to\n"
         "DIR/dynamics.csv, pictures to DIR/samples/. Read the rows with eltlab.results.load('runs')."
@@ -130,8 +131,8 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
         row |= metrics.measure(drawn.images, labels) | metrics.floor()
         with locked(run.rows.with_suffix(".lock")):
             write_dynamics(run.folder / "dynamics.csv", row, drawn.updates)
-        results.append_rows(run.rows, [row])
         keep_tiles(run.folder / "samples" / row["protocol"], asked, config, drawn.images)
+        results.append_rows(run.rows, [row])  # the last: a row that is there is not measured again
         spent = "" if config.sampler.halting is None else f" ({row['loops']:.2f} spent)"
         print(f"{name}{spent}: {metrics.headline(row)}", file=sys.stderr)
 
@@ -229,8 +230,17 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
         "train_seconds": counters["train_seconds"],
         "images_per_second": counters["images_seen"] / max(counters["train_seconds"], 1e-9),
         "peak_memory_bytes": counters["peak_memory_bytes"],
-        "cfg": flatten(config),
+        "cfg": recorded(config),
     }
+
+
+def recorded(config: Config) -> dict[str, Any]:
+    """Every key of the configuration. Rows travel: of a path they keep the name, not where it lay."""
+    keys = flatten(config)
+    for key in ("data.root", "metrics.weights", "objective.file", "supervision.file"):
+        if keys[key] is not None:
+            keys[key] = Path(keys[key]).name
+    return keys
 
 
 def costs(config: Config, spent: list[float], images_seen: int) -> dict[str, Any]:
