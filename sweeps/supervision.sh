@@ -27,14 +27,9 @@ import sys
 from eltlab import compute
 from eltlab.compose import compose
 
-def flops(overrides):
-    config = compose(overrides)
-    spent = config.supervision.spent(config.loops)
-    net = compute.network(config)
-    return compute.train_flops_per_image(net, spent.loops, spent.readouts), config
-
-each, config = flops(sys.argv[1:])
-final, _ = flops([*sys.argv[1:], "supervision=final"])
+config = compose(sys.argv[1:])
+each = compute.train_flops(config)
+final = compute.train_flops(compose([*sys.argv[1:], "supervision=final"]))
 if abs(each / final - 1) > 0.03:
     print(round(config.budget.images * final / each))
 PY

@@ -1,6 +1,7 @@
 """One torch thread a process, a cache that is not the user's, small configurations and networks."""
 
 import os
+from functools import partial
 
 # Before torch is imported, and for the subprocesses that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -38,6 +39,22 @@ TINY = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.cod
 
 def tiny(*overrides: str) -> Config:
     return compose([*TINY, *overrides])
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that torch.compile makes in a test. A backend that counts stands in for inductor:
+    dynamo makes the graphs, nothing is built."""
+    made = []
+
+    def counting(graph, example_inputs):
+        made.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+    yield made
+    torch._dynamo.reset()
 
 
 def perturbed(module: nn.Module, seed: int = 0, scale: float = 0.1) -> nn.Module:

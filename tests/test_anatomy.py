@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -417,16 +417,7 @@ def test_halting_needs_a_single_exit():
 # --- compilation and configuration ----------------------------------------------------------------
 
 
-def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(monkeypatch):
-    """A backend that counts stands in for inductor, as in test_model."""
-    graphs = []
-
-    def counting(graph, example_inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(graphs):
     stack, x, c = stack_of("adaln")
     plain = {loops: copy.deepcopy(stack)(x, c, (loops,)).states[loops] for loops in (2, 6, 3)}
     stack.compile_blocks()
@@ -436,7 +427,6 @@ def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(monkeypatch):
     for loops, expected in plain.items():
         torch.testing.assert_close(stack(x, c, (loops,)).states[loops], expected)
         seen.append(len(graphs))
-    torch._dynamo.reset()
     assert seen[0] >= 1 and seen == [seen[0]] * 3
 
 

@@ -85,9 +85,7 @@ def supervision(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
 
 
 def train_flops(config: Config) -> float:
-    spent = config.supervision.spent(config.loops)
-    each = compute.train_flops_per_image(compute.network(config), spent.loops, spent.readouts)
-    return each * config.budget.images
+    return compute.train_flops(config) * config.budget.images
 
 
 def test_the_supervision_study_is_at_equal_images_and_at_equal_flops(

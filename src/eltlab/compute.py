@@ -172,3 +172,9 @@ def train_flops_per_image(net: Network, loops: float, readouts: int) -> float:
     """
     forward = macs_per_pass(net, loops) + (readouts - 1) * macs_readout(net)
     return 2 * 3 * forward
+
+
+def train_flops(config: Config) -> float:
+    """FLOPs of training on one image under the configuration's supervision."""
+    spent = config.supervision.spent(config.loops)
+    return train_flops_per_image(network(config), spent.loops, spent.readouts)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from eltlab.metrics.measure import Metrics
     from eltlab.runs import Run
 
+    Splits = tuple[Images, Images]
+
 PSNR_IMAGES = 2000
 TILES = 10  # images of each loop count that are kept to look at
 
@@ -76,10 +78,13 @@ def default_loops(config: Config) -> Any:
     return config.evaluate_loops if config.sampler.loops is None else [config.sampler.loops]
 
 
-def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
+def evaluate_run(
+    run: "Run", config: Config, loops: Any, seed: int, splits: "Splits | None" = None
+) -> None:
     """Draws samples from the EMA weights at each loop count (or schedule) and writes the rows.
 
     A row that is there already is not drawn again; each row is on disk before the next is begun.
+    splits: train and test, where they are read already.
     """
     check_loops(loops, config.sampler.steps)
     samples = config.metrics.samples
@@ -91,7 +96,7 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
     from eltlab.metrics.protocol import protocol_id, sampling_protocol
 
     model, counters = load_run(run.folder, config)
-    train, test = build_splits(config)
+    train, test = splits or build_splits(config)
     if train.origin != counters["data"]:
         raise UserError(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
@@ -108,9 +113,7 @@ def evaluate_run(run: "Run", config: Config, loops: Any, seed: int) -> None:
     if config.objective.source is not None:  # the sampler is the extension's own code
         protocol["objective"] = config.objective.source
     known = {results.identity(row) for row in results.read_rows(run.rows)}
-    labels = (
-        torch.arange(samples) % config.data.classes
-    )  # balanced: sample i has label i mod classes
+    labels = torch.arange(samples) % config.data.classes  # balanced
     for asked in loops:
         name = name_of(asked, config.sampler.halting)
         row = {
@@ -249,8 +252,6 @@ def costs(config: Config, spent: list[float], images_seen: int) -> dict[str, Any
     passes = evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)
     # Means of whole loop counts: MACs are whole where every pass ran the same loops.
     macs = compute.macs_per_sample(net, config, spent)
-    training = config.supervision.spent(config.loops)
-    flops = compute.train_flops_per_image(net, training.loops, training.readouts)
     return {
         "loops": exact(sum(spent) / len(spent)),
         "steps": sampler.steps,
@@ -258,7 +259,7 @@ def costs(config: Config, spent: list[float], images_seen: int) -> dict[str, Any
         "guidance": sampler.guidance,
         "macs_per_pass": exact(macs / sum(passes)),
         "macs_per_sample": exact(macs),
-        "train_flops_total": round(flops * images_seen),
+        "train_flops_total": round(compute.train_flops(config) * images_seen),
     }
 
 

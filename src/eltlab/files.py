@@ -5,7 +5,7 @@ import glob
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,15 @@ def renamed(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_once(path: Path, make: Callable[[Path], None]) -> None:
+    """Has make write path, through `renamed`, unless it is there; of several processes that ask at
+    once one makes it and the others wait."""
+    with locked(path.with_suffix(".lock")):
+        if not path.is_file():
+            with renamed(path) as temporary:
+                make(temporary)
 
 
 def _sweep(path: Path) -> None:

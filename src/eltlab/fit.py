@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> None:
     with run.alone():
         train(run, data, device)
         if config.evaluate:
-            evaluate_run(run, config, default_loops(config), config.seed)
+            evaluate_run(run, config, default_loops(config), config.seed, (data.train, data.test))
     print(f"run: {run.folder}")
 
 

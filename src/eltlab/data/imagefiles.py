@@ -18,7 +18,7 @@ from eltlab.data.decode import TRANSFORM, decode
 from eltlab.data.folders import Split, list_images, stamps
 from eltlab.data.images import ImageSet, choose
 from eltlab.errors import UserError
-from eltlab.files import cache_dir, digest, locked, renamed
+from eltlab.files import cache_dir, digest, make_once
 from eltlab.progress import Bar
 
 MEMORY_SHARE = 4  # decoded images may take a quarter of the machine's memory
@@ -110,9 +110,7 @@ class ImageFiles:
         # Another Pillow may decode to other pixels.
         key = digest(self.names, self.stamps, self.shape, TRANSFORM, PIL.__version__)
         path = cache_dir() / "images" / f"{key}.npy"
-        with locked(path.with_suffix(".lock")):  # another process may be making it
-            if not path.is_file():
-                self._write(path)
+        make_once(path, self._write)
         images = torch.from_numpy(np.load(path, allow_pickle=False))
         return ImageSet(self.name, images, self.labels, self.origin)
 
@@ -121,8 +119,7 @@ class ImageFiles:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), *self.shape)}
         done = 0
         with (
-            renamed(path) as temporary,
-            temporary.open("wb") as file,
+            path.open("wb") as file,
             Bar(f"decode {self.name}", len(self)) as bar,
         ):
             np.lib.format.write_array_header_1_0(file, header)

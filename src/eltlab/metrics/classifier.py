@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eltlab.data.images import ImageSet, to_float
-from eltlab.files import cache_dir, digest, locked, renamed
+from eltlab.files import cache_dir, digest, make_once
 from eltlab.progress import Bar
 from eltlab.seeds import fold, generator
 
@@ -92,10 +92,9 @@ class CachedClassifier:
     def __init__(self, train: ImageSet, classes: int) -> None:
         key = digest(train.hash, classes, RECIPE)
         self.path = cache_dir() / "classifiers" / f"{train.name.replace('/', '-')}-{key}.pt"
-        with locked(self.path.with_suffix(".lock")):  # of several runs one trains, the others wait
-            if not self.path.is_file():
-                with renamed(self.path) as temporary:
-                    _save(train_classifier(train, classes), temporary, train, classes)
+        make_once(
+            self.path, lambda path: _save(train_classifier(train, classes), path, train, classes)
+        )
         self.model = _load(self.path)
         weights = [value.numpy() for value in self.model.state_dict().values()]
         self.hash = digest(*weights)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eltlab.data.imagefiles import Images
-from eltlab.files import cache_dir, digest, locked, renamed
+from eltlab.files import cache_dir, digest, make_once
 from eltlab.metrics.distances import Statistics, statistics
 from eltlab.progress import Bar
 
@@ -60,14 +61,13 @@ class Reference:
 
 
 def kept(make: Callable[[], np.ndarray], *key: str) -> np.ndarray:
-    """What make gives, made once for a key and then read from cache_dir()/features.
-
-    Under a lock: of several runs that start together one extracts and the others wait.
-    """
+    """What make gives, made once for a key and then read from cache_dir()/features."""
     path = cache_dir() / "features" / f"{digest(*key)}.npy"
-    with locked(path.with_suffix(".lock")):
-        if not path.is_file():
-            made = make()
-            with renamed(path) as temporary, temporary.open("wb") as file:
-                np.save(file, made)
+
+    def save(temporary: Path) -> None:
+        made = make()
+        with temporary.open("wb") as file:
+            np.save(file, made)
+
+    make_once(path, save)
     return np.load(path)

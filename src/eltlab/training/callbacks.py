@@ -148,10 +148,7 @@ class Grids(Callback):
 
     def __init__(self, folder: Path, config: Config, tokenizer: PatchCodebook | None) -> None:
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
-        grids = config.trainer.grids
-        self.steps = (
-            {-(-config.steps * n // grids) for n in range(1, grids + 1)} if grids else set()
-        )
+        self.steps = spread(config.steps, config.trainer.grids)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         if module.step not in self.steps:
@@ -164,6 +161,11 @@ class Grids(Callback):
         path = self.folder / f"images_{module.images_seen:012}.png"
         save_grid(path, rows, [counted(count) for count in loops])
         module.tick(count=False)
+
+
+def spread(steps: int, times: int) -> set[int]:
+    """The steps after which something is done this many times over a run, the last of them the end."""
+    return {-(-steps * n // times) for n in range(1, times + 1)}
 
 
 def quiet_lightning() -> None:

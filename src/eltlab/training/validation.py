@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eltlab.config import Config
 from eltlab.seeds import generator
-from eltlab.training.callbacks import keep_rows
+from eltlab.training.callbacks import keep_rows, spread
 
 LEVELS = 5  # bins of the corruption, from light to heavy
 COLUMNS = ["step", "images", "exit", "level", "loss", "gap"]
@@ -31,8 +31,7 @@ class Validation(Callback):
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
         self.path = folder / "validation.csv"
         self.exits = tuple(range(1, config.loops + 1))
-        count = config.trainer.validations
-        self.steps = {-(-config.steps * n // count) for n in range(1, count + 1)}
+        self.steps = spread(config.steps, config.trainer.validations)
         self.inputs, self.labels = inputs, labels
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
