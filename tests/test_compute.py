@@ -1,6 +1,7 @@
 """Closed formulas against the networks themselves and against the published counts."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,19 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from eltlab.build import build_backbone
 from eltlab.compose import compose
 from eltlab.compute import (
-    TIME_FEATURES,
     Network,
-    macs_fixed,
-    macs_head,
+    asked_depths,
+    macs_attention,
     macs_layer,
     macs_per_pass,
-    macs_per_sample,
-    macs_readout,
+    macs_trunk,
     network,
     params_blocks,
+    params_embedding,
+    params_head,
     params_total,
+    per_sample,
+    train_flops,
     train_flops_per_image,
 )
+from eltlab.config import Spent
 from eltlab.model.backbone import Anatomy, PatchBackbone, TokenBackbone, looped_stack
 
 
@@ -40,6 +44,7 @@ def networks(draw):
         masked=masked,
         block=block,
         width=width,
+        heads=heads,
         mlp_width=draw(st.integers(1, 60)),
         cond_width=draw(st.integers(1, 40)) if block in ("adaln", "film") else width,
         unique_layers=draw(st.integers(1, 2)),
@@ -48,26 +53,27 @@ def networks(draw):
         codes=draw(st.integers(2, 50)),
         classes=draw(st.integers(1, 20)),
         loops=draw(st.integers(1, 3)),
+        dropout=draw(st.sampled_from([0.0, 0.1])),
         prelude=draw(st.integers(0, 2)),
         coda=draw(st.integers(0, 2)),
         loop_embedding=draw(st.booleans()),
         inject_input=draw(st.booleans()),
+        exclusive_attention=draw(st.booleans()),
     )
-    free = {key: draw(st.booleans()) for key in ("residual_scale", "exclusive_attention")}
-    return net, heads, grid, channels, patch, free
+    return net, grid, channels, patch, draw(st.booleans())
 
 
 def build(case):
     """The backbone on the meta device, and one input of it: shapes without numbers."""
-    net, heads, grid, channels, patch, free = case
-    around = ("prelude", "coda", "loop_embedding", "inject_input")
-    anatomy = Anatomy(**{key: getattr(net, key) for key in around}, **free)
-    sizes = (net.width, heads, net.mlp_width, net.cond_width)
+    net, grid, channels, patch, residual_scale = case
+    around = ("prelude", "coda", "loop_embedding", "inject_input", "exclusive_attention")
+    anatomy = Anatomy(**{key: getattr(net, key) for key in around}, residual_scale=residual_scale)
+    sizes = (net.width, net.heads, net.mlp_width, net.cond_width)
     with torch.device("meta"):
-        stack = looped_stack(net.block, net.unique_layers, *sizes, 0.0, net.loops, anatomy)
+        stack = looped_stack(net.block, net.unique_layers, *sizes, net.dropout, net.loops, anatomy)
         if net.masked:
             ids = torch.zeros(1, net.tokens, dtype=torch.long)
-            sizes = (net.codes, net.classes, net.tokens, net.width, 0.0)
+            sizes = (net.codes, net.classes, net.tokens, net.width, net.dropout)
             return TokenBackbone(*sizes, stack), (ids,)
         size = grid * patch
         inputs = torch.zeros(1, channels, size, size), torch.zeros(1)
@@ -96,33 +102,50 @@ def numel_blocks(backbone) -> int:
 # --- against the networks -------------------------------------------------------------------------
 
 
-@settings(max_examples=80)
+@settings(max_examples=200)
 @given(networks())
 def test_parameters_are_those_of_the_network(case):
-    backbone, _ = build(case)
-    assert params_total(case[0]) == numel(backbone)
-    assert params_blocks(case[0]) == numel_blocks(backbone)
+    net, (backbone, _) = case[0], build(case)
+    assert params_total(net) == numel(backbone)
+    assert params_blocks(net) == numel_blocks(backbone)
+    assert params_head(net) == sum(
+        parameter.numel() for name, parameter in backbone.named_parameters() if "head" in name
+    )
+    assert params_total(net) == params_blocks(net) + params_embedding(net) + params_head(net)
 
 
-@settings(max_examples=50)
-@given(networks(), st.integers(1, 3))
-def test_macs_equal_torchs_flop_counter_on_the_meta_device(case, loops):
+EXITS = st.sampled_from([(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)])
+
+
+@settings(max_examples=200)
+@given(networks(), EXITS)
+def test_macs_equal_torchs_flop_counter_on_the_meta_device(case, exits):
     """1 MAC = 2 FLOPs, which is what torch counts."""
     backbone, inputs = build(case)
     with torch.no_grad():
-        counted = counted_flops(backbone, inputs, (loops,))
-    assert counted == 2 * macs_per_pass(case[0], loops)
+        counted = counted_flops(backbone, inputs, exits)
+    assert counted == 2 * macs_per_pass(case[0], max(exits), len(exits))
 
 
-@settings(max_examples=20)
-@given(networks(), st.sampled_from([(1,), (2,), (1, 2), (1, 3), (1, 2, 3)]))
-def test_training_flops_equal_torchs_flop_counter(case, exits):
-    """Every exit pays coda and head; torch leaves out the gradient to the inputs of the first layers."""
+@settings(max_examples=200)
+@given(networks(), EXITS, st.booleans())
+def test_training_flops_equal_torchs_flop_counter(case, exits, recompute):
+    """Forward and backward: every exit pays coda and head, and what is recomputed is paid again."""
     net, (backbone, inputs) = case[0], build(case)
+    backbone.stack.recompute = recompute
     counted = counted_flops(backbone, inputs, exits, backward=True)
-    input_macs = net.tokens * net.patch_values * net.width + TIME_FEATURES * net.cond_width
-    left_out = 0 if net.masked else 2 * input_macs
-    assert train_flops_per_image(net, max(exits), len(exits)) == counted + left_out
+    spent = Spent({max(exits): 1.0}, len(exits))
+    assert train_flops_per_image(net, spent, recompute) == counted
+
+
+@given(networks(), st.integers(1, 4))
+def test_the_trunk_is_the_layers_and_its_attention_what_grows_with_the_square(case, loops):
+    """The published form, D·(12d²T + 2T²d), where the MLP is four times the width."""
+    net = replace(case[0], mlp_width=4 * case[0].width)
+    d, t = net.width, net.trunk_tokens
+    depth = net.prelude + net.unique_layers * loops + net.coda
+    assert macs_trunk(net, loops) == depth * (12 * d * d * t + 2 * t * t * d)
+    assert macs_attention(net, loops) == depth * 2 * t * t * d
 
 
 @pytest.mark.parametrize(
@@ -150,22 +173,36 @@ def test_the_formulas_read_the_configuration_as_the_builder_does(overrides):
 def test_macs_are_linear_in_the_loops_but_for_the_injection(case):
     net = case[0]
     looped = net.unique_layers * macs_layer(net)
-    outside = macs_fixed(net) + macs_readout(net)
     injection = net.inject_input * net.width**2 * net.trunk_tokens
-    assert macs_per_pass(net, 1) == outside + looped
+    once = macs_per_pass(net, 1)
     assert [macs_per_pass(net, n) for n in range(2, 9)] == [
-        outside + injection + n * looped for n in range(2, 9)
+        once + injection + (n - 1) * looped for n in range(2, 9)
     ]
 
 
-@given(networks(), st.lists(st.integers(1, 6), min_size=1, max_size=8))
-def test_macs_of_a_mean_loop_count_are_the_mean_of_macs(case, counts):
-    """Exact without injection; with it at most the injection of the passes of one loop too much."""
-    net, mean = case[0], sum(counts) / len(counts)
-    over = macs_per_pass(net, mean) - sum(macs_per_pass(net, n) for n in counts) / len(counts)
-    injection = net.inject_input * net.width**2 * net.trunk_tokens
-    rounding = 1e-9 * macs_per_pass(net, max(counts))
-    assert -rounding <= over <= injection * counts.count(1) / len(counts) + rounding
+def test_training_flops_are_those_of_the_supervision():
+    """ilsd reads two exits of every pass, deep all; random_depth runs its law."""
+    once, anatomy = "objective=diffusion", "model.inject_input=true"
+    net = network(tiny(once, anatomy))
+    flops = {
+        name: train_flops(tiny(once, anatomy, f"supervision={name}"))
+        for name in ("final", "ilsd", "deep", "random_depth")
+    }
+    assert flops["final"] == train_flops_per_image(net, Spent({4: 1.0}, 1))
+    assert flops["ilsd"] == train_flops_per_image(net, Spent({4: 1.0}, 2))
+    assert flops["deep"] == train_flops_per_image(net, Spent({4: 1.0}, 4))
+    # Not the cost of the mean count: a pass of one loop makes no injection.
+    assert flops["random_depth"] == pytest.approx(
+        sum(train_flops_per_image(net, Spent({n: 1.0}, 1)) for n in (1, 2, 3, 4)) / 4
+    )
+
+
+def test_recomputing_costs_at_most_one_forward_more():
+    plain, again = (
+        train_flops(tiny("supervision=final", f"trainer.recompute={flag}"))
+        for flag in ("false", "true")
+    )
+    assert again - plain == 2 * macs_trunk(network(tiny()), 4)
 
 
 @pytest.mark.parametrize("objective", ["masked", "diffusion"])
@@ -190,20 +227,34 @@ def test_the_twin_of_a_modulated_network_pays_for_its_modulations_only():
 # --- of a sample ----------------------------------------------------------------------------------
 
 
+def sample_macs(config, loops):
+    """MACs of a sample that spends what was asked for."""
+    spent = asked_depths(loops, config.sampler.steps)
+    return per_sample(config, spent, partial(macs_per_pass, network(config)))
+
+
 def test_a_sample_costs_its_evaluations_at_their_loops():
     config = tiny("objective=diffusion")
     net = network(config)
     one, two, four = (macs_per_pass(net, n) for n in (1, 2, 4))
-    assert macs_per_sample(net, config, 4) == 4 * four
-    assert macs_per_sample(net, config, [4, 4, 2, 1]) == 2 * four + two + one
+    assert sample_macs(config, 4) == 4 * four
+    assert sample_macs(config, [4, 4, 2, 1]) == 2 * four + two + one
     guided = tiny("objective=diffusion", "sampler.guidance=3")
-    assert macs_per_sample(net, guided, 4) == 8 * four
-    assert macs_per_sample(net, guided, [4, 4, 2, 1]) == 2 * (2 * four + two + one)
+    assert sample_macs(guided, 4) == 8 * four
+    assert sample_macs(guided, [4, 4, 2, 1]) == 2 * (2 * four + two + one)
     unconditional = tiny("objective=diffusion", "sampler.guidance=0")
-    assert macs_per_sample(net, unconditional, 4) == 4 * four
-    assert macs_per_sample(net, config, "4to1") == four + macs_per_pass(net, 3) + two + one
-    # Where passes halt: the mean of what ran at each step.
-    assert macs_per_sample(net, config, [4.0, 1.5, 2.0, 1.0]) == four + (one + two) / 2 + two + one
+    assert sample_macs(unconditional, 4) == 4 * four
+    assert sample_macs(config, "4to1") == four + macs_per_pass(net, 3) + two + one
+
+
+def test_a_sample_whose_passes_halt_costs_what_they_ran():
+    """Exactly, also where a pass of one loop makes no injection."""
+    config = tiny("objective=diffusion", "model.inject_input=true")
+    net = network(config)
+    one, two, four = (macs_per_pass(net, n) for n in (1, 2, 4))
+    spent = [{4: 1.0}, {1: 0.5, 2: 0.5}, {2: 1.0}, {1: 1.0}]
+    macs = per_sample(config, spent, partial(macs_per_pass, net))
+    assert macs == four + (one + two) / 2 + two + one
 
 
 def test_a_sample_with_falling_guidance_pays_twice_only_where_it_guides():
@@ -211,49 +262,4 @@ def test_a_sample_with_falling_guidance_pays_twice_only_where_it_guides():
     net = network(falling)
     # Scales 3/4, 1/2, 1/4 and 0: the last step needs the unconditional half alone.
     costs = [macs_per_pass(net, n) for n in (1, 2, 3, 4)]
-    assert macs_per_sample(net, falling, [1, 2, 3, 4]) == 2 * sum(costs[:3]) + costs[3]
-
-
-# --- against the published counts (PAPER, What the counts mean) -----------------------------------
-
-
-def imagenet(model: str, layers: int) -> Network:
-    """The masked ImageNet-256 network: 256 tokens of 1024 codes, 1000 classes."""
-    net = network(compose([f"model={model}", "loops=1"]))
-    return replace(net, unique_layers=layers, tokens=256, codes=1024, classes=1000)
-
-
-PUBLISHED = [
-    ("elt_l", 24, 302.0, 305.7),
-    ("elt_l", 8, 100.7, 104.2),
-    ("elt_l", 12, 151.0, 154.5),
-    ("elt_xl", 28, 445.9, 450.3),
-    ("elt_xl", 7, 111.5, 115.5),
-]
-
-
-@pytest.mark.parametrize(("model", "layers", "blocks", "total"), PUBLISHED)
-def test_masked_parameters_are_the_published_ones(model, layers, blocks, total):
-    net = imagenet(model, layers)
-    assert 12 * net.width**2 * layers / 1e6 == pytest.approx(blocks, abs=0.06)
-    assert params_blocks(net) / 1e6 == pytest.approx(blocks, rel=0.01)
-    assert params_total(net) / 1e6 == pytest.approx(total, rel=0.002)
-
-
-@pytest.mark.parametrize(("layers", "total"), [(1, 69), (4, 271), (8, 539), (16, 1076), (32, 2150)])
-def test_diffusion_parameters_are_the_published_ones(layers, total):
-    """SD latents 32×32×4 at patch 1."""
-    net = network(compose(["model=dit_2048", "objective=diffusion", "loops=1"]))
-    net = replace(net, unique_layers=layers, tokens=1024, patch_values=4, classes=1000)
-    assert params_blocks(net) / layers / 1e6 == pytest.approx(67.1, rel=0.002)
-    assert params_total(net) / 1e6 == pytest.approx(total, rel=0.01)
-
-
-def test_macs_are_the_published_ones():
-    """ "GFLOPs" there: 3.88k of 24 guided steps on images, 361.2 a pass on video."""
-    image = imagenet("elt_l", 8)
-    trunk = macs_per_pass(image, 3) - macs_head(image)
-    assert trunk * 48 / 1e9 == pytest.approx(3880, rel=0.002)
-    video = replace(image, tokens=1024)
-    trunk = macs_per_pass(video, 3) - macs_head(video)
-    assert trunk / 1e9 == pytest.approx(361.2, rel=0.0005)
+    assert sample_macs(falling, [1, 2, 3, 4]) == 2 * sum(costs[:3]) + costs[3]

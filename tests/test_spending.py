@@ -103,12 +103,13 @@ def test_a_pass_halts_where_its_update_falls_below_the_threshold(trained):
     model = load(trained)
     labels, threshold = torch.arange(16) % 10, halfway(model)
     drawn = model.draw(labels, 4, seed=0, changes={"halting": threshold}, track=True)
-    for spent, updates in zip(drawn.loops, drawn.updates, strict=True):
+    counts = [loops for [loops] in drawn.spent]
+    for spent, updates in zip(counts, drawn.updates, strict=True):
         assert len(updates) == spent
         assert all(update >= threshold for update in updates[:-1])
         assert spent == 4 or updates[-1] < threshold
     # What is drawn is what a schedule of these counts draws.
-    counted = model.draw(labels, [int(n) for n in drawn.loops], seed=0)
+    counted = model.draw(labels, counts, seed=0)
     assert torch.equal(counted.images, drawn.images)
 
 
@@ -117,7 +118,7 @@ def test_a_threshold_out_of_reach_is_a_constant_count(trained, threshold, count)
     model = load(trained)
     halted = model.draw(torch.tensor([3, 7]), 4, seed=0, changes={"halting": threshold})
     constant = model.draw(torch.tensor([3, 7]), count, seed=0)
-    assert halted.loops == [count] * 5 and torch.equal(halted.images, constant.images)
+    assert halted.spent == [{count: 1.0}] * 5 and torch.equal(halted.images, constant.images)
 
 
 def test_the_same_spending_is_measured_once(trained, capsys):
@@ -130,19 +131,19 @@ def test_the_same_spending_is_measured_once(trained, capsys):
     assert read_rows(trained / "rows.jsonl") == before
 
 
-def test_mean_loops_are_means_over_images_not_over_batches(trained):
+def test_shares_of_loops_are_of_images_not_of_batches(trained):
     """40 images in batches of 16, 16 and 8."""
     model = load(trained)
     drawn = model.draw_all(torch.arange(40) % 10, "4to1", 0, "test")
-    assert drawn.loops == [4, 3, 3, 2, 1] and len(drawn.images) == 40
-    calls = iter([[1.0] * 5, [1.0] * 5, [4.0] * 5])
+    assert drawn.spent == [{n: 1.0} for n in (4, 3, 3, 2, 1)] and len(drawn.images) == 40
+    calls = iter([[{1: 1.0}] * 5, [{1: 1.0}] * 5, [{4: 1.0}] * 5])
     real = model.draw
 
     def counted(*args, **given):
-        return real(*args, **given)._replace(loops=next(calls))
+        return real(*args, **given)._replace(spent=next(calls))
 
     model.draw = counted  # type: ignore[method-assign]
-    assert model.draw_all(torch.arange(40) % 10, 4, 0, "test").loops == [64 / 40] * 5
+    assert model.draw_all(torch.arange(40) % 10, 4, 0, "test").spent == [{1: 0.8, 4: 0.2}] * 5
 
 
 def test_training_flops_of_a_row_are_those_of_its_supervision(tmp_path):
@@ -155,7 +156,7 @@ def test_training_flops_of_a_row_are_those_of_its_supervision(tmp_path):
     from eltlab.compose import compose
 
     net = compute.network(compose(SMALL))
-    head, passed = 6 * compute.macs_readout(net), 6 * compute.macs_per_pass(net, 4)
+    head, passed = 6 * compute.macs_head(net), 6 * compute.macs_per_pass(net, 4)
     assert flops["final"] == 64 * passed
     assert flops["ilsd"] == 64 * (passed + head)
     assert flops["deep"] == 64 * (passed + 3 * head)

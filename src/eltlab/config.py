@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING, OmegaConf
 
-from eltlab.laws import depth_law
+from eltlab.laws import Depths, depth_law
 
 # Blocks that take a condition vector (time and class); the others get it as a token in front.
 MODULATED_BLOCKS = ("adaln", "film")
@@ -108,10 +108,10 @@ class WeightConfig:
 
 
 class Spent(NamedTuple):
-    """What one training pass takes, on average over the steps."""
+    """What the training passes of a run take."""
 
-    loops: float
-    readouts: int  # exits that the head reads
+    depths: Depths  # the share of passes that run each loop count; {4: 1.0} where all run four
+    readouts: int  # exits that the head reads in a pass
 
 
 @dataclass
@@ -122,7 +122,7 @@ class SupervisionConfig:
 
     def spent(self, loops: int) -> Spent:
         """Of a model with this loop count L. Here: one pass of L loops, read once."""
-        return Spent(loops, 1)
+        return Spent({loops: 1.0}, 1)
 
     def build(self, loops: int, seed: int, steps: int) -> Any:
         """The supervision of an extension, with `exits` and `losses` (training/supervision.py)."""
@@ -141,7 +141,7 @@ class IlsdConfig(SupervisionConfig):
     weight: WeightConfig = field(default_factory=WeightConfig)
 
     def spent(self, loops: int) -> Spent:
-        return Spent(loops, 2)
+        return Spent({loops: 1.0}, 2)
 
 
 @dataclass
@@ -149,7 +149,7 @@ class DeepConfig(SupervisionConfig):
     inner: Any = 1.0  # the weight of every exit below the last, or a list of them; the last has 1
 
     def spent(self, loops: int) -> Spent:
-        return Spent(loops, loops)
+        return Spent({loops: 1.0}, loops)
 
 
 @dataclass
@@ -160,8 +160,11 @@ class RandomDepthConfig(SupervisionConfig):
     max_loops: int | None = None  # None: the model's loops
 
     def spent(self, loops: int) -> Spent:
-        law = depth_law(self.law, self.min_loops, self.max_loops or loops, self.mean)
-        return Spent(sum(count * share for count, share in law.items()), 1)
+        return Spent(self.depths(loops), 1)
+
+    def depths(self, loops: int) -> Depths:
+        """The share of steps at each loop count."""
+        return depth_law(self.law, self.min_loops, self.max_loops or loops, self.mean)
 
 
 @dataclass
@@ -203,6 +206,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     precision: str = "auto"
     compile: bool = False
+    recompute: bool = False  # run each block again in the backward: less memory, more FLOPs
     checkpoint_seconds: float = 60.0
     log_every: int = 25
     grids: int = 4

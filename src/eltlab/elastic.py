@@ -1,5 +1,6 @@
 """A trained elastic model: the EMA weights of a run, drawn from at any loop count."""
 
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from eltlab.config import Config, SamplerConfig
 from eltlab.data.images import to_uint8
 from eltlab.data.tokenizer import PatchCodebook
 from eltlab.generation.guidance import guided
+from eltlab.laws import Depths
 from eltlab.progress import Bar
 from eltlab.runs import Run, read_checkpoint, restore
 from eltlab.schedule import LoopSchedule, guidance_scale, loop_schedule
@@ -29,7 +31,7 @@ class Drawn(NamedTuple):
     """Samples and what they took."""
 
     images: Tensor  # uint8 [N, C, H, W]
-    loops: list[float]  # spent at each step: fewer than asked for where a pass was halted
+    spent: list[Depths]  # at each step: fewer loops than asked for where a pass was halted
     updates: list[list[float]]  # relative update of each loop at each step, where tracked
 
 
@@ -90,7 +92,7 @@ class Elastic:
         labels = labels.to(self.device)
         noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
         updates: list[list[float]] = []
-        spent: list[float] = []
+        spent: list[Depths] = []
 
         def predict(step: int, inputs: tuple[Tensor, ...]) -> Tensor:
             count = schedule[step]
@@ -104,7 +106,7 @@ class Elastic:
                         track=track,
                         halt=sampler.halting,
                     )
-                spent.append(done.loops)
+                spent.append({done.loops: 1.0})
                 if track:
                     updates.append(done.updates.tolist())
                 return done.exits[count].float()
@@ -117,7 +119,7 @@ class Elastic:
     def draw_all(self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str) -> Drawn:
         """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
 
-        The loops spent are means over the images; the relative updates are those of the first batch.
+        The loops spent are shares of the images; the relative updates are those of the first batch.
         """
         parts: list[Drawn] = []
         done = 0
@@ -127,13 +129,8 @@ class Elastic:
                 parts.append(self.draw(part, loops, seed, indices, track=not parts))
                 done += len(part)
                 bar.update(done)
-        steps = zip(*(drawn.loops for drawn in parts), strict=True)
-        sizes = [len(drawn.images) for drawn in parts]
-        spent = [
-            sum(size * count for size, count in zip(sizes, step, strict=True)) / done
-            for step in steps
-        ]
-        return Drawn(torch.cat([drawn.images for drawn in parts]), spent, parts[0].updates)
+        images = [drawn.images for drawn in parts]
+        return Drawn(torch.cat(images), shares(parts), parts[0].updates)
 
     def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
@@ -149,6 +146,19 @@ class Elastic:
         if self.precision == "bf16-mixed":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+def shares(parts: list[Drawn]) -> list[Depths]:
+    """What batches spent together: at each step, the share of all images at each loop count."""
+    total = sum(len(drawn.images) for drawn in parts)
+    spent: list[Depths] = []
+    for at_step in zip(*(drawn.spent for drawn in parts), strict=True):
+        images: Counter[int] = Counter()
+        for drawn, depths in zip(parts, at_step, strict=True):
+            [loops] = depths  # a batch runs one loop count
+            images[loops] += len(drawn.images)
+        spent.append({loops: count / total for loops, count in images.items()})
+    return spent
 
 
 def load(run: str | Path, accelerator: str = "auto") -> Elastic:

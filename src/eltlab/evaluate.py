@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,9 @@ from eltlab.cli import open_run, run_verb
 from eltlab.config import Config, flatten
 from eltlab.errors import UserError
 from eltlab.files import digest, locked, write_atomic
+from eltlab.laws import Depths
 from eltlab.rules import check_samples
-from eltlab.schedule import (
-    SCHEDULE_FORMS,
-    LoopSchedule,
-    evaluations,
-    is_loop_schedule,
-)
+from eltlab.schedule import SCHEDULE_FORMS, LoopSchedule, is_loop_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +127,7 @@ def evaluate_run(
             print(f"{name}: measured before", file=sys.stderr)
             continue
         drawn = model.draw_all(labels, asked, seed, name)
-        row |= costs(config, drawn.loops, counters["images_seen"])
+        row |= costs(config, drawn.spent, counters["images_seen"])
         row |= metrics.measure(drawn.images, labels) | metrics.floor()
         with locked(run.rows.with_suffix(".lock")):
             write_dynamics(run.folder / "dynamics.csv", row, drawn.updates)
@@ -246,17 +243,17 @@ def recorded(config: Config) -> dict[str, Any]:
     return keys
 
 
-def costs(config: Config, spent: list[float], images_seen: int) -> dict[str, Any]:
-    """NFE, MACs and training FLOPs of samples that spent these loops at each step (means)."""
-    sampler, net = config.sampler, compute.network(config)
-    passes = evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)
-    # Means of whole loop counts: MACs are whole where every pass ran the same loops.
-    macs = compute.macs_per_sample(net, config, spent)
+def costs(config: Config, spent: list[Depths], images_seen: int) -> dict[str, Any]:
+    """NFE, MACs and training FLOPs of samples that spent these loops at each step."""
+    net = compute.network(config)
+    passes = compute.evaluations_per_step(config)
+    macs = compute.per_sample(config, spent, partial(compute.macs_per_pass, net))
+    loops = sum(n * share for depths in spent for n, share in depths.items())
     return {
-        "loops": exact(sum(spent) / len(spent)),
-        "steps": sampler.steps,
+        "loops": exact(loops / len(spent)),
+        "steps": config.sampler.steps,
         "nfe": sum(passes),
-        "guidance": sampler.guidance,
+        "guidance": config.sampler.guidance,
         "macs_per_pass": exact(macs / sum(passes)),
         "macs_per_sample": exact(macs),
         "train_flops_total": round(compute.train_flops(config) * images_seen),

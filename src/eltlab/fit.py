@@ -98,6 +98,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
         check_images(checkpoint["eltlab"]["data"], data.hash, config)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
     run.write_config()
+    module.backbone.stack.recompute = config.trainer.recompute  # type: ignore[union-attr]
     if config.trainer.compile:
         module.backbone.stack.compile_blocks()  # type: ignore[operator, union-attr]
     validation = []

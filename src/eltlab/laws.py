@@ -4,8 +4,10 @@ import math
 
 LAWS = ("uniform", "poisson")
 
+Depths = dict[int, float]  # the share of passes that run each loop count; the shares add up to 1
 
-def depth_law(law: str, low: int, high: int, mean: float | None = None) -> dict[int, float]:
+
+def depth_law(law: str, low: int, high: int, mean: float | None = None) -> Depths:
     """The share of steps at each loop count low…high; the shares add up to 1.
 
     uniform: every count alike. poisson: p(ℓ) ∝ μ^(ℓ − low)/(ℓ − low)!, the Poisson law cut at high,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eltlab.model.layers import Block
 
@@ -48,6 +49,8 @@ class LoopedStack(nn.Module):
         self.coda: Sequence[Block] = nn.ModuleList(coda)  # type: ignore[assignment]
         self.loop_embedding = loop_embedding
         self.injection = injection
+        # Keep each block's input alone and run the block again in the backward.
+        self.recompute = False
 
     def forward(
         self,
@@ -74,7 +77,7 @@ class LoopedStack(nn.Module):
         prelude, looped, coda = (
             conditioned(blocks, c_BC) for blocks in (self.prelude, self.blocks, self.coda)
         )
-        x_BTD = run(prelude, x_BTD)
+        x_BTD = self.run(prelude, x_BTD)
         input_BTD, injected_BTD = x_BTD, None
         reached: dict[int, Tensor] = {}
         updates: list[Tensor] = []
@@ -83,7 +86,7 @@ class LoopedStack(nn.Module):
             before_BTD = x_BTD
             if loop == 2 and self.injection is not None:
                 injected_BTD = self.injection(input_BTD)
-            x_BTD = run(looped, self.begin(loop, x_BTD, injected_BTD))
+            x_BTD = self.run(looped, self.begin(loop, x_BTD, injected_BTD))
             if track or halt is not None:
                 updates.append(relative_update(before_BTD, x_BTD))
             if loop in exits:
@@ -91,8 +94,19 @@ class LoopedStack(nn.Module):
             if halt is not None and updates[-1].item() < halt:
                 reached[last] = x_BTD
                 break
-        states = {exit: run(coda, state_BTD) for exit, state_BTD in reached.items()}
+        states = {exit: self.run(coda, state_BTD) for exit, state_BTD in reached.items()}
         return Looped(states, torch.stack(updates) if track else None, loop)
+
+    def run(self, blocks: "Conditioned", x_BTD: Tensor) -> Tensor:
+        """The state after these blocks, each once."""
+        for block, cond in blocks:
+            # Not reentrant: the other kind breaks where weights are shared (marked ready twice).
+            x_BTD = (
+                checkpoint(block, x_BTD, cond, use_reentrant=False)
+                if self.recompute
+                else block(x_BTD, cond)
+            )
+        return x_BTD
 
     def begin(self, loop: int, x_BTD: Tensor, injected_BTD: Tensor | None) -> Tensor:
         """The state that the blocks of a loop start from."""
@@ -115,12 +129,6 @@ Conditioned = list[tuple[Block, Tensor | None]]
 def conditioned(blocks: Iterable[Block], c_BC: Tensor | None) -> Conditioned:
     """Each block with what it takes as its condition."""
     return [(block, block.condition(c_BC)) for block in blocks]
-
-
-def run(blocks: Conditioned, x_BTD: Tensor) -> Tensor:
-    for block, cond in blocks:
-        x_BTD = block(x_BTD, cond)
-    return x_BTD
 
 
 @torch.no_grad()

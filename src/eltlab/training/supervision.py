@@ -19,7 +19,6 @@ from eltlab.config import (
     WeightConfig,
 )
 from eltlab.generation.objective import Objective
-from eltlab.laws import depth_law
 from eltlab.seeds import fold
 
 
@@ -134,8 +133,7 @@ class RandomDepth:
     """
 
     def __init__(self, loops: int, config: RandomDepthConfig, seed: int) -> None:
-        high = config.max_loops or loops
-        self.law = depth_law(config.law, config.min_loops, high, config.mean)
+        self.law = config.depths(loops)
         self.seed = seed
 
     def depth(self, step: int) -> int:
