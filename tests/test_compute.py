@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltlab.build import build_backbone
-from eltlab.compose import compose
 from eltlab.compute import (
     Network,
     asked_depths,

@@ -23,6 +23,7 @@ from eltlab.model.backbone import (
     initialise_backbone,
     looped_stack,
 )
+from eltlab.rules import ENCODED
 from eltlab.seeds import generator
 
 
@@ -76,6 +77,11 @@ class Data:
 def build_splits(config: Config) -> tuple[Images, Images]:
     """(train, test) of the configuration's data. Raises UserError where they are not there or broken."""
     data = config.data
+    if data.name in ENCODED:
+        raise UserError(
+            f"data={data.name}: eltlab cannot read encoded sets yet; python -m eltlab.plan says what a run "
+            "on it costs"
+        )
     match data.name:
         case "digits":
             return load_digits()

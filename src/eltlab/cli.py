@@ -1,5 +1,6 @@
 """What the verbs share: `--help` without torch, mistakes in one line, no traceback for them."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,8 +9,8 @@ from typing import TypeVar
 
 from omegaconf import OmegaConf
 
-from eltlab.compose import parse_overrides, set_key, typed
-from eltlab.config import Config, flatten
+from eltlab.compose import options_of, parse_overrides, set_key, typed
+from eltlab.config import Config, flatten, folder
 from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
 from eltlab.runs import Run
@@ -42,6 +43,9 @@ def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> Non
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: {what}", file=sys.stderr)
@@ -49,6 +53,25 @@ def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> Non
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def options() -> str:
+    """The choices of every group of conf/, a line a group."""
+    return "\n".join(
+        f"  {group.name}={{{', '.join(options_of(group))}}}"
+        for group in sorted(folder("conf").iterdir())
+        if group.is_dir()
+    )
+
+
+def own_keys(overrides: list[str], defaults: Asked) -> tuple[Asked, list[str]]:
+    """A verb's own keys (a dataclass instance of them) taken out of overrides, and fit's that are left."""
+    own = OmegaConf.structured(defaults)
+    mine = [text for text in overrides if text.partition("=")[0] in own]
+    for key, value in parse_overrides(mine):
+        set_key(own, key, value)
+    asked = OmegaConf.to_object(own)
+    return asked, [text for text in overrides if text not in mine]  # type: ignore[return-value]
 
 
 def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]:

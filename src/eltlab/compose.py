@@ -14,10 +14,13 @@ from yaml import YAMLError
 from eltlab.config import Config, folder, leaves
 from eltlab.errors import UserError, nearest
 from eltlab.extend import is_extension, load_extension, source_hash
-from eltlab.rules import resolve
+from eltlab.rules import BUDGETS, one_budget, resolve
+from eltlab.twins import budget_flops, twin
 
 # Hydra's grammar refuses ~, accents, apostrophes and parentheses in what is just a path.
 PLAIN = re.compile(r"[A-Za-z_.]+=[^=,{}\[\]]+")
+
+BUDGET_KEYS = tuple(f"budget.{key}" for key in BUDGETS)
 
 # These say which file of conf/ was chosen: set alone, they would label one thing as another.
 CHOSEN = (
@@ -31,11 +34,17 @@ def compose(overrides: list[str]) -> Config:
 
     Raises UserError for an unknown key or option, a value of the wrong type, or a broken rule.
     """
+    return _compose(parse_overrides(overrides))
+
+
+Parsed = list[tuple[str, Any]]  # keys and values of overrides
+
+
+def _compose(parsed: Parsed) -> Config:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
-    parsed = parse_overrides(overrides)
     groups = {path.name for path in folder("conf").iterdir() if path.is_dir()}
     extensions = {key: value for key, value in parsed if is_extension(key, value)}
     choices = []
@@ -57,19 +66,46 @@ def compose(overrides: list[str]) -> Config:
         path = Path(file).expanduser().resolve()
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
     node = typed(composed)
+    if any(key in BUDGET_KEYS and value is not None for key, value in parsed):
+        for key in BUDGET_KEYS:  # a budget that is asked for takes the place of the files' own
+            set_key(node, key, None)
     for key, value in parsed:
         if key not in groups:
             set_key(node, key, value)
+    if node.budget.match is not None:
+        one_budget(node.budget)
+        match = OmegaConf.to_container(node).get("budget", {}).get("match")  # type: ignore[union-attr]
+        node.budget.match, node.budget.train_flops = None, matched_flops(match, parsed)
     return resolve(node)
 
 
-def parse_overrides(overrides: list[str]) -> list[tuple[str, Any]]:
+def matched_flops(match: Any, parsed: Parsed) -> float:
+    """The training FLOPs of what budget.match names. Raises UserError.
+
+    A path is a run, to the end of its budget. A mapping is this configuration with these keys, and
+    twin its unique-layer twin, each under the budget that it has without the match.
+    """
+    others = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None)]
+    if isinstance(match, dict):
+        return budget_flops(_compose([*others, *((str(key), match[key]) for key in match)]))
+    if match == "twin":
+        return budget_flops(twin(_compose(others)))
+    file = Path(str(match)).expanduser() / "config.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"budget.match={match}: no run there (no config.yaml); give the folder that fit printed "
+            "after 'run:', or twin, or keys of this configuration such as {loops:1}"
+        )
+    return budget_flops(load_config(file))
+
+
+def parse_overrides(overrides: list[str]) -> Parsed:
     """(key, value) of each ``key=value``, by Hydra's grammar; sweeps and + ~ prefixes are refused."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType
     from hydra.errors import HydraException
 
-    parsed: list[tuple[str, Any]] = []
+    parsed: Parsed = []
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -95,6 +131,8 @@ def typed(composed: DictConfig) -> DictConfig:
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     schema = Config()
+    # A mapping that is one value, not a section of keys.
+    match = plain.get("budget", {}).pop("match", None)
     for key, kinds in Config.KINDS.items():
         given = plain.get(key)
         section = given if isinstance(given, dict) else {}
@@ -110,6 +148,7 @@ def typed(composed: DictConfig) -> DictConfig:
     for top, value in plain.items():
         for dotted, leaf in leaves(str(top), value):
             set_key(node, dotted, leaf)
+    node.budget.match = match
     return node
 
 
@@ -121,7 +160,7 @@ def set_key(node: DictConfig, key: str, value: Any) -> None:
             raise UserError(f"{key} is a section: set one of its keys, {_section(known, key)}")
         raise UserError(f"unknown key {key}={value}: {nearest(key, known, 'keys')}")
     try:
-        OmegaConf.update(node, key, value)
+        OmegaConf.update(node, key, value, merge=False)
     except OmegaConfBaseException as error:
         raise UserError(f"{key}={value}: {_first_line(error)}") from error
 
@@ -152,8 +191,8 @@ def parse_config(text: str, where: Path) -> Config:
 
 def _known_keys(node: DictConfig) -> list[str]:
     def walk(prefix: str, inner: Any) -> list[str]:
-        if not isinstance(inner, DictConfig):
-            return [prefix]
+        if not isinstance(inner, DictConfig) or OmegaConf.get_type(inner) is dict:
+            return [prefix]  # a mapping that is one value (budget.match) is no section
         return [
             leaf
             for key in inner
@@ -176,12 +215,15 @@ def _stand_in(group: str, file: str) -> str:
 
 
 def _check_option(group: str, value: Any) -> None:
-    options = sorted(
-        str(path.relative_to(folder("conf") / group).with_suffix(""))
-        for path in (folder("conf") / group).rglob("*.yaml")
-    )
+    options = options_of(folder("conf") / group)
     if value not in options:
         raise UserError(f"{group}={value}: {nearest(str(value), options, 'options')}")
+
+
+def options_of(group: Path) -> list[str]:
+    """The choices in a folder of conf/; what lies in a folder named base is a part of others."""
+    paths = [path.relative_to(group).with_suffix("") for path in group.rglob("*.yaml")]
+    return sorted(str(path) for path in paths if path.parent.name != "base")
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,8 @@ from omegaconf import MISSING, OmegaConf
 
 from eltlab.laws import Depths, depth_law
 
+DEFAULT_IMAGES = 192_000  # of a run whose budget nobody gave
+
 # Blocks that take a condition vector (time and class); the others get it as a token in front.
 MODULATED_BLOCKS = ("adaln", "film")
 
@@ -171,6 +173,7 @@ class RandomDepthConfig(SupervisionConfig):
 class DataConfig:
     name: str = MISSING
     root: str | None = None
+    frames: int = 1  # of tokens a clip; 1: images
     size: int = MISSING  # pixels a side
     channels: int = MISSING
     classes: int = MISSING  # 0: as many as data.root has folders
@@ -182,8 +185,8 @@ class DataConfig:
 
     @property
     def tokens(self) -> int:
-        """Patches of an image: what a backbone sees, without a class or condition token."""
-        return (self.size // self.patch) ** 2
+        """Patches of an image or a clip: what a backbone sees, without a class or condition token."""
+        return self.frames * (self.size // self.patch) ** 2
 
 
 @dataclass
@@ -226,7 +229,11 @@ class MetricsConfig:
 
 @dataclass
 class BudgetConfig:
-    images: int = 192_000
+    """How long a run trains: one of the three. Resolved, it is images, in whole batches."""
+
+    images: int | None = None  # null, as the others: DEFAULT_IMAGES
+    train_flops: float | None = None
+    match: Any = None  # the training FLOPs of: a run's folder, twin, or keys such as {loops: 1}
 
 
 @dataclass
@@ -269,6 +276,7 @@ class Config:
     @property
     def steps(self) -> int:
         """Optimizer steps of the run: the budget in whole batches, the last one never cut."""
+        assert self.budget.images is not None  # resolve has settled it
         return math.ceil(self.budget.images / self.batch_size)
 
 
@@ -295,7 +303,7 @@ def identity(config: Config) -> str:
     How a run is watched, drawn from and measured (sampler, metrics, evaluate, checkpoints) is left
     out: it can change without training again, and the rows say what it was.
     """
-    sections = ("model", "objective", "supervision", "data", "optim", "ema", "budget")
+    sections = ("model", "objective", "supervision", "data", "optim", "ema")
     numbers = ("loops", "unique_layers", "batch_size", "seed")
     plain = asdict(config)
     affects = {key: plain[key] for key in sections + numbers}
@@ -303,6 +311,7 @@ def identity(config: Config) -> str:
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
     for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
         del affects["data"][key]  # where known data lie, and how any are read
+    affects["budget"] = config.budget.images  # however it was asked for
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

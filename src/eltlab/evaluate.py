@@ -7,13 +7,13 @@ import math
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eltlab import compute, results
+from eltlab.bill import exact, model_bill, sampling_bill
 from eltlab.cli import open_run, run_verb
-from eltlab.config import Config, flatten
+from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.files import digest, locked, write_atomic
 from eltlab.laws import Depths
@@ -205,9 +205,9 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
     from eltlab.machine import code_version, device_name
 
     config = model.config
-    net = compute.network(config)
     assert config.name is not None
     return {
+        **model_bill(config, model.device.type, model.precision),
         "run": f"{config.name}/{run.folder.name}",
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -220,49 +220,25 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
         "objective": config.objective.name,
         "supervision": config.supervision.name,
         "model": config.model.name,
-        "width": config.model.width,
-        "depth": config.model.depth,
-        "unique_layers": config.unique_layers,
         "loops_train": config.loops,
         "images_seen": counters["images_seen"],
-        "params_total": compute.params_total(net),
-        "params_blocks": compute.params_blocks(net),
         "train_seconds": counters["train_seconds"],
         "images_per_second": counters["images_seen"] / max(counters["train_seconds"], 1e-9),
         "peak_memory_bytes": counters["peak_memory_bytes"],
-        "cfg": recorded(config),
+        "cfg": results.recorded(config),
     }
 
 
-def recorded(config: Config) -> dict[str, Any]:
-    """Every key of the configuration. Rows travel: of a path they keep the name, not where it lay."""
-    keys = flatten(config)
-    for key in ("data.root", "metrics.weights", "objective.file", "supervision.file"):
-        if keys[key] is not None:
-            keys[key] = Path(keys[key]).name
-    return keys
-
-
 def costs(config: Config, spent: list[Depths], images_seen: int) -> dict[str, Any]:
-    """NFE, MACs and training FLOPs of samples that spent these loops at each step."""
-    net = compute.network(config)
-    passes = compute.evaluations_per_step(config)
-    macs = compute.per_sample(config, spent, partial(compute.macs_per_pass, net))
+    """What samples that spent these loops at each step cost, and the training so far."""
     loops = sum(n * share for depths in spent for n, share in depths.items())
     return {
         "loops": exact(loops / len(spent)),
         "steps": config.sampler.steps,
-        "nfe": sum(passes),
         "guidance": config.sampler.guidance,
-        "macs_per_pass": exact(macs / sum(passes)),
-        "macs_per_sample": exact(macs),
+        **sampling_bill(config, spent),
         "train_flops_total": round(compute.train_flops(config) * images_seen),
     }
-
-
-def exact(value: float) -> float:
-    """A whole number as an int: 4 loops are 4, not 4.0."""
-    return int(value) if value == int(value) else value
 
 
 def tokenizer_row(

@@ -4,10 +4,12 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
-from eltlab.cli import run_verb
+from eltlab.cli import options, run_verb
 from eltlab.compose import compose
-from eltlab.config import Config, folder, to_yaml
+from eltlab.config import Config, to_yaml
 from eltlab.errors import UserError
+from eltlab.machine import machine_of
+from eltlab.plan import bill_lines
 
 if TYPE_CHECKING:
     import torch
@@ -17,16 +19,10 @@ if TYPE_CHECKING:
 
 
 def usage() -> str:
-    options = {
-        group.name: ", ".join(sorted(p.stem for p in group.rglob("*.yaml")))
-        for group in sorted(folder("conf").iterdir())
-        if group.is_dir()
-    }
-    groups = "\n".join(f"  {name}={{{choices}}}" for name, choices in options.items())
     keys = "\n".join(f"  {line}" for line in to_yaml(compose([])).splitlines())
     return (
         f"{__doc__}\n\nThe same command again resumes the run, or says that it is finished.\n\n"
-        f"choices:\n{groups}\n\nkeys and their defaults (write section.key=value):\n{keys}\n\n"
+        f"choices:\n{options()}\n\nkeys and their defaults (write section.key=value):\n{keys}\n\n"
         "examples:\n"
         "  python -m eltlab.fit\n"
         "  python -m eltlab.fit objective=diffusion loops=2 seed=1\n"
@@ -36,7 +32,13 @@ def usage() -> str:
 
 def main(overrides: list[str]) -> None:
     config = compose(overrides)
-    print(f"fit: {summary(config)}", file=sys.stderr, flush=True)
+    machine = machine_of(config.trainer.accelerator, config.trainer.precision)
+    print(
+        f"fit: {config.name}, seed {config.seed}",
+        *bill_lines(config, machine),
+        sep="\n",
+        file=sys.stderr,
+    )
 
     from eltlab.build import build_data, choose_device
     from eltlab.evaluate import default_loops, evaluate_run
@@ -56,20 +58,6 @@ def main(overrides: list[str]) -> None:
         if config.evaluate:
             evaluate_run(run, config, default_loops(config), config.seed, (data.train, data.test))
     print(f"run: {run.folder}")
-
-
-def summary(config: Config) -> str:
-    """One line that says what is trained and what it takes."""
-    from eltlab import compute
-
-    net = compute.network(config)
-    params = compute.params_total(net)
-    macs = compute.macs_per_pass(net, config.loops)
-    images = config.steps * config.batch_size
-    return (
-        f"{config.name}, seed {config.seed}: {config.unique_layers} unique layers x {config.loops} "
-        f"loops, {params / 1e6:,.2f}M parameters, {macs / 1e6:,.1f}M MACs a pass, {images:,} images"
-    )
 
 
 def train(run: "Run", data: "Data", device: "torch.device") -> None:

@@ -1,11 +1,13 @@
 """Facts about the machine and the code that a row records."""
 
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eltlab import __version__
 
@@ -19,11 +21,11 @@ def device_name(device: "torch.device") -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
@@ -53,3 +55,50 @@ def peak_memory_bytes(device: "torch.device") -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def physical_memory() -> int:
+    """Bytes of memory in this machine, or that a container or a batch job may take of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    return machine if allowed == "max" else min(machine, int(allowed))
+
+
+class Machine(NamedTuple):
+    """Where a run would train, as far as can be told without torch."""
+
+    kind: str  # cpu | cuda
+    name: str | None  # of the processor or the GPU; None: a GPU that is not here
+    memory: int | None  # bytes
+    precision: str  # 32-true | bf16-mixed
+
+
+def machine_of(accelerator: str, precision: str) -> Machine:
+    """The machine that trainer.accelerator and trainer.precision choose here."""
+    gpu = None if accelerator == "cpu" else gpu_here()
+    if gpu is None and accelerator != "cuda":
+        found = Machine("cpu", processor(), physical_memory(), "32-true")
+    else:
+        name, memory = gpu or (None, None)
+        found = Machine("cuda", name, memory, "bf16-mixed")
+    return found if precision == "auto" else found._replace(precision=precision)
+
+
+def gpu_here() -> tuple[str, int] | None:
+    """(name, bytes of memory) of the first NVIDIA device that CUDA may use, asked without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and (not visible.strip() or visible.startswith("-")):
+        return None
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    if not lines:
+        return None
+    name, mebibytes = lines[0].rsplit(",", 1)
+    return name.strip(), int(mebibytes) * 2**20

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eltlab.config import Config, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 
@@ -28,9 +29,20 @@ IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    if row["kind"] == "bench":  # a machine is timed again and again: no measurement is the same
+        return row["kind"], row["created"]
     # The loops that a schedule or halting spent are a result; its name says what was asked for.
     asked = row if row.get("loop_schedule") == "constant" else {**row, "loops": None}
     return tuple(asked.get(key) for key in IDENTITY)
+
+
+def recorded(config: Config) -> dict[str, Any]:
+    """Every key of the configuration. Rows travel: of a path they keep the name, not where it lay."""
+    keys = flatten(config)
+    for key in ("data.root", "metrics.weights", "objective.file", "supervision.file"):
+        if keys[key] is not None:
+            keys[key] = Path(keys[key]).name
+    return keys
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

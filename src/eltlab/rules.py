@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from eltlab.compute import train_flops
 from eltlab.config import (
+    DEFAULT_IMAGES,
     MODULATED_BLOCKS,
     Config,
     DeepConfig,
@@ -29,6 +31,9 @@ from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 NATIVE = {"digits": (8, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10)}
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
+# Encoded sets whose costs are known; nothing reads them yet.
+ENCODED = ("imagenet256_tokens", "imagenet256_latents", "ucf101_tokens")
+BUDGETS = ("images", "train_flops", "match")
 INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own enlargement
 
 
@@ -48,6 +53,7 @@ def resolve(node: DictConfig) -> Config:
     _check_dial(config)
     _check_combination(config)
     _check_supervision(config)
+    _check_budget(config)
     _check_sampling(config)
     _check_data(config)
     check_samples(config)
@@ -86,7 +92,9 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"{key}={value}: must be a finite number")
     at_least(config, 1, "loops batch_size budget.images model.width model.heads model.mlp_width")
     at_least(config, 1, "model.depth data.size data.patch sampler.steps metrics.samples")
-    at_least(config, 1, "trainer.log_every unique_layers model.cond_width data.channels")
+    at_least(
+        config, 1, "trainer.log_every unique_layers model.cond_width data.channels data.frames"
+    )
     at_least(config, 2, "data.codebook data.classes")
     at_least(config, 0, "model.prelude model.coda data.workers trainer.validations")
     at_least(config, 0, "optim.lr optim.weight_decay optim.warmup_images optim.clip")
@@ -167,8 +175,10 @@ def _check_combination(config: Config) -> None:
 
 def _check_supervision(config: Config) -> None:
     if config.loops == 1:
-        # One exit has no students: every supervision is `final` (DESIGN, "One dial").
+        # One exit has no students: every supervision is `final` (DESIGN, "One dial"). And the one loop
+        # begins at the input, which nothing injects again.
         config.supervision = FinalConfig(name="final")
+        config.model.inject_input = False
     supervision = config.supervision
     if isinstance(supervision, IlsdConfig):
         at_least(config, 1, "supervision.min_loops")
@@ -219,6 +229,38 @@ def _check_random_depth(config: Config, supervision: RandomDepthConfig) -> None:
         )
 
 
+def one_budget(budget: Any) -> None:
+    """Raises UserError where two of the keys of a budget section are set."""
+    given = {f"budget.{key}": budget[key] for key in BUDGETS if budget[key] is not None}
+    if len(given) > 1:
+        both = " and ".join(f"{key}={value}" for key, value in given.items())
+        raise UserError(f"{both}: two budgets at once; give one of them")
+
+
+def _check_budget(config: Config) -> None:
+    """Whatever the budget was given in, images from here on: equal runs have equal configurations."""
+    budget = config.budget
+    one_budget(vars(budget))
+    if budget.train_flops is not None:
+        budget.images, budget.train_flops = images_for(config, budget.train_flops), None
+    if budget.images is None:
+        budget.images = DEFAULT_IMAGES
+
+
+def images_for(config: Config, flops: float) -> int:
+    """The images whose training costs these FLOPs, to the nearest whole batch."""
+    if flops <= 0:
+        raise UserError(f"budget.train_flops={flops:g}: must be above 0")
+    step = train_flops(config) * config.batch_size
+    steps = round(flops / step)
+    if steps < 1:
+        raise UserError(
+            f"budget.train_flops={flops:g}: buys no step; one step of batch_size={config.batch_size} "
+            f"takes {step:.3g} FLOPs"
+        )
+    return steps * config.batch_size
+
+
 def _check_sampling(config: Config) -> None:
     sampler = config.sampler
     one_of(config, "sampler.guidance_schedule", ("constant", "linear"))
@@ -244,7 +286,9 @@ def _check_sampling(config: Config) -> None:
 def _check_data(config: Config) -> None:
     data = config.data
     divides("data.patch", data.patch, "data.size", data.size)
-    one_of(config, "data.channels", (1, 3))
+    if data.name not in ENCODED:
+        one_of(config, "data.channels", (1, 3))
+        one_of(config, "data.frames", (1,))
     native = NATIVE.get(data.name)
     if native is not None and (data.size, data.channels, data.classes) != native:
         size, channels, classes = native

@@ -1,6 +1,5 @@
 """Images that lie in files: decoded once into memory through a cache on disk, or while they train."""
 
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from eltlab.data.folders import Split, list_images, stamps
 from eltlab.data.images import ImageSet, choose
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
+from eltlab.machine import physical_memory
 from eltlab.progress import Bar
 
 MEMORY_SHARE = 4  # decoded images may take a quarter of the machine's memory
@@ -204,11 +204,3 @@ def load_images(
     if in_memory is None:
         in_memory = train.nbytes + test.nbytes <= physical_memory() // MEMORY_SHARE
     return (train.load(), test.load()) if in_memory else (train, test)
-
-
-def physical_memory() -> int:
-    """Bytes of memory in this machine, or that a container or a batch job may take of it."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text().strip() if limit.is_file() else "max"
-    return machine if allowed == "max" else min(machine, int(allowed))
