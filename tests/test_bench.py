@@ -1,0 +1,171 @@
+"""The benchmark measures what fit does, takes turns, and leaves one row a measurement."""
+
+import json
+
+import pytest
+import torch
+from conftest import TINY, tiny
+
+from eltlab import bench, fit
+from eltlab.bench import Asked, interleaved
+from eltlab.build import build_data
+from eltlab.errors import UserError
+from eltlab.results import comparable, load, read_rows
+from eltlab.timing import PARTS, Arm, matmul_rate, rates
+
+CPU = torch.device("cpu")
+
+
+def arm(config) -> Arm:
+    return Arm(config, CPU, "32-true", build_data(config).batches(config, 0, CPU))
+
+
+@pytest.mark.parametrize("objective", ["masked", "diffusion"])
+def test_its_steps_are_those_of_fit(tmp_path, objective):
+    """Eight steps of either end in the same weights, averages and moments, bit by bit."""
+    asked = [f"objective={objective}", "optim.warmup_images=32", "model.dropout=0.1"]
+    fit.main([*TINY, *asked, "evaluate=false", f"runs_dir={tmp_path}"])
+    [file] = tmp_path.rglob("last.ckpt")
+    trained = torch.load(file, weights_only=True)
+    stepped = arm(tiny(*asked))
+    for _ in range(8):
+        assert list(stepped.step()) == list(PARTS)
+    state = stepped.module.state_dict()
+    assert state.keys() == trained["state_dict"].keys()
+    assert all(torch.equal(state[key], value) for key, value in trained["state_dict"].items())
+    moments = stepped.optimizer.state_dict()["state"]
+    for n, values in trained["optimizer_states"][0]["state"].items():
+        assert all(torch.equal(moments[n][key], value) for key, value in values.items())
+
+
+class Silent:
+    total = 6
+
+    def update(self, done: int) -> None:
+        pass
+
+
+def test_arms_take_turns_every_other_one_backwards():
+    order: list[str] = []
+
+    def taker(name):
+        return lambda: order.append(name) or (name, len(order))
+
+    taken = interleaved([taker("a"), taker("b")], Asked(repeats=3, warmup=1), Silent())
+    assert "".join(order) == "abbaabba"
+    # Each taker's own values, in the order of the turns, without the warm-up.
+    assert taken == [[("a", 4), ("a", 5), ("a", 8)], [("b", 3), ("b", 6), ("b", 7)]]
+
+
+SMALL = [*TINY, "sampler.steps=2", "repeats=3", "warmup=1", "batches=[1,3]"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "rows.jsonl"
+    bench.main([*SMALL, "splits=[2,4]", f"out={out}"])
+    return out, read_rows(out)
+
+
+def test_one_row_a_measurement(rows):
+    _, found = rows
+    train = [row for row in found if row["measure"] == "train"]
+    assert [(r["unique_layers"], r["loops"], r["supervision"]) for r in train] == [
+        (4, 1, "final"),
+        (2, 2, "final"),
+        (2, 2, "ilsd"),
+        (1, 4, "final"),
+        (1, 4, "ilsd"),
+    ]
+    sample = [row for row in found if row["measure"] == "sample"]
+    assert [(r["batch_size"], r["loops_train"], r["loops"]) for r in sample] == [
+        (batch, trained, drawn)
+        for batch in (1, 3)
+        for trained, drawn in ((1, 1), (2, 2), (2, 1), (4, 4), (4, 1))
+    ]
+    assert len(found) == len(train) + len(sample)
+    assert {row["kind"] for row in found} == {"bench"}
+
+
+def test_a_row_says_what_was_measured_and_how(rows):
+    for row in rows[1]:
+        assert row["repeats"] == 3 and row["warmup"] == 1 and row["device"] and row["precision"]
+        assert row["seconds_q25"] <= row["seconds"] <= row["seconds_q75"]
+        assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds"])
+        assert row["mfu"] == pytest.approx(row["flops_per_second"] / row["matmul_flops_per_second"])
+        assert json.loads(json.dumps(row)) == row
+        if row["measure"] == "train":
+            assert sum(row[f"{part}_seconds"] for part in PARTS) == pytest.approx(
+                row["seconds"], rel=0.5
+            )
+            flops = row["train_flops_per_image"] * row["images_per_second"]
+            assert row["flops_per_second"] == pytest.approx(flops)
+        else:
+            flops = row["flops_per_sample"] * row["images_per_second"]
+            assert row["flops_per_second"] == pytest.approx(flops) and row["steps"] == 2
+
+
+def test_ratios_are_to_the_twin_and_to_the_vanilla_loop(rows):
+    train = [row for row in rows[1] if row["measure"] == "train"]
+    assert train[0]["ratio_to_twin"] == 1
+    for row in train:
+        assert row["ratio_to_twin"] > 0
+        assert (row["ratio_to_vanilla"] == 1) == (row["supervision"] == "final")
+
+
+def test_peak_memory_is_what_the_formula_says(rows):
+    for row in rows[1]:
+        if row["measure"] == "train":
+            assert row["peak_memory_bytes"] == pytest.approx(row["memory_training_bytes"], rel=0.15)
+
+
+def test_a_machine_is_measured_again_and_again(rows, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    for _ in range(2):
+        bench.main([*SMALL, "splits=[]", "batches=[]", f"out={out}"])
+    assert len(read_rows(out)) == 2
+
+
+def test_rows_of_the_bench_are_loaded_and_never_compared_with_measured_samples(rows, tmp_path):
+    fit.main([*TINY, "evaluate_loops=[1]", f"runs_dir={tmp_path}"])
+    table = load(rows[0], tmp_path)
+    assert (table["kind"] == "bench").sum() == len(rows[1])
+    assert set(comparable(table)["kind"]) == {"eval"}
+
+
+def test_by_default_rows_go_where_tables_find_them(tmp_path):
+    bench.main([*SMALL, "loops=1", "batches=[]", f"runs_dir={tmp_path}"])
+    assert list(load(tmp_path)["measure"]) == ["train"]
+
+
+def test_recompute_is_measured_too(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    large = ["model.width=64", "batch_size=64", "splits=[4]", "batches=[]", f"out={out}"]
+    for flag in ("false", "true"):
+        bench.main([*SMALL, *large, f"trainer.recompute={flag}", "supervision=final"])
+    plain, again = (row for row in read_rows(out) if row["loops"] == 4)
+    assert again["peak_memory_bytes"] < 0.7 * plain["peak_memory_bytes"]
+    assert again["train_flops_per_image"] > 1.2 * plain["train_flops_per_image"]
+
+
+def test_rates_are_flops_a_second():
+    train, sample = rates(tiny(), "cpu", "32-true", repeats=1)
+    assert 1e5 < train < 1e15 and 1e5 < sample < 1e15
+    assert 1e8 < matmul_rate(CPU, "32-true") < 1e15
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("repeats=0", "repeats=0: must be at least 1"),
+        ("splits=[3]", "loops=3 does not divide"),
+        ("splits=[0]", "give counts of at least 1"),
+        ("batches=[0]", "give counts of at least 1"),
+        ("model=elt_g batch_size=4096", "give fewer splits or a smaller batch_size"),
+        ("repeat=3", "unknown key repeat=3"),
+    ],
+)
+def test_mistakes_are_told(wrong, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        bench.main([*wrong.split(), f"runs_dir={tmp_path}"])
+    assert not list(tmp_path.iterdir())
