@@ -15,7 +15,7 @@ STAMP := $(VENV)/.setup
 OURS := $(VENV)/.eltlab
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo anytime supervision schedules cifar table lock wheel clean
+.PHONY: help setup lint format test test-slow demo anytime supervision schedules cifar table paper-table bench performance lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,15 @@ lock: ## solve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade: newes
 	  --output-file $(VENV)/new.lock $(LOCK_ARGS)
 	@! grep -n '://' $(VENV)/new.lock
 	@mv $(VENV)/new.lock requirements.lock
+
+performance: setup ## the README paragraph on speed, from the rows of the benchmark
+	$(VPY) analysis/performance.py out=README.md benchmarks/rows.jsonl
+
+paper-table: setup ## the published tables beside what their configurations cost
+	$(VPY) analysis/paper.py
+
+bench: setup ## time training and sampling on this machine, tiny and base width; rows into benchmarks/rows.jsonl
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash benchmarks/bench.sh
 
 wheel: setup ## build the wheel into dist/
 	$(UV) build --wheel --python $(VPY) --no-build-isolation --out-dir dist .

@@ -1,10 +1,23 @@
-"""What the scripts of analysis/ share: `out=FILE [protocol=ID] PATHS…`, and mistakes in one line."""
+"""What the scripts of analysis/ share: `out=FILE [protocol=ID] PATHS…`, mistakes in one line, and text
+that is made for a place in a page."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from eltlab.errors import UserError
+from eltlab.files import write_atomic
+
+
+def replace_block(file: Path, name: str, text: str) -> None:
+    """Puts text between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
+    whole = file.read_text()
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if whole.count(begin) != 1 or whole.count(end) != 1:
+        raise UserError(f"{file}: needs the markers {begin} and {end}, once each")
+    before, rest = whole.split(begin)
+    _, after = rest.split(end)
+    write_atomic(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def run(main: Callable[[list[str], Path, str | None], None], doc: str) -> None:

@@ -1,0 +1,212 @@
+"""The published rows of ELT (arXiv 2604.09168) beside what their configurations cost by formula.
+
+    python analysis/paper.py             prints the table (`make paper-table`)
+    python analysis/paper.py --write     writes it into docs/compute.md, and the opening lines of
+                                         conf/experiment/paper/*.yaml anew
+
+The paper's "GFLOPs" are multiply-adds (MACs) of the layers over all evaluations of a sample. Its
+parameters are those of the blocks, but for the rows that say "total".
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+
+from command import replace_block
+
+from eltlab import compute
+from eltlab.compose import compose
+from eltlab.config import Config, folder
+from eltlab.files import write_atomic
+from eltlab.text import columns, si
+
+H100 = 989.4e12  # dense bf16 FLOPs a second, NVIDIA's data sheet (SXM)
+UTILISATION = 0.4
+CLOSE = 0.01  # a computed figure that is nearer than this is the published one
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of the paper's tables; sizes in millions of parameters and in 10⁹ MACs a sample."""
+
+    name: str
+    title: str
+    result: str
+    params: float
+    counting: str = "blocks"
+    gmacs: float | None = None
+
+
+IMAGENET = "ImageNet-256, masked"
+LATENT = "ImageNet-256, diffusion"
+VIDEO = "UCF-101, masked video"
+
+PUBLISHED = (
+    Published("maskgit_l", f"MaskGIT-L, {IMAGENET}", "FID 2.1, IS 270.1", 303, gmacs=3700),
+    Published("maskgit_xl", f"MaskGIT-XL, {IMAGENET}", "FID 2.0, IS 294.8", 446, gmacs=3900),
+    Published("elt_l_8x3", f"ELT-L 8N x 3L, {IMAGENET}", "FID 2.2, IS 254.3", 101, gmacs=3700),
+    Published("elt_l_12x2", f"ELT-L 12N x 2L, {IMAGENET}", "FID 2.1, IS 281.8", 152, gmacs=3700),
+    Published("elt_xl_7x4", f"ELT-XL 7N x 4L, {IMAGENET}", "FID 2.0, IS 266.1", 111, gmacs=3900),
+    Published("dit_16", f"DiT of 16 layers, {LATENT}", "FID 3.87", 1100, "total"),
+    Published("dit_32", f"DiT of 32 layers, {LATENT}", "FID 3.43", 2100, "total"),
+    Published("elt_dit_1x32", f"ELT 1N x 32L, {LATENT}", "FID 10.30", 69, "total"),
+    Published("elt_dit_4x8", f"ELT 4N x 8L, {LATENT}", "FID 3.96", 271, "total"),
+    Published("elt_dit_8x4", f"ELT 8N x 4L, {LATENT}", "FID 3.16", 539, "total"),
+    Published("elt_dit_16x2", f"ELT 16N x 2L, {LATENT}", "FID 2.83", 1100, "total"),
+    Published("magvit_l", f"MAGVIT-L, {VIDEO}", "FVD 76 ± 2", 306, "total", gmacs=4330),
+    Published("elt_video_6x4", f"ELT 6N x 4L, {VIDEO}", "FVD 72.8 ± 2.5", 76, gmacs=4330),
+    Published("elt_video_6x6", f"ELT 6N x 6L, {VIDEO}", "FVD 60.8 ± 2.7", 76, gmacs=12990),
+)
+
+
+@dataclass(frozen=True)
+class Computed:
+    params_blocks: int
+    params_total: int
+    trunk: float  # MACs a sample
+    linear: float  # of them without attention
+    train_flops: float
+
+    @property
+    def h100_hours(self) -> float:
+        return self.train_flops / (H100 * UTILISATION) / 3600
+
+
+def compute_row(config: Config) -> Computed:
+    net = compute.network(config)
+    spent = compute.asked_depths(config.loops, config.sampler.steps)
+    trunk = compute.per_sample(config, spent, partial(compute.macs_trunk, net))
+    attention = compute.per_sample(config, spent, partial(compute.macs_attention, net))
+    return Computed(
+        compute.params_blocks(net),
+        compute.params_total(net),
+        trunk,
+        trunk - attention,
+        compute.train_flops(config) * config.steps * config.batch_size,
+    )
+
+
+def counted(row: Published, ours: Computed) -> int:
+    """Our parameters under the counting that the row uses."""
+    return ours.params_total if row.counting == "total" else ours.params_blocks
+
+
+def off(ours: float, published: float) -> str:
+    return f"{ours / published - 1:+.1%}"
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def table() -> list[str]:
+    head = ["row", "published", "params", "computed", "off", "counting"]
+    head += ['"GFLOPs"', "G MACs computed", "off", "without attention", "off"]
+    rows = [[*head, "training FLOPs", f"H100 hours at {UTILISATION:.0%}"]]
+    for row, _, ours in computed():
+        params = counted(row, ours)
+        own = [
+            row.name,
+            row.result,
+            f"{row.params:,.0f}M",
+            si(params),
+            off(params / 1e6, row.params),
+        ]
+        macs = ["" if row.gmacs is None else thousands(row.gmacs)]
+        for value in (ours.trunk / 1e9, ours.linear / 1e9):
+            macs += [thousands(value), "" if row.gmacs is None else off(value, row.gmacs)]
+        training = [f"{ours.train_flops:.2e}", f"{ours.h100_hours:,.0f}"]
+        rows.append([*own, row.counting, *macs, *training])
+    return columns(rows)
+
+
+def thousands(gmacs: float) -> str:
+    """As the paper writes them: 3.7k "GFLOPs"."""
+    return f"{gmacs / 1000:,.4g}k"
+
+
+def computed() -> list[tuple[Published, Config, Computed]]:
+    configs = [compose([f"experiment=paper/{row.name}"]) for row in PUBLISHED]
+    return [(row, c, compute_row(c)) for row, c in zip(PUBLISHED, configs, strict=True)]
+
+
+def unreached() -> list[str]:
+    """The published MACs that the formula does not give, and what they would take."""
+    rows = [row for row in computed() if row[0].gmacs is not None]
+    missed: dict[str, list[str]] = {}
+    for row, config, ours in rows:
+        if not near(row, ours):
+            others = [other.name for other, _, costs in rows if near(row, costs)]
+            missed.setdefault(reason(row, config, ours, others), []).append(row.name)
+    return [f"{', '.join(names)}: {text}" for text, names in missed.items()]
+
+
+def reason(row: Published, config: Config, ours: Computed, others: list[str]) -> str:
+    assert row.gmacs is not None
+    passes = sum(compute.evaluations_per_step(config))
+    whole, linear = (value / passes / 1e9 for value in (ours.trunk, ours.linear))
+    text = (
+        f"{config.model.depth} layers of width {config.model.width} on {config.data.tokens} tokens and the "
+        f"class token take {whole:.1f}G MACs a pass, {linear:.1f}G without attention, and "
+        f"{config.sampler.steps} guided steps take {passes} passes: {ours.linear / 1e12:.2f}k to "
+        f"{ours.trunk / 1e12:.2f}k, not the published {thousands(row.gmacs)}, which would be "
+        f"{row.gmacs / whole:.0f} to {row.gmacs / linear:.0f} passes. The parameters agree, so depth and "
+        "width are the paper's, and no setting it names gives its figure."
+    )
+    return text + (f" It is that of {', '.join(others)}." if others else "")
+
+
+def near(row: Published, ours: Computed) -> bool:
+    """Whether the layers take what the row publishes, with attention or without."""
+    assert row.gmacs is not None
+    return any(abs(value / 1e9 / row.gmacs - 1) <= CLOSE for value in (ours.trunk, ours.linear))
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def header(row: Published, ours: Computed) -> str:
+    """The opening comment of the row's experiment file."""
+    macs = "" if row.gmacs is None else f', {thousands(row.gmacs)} "GFLOPs" (MACs)'
+    return f"""\
+# @package _global_
+# {row.title} (arXiv 2604.09168).
+#     python -m eltlab.plan experiment=paper/{row.name}
+# Published: {row.result}, {row.params:,.0f}M parameters{macs}.
+# Computed: {si(ours.params_blocks)} parameters in the blocks, {si(ours.params_total)} in all; \
+{si(ours.trunk)} MACs a sample in the layers.
+# Training: {ours.train_flops:.2e} FLOPs, {ours.h100_hours:,.0f} H100 hours at {UTILISATION:.0%} of \
+{H100 / 1e12:.0f} TFLOP/s.
+"""
+
+
+def file_of(row: Published) -> Path:
+    return folder("conf") / "experiment" / "paper" / f"{row.name}.yaml"
+
+
+def body(text: str) -> str:
+    """A file without its opening comment."""
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[next(n for n, line in enumerate(lines) if not line.startswith("#")) :])
+
+
+def page() -> str:
+    """The table and its notes."""
+    return "\n".join([*table(), *("\n" + fill(note, 110) for note in unreached())])
+
+
+def write() -> None:
+    for row, _, ours in computed():
+        file = file_of(row)
+        write_atomic(file, header(row, ours) + body(file.read_text()))
+    replace_block(
+        Path(__file__).parents[1] / "docs" / "compute.md", "paper", f"```text\n{page()}\n```"
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        write()
+    else:
+        print(page())

@@ -1,0 +1,79 @@
+"""The performance paragraph of the README, made from the rows of the benchmark.
+
+    python analysis/performance.py out=README.md benchmarks/rows.jsonl
+
+Writes between the markers of out. One line a split: medians, all ratios of steps or draws that took
+turns with what they are divided by.
+"""
+
+from pathlib import Path
+
+import command
+import pandas as pd
+
+from eltlab import results
+from eltlab.errors import UserError
+
+COLUMNS = (
+    *("width, batch", "layers x loops", "step ÷ twin", "ILSD ÷ vanilla", "peak memory ÷ twin"),
+    *("utilisation", "sampling ÷ twin, at a time", "the same model at one loop"),
+)
+
+
+def paragraph(table: pd.DataFrame) -> str:
+    """Of the latest measurement of each device, width and split."""
+    rows = table[table["kind"] == "bench"].sort_values("created")
+    if rows.empty:
+        raise UserError("no rows of kind bench; make them with make bench")
+    parts = [of_device(str(device), group) for device, group in rows.groupby("device", sort=False)]
+    return "\n\n".join(parts)
+
+
+def of_device(device: str, rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for _, group in rows.groupby("width"):
+        lines += [f"| {' | '.join(line)} |" for line in of_width(group)]
+    return (
+        f"Measured on {device}, {first['precision']}, torch's matrix product reaching "
+        f"{rows['matmul_flops_per_second'].median() / 1e9:,.0f} GFLOP/s there:\n\n"
+        + "\n".join(lines)
+    )
+
+
+def of_width(rows: pd.DataFrame) -> list[list[str]]:
+    keys = ["measure", "supervision", "loops_train", "loops", "batch_size"]
+    last = rows.drop_duplicates(keys, keep="last").set_index(keys).sort_index()
+    train, sample = last.loc["train"], last.loc["sample"]
+    twin = train.loc[("final", 1, 1)].iloc[0]
+    lines = []
+    for loops in sorted({index[1] for index in train.index} - {1}):
+        vanilla = train.loc[("final", loops, loops)].iloc[0]
+        ilsd = train.loc[("ilsd", loops, loops)].iloc[0]
+        memory = vanilla["peak_memory_bytes"] / twin["peak_memory_bytes"]
+        draws, short = (sample.loc[("final", loops, count)] for count in (loops, 1))
+        lines.append(
+            [
+                f"{vanilla['width']:.0f}, {vanilla.name}",
+                f"{vanilla['unique_layers']:.0f} x {loops}",
+                with_quartiles(vanilla, "ratio_to_twin"),
+                with_quartiles(ilsd, "ratio_to_vanilla"),
+                f"{memory:.2f}",
+                f"{vanilla['mfu']:.0%}",
+                ", ".join(f"{row['ratio_to_twin']:.2f} ({n})" for n, row in draws.iterrows()),
+                ", ".join(f"{row['ratio_to_twin']:.2f} ({n})" for n, row in short.iterrows()),
+            ]
+        )
+    return lines
+
+
+def with_quartiles(row: pd.Series, key: str) -> str:
+    return f"{row[key]:.2f} ({row[f'{key}_q25']:.2f}–{row[f'{key}_q75']:.2f})"
+
+
+def main(paths: list[str], out: Path, protocol: str | None) -> None:
+    command.replace_block(out, "performance", paragraph(results.load(*paths)))
+
+
+if __name__ == "__main__":
+    command.run(main, str(__doc__))
