@@ -1,6 +1,9 @@
 """The benchmark measures what fit does, takes turns, and leaves one row a measurement."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,6 +155,45 @@ def test_rates_are_flops_a_second():
     train, sample = rates(tiny(), "cpu", "32-true", repeats=1)
     assert 1e5 < train < 1e15 and 1e5 < sample < 1e15
     assert 1e8 < matmul_rate(CPU, "32-true") < 1e15
+
+
+# --- the committed rows ---------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_has_the_paragraph_that_the_rows_make(tmp_path):
+    """`make performance` puts it there."""
+    page = tmp_path / "README.md"
+    page.write_text((ROOT / "README.md").read_text())
+    script = [sys.executable, ROOT / "analysis" / "performance.py", f"out={page}"]
+    subprocess.run([*script, ROOT / "benchmarks" / "rows.jsonl"], check=True)
+    assert page.read_text() == (ROOT / "README.md").read_text()
+    assert page.read_text().count("÷ twin") == 3
+
+
+def test_the_rows_hold_tiny_and_base_width_at_equal_depth():
+    rows = [row for row in read_rows(ROOT / "benchmarks" / "rows.jsonl") if row["kind"] == "bench"]
+    train = {(row["width"], row["unique_layers"], row["loops"], row["supervision"]) for row in rows}
+    for width in (64, 768):
+        for loops in (2, 4, 12):
+            assert {(width, 12 // loops, loops, name) for name in ("final", "ilsd")} <= train
+        assert (width, 12, 1, "final") in train
+    assert {row["depth"] for row in rows} == {12} and all(row["device"] for row in rows)
+    # Claims of docs/results.md and docs/compute.md.
+    for row in rows:
+        if row["measure"] == "train":
+            assert row["ratio_to_vanilla"] <= 1.15
+            assert row["peak_memory_bytes"] == pytest.approx(row["memory_training_bytes"], rel=0.15)
+
+
+def test_rows_that_are_missing_are_told(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- performance --><!-- /performance -->")
+    script = [sys.executable, ROOT / "analysis" / "performance.py", f"out={page}"]
+    done = subprocess.run([*script, tmp_path / "rows.jsonl"], capture_output=True, text=True)
+    assert done.returncode == 2 and "make bench" in done.stderr
 
 
 @pytest.mark.parametrize(
