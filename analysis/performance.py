@@ -34,9 +34,10 @@ def of_device(device: str, rows: pd.DataFrame) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for _, group in rows.groupby("width"):
         lines += [f"| {' | '.join(line)} |" for line in of_width(group)]
+    rate = rows["matmul_flops_per_second"].median() / 1e9
     return (
-        f"Measured on {device}, {first['precision']}, torch's matrix product reaching "
-        f"{rows['matmul_flops_per_second'].median() / 1e9:,.0f} GFLOP/s there:\n\n"
+        f"Measured on {device}, {first['precision']}, torch's matrix product reaching {rate:,.0f} GFLOP/s "
+        "there. Medians, of ratios with their quartiles; of samples in brackets how many at a time:\n\n"
         + "\n".join(lines)
     )
 

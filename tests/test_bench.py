@@ -181,9 +181,17 @@ def test_the_rows_hold_tiny_and_base_width_at_equal_depth():
         assert (width, 12, 1, "final") in train
     assert {row["depth"] for row in rows} == {12} and all(row["device"] for row in rows)
     # Claims of docs/results.md and docs/compute.md.
+    [twin] = [r for r in rows if r["measure"] == "train" and (r["width"], r["loops"]) == (768, 1)]
+    once = [r for r in rows if r["measure"] == "train" and (r["width"], r["loops"]) == (768, 12)]
+    assert all(6 < twin["peak_memory_bytes"] / r["peak_memory_bytes"] < 8 for r in once)
+    for row in rows:
+        if row["measure"] == "sample" and row["loops_train"] == 12:
+            low, high = (0.1, 0.2) if row["loops"] == 1 else (0.8, 1.07)
+            assert low <= round(row["ratio_to_twin"], 2) <= high
     for row in rows:
         if row["measure"] == "train":
             assert row["ratio_to_vanilla"] <= 1.15
+            assert row["loops"] == 1 or 0.85 < row["ratio_to_twin"] < 1.1
             assert row["peak_memory_bytes"] == pytest.approx(row["memory_training_bytes"], rel=0.15)
 
 
