@@ -21,31 +21,39 @@ COLUMNS = (
 
 
 def paragraph(table: pd.DataFrame) -> str:
-    """Of the latest measurement of each device, width and split."""
+    """Of the latest call of each device and width that measured all that the table shows."""
     rows = table[table["kind"] == "bench"].sort_values("created")
-    if rows.empty:
-        raise UserError("no rows of kind bench; make them with make bench")
-    parts = [of_device(str(device), group) for device, group in rows.groupby("device", sort=False)]
-    return "\n\n".join(parts)
-
-
-def of_device(device: str, rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for _, group in rows.groupby("width"):
-        lines += [f"| {' | '.join(line)} |" for line in of_width(group)]
-    rate = rows["matmul_flops_per_second"].median() / 1e9
-    return (
-        f"Measured on {device}, {first['precision']}, torch's matrix product reaching {rate:,.0f} GFLOP/s "
-        "there. Medians, of ratios with their quartiles; of samples in brackets how many at a time:\n\n"
-        + "\n".join(lines)
+    calls = {}
+    keys = ["device", "width", "call"]
+    for (device, width, _), group in rows.groupby(keys, sort=False) if "call" in rows else ():
+        if {"train", "sample"} <= set(group["measure"]) and "ilsd" in set(group["supervision"]):
+            calls[device, width] = group
+    if not calls:
+        raise UserError("no call of bench that measured ILSD and samples; run make bench")
+    devices = dict.fromkeys(device for device, _ in calls)
+    return "\n\n".join(
+        of_device(str(name), [group for (device, _), group in calls.items() if device == name])
+        for name in devices
     )
 
 
-def of_width(rows: pd.DataFrame) -> list[list[str]]:
+def of_device(device: str, calls: list[pd.DataFrame]) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for call in calls:
+        lines += [f"| {' | '.join(line)} |" for line in of_call(call)]
+    rates = " and ".join(f"{c['matmul_flops_per_second'].iloc[0] / 1e9:,.0f}" for c in calls)
+    widths = " and ".join(f"{c['width'].iloc[0]:.0f}" for c in calls)
+    return (
+        f"Measured on {device}, {calls[0]['precision'].iloc[0]}. Utilisation is of one large matrix "
+        f"product's {rates} GFLOP/s, measured in the same turns (widths {widths}). Medians, of ratios with "
+        "their quartiles; of samples in brackets how many at a time:\n\n" + "\n".join(lines)
+    )
+
+
+def of_call(rows: pd.DataFrame) -> list[list[str]]:
     keys = ["measure", "supervision", "loops_train", "loops", "batch_size"]
-    last = rows.drop_duplicates(keys, keep="last").set_index(keys).sort_index()
-    train, sample = last.loc["train"], last.loc["sample"]
+    found = rows.set_index(keys).sort_index()
+    train, sample = found.loc["train"], found.loc["sample"]
     twin = train.loc[("final", 1, 1)].iloc[0]
     lines = []
     for loops in sorted({index[1] for index in train.index} - {1}):

@@ -3,18 +3,22 @@
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, tiny
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from eltlab import bench, fit
-from eltlab.bench import Asked, interleaved
 from eltlab.build import build_data
+from eltlab.compute import network, train_flops_per_image
+from eltlab.config import Spent
 from eltlab.errors import UserError
 from eltlab.results import comparable, load, read_rows
-from eltlab.timing import PARTS, Arm, matmul_rate, rates
+from eltlab.timing import PARTS, Arm, interleaved, matmul_rate, rates
 
 CPU = torch.device("cpu")
 
@@ -32,7 +36,7 @@ def test_its_steps_are_those_of_fit(tmp_path, objective):
     trained = torch.load(file, weights_only=True)
     stepped = arm(tiny(*asked))
     for _ in range(8):
-        assert list(stepped.step()) == list(PARTS)
+        assert list(stepped.step().parts) == list(PARTS)
     state = stepped.module.state_dict()
     assert state.keys() == trained["state_dict"].keys()
     assert all(torch.equal(state[key], value) for key, value in trained["state_dict"].items())
@@ -41,21 +45,15 @@ def test_its_steps_are_those_of_fit(tmp_path, objective):
         assert all(torch.equal(moments[n][key], value) for key, value in values.items())
 
 
-class Silent:
-    total = 6
-
-    def update(self, done: int) -> None:
-        pass
-
-
 def test_arms_take_turns_every_other_one_backwards():
     order: list[str] = []
+    told: list[int] = []
 
     def taker(name):
         return lambda: order.append(name) or (name, len(order))
 
-    taken = interleaved([taker("a"), taker("b")], Asked(repeats=3, warmup=1), Silent())
-    assert "".join(order) == "abbaabba"
+    taken = interleaved([taker("a"), taker("b")], 3, 1, told.append)
+    assert "".join(order) == "abbaabba" and told == [1, 2, 3, 4]
     # Each taker's own values, in the order of the turns, without the warm-up.
     assert taken == [[("a", 4), ("a", 5), ("a", 8)], [("b", 3), ("b", 6), ("b", 7)]]
 
@@ -96,13 +94,15 @@ def test_a_row_says_what_was_measured_and_how(rows):
         assert row["seconds_q25"] <= row["seconds"] <= row["seconds_q75"]
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds"])
         assert row["mfu"] == pytest.approx(row["flops_per_second"] / row["matmul_flops_per_second"])
+        assert row["call"] == rows[1][0]["call"]
         assert json.loads(json.dumps(row)) == row
         if row["measure"] == "train":
             assert sum(row[f"{part}_seconds"] for part in PARTS) == pytest.approx(
                 row["seconds"], rel=0.5
             )
-            flops = row["train_flops_per_image"] * row["images_per_second"]
-            assert row["flops_per_second"] == pytest.approx(flops)
+            flops = row["train_flops_per_image"] * row["batch_size"] / row["seconds_q75"]
+            most = row["train_flops_per_image"] * row["batch_size"] / row["seconds_q25"]
+            assert 0.5 * flops <= row["flops_per_second"] <= 2 * most
         else:
             flops = row["flops_per_sample"] * row["images_per_second"]
             assert row["flops_per_second"] == pytest.approx(flops) and row["steps"] == 2
@@ -149,10 +149,55 @@ def test_recompute_is_measured_too(tmp_path):
     plain, again = (row for row in read_rows(out) if row["loops"] == 4)
     assert again["peak_memory_bytes"] < 0.7 * plain["peak_memory_bytes"]
     assert again["train_flops_per_image"] > 1.2 * plain["train_flops_per_image"]
+    # What is computed a second time is work, and no use of the machine.
+    assert again["mfu"] * 1.2 < again["flops_per_second"] / again["matmul_flops_per_second"]
+
+
+def test_all_arms_run_as_many_layers_a_pass(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    split = ["unique_layers=3", "loops=4", "splits=[4,6]", "batches=[]", f"out={out}"]
+    bench.main([*SMALL, *split])
+    assert {row["depth"] for row in read_rows(out)} == {12}
+    assert [row["unique_layers"] for row in read_rows(out)] == [12, 3, 3, 2, 2]
+
+
+def test_a_step_of_random_depth_is_worth_its_own_flops():
+    config = tiny("supervision=random_depth", "model.inject_input=true")
+    stepped, net = arm(config), network(config)
+    for step in range(8):
+        depth = max(stepped.module.supervision.exits(step))
+        worth = train_flops_per_image(net, Spent({depth: 1.0}, 1)) * config.batch_size
+        assert stepped.step().flops == worth
+    assert max(stepped.module.supervision.exits(stepped.deepest_step())) == 4
+
+
+def test_samples_that_halt_are_counted_by_what_they_spent(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    bench.main([*SMALL, "splits=[4]", "sampler.halting=1e9", f"out={out}"])
+    drawn = [
+        row for row in read_rows(out) if row["measure"] == "sample" and row["loops_train"] == 4
+    ]
+    assert len({row["macs_per_sample"] for row in drawn}) == 1  # one loop, whatever was asked for
+
+
+def test_what_it_counts_is_what_a_training_step_of_fit_computes():
+    """FlopCounterMode over training_step and backward: objective, supervision and loss included."""
+    for asked in product(
+        ("masked", "diffusion"), ("final", "ilsd", "deep", "random_depth"), ("true", "false")
+    ):
+        objective, supervision, recompute = asked
+        config = tiny(f"objective={objective}", f"supervision={supervision}", "model.dropout=0")
+        config.trainer.recompute = recompute == "true"
+        stepped = arm(config)
+        exits = stepped.module.supervision.exits(0)
+        # torch counts attention as zero on the CPU unless it is made of plain products.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            stepped.module.training_step(next(stepped.batches), 0).backward()
+        assert counter.get_total_flops() == stepped.flops(exits, config.trainer.recompute), asked
 
 
 def test_rates_are_flops_a_second():
-    train, sample = rates(tiny(), "cpu", "32-true", repeats=1)
+    [(train, sample)] = rates([tiny()], "cpu", "32-true", repeats=1)
     assert 1e5 < train < 1e15 and 1e5 < sample < 1e15
     assert 1e8 < matmul_rate(CPU, "32-true") < 1e15
 
@@ -204,11 +249,24 @@ def test_rows_that_are_missing_are_told(tmp_path):
     assert done.returncode == 2 and "make bench" in done.stderr
 
 
+def test_rows_without_samples_make_no_paragraph(tmp_path):
+    out, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    bench.main([*SMALL, "splits=[4]", "batches=[]", f"out={out}"])
+    page.write_text("<!-- performance --><!-- /performance -->")
+    script = [sys.executable, ROOT / "analysis" / "performance.py", f"out={page}", out]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 2 and "that measured ILSD and samples" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ("repeats=0", "repeats=0: must be at least 1"),
-        ("splits=[3]", "loops=3 does not divide"),
+        ("splits=[3]", "splits=3 does not divide the layers of a pass=8"),
+        ("splits=few", "splits=few: give counts of at least 1, e.g. splits="),
+        ("sampler.loops=2", "bench draws at the loop counts of splits"),
+        ("out=/proc/nope/rows.jsonl", "out=/proc/nope/rows.jsonl: cannot be written"),
+        ("out=/tmp", "out=/tmp: cannot be written"),
         ("splits=[0]", "give counts of at least 1"),
         ("batches=[0]", "give counts of at least 1"),
         ("model=elt_g batch_size=4096", "give fewer splits or a smaller batch_size"),

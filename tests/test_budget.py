@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from eltlab import fit
 from eltlab.bill import bill
 from eltlab.compose import compose, typed
-from eltlab.compute import train_flops
+from eltlab.compute import budget_flops, train_flops
 from eltlab.config import DEFAULT_IMAGES, identity, to_yaml
 from eltlab.errors import UserError
 from eltlab.results import read_rows
-from eltlab.twins import budget_flops, twin
+from eltlab.twins import twin
 
 FREE = [text for text in TINY if not text.startswith("budget.")]
 
@@ -66,6 +66,7 @@ def test_the_match_of_a_run_costs_what_that_run_does(tmp_path):
     fit.main([*TINY, "evaluate=false", f"runs_dir={tmp_path}"])
     [file] = tmp_path.rglob("config.yaml")
     config = compose([*FREE, "loops=1", f"budget.match={file.parent}"])
+    assert compose([*FREE, "loops=1", f"budget.match={file}"]) == config
     assert abs(budget_flops(config) - budget_flops(tiny())) <= half_a_step(config)
 
 
@@ -98,6 +99,7 @@ def test_a_file_may_match_a_mapping():
         ("budget.images=8 budget.match=twin", "budget.images=8 and budget.match=twin: two budgets"),
         ("budget.train_flops=1e9 budget.match=twin", "two budgets at once"),
         ("budget.match=runs/nowhere", "budget.match=runs/nowhere: no run there"),
+        ("budget.match={}", "budget.match={}: no run there"),
         ("budget.match=7", "budget.match=7: no run there"),
         ("budget.match={loop:1}", "unknown key loop=1: did you mean loops?"),
         ("budget.match={loops:3}", "loops=3 does not divide"),

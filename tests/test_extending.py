@@ -87,7 +87,7 @@ def test_keys_of_an_extension_are_checked(files: Path) -> None:
 
 def test_an_extension_counts_what_it_spends(files: Path) -> None:
     config = tiny(f"supervision={files}/chain.py")
-    assert config.supervision.spent(4) == ({4: 1.0}, 4)
+    assert config.supervision.spent(4) == ({4: 1.0}, 4, True)
     assert build_supervision(config.supervision, 4, 0, 10).exits(0) == (1, 2, 3, 4)
 
 

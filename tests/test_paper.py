@@ -105,7 +105,7 @@ def test_the_table_names_every_row_with_signed_deviations():
     for name in ROWS:
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
         assert "%" in line
-    assert "maskgit_xl" in done.stdout and "+46.3%" in done.stdout and "-14.2%" in done.stdout
+    assert "maskgit_xl" in done.stdout and "+46.3%" in done.stdout and "-0.2%" in done.stdout
 
 
 def test_the_page_has_the_table():

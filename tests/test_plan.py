@@ -11,7 +11,7 @@ from conftest import TINY, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eltlab import plan
+from eltlab import calibration, machine, plan
 from eltlab.bill import bill
 from eltlab.build import build_backbone
 from eltlab.compose import compose, options_of
@@ -135,6 +135,12 @@ def test_a_split_of_its_own_depth_is_told(capsys):
     assert note == (
         "unique_layers=4 sets the split: 24 layers a pass, 3.00x the 8 of model=elt_tiny"
     )
+    # Also where the plain depth could not be split so, or not be trained for this budget.
+    for split in (
+        ["model.prelude=4", "model.coda=4", "unique_layers=2", "loops=2"],
+        ["unique_layers=1", "loops=2", "budget.train_flops=1e9"],
+    ):
+        assert any("sets the split" in line for line in lines(capsys, *split))
     for same in ([], ["unique_layers=4", "loops=2"], ["experiment=anatomy/prelude_coda"]):
         assert not any("sets the split" in line for line in lines(capsys, *same))
 
@@ -183,6 +189,12 @@ def test_fewer_layers_match_where_they_can():
     assert size(iso_params(config)) == size(config)
 
 
+def test_a_width_that_cannot_be_narrowed_keeps_its_layers():
+    narrow = ["model.width=6", "model.heads=3", "model.mlp_width=12", "model.inject_input=true"]
+    assert iso_params(compose(narrow)).loops == 1
+    assert iso_params(compose([*narrow, "model.heads=6"])).model.width in (6,)
+
+
 def test_layers_are_narrowed_where_an_injection_has_to_be_matched():
     config = compose(["model.inject_input=true", "unique_layers=1", "loops=8"])
     equal = iso_params(config)
@@ -195,7 +207,7 @@ def test_layers_are_narrowed_where_an_injection_has_to_be_matched():
 
 def test_what_is_said_to_fit_does(capsys):
     """Every setting that plan proposes is a command line; each is planned again."""
-    asked = ["model=elt_b", "batch_size=512", "memory=1"]
+    asked = ["model=elt_b", "batch_size=512", "memory=1", "trainer.accelerator=cpu"]
     text = lines(capsys, *asked)
     assert any(line.startswith("does not fit: training takes") for line in text)
     start = text.index("it would fit with") + 1
@@ -209,6 +221,20 @@ def test_what_is_said_to_fit_does(capsys):
     assert proposals[0][0].startswith("batch_size=")
     double = 2 * int(proposals[0][0].removeprefix("batch_size="))
     assert any("does not fit" in line for line in lines(capsys, *asked, f"batch_size={double}"))
+
+
+def test_a_run_that_trains_and_cannot_sample_does_not_fit(capsys):
+    wide = "objective=masked data=cifar10 data.codebook=16384 sampler.guidance=3 batch_size=64"
+    asked = [
+        *wide.split(),
+        "supervision=final",
+        "trainer.recompute=true",
+        "trainer.accelerator=cuda",
+    ]
+    costs = planned(capsys, *asked)
+    assert costs["memory_training_bytes"] < 2**30 < costs["memory_inference_bytes"]
+    [line] = [line for line in lines(capsys, *asked, "memory=1") if "does not fit" in line]
+    assert binary(costs["memory_inference_bytes"]) in line
 
 
 def test_what_fits_nowhere_says_so(capsys):
@@ -241,9 +267,45 @@ def test_times_come_from_a_calibration(capsys):
     assert longer["train_seconds"] == pytest.approx(10 * calibrated["train_seconds"])
     text = lines(capsys, *TINY)
     assert text[-1].endswith("with this configuration") and cell(text, "training time")
+    # Of as many parameters, but another network: not this configuration.
+    for other in ("supervision=deep", "trainer.recompute=true", "model.block=pre_norm"):
+        assert "with this configuration" not in lines(capsys, *TINY, other)[-1]
     # Another configuration takes the nearest, and says so.
     other = lines(capsys, *TINY, "model.width=32")
     assert "width 16, 16 tokens, batch 8" in other[-1]
+
+
+def test_what_is_no_entry_of_the_cache_is_passed_over(capsys):
+    planned(capsys, *TINY, "loops=1", "calibrate=true")
+    file = calibration.path()
+    file.write_text('{"machine": "x"}\n' + file.read_text() + '{"torn')
+    assert planned(capsys, *TINY, "loops=1")["train_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "answer", "found"),
+    [
+        (None, "NVIDIA H100 80GB HBM3, 81559", ("NVIDIA H100 80GB HBM3", 81559 * 2**20)),
+        (None, "NVIDIA GB10, [N/A]", ("NVIDIA GB10", None)),
+        ("1", "--id=1, 100", ("--id=1", 100 * 2**20)),
+        ("", "NVIDIA H100, 81559", None),
+        ("-1", "NVIDIA H100, 81559", None),
+        (None, "", None),
+    ],
+)
+def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, answer, found):
+    """Asked of a stand-in for nvidia-smi; it answers with its --id where that is the answer."""
+    script = tmp_path / "nvidia-smi"
+    words = answer.replace("--id=1", "$3") if "--id" in answer else answer
+    script.write_text(f'#!/bin/sh\necho "{words}"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if found is not None and visible == "1":
+        found = ("--id=1", found[1])
+    assert machine.gpu_here() == found
 
 
 def test_a_second_calibration_takes_the_place_of_the_first(capsys):
@@ -258,7 +320,10 @@ def test_a_second_calibration_takes_the_place_of_the_first(capsys):
     ("wrong", "said"),
     [
         ("format=yaml", "format=yaml: choose one of text, json"),
-        ("memory=0", "memory=0: must be above 0"),
+        ("memory=0", "memory=0: must be a number above 0"),
+        ("memory=nan", "memory=nan: must be a number above 0"),
+        ("data=ucf101_tokens objective=diffusion", "data=ucf101_tokens holds tokens"),
+        ("data=imagenet256_latents objective=masked", "holds images, and objective=masked"),
         ("calibrate=perhaps", "calibrate=perhaps"),
         ("experiment=paper/elt_l_8x4", "did you mean paper/elt_l_8x3?"),
         ("experiment=paper/base/masked_image", "did you mean"),
@@ -266,10 +331,11 @@ def test_a_second_calibration_takes_the_place_of_the_first(capsys):
 )
 def test_mistakes_are_told(wrong, said):
     with pytest.raises(UserError, match=said):
-        plan.main([wrong])
+        plan.main(wrong.split())
 
 
-def test_calibrating_what_is_not_here_or_does_not_fit_is_refused():
+def test_calibrating_what_is_not_here_or_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(machine, "gpu_here", lambda: None)
     with pytest.raises(UserError, match="there is no GPU here"):
         plan.main(["trainer.accelerator=cuda", "calibrate=true"])
     with pytest.raises(UserError, match="calibrate a smaller batch_size or model"):

@@ -283,7 +283,8 @@ SPENT = {
 def test_what_a_supervision_says_it_spends_is_what_its_passes_do(choice):
     """Mean loops of a pass and exits read, over many steps."""
     config = tiny(*f"supervision={choice}".split())
-    depths, readouts = config.supervision.spent(4)
+    depths, readouts, distilled = config.supervision.spent(4)
+    assert distilled == (choice == "ilsd")
     assert sum(depths.values()) == pytest.approx(1)
     mean = sum(loops * share for loops, share in depths.items())
     assert (mean, readouts) == pytest.approx(SPENT[choice])

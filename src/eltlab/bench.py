@@ -2,37 +2,39 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eltlab import results
 from eltlab.bill import model_bill, sampling_bill
 from eltlab.cli import options, own_keys, run_verb
 from eltlab.compose import compose
-from eltlab.compute import asked_depths, train_flops
 from eltlab.config import Config
 from eltlab.errors import UserError
+from eltlab.laws import Depths
 from eltlab.machine import machine_of
 from eltlab.memory import training_memory
+from eltlab.rules import divides
+from eltlab.schedule import is_loop_count
 from eltlab.text import binary, columns, si, span
 
 if TYPE_CHECKING:
     from eltlab.build import Data
     from eltlab.elastic import Elastic
-    from eltlab.progress import Bar
     from eltlab.timing import Arm
 
 
 @dataclass
 class Asked:
-    splits: list[int] | None = None
+    splits: Any = None
     repeats: int = 10
     warmup: int = 2
-    batches: list[int] = field(default_factory=lambda: [1, 8, 64])
+    batches: Any = field(default_factory=lambda: [1, 8, 64])
     out: str | None = None
 
 
@@ -55,10 +57,10 @@ def usage() -> str:
 
 def main(overrides: list[str]) -> None:
     asked, rest = own_keys(overrides, Asked())
-    check_asked(asked)
+    asked = checked(asked)
     configs = compared(rest, asked)
     check_memory(configs)
-    out = Path(asked.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser()
+    out = writable(Path(asked.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser())
 
     from eltlab.build import build_data, choose_device, choose_precision
     from eltlab.timing import Arm
@@ -67,39 +69,65 @@ def main(overrides: list[str]) -> None:
     precision = choose_precision(configs[0].trainer.precision, device)
     data = build_data(configs[0])
     arms = [Arm(c, device, precision, data.batches(c, 0, device)) for c in configs]
-    rows = train_rows(arms, asked)
+    call = uuid.uuid4().hex[:12]
+    rows = train_rows(arms, asked, call)
     results.append_rows(out, rows)
     print(*train_table(rows), sep="\n", flush=True)
-    rows = sample_rows(arms, data, asked, rows[0]["matmul_flops_per_second"])
+    rows = sample_rows(arms, data, asked, call, rows[0]["matmul_flops_per_second"])
     if rows:
         results.append_rows(out, rows)
         print("", *sample_table(rows), sep="\n")
     print(f"rows: {out}")
 
 
-def check_asked(asked: Asked) -> None:
+def checked(asked: Asked) -> Asked:
+    """With lists for single counts. Raises UserError."""
     for key in ("repeats", "warmup"):
         if getattr(asked, key) < 1:
             raise UserError(f"{key}={getattr(asked, key)}: must be at least 1")
     for key in ("splits", "batches"):
-        values = getattr(asked, key)
-        if values is not None and any(value < 1 for value in values):
-            raise UserError(f"{key}={values}: give counts of at least 1")
+        value = getattr(asked, key)
+        counts = [value] if isinstance(value, int) else value
+        if counts is not None:
+            if not isinstance(counts, list) or not all(map(is_loop_count, counts)):
+                raise UserError(f"{key}={value}: give counts of at least 1, e.g. {key}=[1,8]")
+            setattr(asked, key, list(dict.fromkeys(counts)))
+    return asked
 
 
 def compared(rest: list[str], asked: Asked) -> list[Config]:
-    """The twin first, then at each loop count the vanilla loop and the chosen supervision."""
+    """The twin first, then at each loop count the vanilla loop and the chosen supervision; all run
+    as many layers a pass."""
     chosen = compose(rest)
-    wanted = [chosen.loops] if asked.splits is None else asked.splits
-    splits = [loops for loops in wanted if loops > 1]
-    configs = [compose([*rest, "loops=1"])]
-    for loops in splits:
-        configs.append(compose([*rest, f"loops={loops}", "supervision=final"]))
-        if chosen.supervision.name != "final":
-            configs.append(compose([*rest, f"loops={loops}"]))
-    for config in configs:  # as many steps as are taken
-        config.budget.images = (asked.warmup + asked.repeats + 2) * config.batch_size
-    return configs
+    if chosen.sampler.loops is not None:
+        raise UserError(
+            f"sampler.loops={chosen.sampler.loops}: bench draws at the loop counts of splits, and at one; "
+            "leave it out"
+        )
+    assert chosen.unique_layers is not None
+    depth = chosen.unique_layers * chosen.loops
+    configs = []
+    for loops in dict.fromkeys([1, *([chosen.loops] if asked.splits is None else asked.splits)]):
+        divides("splits", loops, "the layers of a pass", depth)
+        split = [*rest, f"loops={loops}", f"unique_layers={depth // loops}"]
+        configs.append(compose([*split, "supervision=final"]))
+        if loops > 1 and chosen.supervision.name != "final":
+            configs.append(compose(split))
+    # As many steps as are taken, and those in which the peak is looked for.
+    steps = asked.warmup + asked.repeats + 2
+    return [replace(c, budget=replace(c.budget, images=steps * c.batch_size)) for c in configs]
+
+
+def writable(out: Path) -> Path:
+    """out, in a folder that is there now. Raises UserError before anything is measured."""
+    mend = "give a file of rows, e.g. out=bench.jsonl"
+    if out.is_dir():
+        raise UserError(f"out={out}: cannot be written, it is a folder; {mend}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror}); {mend}") from error
+    return out
 
 
 def check_memory(configs: list[Config]) -> None:
@@ -114,47 +142,38 @@ def check_memory(configs: list[Config]) -> None:
         )
 
 
-def interleaved(takers: Sequence[Callable[[], Any]], asked: Asked, bar: "Bar") -> list[list[Any]]:
-    """What each taker gave, turn by turn, without the warm-up. Every other turn runs backwards, so
-    that a steady drift of the machine cancels."""
-    taken: list[list[Any]] = [[] for _ in takers]
-    for turn in range(asked.warmup + asked.repeats):
-        order = range(len(takers)) if turn % 2 == 0 else reversed(range(len(takers)))
-        for n in order:
-            taken[n].append(takers[n]())
-        bar.update((turn + 1) * bar.total // (asked.warmup + asked.repeats))
-    return [values[asked.warmup :] for values in taken]
-
-
 # --- training -------------------------------------------------------------------------------------
 
 
-def train_rows(arms: list["Arm"], asked: Asked) -> list[dict[str, Any]]:
+def train_rows(arms: list["Arm"], asked: Asked, call: str) -> list[dict[str, Any]]:
     from eltlab.progress import Bar
-    from eltlab.timing import matmul_rate
+    from eltlab.timing import interleaved, matmul_rate
 
-    device, precision = arms[0].device, arms[0].precision
-    images = (asked.warmup + asked.repeats) * sum(arm.config.batch_size for arm in arms)
-    takers: list[Callable[[], Any]] = [arm.step for arm in arms]
-    product = partial(matmul_rate, device, precision)
-    with Bar("training steps", images) as bar:
-        *steps, products = interleaved([*takers, product], asked, bar)
+    images = sum(arm.config.batch_size for arm in arms)
+    product = partial(matmul_rate, arms[0].device, arms[0].precision)
+    takers: list[Callable[[], Any]] = [*(arm.step for arm in arms), product]
+    with Bar("training steps", (asked.warmup + asked.repeats) * images) as bar:
+        *steps, products = interleaved(
+            takers, asked.repeats, asked.warmup, lambda turn: bar.update(turn * images)
+        )
     peak = statistics.median(products)
-    totals = [[sum(parts.values()) for parts in taken] for taken in steps]
+    totals = [[step.seconds for step in taken] for taken in steps]
     vanilla = {arm.config.loops: n for n, arm in enumerate(arms) if is_vanilla(arm.config)}
     rows = []
     for arm, taken, seconds in zip(arms, steps, totals, strict=True):
-        config = arm.config
-        flops = train_flops(config) * config.batch_size
+        batch, parts = arm.config.batch_size, taken[0].parts
         rows.append(
             {
-                **facts(arm, "train", asked),
-                "batch_size": config.batch_size,
+                **facts(arm, "train", asked, call),
+                "batch_size": batch,
                 **spread("seconds", seconds),
-                **{f"{part}_seconds": median(step[part] for step in taken) for part in taken[0]},
+                **{f"{part}_seconds": median(step.parts[part] for step in taken) for part in parts},
                 **spread("ratio_to_twin", ratios(seconds, totals[0])),
-                **spread("ratio_to_vanilla", ratios(seconds, totals[vanilla[config.loops]])),
-                **rate(config.batch_size, flops, seconds, peak),
+                **spread("ratio_to_vanilla", ratios(seconds, totals[vanilla[arm.config.loops]])),
+                "images_per_second": batch / statistics.median(seconds),
+                "flops_per_second": sum(step.flops for step in taken) / sum(seconds),
+                "mfu": sum(step.model_flops for step in taken) / sum(seconds) / peak,
+                "matmul_flops_per_second": peak,
                 "peak_memory_bytes": arm.peak_bytes(),
             }
         )
@@ -196,13 +215,16 @@ def train_table(rows: list[dict[str, Any]]) -> list[str]:
 # --- samples --------------------------------------------------------------------------------------
 
 
-def sample_rows(arms: list["Arm"], data: "Data", asked: Asked, peak: float) -> list[dict[str, Any]]:
+def sample_rows(
+    arms: list["Arm"], data: "Data", asked: Asked, call: str, peak: float
+) -> list[dict[str, Any]]:
     """The twin, and each vanilla loop at its own count and, any-time, at one loop: the supervision
     makes no difference to what a pass costs."""
     from eltlab.elastic import Elastic
     from eltlab.progress import Bar
+    from eltlab.timing import interleaved
 
-    drawn = [
+    models = [
         (arm, Elastic(arm.module.ema, arm.config, data.tokenizer), loops)
         for arm in arms
         if is_vanilla(arm.config)
@@ -210,37 +232,56 @@ def sample_rows(arms: list["Arm"], data: "Data", asked: Asked, peak: float) -> l
     ]
     rows = []
     for batch in asked.batches:
-        images = (asked.warmup + asked.repeats) * batch * len(drawn)
-        takers = [partial(draw_seconds, model, batch, loops) for _, model, loops in drawn]
-        with Bar(f"samples, {batch} at a time", images) as bar:
-            taken = interleaved(takers, asked, bar)
-        for (arm, _, loops), seconds in zip(drawn, taken, strict=True):
-            steps = arm.config.sampler.steps
-            costs = sampling_bill(arm.config, asked_depths(loops, steps))
+        images = batch * len(models)
+        takers = [partial(draw, model, batch, loops) for _, model, loops in models]
+        with Bar(f"samples, {batch} at a time", (asked.warmup + asked.repeats) * images) as bar:
+
+            def turned(turn: int, bar: Bar = bar, images: int = images) -> None:
+                bar.update(turn * images)
+
+            taken = interleaved(takers, asked.repeats, asked.warmup, turned)
+        twin = [drawn.seconds for drawn in taken[0]]
+        for (arm, _, loops), drawn in zip(models, taken, strict=True):
+            config = replace(arm.config, batch_size=batch)
+            # The same noise and labels each time: what passes spend, halted or not, is the same too.
+            costs = sampling_bill(config, drawn[0].spent)
+            seconds = [each.seconds for each in drawn]
+            flops = costs["flops_per_sample"] * batch / statistics.median(seconds)
             rows.append(
                 {
-                    **facts(arm, "sample", asked),
+                    **facts(arm, "sample", asked, call),
+                    **model_bill(config, arm.device.type, arm.precision),
                     "loops": loops,
-                    "steps": steps,
-                    "guidance": arm.config.sampler.guidance,
+                    "steps": config.sampler.steps,
+                    "guidance": config.sampler.guidance,
+                    "halting": config.sampler.halting,
                     "batch_size": batch,
                     **costs,
                     **spread("seconds", seconds),
-                    **spread("ratio_to_twin", ratios(seconds, taken[0])),
-                    **rate(batch, costs["flops_per_sample"] * batch, seconds, peak),
+                    **spread("ratio_to_twin", ratios(seconds, twin)),
+                    "images_per_second": batch / statistics.median(seconds),
+                    "flops_per_second": flops,
+                    "mfu": flops / peak,
+                    "matmul_flops_per_second": peak,
                 }
             )
     return rows
 
 
-def draw_seconds(model: "Elastic", batch: int, loops: int) -> float:
-    """Seconds of drawing so many samples, decoding and the way to the host included."""
+class Drew(NamedTuple):
+    """One draw: its seconds, decoding and the way to the host included, and the loops it spent."""
+
+    seconds: float
+    spent: list[Depths]
+
+
+def draw(model: "Elastic", batch: int, loops: int) -> Drew:
     import torch
 
     labels = torch.arange(batch) % model.config.data.classes
     started = time.perf_counter()
-    model.draw(labels, loops, seed=0)
-    return time.perf_counter() - started
+    drawn = model.draw(labels, loops, seed=0)
+    return Drew(time.perf_counter() - started, drawn.spent)
 
 
 def sample_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -262,14 +303,15 @@ def sample_table(rows: list[dict[str, Any]]) -> list[str]:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def facts(arm: "Arm", measure: str, asked: Asked) -> dict[str, Any]:
-    """What every row says of its configuration and its machine."""
+def facts(arm: "Arm", measure: str, asked: Asked, call: str) -> dict[str, Any]:
+    """What every row says of its configuration and its machine; rows of one call took turns."""
     from eltlab.machine import code_version, device_name
 
     config = arm.config
     return {
         "kind": "bench",
         "measure": measure,
+        "call": call,
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "code": code_version(),
@@ -289,20 +331,10 @@ def facts(arm: "Arm", measure: str, asked: Asked) -> dict[str, Any]:
     }
 
 
-def rate(images: int, flops: float, seconds: list[float], peak: float) -> dict[str, float]:
-    """Throughput, and model FLOPs utilisation: of the rate of one large matrix product."""
-    middle = statistics.median(seconds)
-    return {
-        "images_per_second": images / middle,
-        "flops_per_second": flops / middle,
-        "matmul_flops_per_second": peak,
-        "mfu": flops / middle / peak,
-    }
-
-
 def spread(name: str, values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    """Median and quartiles, which lie within the values."""
+    several = len(values) > 1
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if several else values * 3
     return {name: statistics.median(values), f"{name}_q25": low, f"{name}_q75": high}
 
 
@@ -316,4 +348,4 @@ def median(values: Iterable[float]) -> float:
 
 
 if __name__ == "__main__":
-    run_verb(main, usage)
+    run_verb(main, usage, stopped="the measurements that were finished are kept")

@@ -19,13 +19,12 @@ def bill(config: Config, device: str, precision: str) -> dict[str, Any]:
     """
     loops: LoopSchedule = config.loops if config.sampler.loops is None else config.sampler.loops
     spent = compute.asked_depths(loops, config.sampler.steps)
-    images = config.steps * config.batch_size
     return {
         "loops": config.loops,
         **model_bill(config, device, precision),
         **sampling_bill(config, spent),
-        "images": images,
-        "train_flops_total": exact(compute.train_flops(config) * images),
+        "images": config.images,
+        "train_flops_total": exact(compute.budget_flops(config)),
     }
 
 

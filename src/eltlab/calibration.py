@@ -12,7 +12,7 @@ from pathlib import Path
 from eltlab.compute import network, params_total
 from eltlab.config import Config
 from eltlab.errors import UserError
-from eltlab.files import cache_dir, locked, write_atomic
+from eltlab.files import cache_dir, digest, locked, write_atomic
 from eltlab.machine import Machine
 from eltlab.memory import training_memory
 from eltlab.text import binary, si
@@ -30,13 +30,18 @@ class Rate:
     params: int
     loops: int
     batch: int
-    train: float
-    sample: float
+    other: str  # a digest of everything else that a step's time depends on
+    train: float = 0.0
+    sample: float = 0.0
 
     def far(self, other: "Rate") -> float:
         """How unlike two entries are: the sum of the logarithms of the ratios of their sizes."""
         sizes = ("width", "tokens", "params", "loops", "batch")
         return sum(abs(math.log(getattr(self, key) / getattr(other, key))) for key in sizes)
+
+    def same(self, other: "Rate") -> bool:
+        """Whether they are of one configuration on one machine, whatever was measured."""
+        return replace(self, train=0.0, sample=0.0) == replace(other, train=0.0, sample=0.0)
 
 
 def path() -> Path:
@@ -44,13 +49,21 @@ def path() -> Path:
 
 
 def entries() -> list[Rate]:
+    """The entries of the cache; what is none (of another version, torn) is passed over."""
     if not path().is_file():
         return []
-    return [Rate(**json.loads(line)) for line in path().read_text().splitlines()]
+    found = []
+    for line in path().read_text().splitlines():
+        try:
+            found.append(Rate(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
 
 
-def entry_of(config: Config, machine: Machine, train: float = 0.0, sample: float = 0.0) -> Rate:
-    net = network(config)
+def entry_of(config: Config, machine: Machine) -> Rate:
+    """What an entry of this configuration would be of, with nothing measured."""
+    net, trainer = network(config), config.trainer
     return Rate(
         machine=str(machine.name),
         precision=machine.precision,
@@ -60,20 +73,16 @@ def entry_of(config: Config, machine: Machine, train: float = 0.0, sample: float
         params=params_total(net),
         loops=config.loops,
         batch=config.batch_size,
-        train=train,
-        sample=sample,
+        other=digest(net, config.supervision, config.objective, trainer.compile, trainer.recompute),
     )
 
 
 def rate_of(config: Config, machine: Machine) -> Rate | None:
-    """The nearest entry of this machine and precision, or None."""
+    """The entry of this configuration, else the nearest of this machine and precision, or None."""
     wanted = entry_of(config, machine)
-
-    def kind(rate: Rate) -> tuple[str, str, str]:
-        return rate.machine, rate.precision, rate.inputs
-
-    known = [rate for rate in entries() if kind(rate) == kind(wanted)]
-    return min(known, key=wanted.far, default=None)
+    keys = ("machine", "precision", "inputs")
+    known = [r for r in entries() if all(getattr(r, k) == getattr(wanted, k) for k in keys)]
+    return min(known, key=lambda rate: (not rate.same(wanted), wanted.far(rate)), default=None)
 
 
 def note(config: Config, machine: Machine) -> list[str]:
@@ -81,16 +90,11 @@ def note(config: Config, machine: Machine) -> list[str]:
     rate = rate_of(config, machine)
     if rate is None:
         return ["time: calibrate=true measures this machine once"] if machine.name else []
-    what = (
-        "this configuration"
-        if rate.far(entry_of(config, machine)) == 0
-        else (
-            f"{si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, batch {rate.batch}"
-        )
-    )
-    return [
-        f"time: at {si(rate.train, 'FLOP/s')} of training, measured on {rate.machine} with {what}"
-    ]
+    what = f"{si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, batch {rate.batch}"
+    if rate.same(entry_of(config, machine)):
+        what = "this configuration"
+    speed = si(rate.train, "FLOP/s")
+    return [f"time: at {speed} of training, measured on {rate.machine} with {what}"]
 
 
 def calibrate(configs: list[Config], machine: Machine) -> None:
@@ -99,22 +103,21 @@ def calibrate(configs: list[Config], machine: Machine) -> None:
         raise UserError(
             "calibrate=true: trainer.accelerator=cuda, and there is no GPU here; leave it out"
         )
-    for config in configs:
-        needed = training_memory(config, machine.kind, machine.precision).total
-        if machine.memory is not None and needed > machine.memory:
-            raise UserError(
-                f"calibrate=true: a step takes {binary(needed)}, and {machine.name} has "
-                f"{binary(machine.memory)}; calibrate a smaller batch_size or model"
-            )
+    different = list({entry_of(config, machine): config for config in configs}.values())
+    needs = [training_memory(config, machine.kind, machine.precision) for config in different]
+    needed = sum(need.static for need in needs) + max(need.activations for need in needs)
+    if machine.memory is not None and needed > machine.memory:
+        raise UserError(
+            f"calibrate=true: its steps take {binary(needed)}, and {machine.name} has "
+            f"{binary(machine.memory)}; calibrate a smaller batch_size or model"
+        )
     from eltlab.timing import rates
 
-    different = {entry_of(config, machine): config for config in configs}.values()
     with locked(path().with_suffix(".lock")):
-        new = [entry_of(c, machine, *rates(c, machine.kind, machine.precision)) for c in different]
-        kept = [rate for rate in entries() if not any(same(rate, other) for other in new)]
+        measured = rates(different, machine.kind, machine.precision)
+        new = [
+            replace(entry_of(config, machine), train=train, sample=sample)
+            for config, (train, sample) in zip(different, measured, strict=True)
+        ]
+        kept = [rate for rate in entries() if not any(rate.same(other) for other in new)]
         write_atomic(path(), "".join(json.dumps(asdict(rate)) + "\n" for rate in kept + new))
-
-
-def same(rate: Rate, other: Rate) -> bool:
-    """Whether they are of the same thing, whatever was measured."""
-    return replace(rate, train=0.0, sample=0.0) == replace(other, train=0.0, sample=0.0)

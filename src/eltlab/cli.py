@@ -24,8 +24,16 @@ OPEN_KEYS = (
 )
 
 
-def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> None:
-    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+GOES_ON = "the same command goes on from the last checkpoint"
+
+
+def run_verb(
+    main: Callable[[list[str]], None], usage: Callable[[], str], stopped: str = GOES_ON
+) -> None:
+    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    stopped: what a user who stops it should know.
+    """
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
         print(usage())
@@ -51,7 +59,7 @@ def run_verb(main: Callable[[list[str]], None], usage: Callable[[], str]) -> Non
         print(f"error: {what}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"stopped; {stopped}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from eltlab.compute import budget_flops
 from eltlab.config import Config, folder, leaves
-from eltlab.errors import UserError, nearest
+from eltlab.errors import UserError, first_line, nearest
 from eltlab.extend import is_extension, load_extension, source_hash
 from eltlab.rules import BUDGETS, one_budget, resolve
-from eltlab.twins import budget_flops, twin
+from eltlab.twins import twin
 
 # Hydra's grammar refuses ~, accents, apostrophes and parentheses in what is just a path.
 PLAIN = re.compile(r"[A-Za-z_.]+=[^=,{}\[\]]+")
@@ -34,13 +35,24 @@ def compose(overrides: list[str]) -> Config:
 
     Raises UserError for an unknown key or option, a value of the wrong type, or a broken rule.
     """
-    return _compose(parse_overrides(overrides))
+    return compose_parsed(parse_overrides(overrides))
 
 
 Parsed = list[tuple[str, Any]]  # keys and values of overrides
 
 
-def _compose(parsed: Parsed) -> Config:
+def compose_parsed(parsed: Parsed) -> Config:
+    """`compose` for keys and values that are parsed already."""
+    node = compose_node(parsed)
+    if node.budget.match is not None:
+        one_budget(node.budget)
+        match = OmegaConf.to_container(node.budget).get("match")  # type: ignore[union-attr]
+        node.budget.match, node.budget.train_flops = None, matched_flops(match, parsed)
+    return resolve(node)
+
+
+def compose_node(parsed: Parsed) -> DictConfig:
+    """What was asked for, its types checked and its rules not."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -61,7 +73,7 @@ def _compose(parsed: Parsed) -> Config:
         try:
             composed = hydra_compose("config", overrides=choices)
         except HydraException as error:
-            raise UserError(f"{' '.join(choices)}: {_first_line(error)}") from error
+            raise UserError(f"{' '.join(choices)}: {first_line(error)}") from error
     for group, file in extensions.items():
         path = Path(file).expanduser().resolve()
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
@@ -72,11 +84,7 @@ def _compose(parsed: Parsed) -> Config:
     for key, value in parsed:
         if key not in groups:
             set_key(node, key, value)
-    if node.budget.match is not None:
-        one_budget(node.budget)
-        match = OmegaConf.to_container(node).get("budget", {}).get("match")  # type: ignore[union-attr]
-        node.budget.match, node.budget.train_flops = None, matched_flops(match, parsed)
-    return resolve(node)
+    return node
 
 
 def matched_flops(match: Any, parsed: Parsed) -> float:
@@ -86,11 +94,12 @@ def matched_flops(match: Any, parsed: Parsed) -> float:
     twin its unique-layer twin, each under the budget that it has without the match.
     """
     others = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None)]
-    if isinstance(match, dict):
-        return budget_flops(_compose([*others, *((str(key), match[key]) for key in match)]))
+    if isinstance(match, dict) and match:
+        return budget_flops(compose_parsed([*others, *((str(key), match[key]) for key in match)]))
     if match == "twin":
-        return budget_flops(twin(_compose(others)))
-    file = Path(str(match)).expanduser() / "config.yaml"
+        return budget_flops(twin(compose_parsed(others)))
+    path = Path(str(match)).expanduser()
+    file = path if path.name == "config.yaml" else path / "config.yaml"
     if not file.is_file():
         raise UserError(
             f"budget.match={match}: no run there (no config.yaml); give the folder that fit printed "
@@ -144,7 +153,7 @@ def typed(composed: DictConfig) -> DictConfig:
     try:
         node = OmegaConf.structured(schema)
     except OmegaConfBaseException as error:  # a field of an extension
-        raise UserError(f"a key of an extension: {_first_line(error)}") from error
+        raise UserError(f"a key of an extension: {first_line(error)}") from error
     for top, value in plain.items():
         for dotted, leaf in leaves(str(top), value):
             set_key(node, dotted, leaf)
@@ -162,7 +171,7 @@ def set_key(node: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(node, key, value, merge=False)
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}={value}: {_first_line(error)}") from error
+        raise UserError(f"{key}={value}: {first_line(error)}") from error
 
 
 def load_config(path: Path) -> Config:
@@ -170,9 +179,7 @@ def load_config(path: Path) -> Config:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not the configuration of a run: {_first_line(error)}"
-        ) from error
+        raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error
     return parse_config(text, path)
 
 
@@ -185,7 +192,7 @@ def parse_config(text: str, where: Path) -> Config:
         return resolve(typed(loaded))
     except (YAMLError, UserError, OmegaConfBaseException) as error:
         raise UserError(
-            f"{where} is not the configuration of a run: {_first_line(error)}"
+            f"{where} is not the configuration of a run: {first_line(error)}"
         ) from error
 
 
@@ -224,7 +231,3 @@ def options_of(group: Path) -> list[str]:
     """The choices in a folder of conf/; what lies in a folder named base is a part of others."""
     paths = [path.relative_to(group).with_suffix("") for path in group.rglob("*.yaml")]
     return sorted(str(path) for path in paths if path.parent.name != "base")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -251,3 +251,8 @@ def train_flops(config: Config) -> float:
     """FLOPs of training on one image under the configuration's supervision."""
     spent = config.supervision.spent(config.loops)
     return train_flops_per_image(network(config), spent, config.trainer.recompute)
+
+
+def budget_flops(config: Config) -> float:
+    """FLOPs of training a run to the end of its budget."""
+    return train_flops(config) * config.images

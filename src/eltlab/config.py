@@ -114,6 +114,7 @@ class Spent(NamedTuple):
 
     depths: Depths  # the share of passes that run each loop count; {4: 1.0} where all run four
     readouts: int  # exits that the head reads in a pass
+    distilled: bool = False  # whether one prediction is also held against another
 
 
 @dataclass
@@ -143,7 +144,7 @@ class IlsdConfig(SupervisionConfig):
     weight: WeightConfig = field(default_factory=WeightConfig)
 
     def spent(self, loops: int) -> Spent:
-        return Spent({loops: 1.0}, 2)
+        return Spent({loops: 1.0}, 2, distilled=True)
 
 
 @dataclass
@@ -256,6 +257,8 @@ class Config:
     runs_dir: str = "runs"
     evaluate: bool = True
     evaluate_loops: list[int] | None = None
+    study: str | None = None  # set by a sweep, as trial: what the rows of its runs say
+    trial: int | None = None
 
     # The class of each node that has more than one, by the name its file gives.
     KINDS: ClassVar[dict[str, dict[str, type]]] = {
@@ -278,6 +281,11 @@ class Config:
         """Optimizer steps of the run: the budget in whole batches, the last one never cut."""
         assert self.budget.images is not None  # resolve has settled it
         return math.ceil(self.budget.images / self.batch_size)
+
+    @property
+    def images(self) -> int:
+        """Training images of the run, in whole batches."""
+        return self.steps * self.batch_size
 
 
 def folder(name: str) -> Path:

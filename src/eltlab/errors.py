@@ -23,3 +23,7 @@ def nearest(word: str, known: Sequence[str], what: str) -> str:
     """ "did you mean …?", or all that is known where nothing is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"{what}: {', '.join(known) or 'none yet'}"
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

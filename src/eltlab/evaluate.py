@@ -215,6 +215,8 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
         "device": counters["device"],
         "evaluated_code": code_version(),
         "evaluated_device": device_name(model.device),
+        "study": config.study,
+        "trial": config.trial,
         "seed": config.seed,
         "data": config.data.name,
         "objective": config.objective.name,

@@ -31,16 +31,14 @@ def usage() -> str:
 
 
 def main(overrides: list[str]) -> None:
-    config = compose(overrides)
-    machine = machine_of(config.trainer.accelerator, config.trainer.precision)
-    print(
-        f"fit: {config.name}, seed {config.seed}",
-        *bill_lines(config, machine),
-        sep="\n",
-        file=sys.stderr,
-    )
+    train_and_measure(compose(overrides))
 
-    from eltlab.build import build_data, choose_device
+
+def train_and_measure(config: Config) -> None:
+    """The run of a configuration, from where it stands to its last row."""
+    print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
+
+    from eltlab.build import build_data, choose_device, choose_precision
     from eltlab.evaluate import default_loops, evaluate_run
     from eltlab.runs import Run
 
@@ -48,6 +46,8 @@ def main(overrides: list[str]) -> None:
     # Before the folder is made: what is missing is said at once and leaves nothing behind.
     check_wandb(config)
     device = choose_device(config.trainer.accelerator)
+    precision = choose_precision(config.trainer.precision, device)
+    print(*bill_lines(config, machine_of(device.type, precision)), sep="\n", file=sys.stderr)
     data = build_data(config)
     if config.evaluate:
         from eltlab.metrics.measure import check_metrics

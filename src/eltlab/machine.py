@@ -78,21 +78,28 @@ def machine_of(accelerator: str, precision: str) -> Machine:
     """The machine that trainer.accelerator and trainer.precision choose here."""
     gpu = None if accelerator == "cpu" else gpu_here()
     if gpu is None and accelerator != "cuda":
-        found = Machine("cpu", processor(), physical_memory(), "32-true")
+        threads = os.environ.get("OMP_NUM_THREADS")
+        threaded = processor() + (f", {threads} threads" if threads else "")
+        found = Machine("cpu", threaded, physical_memory(), "32-true")
     else:
         name, memory = gpu or (None, None)
         found = Machine("cuda", name, memory, "bf16-mixed")
     return found if precision == "auto" else found._replace(precision=precision)
 
 
-def gpu_here() -> tuple[str, int] | None:
-    """(name, bytes of memory) of the first NVIDIA device that CUDA may use, asked without torch."""
+def gpu_here() -> tuple[str, int | None] | None:
+    """(name, bytes of memory) of the first NVIDIA device that CUDA may use, asked without torch.
+
+    None for the memory of a device that shares the machine's.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and (not visible.strip() or visible.startswith("-")):
         return None
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    if visible is not None:
+        query.append(f"--id={visible.split(',')[0].strip()}")
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -100,5 +107,6 @@ def gpu_here() -> tuple[str, int] | None:
     lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
     if not lines:
         return None
-    name, mebibytes = lines[0].rsplit(",", 1)
-    return name.strip(), int(mebibytes) * 2**20
+    name, _, mebibytes = lines[0].rpartition(",")
+    size = mebibytes.strip()
+    return name.strip(), int(size) * 2**20 if size.isdigit() else None

@@ -1,17 +1,18 @@
 """python -m eltlab.plan [overrides]: what fit with these overrides costs, beside its twins."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eltlab import calibration
 from eltlab.bill import bill
 from eltlab.cli import options, own_keys, run_verb
-from eltlab.compose import compose
+from eltlab.compose import compose, compose_node, parse_overrides
 from eltlab.config import Config, TrainerConfig
 from eltlab.errors import UserError
 from eltlab.machine import Machine, machine_of
-from eltlab.memory import training_memory
+from eltlab.memory import inference_memory, training_memory
 from eltlab.text import binary, columns, si, span
 from eltlab.twins import iso_params, twin
 
@@ -46,8 +47,8 @@ def main(overrides: list[str]) -> None:
     asked, rest = own_keys(overrides, Asked())
     if asked.format not in ("text", "json"):
         raise UserError(f"format={asked.format}: choose one of text, json")
-    if asked.memory is not None and asked.memory <= 0:
-        raise UserError(f"memory={asked.memory:g}: must be above 0, in GiB")
+    if asked.memory is not None and not 0 < asked.memory < math.inf:
+        raise UserError(f"memory={asked.memory:g}: must be a number above 0, in GiB")
     config = compose(rest)
     machine = machine_of(config.trainer.accelerator, config.trainer.precision)
     arms = compared(config)
@@ -59,7 +60,7 @@ def main(overrides: list[str]) -> None:
         keys = ("twin", "iso_params")
         print(json.dumps(costs[0] | dict(zip(keys, costs[1:], strict=True))))
         return
-    notes = split_lines(rest, config) + memory_lines(config, machine, limit)
+    notes = split_lines(rest, config) + halting_lines(config) + memory_lines(config, machine, limit)
     print(config.name, *bill_lines(config, machine), *notes, sep="\n")
 
 
@@ -95,12 +96,12 @@ LINES = (
     ("MACs a sample", "macs_per_sample", si),
     ("FLOPs a sample", "flops_per_sample", si),
     ("training FLOPs an image", "train_flops_per_image", si),
-    ("training images", "images", "{:,}".format),
+    ("training images", "images", "{:,.9g}".format),
     ("training FLOPs", "train_flops_total", si),
     ("training memory", "memory_training_bytes", binary),
     ("sampling memory", "memory_inference_bytes", binary),
     ("training time", "train_seconds", span),
-    ("time of a sample", "sample_seconds", span),
+    ("sampling time, each", "sample_seconds", span),
 )
 
 
@@ -119,7 +120,7 @@ def bill_lines(config: Config, machine: Machine) -> list[str]:
             beside = [(write(other[key]), ratio(other[key], own[key])) for other in others]
             rows.append([label, write(own[key]), *(cell for pair in beside for cell in pair)])
     where = f"batch {config.batch_size}, {machine.precision} on {machine.kind}"
-    return [*columns(rows), f"memory: {where}", *calibration.note(config, machine)]
+    return [*columns(rows), f"memory and times: {where}", *calibration.note(config, machine)]
 
 
 def ratio(value: float, own: float) -> str:
@@ -128,27 +129,39 @@ def ratio(value: float, own: float) -> str:
 
 def split_lines(overrides: list[str], config: Config) -> list[str]:
     """What a split by unique_layers does to the depth of the model. Nothing where it keeps it."""
-    whole = compose([*overrides, "unique_layers=null", "loops=1"])
-    if whole.model.depth == config.model.depth:
+    asked = compose_node(parse_overrides(overrides)).model.depth
+    if asked == config.model.depth:
         return []
-    ratio = config.model.depth / whole.model.depth
     return [
         f"unique_layers={config.unique_layers} sets the split: {config.model.depth} layers a pass, "
-        f"{ratio:.2f}x the {whole.model.depth} of model={config.model.name}"
+        f"{config.model.depth / asked:.2f}x the {asked} of model={config.model.name}"
     ]
+
+
+def halting_lines(config: Config) -> list[str]:
+    halting = config.sampler.halting
+    return [] if halting is None else [f"sampler.halting={halting:g}: a sample costs this at most"]
 
 
 def memory_lines(config: Config, machine: Machine, limit: float | None) -> list[str]:
-    """Where training takes more than there is: by how much, and what would make it fit."""
-    needed = training_memory(config, machine.kind, machine.precision)
-    if limit is None or needed.total <= limit:
+    """Where the run takes more than there is: by how much, and what would make it fit."""
+    if limit is None or needed(config, machine) <= limit:
         return []
+    training = training_memory(config, machine.kind, machine.precision)
+    sampling = inference_memory(config, machine.kind, machine.precision)
     lines = [
-        f"does not fit: training takes {binary(needed.total)}, {binary(needed.static)} of it for "
-        f"weights, gradients, optimizer and average; there are {binary(limit)}"
+        f"does not fit: training takes {binary(training.total)}, {binary(training.static)} of it for "
+        f"weights, gradients, optimizer and average, sampling {binary(sampling.total)}; there are "
+        f"{binary(limit)}"
     ]
     mends = [f"  {text}: {binary(size)}" for text, size in mended(config, machine, limit)]
     return [*lines, "it would fit with", *mends] if mends else [*lines, "no batch_size fits"]
+
+
+def needed(config: Config, machine: Machine) -> int:
+    """Bytes that a run takes at its worst: it trains, then it samples."""
+    both = (training_memory, inference_memory)
+    return max(of(config, machine.kind, machine.precision).total for of in both)
 
 
 def mended(config: Config, machine: Machine, limit: float) -> list[tuple[str, int]]:
@@ -166,7 +179,7 @@ def mended(config: Config, machine: Machine, limit: float) -> list[tuple[str, in
         for halvings in range(config.batch_size.bit_length()):
             batch = config.batch_size >> halvings
             smaller = replace(config, trainer=trainer, batch_size=batch)
-            size = training_memory(smaller, machine.kind, trainer.precision).total
+            size = needed(smaller, machine._replace(precision=trainer.precision))
             if size <= limit:
                 setting = f"batch_size={batch}" if halvings else ""
                 found.append((f"{text} {setting}".strip(), size))
@@ -175,4 +188,4 @@ def mended(config: Config, machine: Machine, limit: float) -> list[tuple[str, in
 
 
 if __name__ == "__main__":
-    run_verb(main, usage)
+    run_verb(main, usage, stopped="nothing is lost")

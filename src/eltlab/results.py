@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab.config import Config, flatten
 from eltlab.errors import UserError
-from eltlab.files import locked, write_atomic
+from eltlab.files import locked, renamed, write_atomic
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -131,3 +131,28 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
                 f"({', '.join(runs)}); give each arm a name= of its own, or name the folders to compare"
             )
     return rows
+
+
+def write_table(table: "DataFrame", out: Path) -> tuple[Path, Path]:
+    """The table as OUT.parquet and OUT.csv; a cell that is a list is its JSON text."""
+    table = table.apply(_plain).reset_index(drop=True)
+    parquet, sheet = out.with_suffix(".parquet"), out.with_suffix(".csv")
+    with renamed(parquet) as temporary:
+        table.to_parquet(temporary)
+    with renamed(sheet) as temporary:
+        table.to_csv(temporary, index=False)
+    return parquet, sheet
+
+
+def _plain(column: Any) -> Any:
+    """A column of one type: text where values of several types or lists meet."""
+    present = column.dropna()
+    if column.dtype != object or present.map(type).isin([str]).all():
+        return column
+    if present.map(type).isin([bool]).all():
+        return column.astype("boolean")
+    return column.map(_text, na_action="ignore")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -31,8 +31,12 @@ from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 NATIVE = {"digits": (8, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10)}
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
-# Encoded sets whose costs are known; nothing reads them yet.
-ENCODED = ("imagenet256_tokens", "imagenet256_latents", "ucf101_tokens")
+# Encoded sets whose costs are known, and what they hold; nothing reads them yet.
+ENCODED = {
+    "imagenet256_tokens": "tokens",
+    "imagenet256_latents": "images",
+    "ucf101_tokens": "tokens",
+}
 BUDGETS = ("images", "train_flops", "match")
 INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own enlargement
 
@@ -289,6 +293,11 @@ def _check_data(config: Config) -> None:
     if data.name not in ENCODED:
         one_of(config, "data.channels", (1, 3))
         one_of(config, "data.frames", (1,))
+    elif ENCODED[data.name] != config.objective.INPUTS:
+        raise UserError(
+            f"data={data.name} holds {ENCODED[data.name]}, and objective={config.objective.name} corrupts "
+            f"{config.objective.INPUTS}; choose another of the two"
+        )
     native = NATIVE.get(data.name)
     if native is not None and (data.size, data.channels, data.classes) != native:
         size, channels, classes = native

@@ -3,21 +3,34 @@
 import itertools
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from eltlab import compute
-from eltlab.config import Config
+from eltlab.config import Config, Spent
 from eltlab.live import LiveBytes
 from eltlab.training.ema import ema_decay, ema_update
 from eltlab.training.module import LoopedModule, learning_rate
 
 PARTS = ("data", "forward", "backward", "optimizer")  # of a training step, in order
 Batch = tuple[Tensor, Tensor]
+
+
+class Step(NamedTuple):
+    """What one training step took, and what it was worth: its own depth, where depths are random."""
+
+    parts: dict[str, float]  # seconds of each of PARTS
+    flops: float
+    model_flops: float  # without what was recomputed
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.parts.values())
 
 
 class Clock:
@@ -52,10 +65,11 @@ class Arm:
         self, config: Config, device: torch.device, precision: str, batches: Iterable[Batch]
     ) -> None:
         self.config, self.device, self.precision = config, device, precision
+        self.recompute = config.trainer.recompute
         self.batches = iter(batches)
         self.module = LoopedModule(config).to(device)
         stack: Any = self.module.backbone.stack
-        stack.recompute = config.trainer.recompute
+        stack.recompute = self.recompute
         if config.trainer.compile:
             stack.compile_blocks()
         self.optimizer = self.module.configure_optimizers()
@@ -65,9 +79,10 @@ class Arm:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def step(self) -> dict[str, float]:
-        """Takes one step; the seconds of its PARTS."""
+    def step(self) -> Step:
+        """Takes one step."""
         module, clock = self.module, Clock(self.device)
+        exits = module.supervision.exits(module.step)
         batch = next(self.batches)
         clock.mark()
         with self.autocast():
@@ -83,7 +98,14 @@ class Arm:
         ema_update(module.ema, module.backbone, ema_decay(self.config.ema.decay, module.step))
         clock.mark()
         module.step += 1
-        return dict(zip(PARTS, clock.seconds(), strict=True))
+        parts = dict(zip(PARTS, clock.seconds(), strict=True))
+        return Step(parts, *(self.flops(exits, flag) for flag in (self.recompute, False)))
+
+    def flops(self, exits: tuple[int, ...], recompute: bool) -> float:
+        """FLOPs of a step that reads these exits."""
+        spent = Spent({max(exits): 1.0}, len(set(exits)))
+        each = compute.train_flops_per_image(compute.network(self.config), spent, recompute)
+        return each * self.config.batch_size
 
     def gradient_bytes(self) -> int:
         gradients = (parameter.grad for parameter in self.module.backbone.parameters())
@@ -100,17 +122,26 @@ class Arm:
         return self.gradient_bytes() + sum(tensor.nbytes for tensor in tensors)
 
     def peak_bytes(self) -> int:
-        """Takes a step or two; the most that its tensors held at a time."""
+        """Takes a step or two; the most that its tensors held at a time, in its deepest steps."""
+        deepest = self.deepest_step()
         if self.device.type == "cuda":
             others = torch.cuda.memory_allocated() - self.static_bytes()
             torch.cuda.reset_peak_memory_stats()
+            self.module.step = deepest
             self.step()
             return torch.cuda.max_memory_allocated() - others
         with LiveBytes() as live:
             self.step()  # from here on the gradients are among what is followed
+            self.module.step = deepest
             live.restart()
             self.step()
         return self.static_bytes() - self.gradient_bytes() + live.peak
+
+    def deepest_step(self) -> int:
+        """The next step that runs as many loops as any does."""
+        most = max(self.config.supervision.spent(self.config.loops).depths)
+        steps = itertools.count(self.module.step)
+        return next(n for n in steps if max(self.module.supervision.exits(n)) == most)
 
 
 def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
@@ -136,17 +167,39 @@ def pass_seconds(arm: Arm, batch: Batch) -> float:
     return clock.seconds()[0]
 
 
-def rates(config: Config, kind: str, precision: str, repeats: int = 3) -> tuple[float, float]:
-    """FLOPs a second of training steps and of sampling passes: medians after one of each."""
+def interleaved(
+    takers: Sequence[Callable[[], Any]],
+    repeats: int,
+    warmup: int,
+    turned: Callable[[int], None] = lambda turn: None,
+) -> list[list[Any]]:
+    """What each taker gave, turn by turn, without the warm-up; turned is told how many are over.
+
+    Every other turn runs backwards, so that a steady drift of the machine cancels.
+    """
+    taken: list[list[Any]] = [[] for _ in takers]
+    for turn in range(warmup + repeats):
+        order = range(len(takers)) if turn % 2 == 0 else reversed(range(len(takers)))
+        for n in order:
+            taken[n].append(takers[n]())
+        turned(turn + 1)
+    return [values[warmup:] for values in taken]
+
+
+def rates(
+    configs: list[Config], kind: str, precision: str, repeats: int = 4
+) -> list[tuple[float, float]]:
+    """FLOPs a second of training steps and of sampling passes of each, all in turns."""
     device = torch.device(kind)
-    batches = synthetic(config, device)
-    arm = Arm(config, device, precision, batches)
-    steps = [sum(arm.step().values()) for _ in range(1 + repeats)][1:]
-    passes = [pass_seconds(arm, next(batches)) for _ in range(1 + repeats)][1:]
-    images = config.batch_size
-    macs = compute.macs_per_pass(compute.network(config), config.loops)
-    train = compute.train_flops(config) * images / statistics.median(steps)
-    return train, 2 * macs * images / statistics.median(passes)
+    arms = [Arm(config, device, precision, synthetic(config, device)) for config in configs]
+    steps = interleaved([arm.step for arm in arms], repeats, 1)
+    passes = [partial(pass_seconds, arm, next(arm.batches)) for arm in arms]
+    found = []
+    for arm, trained, drawn in zip(arms, steps, interleaved(passes, repeats, 1), strict=True):
+        train = sum(step.flops for step in trained) / sum(step.seconds for step in trained)
+        macs = compute.macs_per_pass(compute.network(arm.config), arm.config.loops)
+        found.append((train, 2 * macs * arm.config.batch_size / statistics.median(drawn)))
+    return found
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:

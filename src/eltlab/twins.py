@@ -5,15 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from eltlab.compute import network, params_total, train_flops
+from eltlab.compute import network, params_total
 from eltlab.config import Config, FinalConfig
 
 MISSED = 0.01  # of the parameters, beyond which the layers of the iso-parameter twin are narrowed
-
-
-def budget_flops(config: Config) -> float:
-    """Training FLOPs of a run, to the end of its budget."""
-    return train_flops(config) * config.steps * config.batch_size
 
 
 def twin(config: Config) -> Config:
@@ -36,7 +31,7 @@ def iso_params(config: Config) -> Config:
     fewer = unlooped(config, config.unique_layers)
     if abs(size(fewer) / wanted - 1) <= MISSED:
         return fewer
-    narrower = narrowed(unlooped(config, config.unique_layers + 1))
+    narrower = [fewer, *narrowed(unlooped(config, config.unique_layers + 1))]
     nearest = min(narrower, key=lambda other: abs(size(other) - wanted))
     mlp_width = nearest.model.mlp_width
     a_unit = size(with_model(nearest, mlp_width=mlp_width + 1)) - size(nearest)
@@ -71,7 +66,9 @@ def narrowed(config: Config) -> Iterator[Config]:
     condition its width unless it was that of the model."""
     model = config.model
     assert model.cond_width is not None
-    for width in range(math.lcm(model.heads, 4), model.width + 1, math.lcm(model.heads, 4)):
+    # Positions in 2-D take widths that four divides (rules.py).
+    step = model.heads if config.objective.INPUTS == "tokens" else math.lcm(model.heads, 4)
+    for width in range(step, model.width + 1, step):
         cond_width = width if model.cond_width == model.width else model.cond_width
         mlp_width = max(1, round(width * model.mlp_width / model.width))
         yield with_model(config, width=width, mlp_width=mlp_width, cond_width=cond_width)
