@@ -123,6 +123,8 @@ class Arm:
 
     def peak_bytes(self) -> int:
         """Takes a step or two; the most that its tensors held at a time, in its deepest steps."""
+        if not self.optimizer.state:
+            self.step()  # which makes the optimizer's moments, static bytes from then on
         deepest = self.deepest_step()
         if self.device.type == "cuda":
             others = torch.cuda.memory_allocated() - self.static_bytes()
