@@ -18,7 +18,7 @@ from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.laws import Depths
 from eltlab.machine import machine_of
-from eltlab.memory import training_memory
+from eltlab.memory import side_by_side
 from eltlab.rules import divides
 from eltlab.schedule import is_loop_count
 from eltlab.text import binary, columns, si, span
@@ -133,8 +133,7 @@ def writable(out: Path) -> Path:
 def check_memory(configs: list[Config]) -> None:
     """Raises UserError where the arms, which all stay in memory, do not fit."""
     machine = machine_of(configs[0].trainer.accelerator, configs[0].trainer.precision)
-    needs = [training_memory(config, machine.kind, machine.precision) for config in configs]
-    total = sum(need.static for need in needs) + max(need.activations for need in needs)
+    total = side_by_side(configs, machine.kind, machine.precision)
     if machine.memory is not None and total > machine.memory:
         raise UserError(
             f"{len(configs)} arms of batch_size={configs[0].batch_size} take {binary(total)}, and "
@@ -312,22 +311,15 @@ def facts(arm: "Arm", measure: str, asked: Asked, call: str) -> dict[str, Any]:
         "kind": "bench",
         "measure": measure,
         "call": call,
-        "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "code": code_version(),
         "device": device_name(arm.device),
         "precision": arm.precision,
-        "seed": config.seed,
-        "data": config.data.name,
-        "objective": config.objective.name,
-        "supervision": config.supervision.name,
-        "model": config.model.name,
-        "loops_train": config.loops,
         "loops": config.loops,
         "repeats": asked.repeats,
         "warmup": asked.warmup,
         **model_bill(config, arm.device.type, arm.precision),
-        "cfg": results.recorded(config),
+        **results.described(config),
     }
 
 

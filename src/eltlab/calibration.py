@@ -14,7 +14,7 @@ from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, locked, write_atomic
 from eltlab.machine import Machine
-from eltlab.memory import training_memory
+from eltlab.memory import side_by_side
 from eltlab.text import binary, si
 
 
@@ -104,8 +104,7 @@ def calibrate(configs: list[Config], machine: Machine) -> None:
             "calibrate=true: trainer.accelerator=cuda, and there is no GPU here; leave it out"
         )
     different = list({entry_of(config, machine): config for config in configs}.values())
-    needs = [training_memory(config, machine.kind, machine.precision) for config in different]
-    needed = sum(need.static for need in needs) + max(need.activations for need in needs)
+    needed = side_by_side(different, machine.kind, machine.precision)
     if machine.memory is not None and needed > machine.memory:
         raise UserError(
             f"calibrate=true: its steps take {binary(needed)}, and {machine.name} has "

@@ -209,7 +209,6 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
     return {
         **model_bill(config, model.device.type, model.precision),
         "run": f"{config.name}/{run.folder.name}",
-        "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": counters["code"],
         "device": counters["device"],
@@ -217,17 +216,11 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
         "evaluated_device": device_name(model.device),
         "study": config.study,
         "trial": config.trial,
-        "seed": config.seed,
-        "data": config.data.name,
-        "objective": config.objective.name,
-        "supervision": config.supervision.name,
-        "model": config.model.name,
-        "loops_train": config.loops,
         "images_seen": counters["images_seen"],
         "train_seconds": counters["train_seconds"],
         "images_per_second": counters["images_seen"] / max(counters["train_seconds"], 1e-9),
         "peak_memory_bytes": counters["peak_memory_bytes"],
-        "cfg": results.recorded(config),
+        **results.described(config),
     }
 
 

@@ -55,6 +55,12 @@ def inference_memory(config: Config, device: str, precision: str) -> Memory:
     return Memory(static_inference_bytes(net), max(moments.values()))
 
 
+def side_by_side(configs: list[Config], device: str, precision: str) -> int:
+    """Bytes of runs that all stay in memory and take their steps in turns."""
+    needs = [training_memory(config, device, precision) for config in configs]
+    return sum(need.static for need in needs) + max(need.activations for need in needs)
+
+
 # --- static ---------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,20 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(asked.get(key) for key in IDENTITY)
 
 
+def described(config: Config) -> dict[str, Any]:
+    """The columns that say which configuration a row is of, and the whole of it as cfg."""
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "data": config.data.name,
+        "objective": config.objective.name,
+        "supervision": config.supervision.name,
+        "model": config.model.name,
+        "loops_train": config.loops,
+        "cfg": recorded(config),
+    }
+
+
 def recorded(config: Config) -> dict[str, Any]:
     """Every key of the configuration. Rows travel: of a path they keep the name, not where it lay."""
     keys = flatten(config)
