@@ -1,0 +1,227 @@
+"""Who runs which trial of a study: claimed under a lock, held by a lease, finished once.
+
+A worker that dies leaves a lease that runs out; the next worker takes the same trial over, and its
+runs go on from their checkpoints. So a trial is completed exactly once, however many workers died.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from eltlab.config import flatten
+from eltlab.errors import UserError
+from eltlab.files import digest
+from eltlab.seeds import fold
+from eltlab.space import Cell, draw
+from eltlab.storage import Storage
+from eltlab.study import Study, arm_name, grid_trials
+
+LOST = 50  # cells drawn in a row that the constraints forbid, after which a sampler is given up
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A trial that this worker holds."""
+
+    trial: Trial
+    cell: Cell
+    seeds: list[int]
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+class Ledger:
+    """The trials of a study in a storage.
+
+    Args:
+        worker: a name that no other worker has.
+        lease: seconds that a trial stays this worker's without a sign of life.
+    """
+
+    def __init__(self, study: Study, storage: Storage, worker: str, lease: float) -> None:
+        self.study, self.storage, self.worker, self.lease = study, storage, worker, lease
+        with storage.exclusive():
+            self.optuna = optuna.create_study(
+                storage=storage.optuna,
+                study_name=study.name,
+                directions=list(study.file.objectives.values()),  # type: ignore[arg-type]
+                pruner=pruner(study),
+                load_if_exists=True,
+            )
+            self._check_meaning()
+
+    def _check_meaning(self) -> None:
+        """A study may grow (seeds, choices of a grid, trials); what its numbers mean may not change."""
+        file = self.study.file
+        meaning: dict[str, Any] = {
+            "base": file.base,
+            "objectives": file.objectives,
+            "matched": file.matched,
+            "sampler": file.sampler,
+        }
+        if file.sampler != "grid":
+            meaning |= {"space": file.space, "seeds": file.seeds}
+        known = self.optuna.user_attrs.get("meaning")
+        if known is None:
+            self.optuna.set_user_attr("meaning", meaning)
+        elif known != meaning:
+            other = [key for key in meaning if known.get(key) != meaning[key]]
+            raise UserError(
+                f"{self.study.folder}: the study was begun with another {' and '.join(other)}; restore "
+                "the file, or begin anew with another runs_dir"
+            )
+
+    # --- what there is to do ------------------------------------------------------------------------
+
+    def fill(self, retry: bool = False) -> None:
+        """Enqueues the cells of a grid that are not there yet; with retry, those that failed once more."""
+        if self.study.file.sampler != "grid":
+            return
+        wanted = grid_trials(self.study)
+        with self.storage.exclusive():
+            known = {
+                key_of(trial.user_attrs["cell"], trial.user_attrs["seeds"])
+                for trial in self.trials()
+                if not (retry and trial.state == TrialState.FAIL)
+            }
+            for cell, seed, config in wanted:
+                if key_of(cell, [seed]) not in known:
+                    attributes = {"cell": cell, "seeds": [seed], "arm": arm_name(cell, config)}
+                    self.optuna.enqueue_trial({}, user_attrs=attributes)
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False)
+
+    def left(self) -> int:
+        """Trials that are not finished, begun or not."""
+        trials = self.trials()
+        open_trials = sum(not trial.state.is_finished() for trial in trials)
+        if self.study.file.trials is None:
+            return open_trials
+        return open_trials + max(self.study.file.trials - len(counted(trials)), 0)
+
+    # --- one trial --------------------------------------------------------------------------------
+
+    def claim(self) -> Claimed | None:
+        """The next trial, now this worker's: one whose lease ran out, a waiting one, or a new one of the
+        sampler. None where there is none at the moment."""
+        with self.storage.exclusive():
+            trials = self.trials()
+            for frozen in trials:
+                if frozen.state == TrialState.RUNNING and expired(frozen):
+                    return self._hold(Trial(self.optuna, frozen._trial_id))
+            if any(trial.state == TrialState.WAITING for trial in trials):
+                return self._hold(self.optuna.ask())
+            wanted = self.study.file.trials
+            if wanted is not None and len(counted(trials)) < wanted:
+                return self._draw()
+        return None
+
+    def _hold(self, trial: Trial) -> Claimed:
+        self._sign(trial)
+        attributes = trial.user_attrs
+        if "cell" not in attributes:  # its worker died between asking and drawing
+            return self._drawn(trial)
+        return Claimed(trial, attributes["cell"], attributes["seeds"])
+
+    def _draw(self) -> Claimed:
+        known = flatten(self.study.config({}, self.study.file.seeds[0]))
+        for _ in range(LOST):
+            self.optuna.sampler = sampler(self.study, len(self.trials()))
+            trial = self.optuna.ask()
+            self._sign(trial)
+            claimed = self._drawn(trial)
+            if self.study.allows(claimed.cell, known):
+                return claimed
+            trial.set_user_attr("error", f"where={self.study.file.where} forbids it")
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        raise UserError(
+            f"where={self.study.file.where}: {LOST} draws in a row were forbidden by it"
+        )
+
+    def _drawn(self, trial: Trial) -> Claimed:
+        cell = draw(self.study.file.space, trial)
+        seeds = self.study.file.seeds
+        for key, value in (("seeds", seeds), ("cell", cell)):
+            trial.set_user_attr(key, value)
+        return Claimed(trial, cell, seeds)
+
+    def _sign(self, trial: Trial) -> None:
+        trial.set_user_attr("lease", [self.worker, time.time() + self.lease])
+
+    def renew(self, claimed: Claimed) -> bool:
+        """Signs the lease anew; False where it ran out and another worker has the trial."""
+        with self.storage.exclusive():
+            if not self._mine(claimed):
+                return False
+            self._sign(claimed.trial)
+        return True
+
+    def release(self, claimed: Claimed) -> None:
+        """Lets another worker take the trial at once."""
+        with self.storage.exclusive():
+            if self._mine(claimed):
+                claimed.trial.set_user_attr("lease", [self.worker, 0.0])
+
+    def finish(self, claimed: Claimed, values: list[float]) -> None:
+        self._tell(claimed, values=values)
+
+    def fail(self, claimed: Claimed, reason: str) -> None:
+        self._tell(claimed, reason, state=TrialState.FAIL)
+
+    def prune(self, claimed: Claimed) -> None:
+        self._tell(claimed, state=TrialState.PRUNED)
+
+    def _tell(self, claimed: Claimed, reason: str | None = None, **outcome: Any) -> None:
+        with self.storage.exclusive():
+            if not self._mine(claimed):
+                return
+            if reason is not None:
+                claimed.trial.set_user_attr("error", reason)
+            self.optuna.tell(claimed.trial, **outcome)
+
+    def _mine(self, claimed: Claimed) -> bool:
+        frozen = self.trials()[claimed.number]
+        return frozen.state == TrialState.RUNNING and frozen.user_attrs["lease"][0] == self.worker
+
+
+def expired(trial: FrozenTrial) -> bool:
+    """Whether a trial that runs has given no sign of life for its lease; one that was never signed has."""
+    _, until = trial.user_attrs.get("lease", (None, 0.0))
+    return until < time.time()
+
+
+def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that count towards a sampler's number: not the failed."""
+    return [trial for trial in trials if trial.state != TrialState.FAIL]
+
+
+def key_of(cell: Cell, seeds: list[int]) -> str:
+    return digest(json.dumps(cell, sort_keys=True), seeds)
+
+
+def sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a study file. Its draws are a function of the study and the trial's number: not
+    of which worker asks, and no two workers draw the same."""
+    seed = fold(study.file.seeds[0], "sampler", number) % 2**32
+    match study.file.sampler:
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def pruner(study: Study) -> optuna.pruners.BasePruner:
+    match study.file.pruner:
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=3)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner()
+    return optuna.pruners.NopPruner()

@@ -1,0 +1,166 @@
+"""python -m eltlab.sweep NAME [preset=quick] [overrides]: a study, from where it stands to its table."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eltlab.cli import own_keys, run_verb
+from eltlab.config import folder
+from eltlab.errors import UserError
+from eltlab.study import Study, load_study
+
+if TYPE_CHECKING:
+    from eltlab.ledger import Ledger
+
+CRASHES = 5  # workers that died without a trial finished in between, after which a sweep gives up
+
+
+@dataclass
+class Asked:
+    preset: str | None = None
+    workers: int = 1
+    storage: str | None = None
+    runs_dir: str = "runs"
+    seeds: list[int] | None = None
+    trials: int | None = None
+    threads: int | None = None
+    hours: float | None = None
+    lease: float = 60.0
+    retry: bool = False
+    worker: int | None = None  # of a sweep that started this process as its nth
+
+
+def usage() -> str:
+    studies = ", ".join(sorted(path.stem for path in folder("sweeps").glob("*.yaml")))
+    return (
+        f"{__doc__}\n\n"
+        "NAME is a file of sweeps/ or a path; overrides are fit's, for all trials. The same command goes on\n"
+        "with the study however it ended, on any number of machines at once, or says that it is finished.\n\n"
+        "  preset=quick            a part of the study file that says how it differs\n"
+        "  workers=2               trials at a time on this machine; cores and GPUs are divided among them\n"
+        "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs\n"
+        "  runs_dir=runs           the study's folder is RUNS_DIR/NAME[-PRESET]\n"
+        "  'seeds=[0,1,2]' trials=N threads=N hours=H      in place of the file's\n"
+        "  retry=true              runs trials that failed once more\n"
+        "  lease=60                seconds without a sign of life, after which a trial is taken over\n\n"
+        f"studies: {studies}\n\n"
+        "examples:\n"
+        "  python -m eltlab.sweep loops_vs_depth preset=quick workers=2\n"
+        "  python -m eltlab.sweep loops_vs_depth 'seeds=[0,1,2,3,4]'        # runs only what is new"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    names = [text for text in arguments if "=" not in text]
+    if len(names) != 1:
+        raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; not {names or 'none'}")
+    asked, overrides = own_keys([text for text in arguments if "=" in text], Asked())
+    check_asked(asked)
+    changes = {key: getattr(asked, key) for key in ("seeds", "trials", "threads", "hours")}
+    given = {key: value for key, value in changes.items() if value is not None}
+    study = load_study(names[0], asked.preset, overrides, asked.runs_dir, given)
+    if asked.worker is not None:
+        be_worker(study, asked)
+        return
+    ledger = open_ledger(study, asked)
+    ledger.fill(asked.retry)
+    left = ledger.left()
+    if left:
+        print(f"sweep: {study.name}, {left} trials to do", file=sys.stderr, flush=True)
+        run_workers(ledger, asked, arguments)
+    else:
+        print(f"sweep: {study.name} is finished", file=sys.stderr)
+    from eltlab.summary import summarise
+
+    print(*summarise(ledger), sep="\n")
+    print(f"study: {study.folder}")
+
+
+def check_asked(asked: Asked) -> None:
+    for key in ("workers", "lease"):
+        if getattr(asked, key) <= 0:
+            raise UserError(f"{key}={getattr(asked, key)}: must be above 0")
+
+
+def open_ledger(study: Study, asked: Asked) -> "Ledger":
+    from eltlab.ledger import Ledger
+    from eltlab.storage import open_storage
+
+    storage = open_storage(asked.storage, study.folder, asked.workers, study.name)
+    name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    return Ledger(study, storage, name, asked.lease)
+
+
+def be_worker(study: Study, asked: Asked) -> None:
+    from eltlab.worker import Stopped, work
+
+    threads = study.file.threads or max(1, (os.cpu_count() or 1) // asked.workers)
+    try:
+        work(open_ledger(study, asked), threads)
+    except Stopped:
+        sys.exit(143)
+
+
+# --- the workers of this machine ------------------------------------------------------------------
+
+
+def run_workers(ledger: "Ledger", asked: Asked, arguments: list[str]) -> None:
+    """Starts the workers and watches them until no trial is left; one that dies is started again."""
+    from eltlab.view import View
+
+    workers = {n: start(n, asked, arguments) for n in range(asked.workers)}
+    crashes, finished = 0, -1
+    try:
+        with View(ledger, asked.workers) as view:
+            while workers:
+                time.sleep(0.2)
+                done = view.update()
+                crashes, finished = (0, done) if done > finished else (crashes, finished)
+                for n, process in list(workers.items()):
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    del workers[n]
+                    if code == 2:
+                        raise UserError("a worker could not begin; what it said is above")
+                    if code and ledger.left():
+                        crashes += 1
+                        if crashes >= CRASHES:
+                            raise UserError(
+                                f"workers died {crashes} times in a row, the last with {code}"
+                            )
+                        workers[n] = start(n, asked, arguments)
+    finally:
+        for process in workers.values():
+            process.terminate()
+        for process in workers.values():
+            process.wait()
+
+
+def start(number: int, asked: Asked, arguments: list[str]) -> "subprocess.Popen[bytes]":
+    """A worker process, which sees its share of the GPUs."""
+    environment = dict(os.environ)
+    gpus = visible_gpus()
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    command = [sys.executable, "-m", "eltlab.sweep", *arguments, f"worker={number}"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+def visible_gpus() -> list[str]:
+    """The identifiers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [part for part in allowed.split(",") if part.strip() and not part.startswith("-")]
+    devices = Path("/proc/driver/nvidia/gpus")
+    return [str(n) for n in range(len(list(devices.iterdir())))] if devices.is_dir() else []
+
+
+if __name__ == "__main__":
+    run_verb(main, usage)

@@ -1,0 +1,99 @@
+"""A study while it runs: done, running, failed, the best so far and the time that is left."""
+
+import sys
+import time
+from types import TracebackType
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.live import Live
+
+from eltlab.ledger import Ledger
+from eltlab.progress import QUIET_SECONDS
+from eltlab.text import span
+
+
+class View:
+    """``with View(ledger, workers) as view: view.update()``: a line that changes on a terminal, and
+    elsewhere a line every half minute and for every trial that ends."""
+
+    def __init__(self, ledger: Ledger, workers: int) -> None:
+        self.ledger, self.workers = ledger, workers
+        self.looked = self.spoke = time.monotonic()
+        self.ended = {trial.number for trial in ledger.trials() if trial.state.is_finished()}
+        self.done = len(self.ended)
+        self.live: Live | None = None
+        if sys.stderr.isatty():
+            self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+
+    def __enter__(self) -> "View":
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def update(self) -> int:
+        """Shows how things stand, at most once a second; how many trials have ended."""
+        now = time.monotonic()
+        if now - self.looked < 1:
+            return self.done
+        self.looked = now
+        trials = self.ledger.trials()
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        new = [trial for trial in ended if trial.number not in self.ended]
+        self.ended |= {trial.number for trial in new}
+        self.done = len(ended)
+        line = status(self.ledger, trials, self.workers)
+        if self.live is not None:
+            self.live.update(line)
+        for trial in new:
+            self.say(told(trial))
+        if self.live is None and now - self.spoke >= QUIET_SECONDS:
+            self.spoke = now
+            self.say(line)
+        return self.done
+
+    def say(self, text: str) -> None:
+        if self.live is not None:
+            self.live.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def told(trial: FrozenTrial) -> str:
+    """One line for a trial that ended."""
+    seeds = ",".join(map(str, trial.user_attrs.get("seeds", [])))
+    what = f"trial {trial.number}, {trial.user_attrs.get('arm', '?')}, seed {seeds}"
+    if trial.state == TrialState.COMPLETE:
+        assert trial.duration is not None
+        values = ", ".join(f"{value:.4g}" for value in trial.values)
+        return f"{what}: {values} ({span(trial.duration.total_seconds())})"
+    reason = str(trial.user_attrs.get("error", "")).splitlines()
+    return f"{what}: {trial.state.name.lower()}{': ' + reason[0] if reason else ''}"
+
+
+def status(ledger: Ledger, trials: list[FrozenTrial], workers: int) -> str:
+    """The whole study in one line."""
+    count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    left = ledger.left()
+    parts = [f"{ledger.study.name}: {count[TrialState.COMPLETE]} done"]
+    parts += [f"{count[TrialState.RUNNING]} running, {left - count[TrialState.RUNNING]} to come"]
+    for state, word in ((TrialState.FAIL, "failed"), (TrialState.PRUNED, "pruned")):
+        if count[state]:
+            parts.append(f"{count[state]} {word}")
+    if complete and len(ledger.study.file.objectives) == 1:
+        best = ledger.optuna.best_trial
+        parts.append(f"best {best.value:.4g} ({best.user_attrs.get('arm')})")
+    seconds = [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
+    if seconds and left:
+        parts.append(f"{span(sum(seconds) / len(seconds) * left / workers)} left")
+    return ", ".join(parts)

@@ -1,0 +1,121 @@
+"""Search spaces: their grids, their draws, their constraints, and what is refused."""
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eltlab.errors import UserError
+from eltlab.space import check_space, draw, grid, holds, keys_of
+
+CONDITIONAL = {
+    "loops": [2, 4],
+    "supervision": {"final": None, "ilsd": {"supervision.min_loops": [1, 2]}},
+}
+
+
+def test_a_grid_is_every_combination_the_first_key_slowest():
+    assert grid({"a": [1, 2], "b": ["x", "y"]}) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+
+
+def test_a_choice_may_have_a_space_of_its_own():
+    assert grid(CONDITIONAL) == [
+        {"loops": loops, **rest}
+        for loops in (2, 4)
+        for rest in (
+            {"supervision": "final"},
+            {"supervision": "ilsd", "supervision.min_loops": 1},
+            {"supervision": "ilsd", "supervision.min_loops": 2},
+        )
+    ]
+    assert keys_of(CONDITIONAL) == ["loops", "supervision", "supervision.min_loops"]
+
+
+def test_a_range_with_a_step_is_a_grid():
+    assert grid({"n": {"low": 2, "high": 8, "step": 3}}) == [{"n": 2}, {"n": 5}, {"n": 8}]
+    tenths = grid({"w": {"low": 0.1, "high": 0.3, "step": 0.1}})
+    assert [cell["w"] for cell in tenths] == pytest.approx([0.1, 0.2, 0.3])
+    with pytest.raises(UserError, match="a grid needs choices or a range with a step"):
+        grid({"n": {"low": 2, "high": 8}})
+
+
+def test_draws_lie_in_the_space():
+    space = {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "width": {"low": 32, "high": 96, "step": 32},
+        **CONDITIONAL,
+    }
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    cells = [draw(space, study.ask()) for _ in range(60)]
+    assert all(1e-4 <= cell["lr"] <= 1e-2 for cell in cells)
+    assert {cell["width"] for cell in cells} == {32, 64, 96}
+    assert {cell["loops"] for cell in cells} == {2, 4}
+    for cell in cells:
+        assert ("supervision.min_loops" in cell) == (cell["supervision"] == "ilsd")
+    # Half of the draws of a logarithmic range lie below its geometric middle.
+    assert 18 < sum(cell["lr"] < 1e-3 for cell in cells) < 42
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "held"),
+    [
+        ("loops divides model.depth", {"loops": 4, "model.depth": 8}, True),
+        ("loops divides model.depth", {"loops": 3, "model.depth": 8}, False),
+        ("unique_layers * loops <= 12", {"unique_layers": 4, "loops": 3}, True),
+        ("unique_layers * loops <= 12", {"unique_layers": 4, "loops": 4}, False),
+        ("unique_layers*loops==12", {"unique_layers": 4, "loops": 3}, True),
+        ("a + 2 * b - 1 > c // 2", {"a": 1, "b": 2, "c": 8}, False),
+        ("a >= b", {"a": 1, "b": 1}, True),
+        ("a < b", {"a": 1, "b": 1}, False),
+        ("supervision != 'ilsd'", {"supervision": "final"}, True),
+    ],
+)
+def test_constraints(rule, values, held):
+    assert holds(rule, values) is held
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_divides_is_divides(part, whole):
+    assert holds("a divides b", {"a": part, "b": whole}) == (whole % part == 0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("loops", "has no relation; choose one of divides"),
+        ("loop divides depth", "did you mean loops?"),
+        ("loops divides open('x')", "is not a sum or product of keys"),
+        ("loops ** 2 <= 4", "is not a sum or product of keys"),
+        ("loops <= (4", "is not a sum or product"),
+        ("loops divides 'x'", "not all arguments converted|unsupported operand"),
+        ("0 divides loops", "modulo by zero|division"),
+    ],
+)
+def test_what_is_no_constraint_is_told(rule, said):
+    with pytest.raises(UserError, match=said):
+        holds(rule, {"loops": 4, "depth": 8})
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ([], "not a mapping of keys"),
+        ({1: [2]}, "not a mapping of keys"),
+        ({"a": 3}, "space.a=3: give a list of choices"),
+        ({"a": []}, "give a list of choices"),
+        ({"a": {}}, "space.a: no choices"),
+        ({"a": [1, 1]}, "a choice is there twice"),
+        ({"a": {"low": 3, "high": 1}}, "low=3 must be a number below high=1"),
+        ({"a": {"low": 0, "high": 1, "log": True}}, "log: true needs low above 0"),
+        ({"a": {"low": 1, "high": 9, "step": 0}}, "step=0 must be a number above 0"),
+        ({"a": {"x": {"b": 3}}}, "space.a.x.b=3: give a list"),
+    ],
+)
+def test_what_is_no_space_is_told(space, said):
+    with pytest.raises(UserError, match=said):
+        check_space(space, "space")
