@@ -18,7 +18,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from postgres import PASSWORD, QUOTED, USER, postgres  # noqa: F401
+from postgres import PASSWORD, QUOTED, USER
 
 from eltlab import storage as module
 from eltlab.errors import UserError
@@ -163,7 +163,7 @@ OTHERS = """from pg_stat_activity
     and pid <> pg_backend_pid()"""
 
 
-def test_a_worker_needs_few_connections(postgres, tmp_path):  # noqa: F811
+def test_a_worker_needs_few_connections(postgres, tmp_path):
     import psycopg
 
     url = postgres()
@@ -189,7 +189,7 @@ def test_a_worker_needs_few_connections(postgres, tmp_path):  # noqa: F811
         come_to(0)
 
 
-def test_a_worker_outlives_the_connections_that_the_server_ends(postgres, tmp_path):  # noqa: F811
+def test_a_worker_outlives_the_connections_that_the_server_ends(postgres, tmp_path):
     import psycopg
 
     url = postgres()
@@ -500,14 +500,14 @@ def test_what_fails_under_exclusive_frees_it(place, start):
     assert heard(pipe) == "holds"
 
 
-def test_studies_in_one_database_have_locks_of_their_own(postgres, tmp_path, start):  # noqa: F811
+def test_studies_in_one_database_have_locks_of_their_own(postgres, tmp_path, start):
     place = Place(postgres(), tmp_path)
     with place.open("another").exclusive():
         _, pipe = waiting(start, place, "exclusive")
         assert heard(pipe) == "holds"
 
 
-def test_a_lock_that_the_server_took_back_is_an_error(postgres, tmp_path):  # noqa: F811
+def test_a_lock_that_the_server_took_back_is_an_error(postgres, tmp_path):
     import psycopg
 
     url = postgres()
@@ -557,7 +557,7 @@ def test_a_storm_of_kills_leaves_a_journal_that_all_can_read(seed, journal, star
     assert all(isinstance(json.loads(line), dict) for line in content(journal).splitlines())
 
 
-def test_kills_leave_unique_trials_in_postgres(postgres, tmp_path, start):  # noqa: F811
+def test_kills_leave_unique_trials_in_postgres(postgres, tmp_path, start):
     place = Place(postgres(), tmp_path)
     watcher = place.study()
     processes = [start(working, place, 6, f"w{number}") for number in range(3)]
@@ -642,11 +642,11 @@ def test_a_server_that_is_not_there(tmp_path):
         (USER, "somebody", "somebody"),
     ],
 )
-def test_a_server_that_refuses(old, new, part, postgres, tmp_path):  # noqa: F811
+def test_a_server_that_refuses(old, new, part, postgres, tmp_path):
     assert part in refused(postgres().replace(old, new), tmp_path)
 
 
-def test_the_drivers_name_may_stand_in_the_url(postgres, tmp_path):  # noqa: F811
+def test_the_drivers_name_may_stand_in_the_url(postgres, tmp_path):
     url = postgres()
     run_trials(Place(url, tmp_path).study(), 1)
     spelled = url.replace("postgresql://", "postgresql+psycopg://")
@@ -656,7 +656,7 @@ def test_the_drivers_name_may_stand_in_the_url(postgres, tmp_path):  # noqa: F81
     assert storage.where.startswith(f"postgresql+psycopg://{USER}:***@127.0.0.1:")
 
 
-def test_tables_of_another_optuna(postgres, tmp_path):  # noqa: F811
+def test_tables_of_another_optuna(postgres, tmp_path):
     import psycopg
 
     url = postgres()
