@@ -1,12 +1,15 @@
 """Search spaces: their grids, their draws, their constraints, and what is refused."""
 
+from random import Random
+
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eltlab.constraints import holds
 from eltlab.errors import UserError
-from eltlab.space import check_space, draw, grid, holds, keys_of
+from eltlab.space import Dice, check_space, decided, draw, grid, keys_of
 
 CONDITIONAL = {
     "loops": [2, 4],
@@ -44,14 +47,24 @@ def test_a_range_with_a_step_is_a_grid():
         grid({"n": {"low": 2, "high": 8}})
 
 
-def test_draws_lie_in_the_space():
+def test_what_a_branch_decides_is_no_choice():
+    space = {"arm": {"short": {"loops": [1]}, "long": {"loops": [2, 4]}}, "seed": [1]}
+    assert decided(space, {"arm": "short", "loops": 1, "seed": 1}) == {"loops"}
+    assert decided(space, {"arm": "long", "loops": 2, "seed": 1}) == set()
+    nested = {"a": {"x": {"b": {"y": {"c": [3]}}}}}
+    assert decided(nested, {"a": "x", "b": "y", "c": 3}) == {"b", "c"}
+
+
+@pytest.mark.parametrize("by", ["a study", "dice"])
+def test_draws_lie_in_the_space(by):
     space = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "width": {"low": 32, "high": 96, "step": 32},
         **CONDITIONAL,
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    cells = [draw(space, study.ask()) for _ in range(60)]
+    dice = Dice(Random(0))
+    cells = [draw(space, dice if by == "dice" else study.ask()) for _ in range(60)]
     assert all(1e-4 <= cell["lr"] <= 1e-2 for cell in cells)
     assert {cell["width"] for cell in cells} == {32, 64, 96}
     assert {cell["loops"] for cell in cells} == {2, 4}

@@ -1,4 +1,4 @@
-"""Studies: what their files say, and that every trial runs exactly once however workers end."""
+"""Whole studies: every trial runs, resumes and is told of however workers and trials end."""
 
 import signal
 import subprocess
@@ -7,258 +7,23 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from optuna.trial import TrialState
+from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab import sweep
-from eltlab.config import identity
-from eltlab.errors import UserError
 from eltlab.ledger import Ledger, expired
+from eltlab.pruning import measured as curve
 from eltlab.results import load, read_rows
 from eltlab.runs import Run
 from eltlab.storage import open_storage
-from eltlab.study import arm_name, grid_trials, load_study
-from eltlab.worker import deepest_losses, last_lines, measured
-
-SMALL = [*TINY, "trainer.grids=0", "trainer.validations=2", "budget.images=32"]
-
-
-def written(tmp_path: Path, text: str, name: str = "small.yaml") -> str:
-    """A study file; base is that of moments."""
-    base = "\n".join(f"  - {override!r}" for override in SMALL)
-    path = tmp_path / name
-    path.write_text(f"base:\n{base}\nthreads: 1\n{text}")
-    return str(path)
-
-
-GRID = """
-space:
-  loops: [1, 2, 4]
-  supervision: [ilsd, final]
-seeds: [0]
-"""
-
-
-def opened(tmp_path: Path, text: str = GRID, preset=None, changes=None, overrides=()):
-    runs = str(tmp_path / "runs")
-    return load_study(written(tmp_path, text), preset, list(overrides), runs, changes or {})
-
-
-def ledger_of(study, worker="me", lease=60.0) -> Ledger:
-    return Ledger(study, open_storage(None, study.folder), worker, lease)
+from eltlab.study import load_study
+from eltlab.worker import last_lines, measured
 
 
 def swept(tmp_path: Path, text: str = GRID, *arguments: str) -> int:
     """Runs the whole study in processes of its own; how many trials have completed."""
     sweep.main([written(tmp_path, text), f"runs_dir={tmp_path / 'runs'}", *arguments])
     return sum(t.state == TrialState.COMPLETE for t in ledger_of(opened(tmp_path, text)).trials())
-
-
-# --- the file -------------------------------------------------------------------------------------
-
-
-def test_a_run_that_is_two_cells_is_one_trial(tmp_path):
-    """With one loop every supervision is final."""
-    trials = grid_trials(opened(tmp_path))
-    assert [arm_name(cell, config) for cell, _, config in trials] == [
-        "loops1-final",
-        "loops2-ilsd",
-        "loops2-final",
-        "loops4-ilsd",
-        "loops4-final",
-    ]
-    assert len({identity(config) for _, _, config in trials}) == 5
-
-
-def test_the_seeds_of_a_grid_follow_one_another(tmp_path):
-    seeds = [seed for _, seed, _ in grid_trials(opened(tmp_path, changes={"seeds": [3, 1]}))]
-    assert seeds == [3] * 5 + [1] * 5
-
-
-def test_every_trial_trains_for_the_flops_of_the_twin_unless_told_otherwise(tmp_path):
-    from eltlab.compute import budget_flops
-    from eltlab.twins import twin
-
-    study = opened(tmp_path)
-    flops = {budget_flops(config) for _, _, config in grid_trials(study)}
-    step = max(flops) / 4
-    assert study.budget == budget_flops(twin(study.config({}, 0)))
-    assert all(abs(each - study.budget) <= step / 2 for each in flops)
-    images = opened(tmp_path, GRID + "matched: images\n")
-    assert {config.budget.images for _, _, config in grid_trials(images)} == {32}
-
-
-def test_constraints_leave_cells_out(tmp_path):
-    text = "space:\n  loops: [1, 2, 3, 4]\nwhere:\n  - loops divides model.depth\n"
-    cells = opened(tmp_path, text).cells()
-    assert [cell["loops"] for cell in cells] == [1, 2, 4]
-
-
-def test_an_arm_is_a_label_that_fit_does_not_see(tmp_path):
-    text = "space:\n  arm:\n    short: {loops: [2]}\n    long: {loops: [4]}\nseeds: [0]\n"
-    study = opened(tmp_path, text)
-    assert [config.name for _, _, config in grid_trials(study)] == [
-        "small/short-loops2",
-        "small/long-loops4",
-    ]
-
-
-def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
-    text = GRID + "presets:\n  quick:\n    base: ['batch_size=4']\n    seeds: [7]\n"
-    quick = opened(tmp_path, text, preset="quick")
-    assert quick.name == "small-quick" and quick.file.seeds == [7]
-    assert quick.config({}, 7).batch_size == 4
-    other = opened(tmp_path, text, overrides=["batch_size=16"])
-    assert other.name.startswith("small-") and other.name != quick.name
-    assert other.config({}, 0).batch_size == 16
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("space: {loops: [3]}", "loops=3 does not divide"),
-        ("space: {loop: [2]}", "unknown key loop=2: did you mean loops?"),
-        ("spaces: {loops: [2]}", "unknown key spaces: did you mean space?"),
-        ("space: {seed: [2]}", "space.seed: the study sets it"),
-        ("sampler: grids", "sampler=grids: choose one of grid"),
-        ("sampler: tpe", "sampler=tpe: give trials: N"),
-        ("trials: 5", "leave trials out"),
-        ("pruner: mean", "pruner=mean: choose one of none"),
-        ("matched: flops", "matched=flops: choose one of"),
-        ("objectives: {fid: lower}", "objectives.fid=lower: choose one of minimize"),
-        ("objectives: {}", "objectives is empty"),
-        ("seeds: []", "give different whole numbers"),
-        ("seeds: [1, 1]", "give different whole numbers"),
-        ("seeds: [a]", "could not be converted"),
-        ("hours: -1", "hours=-1.0: must be above 0"),
-        ("where: ['loops == 9']\nspace: {loops: [2]}", "leaves no cell"),
-        (
-            "pruner: median\nobjectives: {fid: minimize, params_total: minimize}",
-            "a study of several objectives cannot be pruned",
-        ),
-        ("space: [", "not YAML"),
-        ("- a", "not YAML|not a mapping"),
-    ],
-)
-def test_mistakes_in_a_file_are_told(tmp_path, text, said):
-    with pytest.raises(UserError, match=said):
-        opened(tmp_path, text)
-
-
-def test_mistakes_on_the_command_line_are_told(tmp_path):
-    file = written(tmp_path, GRID)
-    for arguments, said in (
-        ([], "give one study"),
-        (["loops_vs_dept"], "did you mean loops_vs_depth?"),
-        ([file, "preset=quik"], "preset=quik"),
-        ([file, "workers=0"], "workers=0: must be above 0"),
-        ([file, "budgt.images=3"], "did you mean budget.images?"),
-        ([file, "storage=sqlite:///x.db", "workers=2"], "sqlite"),
-    ):
-        with pytest.raises(UserError, match=said):
-            sweep.main([*arguments, f"runs_dir={tmp_path / 'runs'}"])
-    assert not (tmp_path / "runs").exists()
-
-
-# --- the ledger -----------------------------------------------------------------------------------
-
-
-def test_trials_are_claimed_once_and_finished_once(tmp_path):
-    study = opened(tmp_path)
-    one, two = (ledger_of(study, name) for name in ("one", "two"))
-    one.fill()
-    two.fill()  # fills nothing a second time
-    assert one.left() == 5
-    claimed = [ledger.claim() for ledger in (one, two, one, two, one)]
-    assert sorted(each.number for each in claimed) == [0, 1, 2, 3, 4]
-    assert two.claim() is None and two.left() == 5
-    one.finish(claimed[0], [1.5])
-    one.finish(claimed[0], [2.5])  # too late
-    two.finish(claimed[0], [3.5])  # not its own
-    assert one.trials()[0].values == [1.5] and one.left() == 4
-
-
-def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
-    study = opened(tmp_path)
-    dead, alive = ledger_of(study, "dead", lease=0.2), ledger_of(study, "alive")
-    dead.fill()
-    held = dead.claim()
-    assert not expired(alive.trials()[held.number])
-    assert dead.renew(held)
-    time.sleep(0.3)
-    taken = alive.claim()
-    assert (taken.number, taken.cell, taken.seeds) == (held.number, held.cell, held.seeds)
-    # The one that was thought dead learns it, and cannot write.
-    assert not dead.renew(held)
-    dead.finish(held, [9.0])
-    alive.finish(taken, [1.0])
-    assert alive.trials()[held.number].values == [1.0]
-
-
-def test_a_released_trial_is_taken_at_once(tmp_path):
-    study = opened(tmp_path)
-    one, two = (ledger_of(study, name) for name in ("one", "two"))
-    one.fill()
-    held = one.claim()
-    one.release(held)
-    assert two.claim().number == held.number
-
-
-def test_a_worker_that_died_between_asking_and_drawing_loses_nothing(tmp_path):
-    text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nsampler: random\n"
-    text += "trials: 2\nseeds: [0]\n"
-    study = opened(tmp_path, text)
-    ledger = ledger_of(study)
-    ledger.optuna.ask()  # RUNNING, with neither lease nor cell
-    claimed = ledger.claim()
-    assert claimed.number == 0 and 1e-4 <= claimed.cell["optim.lr"] <= 1e-2
-    assert ledger.claim().number == 1 and ledger.claim() is None
-
-
-def test_what_a_sampler_draws_does_not_depend_on_who_asks(tmp_path):
-    text = (
-        "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 6\nseeds: [0]\n"
-    )
-    cells = []
-    for workers in (["one"], ["one", "two", "three"]):
-        place = tmp_path / str(len(workers))
-        place.mkdir()
-        study = opened(place, text)
-        ledgers = [ledger_of(study, name) for name in workers]
-        cells.append([ledgers[n % len(ledgers)].claim().cell["optim.lr"] for n in range(6)])
-    assert cells[0] == cells[1] and len(set(cells[0])) == 6
-
-
-def test_cells_that_constraints_forbid_are_not_run(tmp_path):
-    text = (
-        "space:\n  loops: [1, 2, 4]\n  unique_layers: [1, 2, 4]\nwhere: ['unique_layers * loops == 4']\n"
-        "sampler: random\ntrials: 4\nseeds: [0]\n"
-    )
-    ledger = ledger_of(opened(tmp_path, text))
-    for _ in range(4):
-        cell = ledger.claim().cell
-        assert cell["loops"] * cell["unique_layers"] == 4
-    assert ledger.claim() is None
-    forbidden = [t for t in ledger.trials() if t.state == TrialState.FAIL]
-    assert forbidden and all("forbids it" in t.user_attrs["error"] for t in forbidden)
-
-
-def test_a_grid_grows_and_a_meaning_does_not_change(tmp_path):
-    ledger_of(opened(tmp_path)).fill()
-    grown = ledger_of(opened(tmp_path, changes={"seeds": [0, 1]}))
-    grown.fill()
-    assert len(grown.trials()) == 10
-    wider = GRID.replace("[1, 2, 4]", "[1, 2, 4]\n  optim.lr: [0.001, 0.002]")
-    more = ledger_of(opened(tmp_path, wider))
-    more.fill()
-    assert len(more.trials()) == 10 + 10
-    assert opened(tmp_path, GRID + "objectives: {accuracy: maximize}\n").file.objectives == {
-        "accuracy": "maximize"
-    }
-    with pytest.raises(UserError, match="begun with another objectives"):
-        ledger_of(opened(tmp_path, GRID + "objectives: {accuracy: maximize}\n"))
-    with pytest.raises(UserError, match="begun with another matched"):
-        ledger_of(opened(tmp_path, GRID + "matched: images\n"))
 
 
 # --- whole studies --------------------------------------------------------------------------------
@@ -345,14 +110,51 @@ def test_last_lines_are_kept(tmp_path):
     assert last_lines(tmp_path / "none") == ""
 
 
-def test_the_losses_that_a_pruner_sees_are_those_of_the_deepest_exit(tmp_path):
+# --- pruning --------------------------------------------------------------------------------------
+
+
+def test_a_pruner_sees_whole_validations_of_the_exit_it_watches(tmp_path):
     path = tmp_path / "validation.csv"
-    path.write_text(
-        "step,images,exit,level,loss,gap\n1,8,1,0.1,9,1\n1,8,2,0.1,2,0\n1,8,2,0.5,4,0\n"
-        "2,16,2,0.1,1,0\n2,16,2,0.5,"
+    lines = [
+        f"{step},8,{exit},0.1,{step + exit + level},{level}"
+        for step in (1, 2)
+        for level in range(5)
+        for exit in (1, 2)
+    ]
+    path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
+    assert curve(path, "loss", 2) == [5.0, 6.0] and curve(path, "gap", 1) == [2.0, 2.0]
+    path.write_text(path.read_text()[:-1])  # whether this line is whole nobody can know
+    assert curve(path, "loss", 2) == [5.0] and curve(path, "loss", 1) == [4.0, 5.0]
+    assert curve(tmp_path / "none", "loss", 2) == []
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
+    """Three that learn, then three that hardly do."""
+    text = (
+        "space:\n  optim.lr: [0.004, 0.003, 0.002, 1.0e-7, 1.1e-7, 1.2e-7]\nseeds: [0]\n"
+        f"pruner: {pruner}\n"
     )
-    assert deepest_losses(path, 2) == [(8, 3.0), (16, 1.0)]
-    assert deepest_losses(tmp_path / "none", 2) == []
+    file = written(tmp_path, text)
+    longer = ["budget.images=4800", "trainer.validations=8"]
+    sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *longer])
+    study = load_study(file, None, longer, str(tmp_path / "runs"), {})
+    trials = ledger_of(study).trials()
+    states = [trial.state for trial in trials]
+    assert states[0] == TrialState.COMPLETE and TrialState.PRUNED in states[3:]
+    assert pruner == "hyperband" or states[:3] == [TrialState.COMPLETE] * 3
+    for trial in trials:
+        steps = sorted(trial.intermediate_values)
+        if trial.state == TrialState.COMPLETE:
+            assert steps == [600 * n for n in range(1, 9)]  # images
+        else:
+            assert 0 < len(steps) < 8
+            folder = Run.of(study.config(trial.user_attrs["cell"], 0)).folder
+            assert read_rows(folder / "rows.jsonl") == [] and not alive(folder)
+    assert "pruned" in capsys.readouterr().err
+    # A study with pruned trials is finished.
+    sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *longer])
+    assert "is finished" in capsys.readouterr().err
 
 
 # --- kills ----------------------------------------------------------------------------------------
@@ -371,7 +173,7 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
     worker = begin(file, runs, *more, "worker=0")
     try:
         study = load_study(file, None, more[:2], str(runs), {})
-        Ledger(study, open_storage(None, study.folder), "filler", 60.0).fill()
+        filled(study, "filler")
         wait_for(lambda: list(runs.rglob("last.ckpt")))
     finally:
         worker.kill()

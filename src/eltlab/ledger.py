@@ -6,20 +6,20 @@ runs go on from their checkpoints. So a trial is completed exactly once, however
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from eltlab.config import flatten
 from eltlab.errors import UserError
-from eltlab.files import digest
 from eltlab.seeds import fold
 from eltlab.space import Cell, draw
 from eltlab.storage import Storage
-from eltlab.study import Study, arm_name, grid_trials
+from eltlab.study import Planned, Study
 
+POPULATION = 12  # of NSGA-II; small, because an individual is a training
 LOST = 50  # cells drawn in a row that the constraints forbid, after which a sampler is given up
 
 
@@ -66,34 +66,61 @@ class Ledger:
             "sampler": file.sampler,
         }
         if file.sampler != "grid":
-            meaning |= {"space": file.space, "seeds": file.seeds}
+            meaning |= {"space": file.space, "where": file.where, "seeds": file.seeds}
+        meaning = json.loads(json.dumps(meaning))  # as the storage gives it back
         known = self.optuna.user_attrs.get("meaning")
         if known is None:
             self.optuna.set_user_attr("meaning", meaning)
         elif known != meaning:
-            other = [key for key in meaning if known.get(key) != meaning[key]]
-            raise UserError(
-                f"{self.study.folder}: the study was begun with another {' and '.join(other)}; restore "
-                "the file, or begin anew with another runs_dir"
-            )
+            raise self._contradicts("; ".join(differences(known, meaning)))
+
+    def _contradicts(self, what: str) -> UserError:
+        return UserError(
+            f"{self.study.folder}: the study was begun with another file: {what}; restore the file, "
+            "or begin anew with another runs_dir"
+        )
 
     # --- what there is to do ------------------------------------------------------------------------
 
-    def fill(self, retry: bool = False) -> None:
-        """Enqueues the cells of a grid that are not there yet; with retry, those that failed once more."""
-        if self.study.file.sampler != "grid":
-            return
-        wanted = grid_trials(self.study)
+    def fill(self, planned: list[Planned]) -> None:
+        """Enqueues the trials of a grid that are not there yet.
+
+        Raises UserError where a trial is still to run that the grid no longer has.
+        """
         with self.storage.exclusive():
-            known = {
-                key_of(trial.user_attrs["cell"], trial.user_attrs["seeds"])
-                for trial in self.trials()
-                if not (retry and trial.state == TrialState.FAIL)
-            }
-            for cell, seed, config in wanted:
-                if key_of(cell, [seed]) not in known:
-                    attributes = {"cell": cell, "seeds": [seed], "arm": arm_name(cell, config)}
-                    self.optuna.enqueue_trial({}, user_attrs=attributes)
+            stored = {trial.number: names_of(trial) for trial in self.trials()}
+            known = set().union(*stored.values())
+            wanted = set().union(*(names(each) for each in planned))
+            for trial in self.trials():
+                if not trial.state.is_finished() and not stored[trial.number] & wanted:
+                    raise self._contradicts(
+                        f"trial {trial.number} ({trial.user_attrs['arm']}, seed "
+                        f"{trial.user_attrs['seeds'][0]}) is still to run, and the space or the seeds "
+                        "no longer have it"
+                    )
+            for each in planned:
+                if not names(each) & known:
+                    arm = self.study.arm(each.cell, each.config)
+                    facts = {"cell": each.cell, "seeds": [each.seed], "arm": arm, "key": each.key}
+                    self.optuna.enqueue_trial({}, user_attrs=facts)
+
+    def retry(self) -> None:
+        """Enqueues every trial that failed, and was not tried again yet, once more."""
+        with self.storage.exclusive():
+            trials = self.trials()
+            again = {trial.user_attrs.get("retry_of") for trial in trials}
+            for trial in trials:
+                attributes = trial.user_attrs
+                if trial.state != TrialState.FAIL or "forbidden" in attributes:
+                    continue
+                if trial.number in again:
+                    continue
+                # A grid's cell is known; a sampler's is drawn again, from the same parameters.
+                keep = ("cell", "seeds", "arm", "key") if self.study.file.sampler == "grid" else ()
+                kept = {key: attributes[key] for key in keep}
+                self.optuna.enqueue_trial(
+                    trial.params, user_attrs={**kept, "retry_of": trial.number}
+                )
 
     def trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
@@ -131,15 +158,14 @@ class Ledger:
         return Claimed(trial, attributes["cell"], attributes["seeds"])
 
     def _draw(self) -> Claimed:
-        known = flatten(self.study.config({}, self.study.file.seeds[0]))
         for _ in range(LOST):
             self.optuna.sampler = sampler(self.study, len(self.trials()))
             trial = self.optuna.ask()
             self._sign(trial)
             claimed = self._drawn(trial)
-            if self.study.allows(claimed.cell, known):
+            if self.study.allows(claimed.cell):
                 return claimed
-            trial.set_user_attr("error", f"where={self.study.file.where} forbids it")
+            trial.set_user_attr("forbidden", self.study.file.where)
             self.optuna.tell(trial, state=TrialState.FAIL)
         raise UserError(
             f"where={self.study.file.where}: {LOST} draws in a row were forbidden by it"
@@ -150,6 +176,8 @@ class Ledger:
         seeds = self.study.file.seeds
         for key, value in (("seeds", seeds), ("cell", cell)):
             trial.set_user_attr(key, value)
+        with suppress(UserError):  # the rules refuse the cell: said when the trial is run
+            trial.set_user_attr("arm", self.study.arm(cell, self.study.config(cell, seeds[0])))
         return Claimed(trial, cell, seeds)
 
     def _sign(self, trial: Trial) -> None:
@@ -198,12 +226,41 @@ def expired(trial: FrozenTrial) -> bool:
 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that count towards a sampler's number: not the failed."""
-    return [trial for trial in trials if trial.state != TrialState.FAIL]
+    """Those that count towards a sampler's number: not what was forbidden, nor what was tried again."""
+    again = {trial.user_attrs.get("retry_of") for trial in trials}
+    return [
+        trial
+        for trial in trials
+        if trial.number not in again and "forbidden" not in trial.user_attrs
+    ]
 
 
-def key_of(cell: Cell, seeds: list[int]) -> str:
-    return digest(json.dumps(cell, sort_keys=True), seeds)
+def names(planned: Planned) -> set[str]:
+    """What a trial of a grid is known by: its cell, and the run that it is. Another version of eltlab
+    may have more keys, and so another name for the run; another file may call the run otherwise."""
+    return {json.dumps([planned.cell, [planned.seed]], sort_keys=True), planned.key}
+
+
+def names_of(trial: FrozenTrial) -> set[str]:
+    """The same of a trial that is stored."""
+    facts = trial.user_attrs
+    return {json.dumps([facts["cell"], facts["seeds"]], sort_keys=True), facts["key"]}
+
+
+def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two meanings of a study, in words."""
+    found = []
+    for key, value in now.items():
+        before = known.get(key)
+        if before == value:
+            continue
+        if isinstance(before, list) and isinstance(value, list):
+            gone = [each for each in before if each not in value]
+            new = [each for each in value if each not in before]
+            if gone or new:
+                before, value = gone, new
+        found.append(f"{key} was {before} and is {value}")
+    return found
 
 
 def sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
@@ -214,14 +271,17 @@ def sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
         case "tpe":
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed)
+            return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 def pruner(study: Study) -> optuna.pruners.BasePruner:
+    """The pruner of a study file. Its steps are images, as worker.progress counts them."""
     match study.file.pruner:
         case "median":
             return optuna.pruners.MedianPruner(n_startup_trials=3)
         case "hyperband":
-            return optuna.pruners.HyperbandPruner()
+            images = study.base.images
+            first = max(1, images // study.base.trainer.validations)
+            return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=images)
     return optuna.pruners.NopPruner()

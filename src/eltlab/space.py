@@ -1,4 +1,4 @@
-"""The search space of a study: choices, ranges and conditions; its grid, its draws, its constraints.
+"""The search space of a study: choices, ranges and conditions; its grid and its draws.
 
 A space maps keys of fit to what they may be:
 
@@ -11,16 +11,12 @@ A space maps keys of fit to what they may be:
 The key `arm` is a label that fit does not see: it names the branches of a study.
 """
 
-import ast
-import operator
-import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from random import Random
+from typing import Any, Protocol
 
-from eltlab.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from optuna import Trial
+from eltlab.errors import UserError
 
 Cell = dict[str, Any]  # one choice for every key
 LABEL = "arm"
@@ -38,6 +34,22 @@ def keys_of(space: Mapping[str, Any]) -> list[str]:
         if isinstance(values, Mapping) and not is_range(values):
             found += [key for inner in values.values() for key in keys_of(inner or {})]
     return list(dict.fromkeys(found))
+
+
+def steps(low: float, high: float, step: float) -> int:
+    """How many values a range with a step has."""
+    return int((high - low) / step + 1e-9) + 1
+
+
+def decided(space: Mapping[str, Any], cell: Cell) -> set[str]:
+    """The keys of a cell that its branches leave one choice: {ilsd: {loops: [4]}} decides loops."""
+    found: set[str] = set()
+    for key, values in space.items():
+        if isinstance(values, Mapping) and not is_range(values):
+            inner = values[cell[key]] or {}
+            found |= {name for name, options in inner.items() if len(options) == 1}
+            found |= decided(inner, cell)
+    return found
 
 
 def check_space(space: Any, where: str) -> None:
@@ -85,8 +97,8 @@ def _expanded(key: str, values: Any, where: str) -> list[Cell]:
     if is_range(values):
         if values.get("step") is None:
             raise UserError(f"{where}.{key}: a grid needs choices or a range with a step")
-        count = int((values["high"] - values["low"]) / values["step"] + 1e-9) + 1
-        return [{key: values["low"] + n * values["step"]} for n in range(count)]
+        low, high, step = values["low"], values["high"], values["step"]
+        return [{key: low + n * step} for n in range(steps(low, high, step))]
     if isinstance(values, Mapping):
         return [
             {key: choice, **inner}
@@ -96,8 +108,46 @@ def _expanded(key: str, values: Any, where: str) -> list[Cell]:
     return [{key: value} for value in values]
 
 
-def draw(space: Mapping[str, Any], trial: "Trial") -> Cell:
-    """The cell that the study's sampler suggests to a trial."""
+class Chooser(Protocol):
+    """Who chooses from a space: a trial of Optuna, or dice."""
+
+    def suggest_categorical(self, name: str, choices: Any, /) -> Any: ...
+
+    def suggest_int(
+        self, name: str, low: int, high: int, /, *, step: int = 1, log: bool = False
+    ) -> int: ...
+
+    def suggest_float(
+        self, name: str, low: float, high: float, /, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+
+class Dice:
+    """Chooses at random, with no study behind it."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self.random.choice(choices)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return round(self.suggest_float(name, low, high, step=None if log else step, log=log))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        if log:
+            return math.exp(self.random.uniform(math.log(low), math.log(high)))
+        if step is not None:
+            return low + step * self.random.randrange(steps(low, high, step))
+        return self.random.uniform(low, high)
+
+
+def draw(space: Mapping[str, Any], trial: Chooser) -> Cell:
+    """The cell that a chooser takes."""
     cell: Cell = {}
     for key, values in space.items():
         if is_range(values):
@@ -110,66 +160,9 @@ def draw(space: Mapping[str, Any], trial: "Trial") -> Cell:
     return cell
 
 
-def _draw_range(key: str, values: Mapping[str, Any], trial: "Trial") -> float:
+def _draw_range(key: str, values: Mapping[str, Any], trial: Chooser) -> float:
     low, high, step = values["low"], values["high"], values.get("step")
     log = bool(values.get("log"))
     if all(type(value) is int for value in (low, high, step or 1)):
         return trial.suggest_int(key, low, high, step=step or 1, log=log)
     return trial.suggest_float(key, low, high, step=step, log=log)
-
-
-# --- constraints ----------------------------------------------------------------------------------
-
-RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
-    "divides": lambda part, whole: whole % part == 0,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-}
-
-
-def holds(rule: str, values: Mapping[str, Any]) -> bool:
-    """Whether a constraint such as "loops divides model.depth" or "unique_layers * loops <= 12" holds.
-
-    values: what the keys in it stand for. Raises UserError for what is no constraint.
-    """
-    found = re.fullmatch(rf"(.+?)\s*(\bdivides\b|{'|'.join(list(RELATIONS)[1:])})\s*(.+)", rule)
-    if found is None:
-        raise UserError(f"where: {rule!r} has no relation; choose one of {', '.join(RELATIONS)}")
-    left, relation, right = found.groups()
-    try:
-        return bool(RELATIONS[relation](_value(left, rule, values), _value(right, rule, values)))
-    except (TypeError, ZeroDivisionError) as error:
-        raise UserError(f"where: {rule!r}: {error}") from error
-
-
-def _value(text: str, rule: str, values: Mapping[str, Any]) -> Any:
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise UserError(f"where: {rule!r}: {text.strip()!r} is not a sum or product") from error
-
-    def walk(node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(value=int() | float() | str() as value):
-                return value
-            case ast.BinOp(left, op, right) if type(op) in OPERATORS:
-                return OPERATORS[type(op)](walk(left), walk(right))
-            case ast.Name() | ast.Attribute():
-                key = ast.unparse(node)
-                if key not in values:
-                    raise UserError(f"where: {rule!r}: {nearest(key, list(values), 'keys')}")
-                return values[key]
-        raise UserError(f"where: {rule!r}: {ast.unparse(node)!r} is not a sum or product of keys")
-
-    return walk(tree)

@@ -1,47 +1,44 @@
-"""A study: what sweeps/NAME.yaml says, checked, and the configurations of its trials."""
+"""A study: the configurations of its trials, and what they are judged by."""
 
+import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from eltlab.bill import bill
 from eltlab.compose import compose_parsed, parse_overrides
 from eltlab.compute import budget_flops
-from eltlab.config import Config, flatten, folder, identity
-from eltlab.errors import UserError, first_line, nearest
+from eltlab.config import Config, flatten
+from eltlab.constraints import holds
+from eltlab.errors import UserError, nearest
 from eltlab.files import digest
 from eltlab.results import read_rows
 from eltlab.runs import Run
-from eltlab.space import LABEL, Cell, check_space, grid, holds, keys_of
+from eltlab.space import LABEL, Cell, Dice, decided, draw, grid, keys_of
+from eltlab.study_file import StudyFile, at_loops, read_study, study_path
 from eltlab.twins import twin
 
-SAMPLERS = ("grid", "random", "tpe", "nsga2")
-PRUNERS = ("none", "median", "hyperband")
-MATCHED = ("train_flops", "images")
-DIRECTIONS = ("minimize", "maximize")
+# What rows hold beside the bill, by metrics.extractor; the first is what a study is judged by.
+METRICS = {
+    "classifier": ("fd_classifier", "accuracy"),
+    "inception": ("fid", "kid", "precision", "recall", "isc"),
+}
+TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
+DRAWS = 1000  # cells of a space, of which one at least is to satisfy the constraints
 
 
-@dataclass
-class StudyFile:
-    """The keys of a study file."""
+class Planned(NamedTuple):
+    """A trial of a grid."""
 
-    base: list[str] = field(default_factory=list)  # overrides of fit that all trials share
-    space: Any = field(default_factory=dict)  # space.py
-    where: list[str] = field(default_factory=list)  # constraints on cells
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    objectives: dict[str, str] = field(default_factory=dict)  # metrics and directions
-    sampler: str = "grid"
-    trials: int | None = None  # of samplers that are no grid
-    pruner: str = "none"
-    matched: str = "train_flops"  # those of the unique-layer twin of base; or images
-    threads: int | None = None  # of each trial; None: this machine's cores over its workers
-    hours: float | None = None  # that a trial may take
-    presets: dict[str, Any] = field(default_factory=dict)
+    cell: Cell
+    seed: int
+    config: Config
+
+    @property
+    def key(self) -> str:
+        """The same for what would be the same run, measured the same way, whatever it is called."""
+        return digest(replace(self.config, name="", runs_dir=""))
 
 
 @dataclass(frozen=True)
@@ -51,22 +48,17 @@ class Study:
     name: str
     file: StudyFile
     runs_dir: str
+    base: Config  # what all trials are changes of
     budget: float | None  # training FLOPs of every trial, where these are matched
 
     @property
     def folder(self) -> Path:
         return Path(self.runs_dir).expanduser() / self.name
 
-    def cells(self) -> list[Cell]:
-        """The cells of the grid that the constraints leave, each seed of all before the next seed."""
-        known = flatten(compose_parsed(parse_overrides(self.file.base)))
-        cells = [cell for cell in grid(self.file.space) if self.allows(cell, known)]
-        if not cells:
-            raise UserError(f"{self.name}: where={self.file.where} leaves no cell of the space")
-        return cells
-
-    def allows(self, cell: Cell, known: dict[str, Any]) -> bool:
-        return all(holds(rule, known | cell) for rule in self.file.where)
+    def allows(self, cell: Cell) -> bool:
+        """Whether the constraints do."""
+        known = flatten(self.base) | cell
+        return all(holds(rule, known) for rule in self.file.where)
 
     def config(self, cell: Cell, seed: int, trial: int | None = None) -> Config:
         """The configuration of a cell and a seed. Raises UserError where they make none."""
@@ -76,64 +68,74 @@ class Study:
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
             parsed.append(("budget.train_flops", self.budget))
         config = compose_parsed([*parsed, ("seed", seed), ("runs_dir", self.runs_dir)])
-        name = f"{self.name}/{arm_name(cell, config)}"
+        name = f"{self.name}/{self.arm(cell, config)}"
         return replace(config, name=name, study=self.name, trial=trial)
 
+    def arm(self, cell: Cell, config: Config) -> str:
+        """A folder's name from a cell as it was resolved: loops4-ilsd; strings stand for themselves."""
+        resolved = flatten(config)
+        parts = []
+        for key, asked in cell.items():
+            if key in decided(self.file.space, cell):
+                continue
+            value = resolved.get(key, resolved.get(f"{key}.name", asked))
+            text = value if isinstance(value, str) else f"{key.split('.')[-1]}{short(value)}"
+            parts.append(re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_."))
+        return "-".join(parts) or "base"
+
     def values(self, configs: list[Config]) -> list[float]:
-        """The objectives of a trial: means over its seeds, at the trained loop count. Raises UserError."""
-        measured = [final_row(config) for config in configs]
+        """The objectives of a trial: means over its seeds. Raises UserError."""
         values = []
-        for metric in self.file.objectives:
-            found = [row[metric] for row in measured if isinstance(row.get(metric), int | float)]
-            if len(found) < len(measured):
-                raise UserError(f"objectives.{metric}: no such number in the rows of the run")
-            values.append(sum(found) / len(found))
+        for objective in self.file.objectives:
+            metric, loops = at_loops(objective)
+            found = [final_row(config, loops or config.loops).get(metric) for config in configs]
+            numbers = [value for value in found if isinstance(value, int | float)]
+            if len(numbers) < len(configs):
+                raise UserError(f"objectives.{objective}: no such number in the rows of the run")
+            values.append(sum(numbers) / len(numbers))
         return values
 
 
-def final_row(config: Config) -> dict[str, Any]:
-    """The last measurement of a run at its trained loop count."""
+def short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def final_row(config: Config, loops: int) -> dict[str, Any]:
+    """The last measurement of a run at a constant loop count."""
     rows = [
         row
         for row in read_rows(Run.of(config).rows)
-        if row["kind"] == "eval" and row["loops"] == config.loops
+        if row["kind"] == "eval" and (row["loops"], row["loop_schedule"]) == (loops, "constant")
     ]
     if not rows:
         raise UserError(
-            f"{config.name}: the run has no row at loops={config.loops}; keep evaluate=true and that "
-            "count among evaluate_loops"
+            f"{config.name}: the run has no row at loops={loops}; keep evaluate=true and that count "
+            "among evaluate_loops"
         )
     return rows[-1]
 
 
-def arm_name(cell: Cell, config: Config) -> str:
-    """A folder's name from a cell as it was resolved: loops4-ilsd; strings stand for themselves."""
-    resolved = flatten(config)
-    parts = []
-    for key, asked in cell.items():
-        value = resolved.get(key, resolved.get(f"{key}.name", asked))
-        text = value if isinstance(value, str) else f"{key.split('.')[-1]}{value}"
-        parts.append(re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_."))
-    return "-".join(parts) or "base"
+def grid_trials(study: Study) -> list[Planned]:
+    """Every trial of a grid, all cells with one seed before the next seed. Raises UserError.
+
+    What is the same run as one before is left out: with one loop all supervisions are one.
+    """
+    cells = [cell for cell in grid(study.file.space) if study.allows(cell)]
+    if not cells:
+        raise UserError(f"{study.name}: where={study.file.where} leaves no cell of the space")
+    first = study.file.seeds[0]
+    different = {
+        planned.key: planned
+        for planned in reversed([Planned(cell, first, study.config(cell, first)) for cell in cells])
+    }
+    return [
+        Planned(cell, seed, replace(config, seed=seed))
+        for seed in study.file.seeds
+        for cell, _, config in reversed(different.values())
+    ]
 
 
-def unique(configs: Iterator[tuple[Cell, int, Config]]) -> list[tuple[Cell, int, Config]]:
-    """Without those that are the same run as one before: with one loop all supervisions are one."""
-    found: dict[str, tuple[Cell, int, Config]] = {}
-    for cell, seed, config in configs:
-        found.setdefault(identity(config), (cell, seed, config))
-    return list(found.values())
-
-
-def grid_trials(study: Study) -> list[tuple[Cell, int, Config]]:
-    """Every trial of a grid study: cell, seed and configuration."""
-    cells = study.cells()
-    return unique(
-        (cell, seed, study.config(cell, seed)) for seed in study.file.seeds for cell in cells
-    )
-
-
-# --- reading --------------------------------------------------------------------------------------
+# --- from its file --------------------------------------------------------------------------------
 
 
 def load_study(
@@ -148,88 +150,48 @@ def load_study(
     file = read_study(path, preset, changes)
     parse_overrides(overrides)
     file = replace(file, base=[*file.base, *overrides])
-    check_study(file, path)
+    base = compose_parsed(parse_overrides(file.base))
+    if not file.objectives:
+        first = METRICS[str(base.metrics.extractor)][0]
+        file = replace(file, objectives={first: "minimize"})
+    check_objectives(file, base, path)
     parts = [path.stem, preset, digest(sorted(overrides))[:6] if overrides else None]
     own = "-".join(part for part in parts if part)
-    budget = None
-    if file.matched == "train_flops":
-        budget = budget_flops(twin(compose_parsed(parse_overrides(file.base))))
-    study = Study(own, file, runs_dir, budget)
-    if file.sampler == "grid":
-        study.config(study.cells()[0], file.seeds[0])  # says what is wrong with the base at once
+    budget = budget_flops(twin(base)) if file.matched == "train_flops" else None
+    study = Study(own, file, runs_dir, base, budget)
+    if file.sampler != "grid":
+        check_draws(study, path)
     return study
 
 
-def study_path(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UserError(f"{name}: no such study file")
-        return path
-    path = folder("sweeps") / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder("sweeps").glob("*.yaml"))
-        raise UserError(f"{name}: no such study; {nearest(name, known, 'studies')}")
-    return path
-
-
-def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> StudyFile:
-    try:
-        plain = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: not YAML: {first_line(error)}") from error
-    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
-        raise UserError(f"{path}: not a mapping of keys to values")
-    presets = plain.get("presets") or {}
-    if preset is not None:
-        if preset not in presets:
-            raise UserError(f"preset={preset}: {nearest(preset, [*map(str, presets)], 'presets')}")
-        chosen = dict(presets[preset])
-        chosen["base"] = [*(plain.get("base") or []), *(chosen.get("base") or [])]
-        plain |= chosen
-    plain = {"objectives": {"fd_classifier": "minimize"}} | plain | changes
-    known = [each.name for each in fields(StudyFile)]
-    for key in map(str, plain):
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key}: {nearest(key, known, 'keys')}")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(StudyFile), plain)
-        file = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {first_line(error)}") from error
-    assert isinstance(file, StudyFile)
-    return file
-
-
-def check_study(file: StudyFile, path: Path) -> None:
-    for key, options in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("matched", MATCHED)):
-        value = getattr(file, key)
-        if value not in options:
-            raise UserError(f"{path}: {key}={value}: choose one of {', '.join(options)}")
-    for metric, direction in file.objectives.items():
-        if direction not in DIRECTIONS:
-            raise UserError(
-                f"{path}: objectives.{metric}={direction}: choose one of {', '.join(DIRECTIONS)}"
-            )
-    if not file.objectives:
+def check_objectives(file: StudyFile, base: Config, path: Path) -> None:
+    """Raises UserError for an objective that the rows of a trial will not have."""
+    extractor = str(base.metrics.extractor)
+    known = [*METRICS[extractor], *TIMES, *bill(base, "cpu", "32-true")]
+    for objective in file.objectives:
+        metric = at_loops(objective)[0]
+        if metric in known:
+            continue
+        others = [key for key, names in METRICS.items() if metric in names]
+        hint = f"metrics.extractor={others[0]} gives it" if others else nearest(metric, known, "")
+        raise UserError(f"{path}: objectives.{objective}: rows will have no {metric}; {hint}")
+    if file.pruner != "none" and not base.trainer.validations:
         raise UserError(
-            f"{path}: objectives is empty; name a metric, e.g. {{fd_classifier: minimize}}"
+            f"{path}: pruner={file.pruner} looks at validation.csv, and trainer.validations=0; "
+            "leave one of the two out"
         )
-    if file.pruner != "none" and len(file.objectives) > 1:
+
+
+def check_draws(study: Study, path: Path) -> None:
+    """Raises UserError for a space without a cell, and for a key that no configuration has."""
+    dice = Dice(random.Random(0))
+    drawn = (draw(study.file.space, dice) for _ in range(DRAWS))
+    cells = [cell for cell in drawn if study.allows(cell)]
+    if not cells:
         raise UserError(
-            f"{path}: pruner={file.pruner}: a study of several objectives cannot be pruned, because no "
-            "order of unfinished trials exists; leave the pruner out"
+            f"{path}: where={study.file.where}: none of {DRAWS} random cells of the space satisfies it"
         )
-    if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
-        raise UserError(f"{path}: seeds={file.seeds}: give different whole numbers of at least 0")
-    if (file.sampler == "grid") != (file.trials is None):
-        mend = "leave trials out: a grid has as many as cells" if file.trials else "give trials: N"
-        raise UserError(f"{path}: sampler={file.sampler}: {mend}")
-    for key in ("trials", "threads", "hours"):
-        value = getattr(file, key)
-        if value is not None and value <= 0:
-            raise UserError(f"{path}: {key}={value}: must be above 0")
-    check_space(file.space, f"{path}: space")
-    for key in keys_of(file.space):
-        if key in ("seed", "name", "runs_dir", "study", "trial"):
-            raise UserError(f"{path}: space.{key}: the study sets it; seeds are in seeds")
+    for key in keys_of(study.file.space):
+        cell = next((cell for cell in cells if key in cell), None)
+        if cell is not None:
+            study.config(cell, study.file.seeds[0])

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eltlab.cli import own_keys, run_verb
-from eltlab.config import folder
 from eltlab.errors import UserError
-from eltlab.study import Study, load_study
+from eltlab.study import Study, grid_trials, load_study
+from eltlab.study_file import known_studies
+from eltlab.study_plan import plan_lines
 
 if TYPE_CHECKING:
     from eltlab.ledger import Ledger
@@ -33,11 +34,11 @@ class Asked:
     hours: float | None = None
     lease: float = 60.0
     retry: bool = False
+    plan: bool = False
     worker: int | None = None  # of a sweep that started this process as its nth
 
 
 def usage() -> str:
-    studies = ", ".join(sorted(path.stem for path in folder("sweeps").glob("*.yaml")))
     return (
         f"{__doc__}\n\n"
         "NAME is a file of sweeps/ or a path; overrides are fit's, for all trials. The same command goes on\n"
@@ -47,9 +48,10 @@ def usage() -> str:
         "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs\n"
         "  runs_dir=runs           the study's folder is RUNS_DIR/NAME[-PRESET]\n"
         "  'seeds=[0,1,2]' trials=N threads=N hours=H      in place of the file's\n"
+        "  plan=true               says what would be run, and what it costs, and ends\n"
         "  retry=true              runs trials that failed once more\n"
         "  lease=60                seconds without a sign of life, after which a trial is taken over\n\n"
-        f"studies: {studies}\n\n"
+        f"studies: {', '.join(known_studies())}\n\n"
         "examples:\n"
         "  python -m eltlab.sweep loops_vs_depth preset=quick workers=2\n"
         "  python -m eltlab.sweep loops_vs_depth 'seeds=[0,1,2,3,4]'        # runs only what is new"
@@ -68,8 +70,15 @@ def main(arguments: list[str]) -> None:
     if asked.worker is not None:
         be_worker(study, asked)
         return
+    planned = grid_trials(study) if study.file.sampler == "grid" else []
+    if asked.plan:
+        print(*plan_lines(study, planned), sep="\n")
+        return
     ledger = open_ledger(study, asked)
-    ledger.fill(asked.retry)
+    if planned:
+        ledger.fill(planned)
+    if asked.retry:
+        ledger.retry()
     left = ledger.left()
     if left:
         print(f"sweep: {study.name}, {left} trials to do", file=sys.stderr, flush=True)
@@ -128,7 +137,7 @@ def run_workers(ledger: "Ledger", asked: Asked, arguments: list[str]) -> None:
                         continue
                     del workers[n]
                     if code == 2:
-                        raise UserError("a worker could not begin; what it said is above")
+                        raise UserError("a worker gave up; what it said is above")
                     if code and ledger.left():
                         crashes += 1
                         if crashes >= CRASHES:

@@ -4,7 +4,6 @@ The worker has imported what a fit needs and computes nothing itself; a trial is
 trial starts at once, and a crash, a lack of memory or a hang ends that trial alone.
 """
 
-import csv
 import ctypes
 import importlib
 import os
@@ -19,6 +18,7 @@ from types import FrameType
 from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.ledger import Claimed, Ledger
+from eltlab.pruning import Pruned, Watched
 from eltlab.results import read_rows
 from eltlab.runs import Run
 
@@ -35,10 +35,6 @@ class Stopped(Exception):
 
 class Lost(Exception):
     """The lease of a trial ran out, and another worker has it."""
-
-
-class Pruned(Exception):
-    """The pruner ended a trial."""
 
 
 # All that a fit imports; none of them starts a thread.
@@ -111,6 +107,7 @@ def run_child(ledger: Ledger, claimed: Claimed, config: Config, log: Path, threa
     """Runs one fit to its end. Raises UserError with its last lines where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     limit = (ledger.study.file.hours or float("inf")) * 3600
+    watched = Watched(ledger, claimed, config) if ledger.study.file.pruner != "none" else None
     child = fork(config, log, threads)
     started = signed = time.monotonic()
     try:
@@ -125,11 +122,14 @@ def run_child(ledger: Ledger, claimed: Claimed, config: Config, log: Path, threa
                 if not ledger.renew(claimed):
                     raise Lost
                 signed = now
-                report(ledger, claimed, config)
+            if watched is not None:
+                watched.look()
             time.sleep(LOOK)
     except BaseException:
         end(child)
         raise
+    if watched is not None:
+        watched.tell()  # all of it, for the trials that are compared with this one
     code = os.waitstatus_to_exitcode(status)
     if code:
         how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
@@ -212,28 +212,3 @@ def last_lines(log: Path) -> str:
         return ""
     lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
     return "\n".join([f"; {log}:", *lines])
-
-
-# --- pruning --------------------------------------------------------------------------------------
-
-
-def report(ledger: Ledger, claimed: Claimed, config: Config) -> None:
-    """Tells Optuna the validation losses so far. Raises Pruned where the trial is not worth going on."""
-    if ledger.study.file.pruner == "none" or len(claimed.seeds) > 1:
-        return
-    for images, loss in deepest_losses(Run.of(config).folder / "validation.csv", config.loops):
-        claimed.trial.report(loss, images)
-    if claimed.trial.should_prune():
-        raise Pruned
-
-
-def deepest_losses(path: Path, loops: int) -> list[tuple[int, float]]:
-    """(images seen, held-out loss of the deepest exit, mean over the levels), in order."""
-    if not path.is_file():
-        return []
-    losses: dict[int, list[float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if None not in row.values() and row["exit"] == str(loops):
-                losses.setdefault(int(row["images"]), []).append(float(row["loss"]))
-    return [(images, sum(found) / len(found)) for images, found in sorted(losses.items())]

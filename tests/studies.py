@@ -1,0 +1,43 @@
+"""Small studies: their files, and their ledgers."""
+
+from pathlib import Path
+
+from conftest import TINY
+
+from eltlab.ledger import Ledger
+from eltlab.storage import open_storage
+from eltlab.study import Study, grid_trials, load_study
+
+SMALL = [*TINY, "trainer.grids=0", "trainer.validations=2", "budget.images=32"]
+
+
+def written(tmp_path: Path, text: str, name: str = "small.yaml") -> str:
+    """A study file; base is that of moments."""
+    base = "\n".join(f"  - {override!r}" for override in SMALL)
+    path = tmp_path / name
+    path.write_text(f"base:\n{base}\nthreads: 1\n{text}")
+    return str(path)
+
+
+GRID = """
+space:
+  loops: [1, 2, 4]
+  supervision: [ilsd, final]
+seeds: [0]
+"""
+
+
+def opened(tmp_path: Path, text: str = GRID, preset=None, changes=None, overrides=()) -> Study:
+    runs = str(tmp_path / "runs")
+    return load_study(written(tmp_path, text), preset, list(overrides), runs, changes or {})
+
+
+def ledger_of(study: Study, worker: str = "me", lease: float = 60.0) -> Ledger:
+    return Ledger(study, open_storage(None, study.folder), worker, lease)
+
+
+def filled(study: Study, worker: str = "me", lease: float = 60.0) -> Ledger:
+    """The ledger of a grid, with all its trials in it."""
+    ledger = ledger_of(study, worker, lease)
+    ledger.fill(grid_trials(study))
+    return ledger

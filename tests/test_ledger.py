@@ -1,0 +1,172 @@
+"""The trials of a study: claimed once, taken over, finished once; what may grow and what may not."""
+
+import time
+
+import pytest
+from optuna.trial import TrialState
+from studies import GRID, filled, ledger_of, opened, written
+
+from eltlab.errors import UserError
+from eltlab.ledger import expired
+from eltlab.study import grid_trials, load_study
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+def test_trials_are_claimed_once_and_finished_once(tmp_path):
+    study = opened(tmp_path)
+    one, two = (ledger_of(study, name) for name in ("one", "two"))
+    one.fill(grid_trials(study))
+    two.fill(grid_trials(study))  # fills nothing a second time
+    assert one.left() == 5
+    claimed = [ledger.claim() for ledger in (one, two, one, two, one)]
+    assert sorted(each.number for each in claimed) == [0, 1, 2, 3, 4]
+    assert two.claim() is None and two.left() == 5
+    one.finish(claimed[0], [1.5])
+    one.finish(claimed[0], [2.5])  # too late
+    two.finish(claimed[0], [3.5])  # not its own
+    assert one.trials()[0].values == [1.5] and one.left() == 4
+
+
+def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
+    study = opened(tmp_path)
+    dead, alive = ledger_of(study, "dead", lease=0.2), ledger_of(study, "alive")
+    dead.fill(grid_trials(study))
+    held = dead.claim()
+    assert not expired(alive.trials()[held.number])
+    assert dead.renew(held)
+    time.sleep(0.3)
+    taken = alive.claim()
+    assert (taken.number, taken.cell, taken.seeds) == (held.number, held.cell, held.seeds)
+    # The one that was thought dead learns it, and cannot write.
+    assert not dead.renew(held)
+    dead.finish(held, [9.0])
+    alive.finish(taken, [1.0])
+    assert alive.trials()[held.number].values == [1.0]
+
+
+def test_a_released_trial_is_taken_at_once(tmp_path):
+    study = opened(tmp_path)
+    one, two = (ledger_of(study, name) for name in ("one", "two"))
+    one.fill(grid_trials(study))
+    held = one.claim()
+    one.release(held)
+    assert two.claim().number == held.number
+
+
+def test_a_worker_that_died_between_asking_and_drawing_loses_nothing(tmp_path):
+    text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nsampler: random\n"
+    text += "trials: 2\nseeds: [0]\n"
+    study = opened(tmp_path, text)
+    ledger = ledger_of(study)
+    ledger.optuna.ask()  # RUNNING, with neither lease nor cell
+    claimed = ledger.claim()
+    assert claimed.number == 0 and 1e-4 <= claimed.cell["optim.lr"] <= 1e-2
+    assert ledger.claim().number == 1 and ledger.claim() is None
+
+
+def test_what_a_sampler_draws_does_not_depend_on_who_asks(tmp_path):
+    text = (
+        "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 6\nseeds: [0]\n"
+    )
+    cells = []
+    for workers in (["one"], ["one", "two", "three"]):
+        place = tmp_path / str(len(workers))
+        place.mkdir()
+        study = opened(place, text)
+        ledgers = [ledger_of(study, name) for name in workers]
+        cells.append([ledgers[n % len(ledgers)].claim().cell["optim.lr"] for n in range(6)])
+    assert cells[0] == cells[1] and len(set(cells[0])) == 6
+
+
+def test_cells_that_constraints_forbid_are_not_run(tmp_path):
+    text = (
+        "space:\n  loops: [1, 2, 4]\n  unique_layers: [1, 2, 4]\nwhere: ['unique_layers * loops == 4']\n"
+        "sampler: random\ntrials: 4\nseeds: [0]\n"
+    )
+    ledger = ledger_of(opened(tmp_path, text))
+    for _ in range(4):
+        cell = ledger.claim().cell
+        assert cell["loops"] * cell["unique_layers"] == 4
+    assert ledger.claim() is None
+    forbidden = [t for t in ledger.trials() if t.state == TrialState.FAIL]
+    assert forbidden and all("forbidden" in t.user_attrs for t in forbidden)
+    ledger.retry()
+    assert ledger.claim() is None
+
+
+def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path):
+    sampled = (
+        "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 2\nseeds: [0]\n"
+    )
+    for name, text in (("grid", GRID), ("sampler", sampled)):
+        (tmp_path / name).mkdir()
+        study = opened(tmp_path / name, text)
+        ledger = ledger_of(study)
+        if name == "grid":
+            ledger.fill(grid_trials(study))
+        failed = ledger.claim()
+        ledger.fail(failed, "out of memory")
+        while (other := ledger.claim()) is not None:
+            assert other.cell != failed.cell
+            ledger.finish(other, [1.0])
+        assert ledger.left() == 0
+        ledger.retry()
+        ledger.retry()  # asks for it only once
+        assert ledger.left() == 1
+        again = ledger.claim()
+        assert (again.cell, again.seeds) == (failed.cell, failed.seeds)
+        assert ledger.claim() is None
+        ledger.finish(again, [2.0])
+        ledger.retry()
+        assert ledger.left() == 0
+
+
+def test_a_grid_grows(tmp_path):
+    filled(opened(tmp_path))
+    grown = opened(tmp_path, changes={"seeds": [0, 1]})
+    assert len(filled(grown).trials()) == 10
+    ledger = ledger_of(grown)
+    while (claimed := ledger.claim()) is not None:
+        ledger.finish(claimed, [1.0])
+    # One of the two is what all had before: those are known, however they would be called now.
+    wider = opened(tmp_path, GRID.replace("[1, 2, 4]", "[1, 2, 4]\n  optim.lr: [0.001, 0.002]"))
+    assert len(filled(wider).trials()) == 10 + 5 and ledger.left() == 5
+    while (claimed := ledger.claim()) is not None:
+        assert claimed.cell["optim.lr"] == 0.002
+        ledger.finish(claimed, [1.0])
+    # Fewer than before contradict nothing that has finished.
+    assert filled(opened(tmp_path)).left() == 0
+
+
+def test_a_trial_to_come_that_the_file_no_longer_has_is_refused(tmp_path):
+    filled(opened(tmp_path))
+    said = r"trial 1 \(loops2-ilsd, seed 0\) is still to run, and the space .* no longer have it; restore"
+    with pytest.raises(UserError, match=said):
+        filled(opened(tmp_path, GRID.replace("ilsd, final", "final")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("objectives: {accuracy: maximize}", "objectives was {'fd_classifier': 'minimize'} and is"),
+        ("matched: images", "matched was train_flops and is images"),
+        ("sampler: random\ntrials: 3", "sampler was grid and is random"),
+    ],
+)
+def test_what_the_numbers_mean_does_not_change(tmp_path, changed, said):
+    filled(opened(tmp_path))
+    with pytest.raises(UserError, match="begun with another file") as refused:
+        ledger_of(opened(tmp_path, f"{GRID}{changed}\n"))
+    assert said in str(refused.value) and "another runs_dir" in str(refused.value)
+
+
+def test_a_changed_base_is_told_by_what_changed(tmp_path):
+    filled(opened(tmp_path))
+    written(tmp_path, GRID)
+    changed = (tmp_path / "small.yaml").read_text().replace("budget.images=32", "budget.images=16")
+    (tmp_path / "small.yaml").write_text(changed)
+    study = load_study(str(tmp_path / "small.yaml"), None, [], str(tmp_path / "runs"), {})
+    with pytest.raises(UserError) as refused:
+        ledger_of(study)
+    assert "base was ['budget.images=32'] and is ['budget.images=16']" in str(refused.value)

@@ -1,0 +1,148 @@
+"""What the files of studies say, and what is refused."""
+
+import pytest
+from studies import GRID, opened, written
+
+from eltlab import sweep
+from eltlab.config import identity
+from eltlab.errors import UserError
+from eltlab.study import grid_trials
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_two_cells_is_one_trial(tmp_path):
+    """With one loop every supervision is final."""
+    trials = grid_trials(opened(tmp_path))
+    names = [config.name for _, _, config in trials]
+    assert [name.removeprefix("small/") for name in names] == [
+        "loops1-final",
+        "loops2-ilsd",
+        "loops2-final",
+        "loops4-ilsd",
+        "loops4-final",
+    ]
+    assert len({identity(config) for _, _, config in trials}) == 5
+
+
+def test_the_seeds_of_a_grid_follow_one_another(tmp_path):
+    seeds = [seed for _, seed, _ in grid_trials(opened(tmp_path, changes={"seeds": [3, 1]}))]
+    assert seeds == [3] * 5 + [1] * 5
+
+
+def test_every_trial_trains_for_the_flops_of_the_twin_unless_told_otherwise(tmp_path):
+    from eltlab.compute import budget_flops
+    from eltlab.twins import twin
+
+    study = opened(tmp_path)
+    flops = {budget_flops(config) for _, _, config in grid_trials(study)}
+    step = max(flops) / 4
+    assert study.budget == budget_flops(twin(study.config({}, 0)))
+    assert all(abs(each - study.budget) <= step / 2 for each in flops)
+    images = opened(tmp_path, GRID + "matched: images\n")
+    assert {config.budget.images for _, _, config in grid_trials(images)} == {32}
+
+
+def test_constraints_leave_cells_out(tmp_path):
+    text = "space:\n  loops: [1, 2, 3, 4]\nwhere:\n  - loops divides model.depth\n"
+    trials = grid_trials(opened(tmp_path, text, changes={"seeds": [0]}))
+    assert [trial.cell["loops"] for trial in trials] == [1, 2, 4]
+
+
+def test_an_arm_is_a_label_that_fit_does_not_see(tmp_path):
+    text = "space:\n  arm:\n    short: {loops: [1]}\n    long: {loops: [2, 4]}\nseeds: [0]\n"
+    study = opened(tmp_path, text)
+    assert [config.name for _, _, config in grid_trials(study)] == [
+        "small/short",
+        "small/long-loops2",
+        "small/long-loops4",
+    ]
+
+
+def test_what_is_only_measured_differently_is_another_trial(tmp_path):
+    study = opened(tmp_path, "space:\n  sampler.steps: [2, 4]\nseeds: [0]\n")
+    assert [trial.config.sampler.steps for trial in grid_trials(study)] == [2, 4]
+
+
+def test_a_pruner_needs_validations(tmp_path):
+    with pytest.raises(UserError, match=r"trainer\.validations=0; leave one of the two out"):
+        opened(tmp_path, GRID + "pruner: median\n", overrides=["trainer.validations=0"])
+
+
+def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
+    text = GRID + "presets:\n  quick:\n    base: ['batch_size=4']\n    seeds: [7]\n"
+    quick = opened(tmp_path, text, preset="quick")
+    assert quick.name == "small-quick" and quick.file.seeds == [7]
+    assert quick.config({}, 7).batch_size == 4
+    other = opened(tmp_path, text, overrides=["batch_size=16"])
+    assert other.name.startswith("small-") and other.name != quick.name
+    assert other.config({}, 0).batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("space: {loops: [3]}", "loops=3 does not divide"),
+        ("space: {loop: [2]}", "unknown key loop=2: did you mean loops?"),
+        ("spaces: {loops: [2]}", "unknown key spaces: did you mean space?"),
+        ("space: {seed: [2]}", "space.seed: the study sets it"),
+        ("sampler: grids", "sampler=grids: choose one of grid"),
+        ("sampler: tpe", "sampler=tpe: give trials: N"),
+        ("trials: 5", "leave trials out"),
+        ("pruner: mean", "pruner=mean: choose one of none"),
+        ("matched: flops", "matched=flops: choose one of"),
+        ("objectives: {fid: lower}", "objectives.fid=lower: choose one of minimize"),
+        (
+            "objectives: {fid: minimize}",
+            "rows will have no fid; metrics.extractor=inception gives it",
+        ),
+        ("objectives: {fd_classifer: minimize}", "did you mean fd_classifier?"),
+        ("objectives: {accuracy@all: maximize}", "behind @ stands a loop count"),
+        ("pruner: median\nwatch: accuracy", "watch=accuracy: choose one of loss, gap"),
+        ("presets: {quick: {seed: [1]}}", "presets.quick: unknown key seed: did you mean seeds?"),
+        ("presets: {quick: [1]}", "presets.quick: not a mapping"),
+        ("space: {}", "space is empty"),
+        ("space: {loops: []}", "give a list of choices"),
+        ("sampler: random\ntrials: 2\nspace: {loop: [2]}", "did you mean loops?"),
+        (
+            "sampler: random\ntrials: 2\nwhere: ['loops == 3']\nspace: {loops: [2, 4]}",
+            "none of 1000 random cells of the space satisfies it",
+        ),
+        (
+            "sampler: random\ntrials: 2\npruner: median\nspace: {loops: [2, 4]}\nseeds: [0, 1]",
+            "trains all of seeds=\\[0, 1\\] one after the other",
+        ),
+        ("space: {loops: [2]}\nseeds: []", "give different whole numbers"),
+        ("space: {loops: [2]}\nseeds: [1, 1]", "give different whole numbers"),
+        ("seeds: [a]", "could not be converted"),
+        ("hours: -1", "hours=-1.0: must be above 0"),
+        ("where: ['loops == 9']\nspace: {loops: [2]}", "leaves no cell"),
+        (
+            "pruner: median\nobjectives: {accuracy: maximize, params_total: minimize}",
+            "a study of several objectives cannot be pruned",
+        ),
+        ("space: [", "not YAML"),
+        ("- a", "not YAML|not a mapping"),
+    ],
+)
+def test_mistakes_in_a_file_are_told(tmp_path, text, said):
+    if "space" not in text and "seeds" not in text:
+        text = f"{GRID}{text}\n"
+    with pytest.raises(UserError, match=said):
+        grid_trials(opened(tmp_path, text))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_on_the_command_line_are_told(tmp_path):
+    file = written(tmp_path, GRID)
+    for arguments, said in (
+        ([], "give one study"),
+        (["loops_vs_dept"], "did you mean loops_vs_depth?"),
+        ([file, "preset=quik"], "preset=quik"),
+        ([file, "workers=0"], "workers=0: must be above 0"),
+        ([file, "budgt.images=3"], "did you mean budget.images?"),
+        ([file, "storage=sqlite:///x.db", "workers=2"], "sqlite"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sweep.main([*arguments, f"runs_dir={tmp_path / 'runs'}"])
+    assert not (tmp_path / "runs").exists()
