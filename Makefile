@@ -4,6 +4,11 @@ VENV ?= .venv
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 PYTEST_ARGS ?=
+SWEEP ?=
+PRESET ?=
+WORKERS ?=
+STORAGE ?=
+RUNS_DIR ?=
 RUNS ?= runs
 TABLE ?= table
 
@@ -13,9 +18,11 @@ UV = $(VPY) -m uv
 UV_PIP = $(UV) pip
 STAMP := $(VENV)/.setup
 OURS := $(VENV)/.eltlab
+SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$(WORKERS)) \
+  $(if $(STORAGE),'storage=$(STORAGE)') $(if $(RUNS_DIR),'runs_dir=$(RUNS_DIR)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo anytime supervision schedules cifar table paper-table bench performance lock wheel clean
+.PHONY: help setup lint format test test-slow demo sweep dashboard chaos schedules cifar table paper-table bench performance lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -49,8 +56,8 @@ format: setup ## put the code into ruff's format and fix what ruff can
 	$(VPY) -m ruff check --fix-only .
 	$(VPY) -m ruff format .
 
-test: setup ## all tests but the slow ones (more: PYTEST_ARGS=)
-	$(VPY) -m pytest -m "not slow" $(PYTEST_ARGS)
+test: setup ## all tests but the slow and chaotic ones (more: PYTEST_ARGS=)
+	$(VPY) -m pytest -m "not slow and not chaos" $(PYTEST_ARGS)
 
 test-slow: setup ## the tests that take long
 	$(VPY) -m pytest -m slow $(PYTEST_ARGS)
@@ -58,13 +65,18 @@ test-slow: setup ## the tests that take long
 demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/demo.sh $(DEMO_ARGS)
 
-anytime: setup ## the any-time study, three seeds: 45 minutes on two cores (JOBS=2 at once)
-	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/anytime.sh
+sweep: setup ## a study of sweeps/, begun or gone on with: SWEEP=loops_vs_depth (PRESET= WORKERS= STORAGE= RUNS_DIR=)
+	@test -n "$(SWEEP)" || { $(VPY) -m eltlab.sweep --help; exit 2; }
+	$(VPY) -m eltlab.sweep $(SWEEP_ARGS)
 
-supervision: setup ## final, ilsd, deep, random_depth on digits and Fashion-MNIST: an hour on two cores (FASHION=folder)
-	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/supervision.sh
+dashboard: setup ## optuna-dashboard on a study: SWEEP= (PRESET= STORAGE= RUNS_DIR=)
+	@test -n "$(SWEEP)" || { $(VPY) -m eltlab.dashboard --help; exit 2; }
+	$(VPY) -m eltlab.dashboard $(filter-out workers=%,$(SWEEP_ARGS))
 
-schedules: setup ## loop schedules and halting on the digits, after `make supervision`
+chaos: setup ## studies under twenty SIGKILLs, on a journal and on PostgreSQL
+	$(VPY) -m pytest -m chaos $(PYTEST_ARGS)
+
+schedules: setup ## loop schedules and halting on the digits, after `make sweep SWEEP=supervision`
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/schedules.sh
 
 cifar: setup ## FID of a small model at two budgets: 25 minutes on two cores (CIFAR=folder with train/ and test/)

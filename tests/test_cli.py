@@ -91,7 +91,7 @@ FIT_MISTAKES = {
     "model.cond_width=32": "model.cond_width=32",
     "optim=7": "optim=7: options: diffusion, masked",
     "model.width": "'model.width' is not of the form key=value",
-    "loops=1,2": "studies over many are scripts in sweeps/",
+    "loops=1,2": "for studies over many: python -m eltlab.sweep",
     "+loops=2": "write key=value without + or ~",
     "sampler.loops=[1,2]": "sampler.loops=[1, 2]: give one loop count of at least 1",
     "sampler.steps=17": "16 tokens are unmasked in at most 16 steps",
@@ -115,8 +115,8 @@ FIT_MISTAKES = {
     "metrics.reference=5000": "metrics.reference=5000: the training split has only 1,442 images",
     "metrics.weights=w.pt": "weights of Inception, and metrics.extractor is classifier",
     "data.classes=0": "data.classes=0: must be at least 2",
-    "-m": "scripts in sweeps/",
-    "--multirun": "scripts in sweeps/",
+    "-m": "python -m eltlab.sweep",
+    "--multirun": "python -m eltlab.sweep",
     "--config-name=x": "only key=value and --help",
 }
 

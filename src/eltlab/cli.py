@@ -42,8 +42,7 @@ def run_verb(
         for argument in arguments:
             if argument in ("-m", "--multirun"):
                 raise UserError(
-                    f"{argument}: a run is one configuration; studies over many are scripts in sweeps/ "
-                    "(make anytime)"
+                    f"{argument}: a run is one configuration; for studies over many: python -m eltlab.sweep"
                 )
             if argument.startswith("-"):
                 raise UserError(f"{argument}: only key=value and --help are understood")

@@ -127,7 +127,7 @@ def parse_overrides(overrides: list[str]) -> Parsed:
             raise UserError(f"{text!r} is not of the form key=value: {mend}") from error
         if override.is_sweep_override():
             raise UserError(
-                f"{text}: one run takes one value; studies over many are scripts in sweeps/"
+                f"{text}: one run takes one value; for studies over many: python -m eltlab.sweep"
             )
         if override.type is not OverrideType.CHANGE or override.package is not None:
             raise UserError(f"{text}: keys are fixed; write key=value without + or ~")

@@ -25,7 +25,7 @@ CRASHES = 5  # workers that died without a trial finished in between, after whic
 @dataclass
 class Asked:
     preset: str | None = None
-    workers: int = 1
+    workers: int | None = None
     storage: str | None = None
     runs_dir: str = "runs"
     seeds: list[int] | None = None
@@ -44,7 +44,8 @@ def usage() -> str:
         "NAME is a file of sweeps/ or a path; overrides are fit's, for all trials. The same command goes on\n"
         "with the study however it ended, on any number of machines at once, or says that it is finished.\n\n"
         "  preset=quick            a part of the study file that says how it differs\n"
-        "  workers=2               trials at a time on this machine; cores and GPUs are divided among them\n"
+        "  workers=2               trials at a time on this machine, which share its cores and GPUs;\n"
+        "                          default: one a GPU, else as many as the study's threads leave room for\n"
         "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs\n"
         "  runs_dir=runs           the study's folder is RUNS_DIR/NAME[-PRESET]\n"
         "  'seeds=[0,1,2]' trials=N threads=N hours=H      in place of the file's\n"
@@ -67,22 +68,25 @@ def main(arguments: list[str]) -> None:
     changes = {key: getattr(asked, key) for key in ("seeds", "trials", "threads", "hours")}
     given = {key: value for key, value in changes.items() if value is not None}
     study = load_study(names[0], asked.preset, overrides, asked.runs_dir, given)
+    workers = asked.workers or workers_here(study, asked.storage)
     if asked.worker is not None:
-        be_worker(study, asked)
+        be_worker(study, asked, workers)
         return
     planned = grid_trials(study) if study.file.sampler == "grid" else []
     if asked.plan:
         print(*plan_lines(study, planned), sep="\n")
         return
-    ledger = open_ledger(study, asked)
+    ledger = open_ledger(study, asked, workers)
     if planned:
         ledger.fill(planned)
     if asked.retry:
         ledger.retry()
     left = ledger.left()
     if left:
-        print(f"sweep: {study.name}, {left} trials to do", file=sys.stderr, flush=True)
-        run_workers(ledger, asked, arguments)
+        workers = min(workers, left)
+        count = f"{left} trials to do, {workers} at a time"
+        print(f"sweep: {study.name}, {count}", file=sys.stderr, flush=True)
+        run_workers(ledger, workers, [*arguments, f"workers={workers}"])
     else:
         print(f"sweep: {study.name} is finished", file=sys.stderr)
     from eltlab.summary import summarise
@@ -93,25 +97,26 @@ def main(arguments: list[str]) -> None:
 
 def check_asked(asked: Asked) -> None:
     for key in ("workers", "lease"):
-        if getattr(asked, key) <= 0:
-            raise UserError(f"{key}={getattr(asked, key)}: must be above 0")
+        value = getattr(asked, key)
+        if value is not None and value <= 0:
+            raise UserError(f"{key}={value}: must be above 0")
 
 
-def open_ledger(study: Study, asked: Asked) -> "Ledger":
+def open_ledger(study: Study, asked: Asked, workers: int) -> "Ledger":
     from eltlab.ledger import Ledger
     from eltlab.storage import open_storage
 
-    storage = open_storage(asked.storage, study.folder, asked.workers, study.name)
+    storage = open_storage(asked.storage, study.folder, workers, study.name)
     name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     return Ledger(study, storage, name, asked.lease)
 
 
-def be_worker(study: Study, asked: Asked) -> None:
+def be_worker(study: Study, asked: Asked, workers: int) -> None:
     from eltlab.worker import Stopped, work
 
-    threads = study.file.threads or max(1, (os.cpu_count() or 1) // asked.workers)
+    threads = study.file.threads or max(1, cores() // workers)
     try:
-        work(open_ledger(study, asked), threads)
+        work(open_ledger(study, asked, workers), threads)
     except Stopped:
         sys.exit(143)
 
@@ -119,14 +124,28 @@ def be_worker(study: Study, asked: Asked) -> None:
 # --- the workers of this machine ------------------------------------------------------------------
 
 
-def run_workers(ledger: "Ledger", asked: Asked, arguments: list[str]) -> None:
+def workers_here(study: Study, storage: str | None) -> int:
+    """Trials at a time on this machine, where nobody says: one a GPU, else the cores over the threads."""
+    if storage is not None and storage.startswith("sqlite:"):
+        return 1
+    if study.base.trainer.accelerator != "cpu" and visible_gpus():
+        return len(visible_gpus())
+    return max(1, cores() // (study.file.threads or cores()))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def run_workers(ledger: "Ledger", count: int, arguments: list[str]) -> None:
     """Starts the workers and watches them until no trial is left; one that dies is started again."""
     from eltlab.view import View
 
-    workers = {n: start(n, asked, arguments) for n in range(asked.workers)}
+    workers = {n: start(n, arguments) for n in range(count)}
     crashes, finished = 0, -1
     try:
-        with View(ledger, asked.workers) as view:
+        with View(ledger, count) as view:
             while workers:
                 time.sleep(0.2)
                 done = view.update()
@@ -144,7 +163,7 @@ def run_workers(ledger: "Ledger", asked: Asked, arguments: list[str]) -> None:
                             raise UserError(
                                 f"workers died {crashes} times in a row, the last with {code}"
                             )
-                        workers[n] = start(n, asked, arguments)
+                        workers[n] = start(n, arguments)
     finally:
         for process in workers.values():
             process.terminate()
@@ -152,7 +171,7 @@ def run_workers(ledger: "Ledger", asked: Asked, arguments: list[str]) -> None:
             process.wait()
 
 
-def start(number: int, asked: Asked, arguments: list[str]) -> "subprocess.Popen[bytes]":
+def start(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
     """A worker process, which sees its share of the GPUs."""
     environment = dict(os.environ)
     gpus = visible_gpus()
