@@ -74,6 +74,18 @@ def test_draws_lie_in_the_space(by):
     assert 18 < sum(cell["lr"] < 1e-3 for cell in cells) < 42
 
 
+def test_branches_may_have_different_spaces_for_one_key():
+    """Optuna allows one distribution a name; what is alike in all branches is one parameter."""
+    shared = {"low": 0.0, "high": 1.0}
+    space = {"a": {"x": {"n": [1, 2], "w": shared, "k": [7]}, "y": {"n": [3, 4], "w": shared}}}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    cells = [draw(space, study.ask()) for _ in range(30)]
+    assert {(cell["a"], cell["n"]) for cell in cells} == {("x", 1), ("x", 2), ("y", 3), ("y", 4)}
+    assert all(("k" in cell) == (cell["a"] == "x") for cell in cells)
+    names = {name for trial in study.trials for name in trial.params}
+    assert names == {"a", "n of a=x", "n of a=y", "w"}
+
+
 @pytest.mark.parametrize(
     ("rule", "values", "held"),
     [

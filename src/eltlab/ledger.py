@@ -107,14 +107,8 @@ class Ledger:
     def retry(self) -> None:
         """Enqueues every trial that failed, and was not tried again yet, once more."""
         with self.storage.exclusive():
-            trials = self.trials()
-            again = {trial.user_attrs.get("retry_of") for trial in trials}
-            for trial in trials:
+            for trial in failed(self.trials()):
                 attributes = trial.user_attrs
-                if trial.state != TrialState.FAIL or "forbidden" in attributes:
-                    continue
-                if trial.number in again:
-                    continue
                 # A grid's cell is known; a sampler's is drawn again, from the same parameters.
                 keep = ("cell", "seeds", "arm", "key") if self.study.file.sampler == "grid" else ()
                 kept = {key: attributes[key] for key in keep}
@@ -150,10 +144,10 @@ class Ledger:
                 return self._draw()
         return None
 
-    def _hold(self, trial: Trial) -> Claimed:
+    def _hold(self, trial: Trial) -> Claimed | None:
         self._sign(trial)
         attributes = trial.user_attrs
-        if "cell" not in attributes:  # its worker died between asking and drawing
+        if "cell" not in attributes:  # tried again, or its worker died between asking and drawing
             return self._drawn(trial)
         return Claimed(trial, attributes["cell"], attributes["seeds"])
 
@@ -163,16 +157,19 @@ class Ledger:
             trial = self.optuna.ask()
             self._sign(trial)
             claimed = self._drawn(trial)
-            if self.study.allows(claimed.cell):
+            if claimed is not None:
                 return claimed
-            trial.set_user_attr("forbidden", self.study.file.where)
-            self.optuna.tell(trial, state=TrialState.FAIL)
         raise UserError(
             f"where={self.study.file.where}: {LOST} draws in a row were forbidden by it"
         )
 
-    def _drawn(self, trial: Trial) -> Claimed:
+    def _drawn(self, trial: Trial) -> Claimed | None:
+        """A new trial with what the sampler drew for it; None where the constraints forbid that."""
         cell = draw(self.study.file.space, trial)
+        if not self.study.allows(cell):
+            trial.set_user_attr("forbidden", self.study.file.where)
+            self.optuna.tell(trial, state=TrialState.FAIL)
+            return None
         seeds = self.study.file.seeds
         for key, value in (("seeds", seeds), ("cell", cell)):
             trial.set_user_attr(key, value)
@@ -225,8 +222,13 @@ def expired(trial: FrozenTrial) -> bool:
     return until < time.time()
 
 
+def failed(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that failed, and were not tried again."""
+    return [trial for trial in counted(trials) if trial.state == TrialState.FAIL]
+
+
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that count towards a sampler's number: not what was forbidden, nor what was tried again."""
+    """All trials but those that constraints forbade to a sampler, and those that were tried again."""
     again = {trial.user_attrs.get("retry_of") for trial in trials}
     return [
         trial

@@ -12,7 +12,7 @@ The key `arm` is a label that fit does not see: it names the branches of a study
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any, Protocol
 
@@ -27,13 +27,18 @@ def is_range(values: Any) -> bool:
     return isinstance(values, Mapping) and set(values) <= RANGE and {"low", "high"} <= set(values)
 
 
-def keys_of(space: Mapping[str, Any]) -> list[str]:
-    """Every key that a cell may have, conditional ones included."""
-    found = list(space)
+def spaces_in(space: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A space, and those of its choices at every depth."""
+    yield space
     for values in space.values():
         if isinstance(values, Mapping) and not is_range(values):
-            found += [key for inner in values.values() for key in keys_of(inner or {})]
-    return list(dict.fromkeys(found))
+            for inner in values.values():
+                yield from spaces_in(inner or {})
+
+
+def keys_of(space: Mapping[str, Any]) -> list[str]:
+    """Every key that a cell may have, conditional ones included."""
+    return list(dict.fromkeys(key for inner in spaces_in(space) for key in inner))
 
 
 def steps(low: float, high: float, step: float) -> int:
@@ -148,21 +153,33 @@ class Dice:
 
 def draw(space: Mapping[str, Any], trial: Chooser) -> Cell:
     """The cell that a chooser takes."""
-    cell: Cell = {}
-    for key, values in space.items():
-        if is_range(values):
-            cell[key] = _draw_range(key, values, trial)
-        elif isinstance(values, Mapping):
-            cell[key] = trial.suggest_categorical(key, list(values))
-            cell |= draw(values[cell[key]] or {}, trial)
-        else:
-            cell[key] = trial.suggest_categorical(key, values)
-    return cell
+    everywhere = {
+        key: {repr(inner[key]) for inner in spaces_in(space) if key in inner}
+        for key in keys_of(space)
+    }
+
+    def of(inner: Mapping[str, Any], branch: str) -> Cell:
+        cell: Cell = {}
+        for key, values in inner.items():
+            # Optuna knows one distribution by a name: where branches differ, each has a name of its own.
+            name = key if len(everywhere[key]) == 1 else f"{key} of {branch}"
+            if is_range(values):
+                cell[key] = _draw_range(name, values, trial)
+                continue
+            choices = list(values)
+            cell[key] = (
+                choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
+            )
+            if isinstance(values, Mapping):
+                cell |= of(values[cell[key]] or {}, f"{key}={cell[key]}")
+        return cell
+
+    return of(space, "")
 
 
-def _draw_range(key: str, values: Mapping[str, Any], trial: Chooser) -> float:
+def _draw_range(name: str, values: Mapping[str, Any], trial: Chooser) -> float:
     low, high, step = values["low"], values["high"], values.get("step")
     log = bool(values.get("log"))
     if all(type(value) is int for value in (low, high, step or 1)):
-        return trial.suggest_int(key, low, high, step=step or 1, log=log)
-    return trial.suggest_float(key, low, high, step=step, log=log)
+        return trial.suggest_int(name, low, high, step=step or 1, log=log)
+    return trial.suggest_float(name, low, high, step=step, log=log)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from eltlab import results
-from eltlab.ledger import Ledger
+from eltlab.ledger import Ledger, failed
+from eltlab.study_file import at_loops
 from eltlab.text import columns, si
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ def summarise(ledger: Ledger) -> list[str]:
         table = results.load(folder)
         results.write_table(table, folder / "table.parquet")
         metric = next(iter(study.file.objectives))
-        lines += arms(table[table["kind"] == "eval"], study.name, metric)
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    for trial in failed:
+        lines += arms(table[table["kind"] == "eval"], study.name, at_loops(metric)[0])
+        if study.file.sampler != "grid":
+            lines += best(ledger)
+    for trial in failed(trials):
         reason = str(trial.user_attrs.get("error", "no reason given")).splitlines()[0]
         lines.append(f"failed: trial {trial.number}, {trial.user_attrs.get('arm')}: {reason}")
-    return [*lines, *(["retry=true runs the failed once more"] if failed else [])]
+    return [*lines, *(["retry=true runs the failed once more"] if failed(trials) else [])]
 
 
 def arms(rows: "DataFrame", study: str, metric: str) -> list[str]:
@@ -47,6 +49,18 @@ def arms(rows: "DataFrame", study: str, metric: str) -> list[str]:
         seeds = str(group["seed"].nunique())
         text.append([str(name).removeprefix(f"{study}/"), seeds, split, size, flops, *cells])
     return [f"{metric} at each loop count, mean over seeds", *columns(text)]
+
+
+def best(ledger: Ledger) -> list[str]:
+    """The best trials of a search: of several objectives those that no other beats in all."""
+    objectives = list(ledger.study.file.objectives)
+    found = ledger.optuna.best_trials
+    rows = [["trial", "arm", *objectives]] + [
+        [str(trial.number), trial.user_attrs["arm"], *(f"{value:.4g}" for value in trial.values)]
+        for trial in sorted(found, key=lambda trial: trial.values)
+    ]
+    title = "Pareto-optimal trials" if len(objectives) > 1 else "the best trial"
+    return [title, *columns(rows)]
 
 
 def at(loops: float) -> str:

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 
-from eltlab.ledger import Ledger
+from eltlab.ledger import Ledger, counted
 from eltlab.progress import QUIET_SECONDS
 from eltlab.text import span
 
@@ -20,7 +20,9 @@ class View:
     def __init__(self, ledger: Ledger, workers: int) -> None:
         self.ledger, self.workers = ledger, workers
         self.looked = self.spoke = time.monotonic()
-        self.ended = {trial.number for trial in ledger.trials() if trial.state.is_finished()}
+        self.ended = {
+            trial.number for trial in counted(ledger.trials()) if trial.state.is_finished()
+        }
         self.done = len(self.ended)
         self.live: Live | None = None
         if sys.stderr.isatty():
@@ -46,7 +48,7 @@ class View:
         if now - self.looked < 1:
             return self.done
         self.looked = now
-        trials = self.ledger.trials()
+        trials = counted(self.ledger.trials())
         ended = [trial for trial in trials if trial.state.is_finished()]
         new = [trial for trial in ended if trial.number not in self.ended]
         self.ended |= {trial.number for trial in new}

@@ -1,0 +1,68 @@
+"""What a trial of a sweep costs beside its training and evaluation.
+
+    python benchmarks/trial_overhead.py
+
+The same eight small runs, once as the trials of a study with one worker and once one after the other
+in a process that has run others before. Prints seconds a trial of both, and of the whole command.
+"""
+
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from eltlab import sweep
+from eltlab.fit import train_and_measure
+from eltlab.ledger import Ledger
+from eltlab.storage import open_storage
+from eltlab.study import Study, grid_trials, load_study
+
+TRIALS = 8
+FILE = f"""
+base: [experiment=demo, budget.images=1600, metrics.samples=100, sampler.steps=8, trainer.grids=0]
+space: {{optim.lr: {[round(1e-3 * (n + 1), 4) for n in range(TRIALS)]}}}
+seeds: [0]
+threads: 1
+"""
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "small.yaml"
+        file.write_text(FILE)
+        plain = load_study(str(file), None, [], f"{place}/plain", {})
+        alone = median(seconds(plain))
+        begun = time.perf_counter()
+        sweep.main([str(file), "workers=1", f"runs_dir={place}/runs"])
+        whole = (time.perf_counter() - begun) / TRIALS
+        apart = median(between_starts(load_study(str(file), None, [], f"{place}/runs", {})))
+    print(
+        f"seconds a run: {alone:.2f} in one process, {apart:.2f} as a trial: {apart - alone:.2f} more"
+    )
+    print(f"start and end of the sweep shared among {TRIALS} trials: {whole - alone:.2f} more")
+
+
+def seconds(study: Study) -> list[float]:
+    """Of training and evaluating each configuration here; the first, which warms up, is left out."""
+    found = []
+    for trial in grid_trials(study):
+        begun = time.perf_counter()
+        train_and_measure(trial.config)
+        found.append(time.perf_counter() - begun)
+    return found[1:]
+
+
+def between_starts(study: Study) -> list[float]:
+    """Seconds from the start of a trial to that of the next: what a trial takes of its worker."""
+    trials = Ledger(study, open_storage(None, study.folder), "reader", 60.0).trials()
+    starts = sorted(trial.datetime_start for trial in trials if trial.datetime_start is not None)
+    return [(b - a).total_seconds() for a, b in pairwise(starts)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
