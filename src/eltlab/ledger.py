@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.errors import UserError
-from eltlab.seeds import fold
+from eltlab.files import digest
 from eltlab.space import Cell, draw
 from eltlab.storage import Storage
 from eltlab.study import Planned, Study
@@ -268,7 +268,7 @@ def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
     """The sampler of a study file. Its draws are a function of the study and the trial's number: not
     of which worker asks, and no two workers draw the same."""
-    seed = fold(study.file.seeds[0], "sampler", number) % 2**32
+    seed = int(digest(study.file.seeds[0], "sampler", number), 16) % 2**32
     match study.file.sampler:
         case "tpe":
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
