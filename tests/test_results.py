@@ -161,3 +161,8 @@ def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
     for path in (*top.glob("analysis/data/*.jsonl"), *top.glob("benchmarks/*.jsonl")):
         for row in read_rows(path):
             assert not any(isinstance(v, str) and v.startswith("/") for v in row["cfg"].values())
+
+
+def test_a_table_without_evaluations_is_told(tmp_path):
+    with pytest.raises(UserError, match="no evaluations among 0 rows"):
+        comparable(load(tmp_path))

@@ -278,12 +278,13 @@ def sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
 
 
 def pruner(study: Study) -> optuna.pruners.BasePruner:
-    """The pruner of a study file. Its steps are images, as worker.progress counts them."""
+    """The pruner of a study file. Its steps are images, as pruning.Watched counts them."""
+    images = study.base.images
     match study.file.pruner:
         case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=3)
+            # Not before a quarter of the budget: the first losses tell warm-ups apart, not trials.
+            return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=images // 4)
         case "hyperband":
-            images = study.base.images
             first = max(1, images // study.base.trainer.validations)
             return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=images)
     return optuna.pruners.NopPruner()

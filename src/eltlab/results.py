@@ -53,7 +53,7 @@ def described(config: Config) -> dict[str, Any]:
 def recorded(config: Config) -> dict[str, Any]:
     """Every key of the configuration. Rows travel: of a path they keep the name, not where it lay."""
     keys = flatten(config)
-    for key in ("data.root", "metrics.weights", "objective.file", "supervision.file"):
+    for key in ("runs_dir", "data.root", "metrics.weights", "objective.file", "supervision.file"):
         if keys[key] is not None:
             keys[key] = Path(keys[key]).name
     return keys
@@ -131,11 +131,17 @@ def one_protocol(table: "DataFrame") -> str:
 def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
     """The evaluations that may stand side by side: of one protocol, each run at its latest.
 
-    Raises UserError where protocols are mixed, or where one name and seed stand for two runs.
+    Raises UserError where there are none, where protocols are mixed, or where one name and seed stand
+    for two runs.
     """
     rows = table[table["kind"] == "eval"]
     if protocol is not None:
         rows = rows[rows["protocol"] == protocol]
+    if rows.empty:
+        raise UserError(
+            f"no evaluations {'of this protocol ' if protocol else ''}among {len(table)} rows; train with "
+            "evaluate=true, or measure the runs by python -m eltlab.evaluate run=DIR"
+        )
     one_protocol(rows)
     rows = rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
     for (name, seed), runs in rows.groupby(["name", "seed"])["run"].unique().items():

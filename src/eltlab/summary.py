@@ -54,7 +54,8 @@ def arms(rows: "DataFrame", study: str, metric: str) -> list[str]:
 def best(ledger: Ledger) -> list[str]:
     """The best trials of a search: of several objectives those that no other beats in all."""
     objectives = list(ledger.study.file.objectives)
-    found = ledger.optuna.best_trials
+    # One that was drawn twice is one.
+    found = {str(trial.values): trial for trial in reversed(ledger.optuna.best_trials)}.values()
     rows = [["trial", "arm", *objectives]] + [
         [str(trial.number), trial.user_attrs["arm"], *(f"{value:.4g}" for value in trial.values)]
         for trial in sorted(found, key=lambda trial: trial.values)
