@@ -16,7 +16,7 @@ from eltlab.config import Config
 
 torch.set_num_threads(1)
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["browser", "postgres"]
 
 # The same examples every time, and no deadline: a test counts or compares, it does not time.
 settings.register_profile("eltlab", deadline=None, derandomize=True, database=None)

@@ -170,3 +170,26 @@ def test_a_changed_base_is_told_by_what_changed(tmp_path):
     with pytest.raises(UserError) as refused:
         ledger_of(study)
     assert "base was ['budget.images=32'] and is ['budget.images=16']" in str(refused.value)
+
+
+def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
+    """Optuna keeps the choices of a name for ever; the bounds of a number may change."""
+    ledger = filled(opened(tmp_path, GRID.replace("[1, 2, 4]", "[2]")))
+    assert [ledger.claim().trial.params for _ in range(2)] == [
+        {"loops": 2, "supervision": "ilsd"},
+        {"loops": 2, "supervision": "final"},
+    ]
+    wider = filled(opened(tmp_path, GRID.replace("[ilsd, final]", "[ilsd, final, deep]")), "other")
+    assert [wider.claim().trial.params for _ in range(2)] == [
+        {"loops": 1, "supervision (3 choices)": "ilsd"},
+        {"loops": 2, "supervision (3 choices)": "deep"},
+    ]
+
+
+def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
+    ledger = filled(
+        opened(tmp_path, "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\nseeds: [0]\n")
+    )
+    claimed = ledger.claim()
+    assert claimed.trial.params == {"optim.betas": "[0.9, 0.95]"}
+    assert claimed.cell == {"optim.betas": [0.9, 0.95]}

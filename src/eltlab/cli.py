@@ -81,6 +81,15 @@ def own_keys(overrides: list[str], defaults: Asked) -> tuple[Asked, list[str]]:
     return asked, [text for text in overrides if text not in mine]  # type: ignore[return-value]
 
 
+def study_keys(arguments: list[str], defaults: Asked) -> tuple[str, Asked, list[str]]:
+    """The study that stands before the keys, a verb's own keys, and fit's overrides that are left."""
+    names = [text for text in arguments if "=" not in text]
+    if len(names) != 1:
+        given = " and ".join(names) or "none"
+        raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; here {given}")
+    return names[0], *own_keys([text for text in arguments if "=" in text], defaults)
+
+
 def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]:
     """The run named by run=DIR, its configuration under the overrides, and the verb's own keys.
 

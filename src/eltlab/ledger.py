@@ -6,19 +6,23 @@ runs go on from their checkpoints. So a trial is completed exactly once, however
 
 import json
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.errors import UserError
 from eltlab.files import digest
+from eltlab.parameters import parameters, register
 from eltlab.space import Cell, draw
 from eltlab.storage import Storage
 from eltlab.study import Planned, Study
 
+GRID_FACTS = ("cell", "seeds", "arm", "key", "choices")
 POPULATION = 12  # of NSGA-II; small, because an individual is a training
 LOST = 50  # cells drawn in a row that the constraints forbid, after which a sampler is given up
 
@@ -51,6 +55,7 @@ class Ledger:
                 storage=storage.optuna,
                 study_name=study.name,
                 directions=list(study.file.objectives.values()),  # type: ignore[arg-type]
+                sampler=optuna.samplers.RandomSampler(seed=0),  # _draw takes that of the file
                 pruner=pruner(study),
                 load_if_exists=True,
             )
@@ -71,6 +76,9 @@ class Ledger:
         known = self.optuna.user_attrs.get("meaning")
         if known is None:
             self.optuna.set_user_attr("meaning", meaning)
+            with warnings.catch_warnings():  # experimental, says Optuna
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self.optuna.set_metric_names(list(file.objectives))
         elif known != meaning:
             raise self._contradicts("; ".join(differences(known, meaning)))
 
@@ -100,9 +108,16 @@ class Ledger:
                     )
             for each in planned:
                 if not names(each) & known:
-                    arm = self.study.arm(each.cell, each.config)
-                    facts = {"cell": each.cell, "seeds": [each.seed], "arm": arm, "key": each.key}
-                    self.optuna.enqueue_trial({}, user_attrs=facts)
+                    named = parameters(self.optuna, self.study.file.space, each.cell)
+                    facts = {
+                        "cell": each.cell,
+                        "seeds": [each.seed],
+                        "arm": self.study.arm(each.cell, each.config),
+                        "key": each.key,
+                        "choices": {name: choices for name, (_, choices) in named.items()},
+                    }
+                    values = {name: value for name, (value, _) in named.items()}
+                    self.optuna.enqueue_trial(values, user_attrs=facts)
 
     def retry(self) -> None:
         """Enqueues every trial that failed, and was not tried again yet, once more."""
@@ -110,8 +125,8 @@ class Ledger:
             for trial in failed(self.trials()):
                 attributes = trial.user_attrs
                 # A grid's cell is known; a sampler's is drawn again, from the same parameters.
-                keep = ("cell", "seeds", "arm", "key") if self.study.file.sampler == "grid" else ()
-                kept = {key: attributes[key] for key in keep}
+                kept = attributes if self.study.file.sampler == "grid" else {}
+                kept = {key: kept[key] for key in GRID_FACTS if key in kept}
                 self.optuna.enqueue_trial(
                     trial.params, user_attrs={**kept, "retry_of": trial.number}
                 )
@@ -149,6 +164,8 @@ class Ledger:
         attributes = trial.user_attrs
         if "cell" not in attributes:  # tried again, or its worker died between asking and drawing
             return self._drawn(trial)
+        if "choices" in attributes:
+            register(trial)
         return Claimed(trial, attributes["cell"], attributes["seeds"])
 
     def _draw(self) -> Claimed:

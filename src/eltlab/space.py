@@ -41,6 +41,19 @@ def keys_of(space: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(key for inner in spaces_in(space) for key in inner))
 
 
+def values_of(space: Mapping[str, Any], key: str) -> list[Any]:
+    """All that a key may be in a grid, whatever the branch, in order."""
+    found = (
+        value
+        for inner in spaces_in(space)
+        if key in inner
+        for cell in grid({key: inner[key]})
+        for name, value in cell.items()
+        if name == key
+    )
+    return list({repr(value): value for value in found}.values())
+
+
 def steps(low: float, high: float, step: float) -> int:
     """How many values a range with a step has."""
     return int((high - low) / step + 1e-9) + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eltlab.cli import own_keys, run_verb
+from eltlab.cli import run_verb, study_keys
 from eltlab.errors import UserError
 from eltlab.study import Study, grid_trials, load_study
 from eltlab.study_file import known_studies
@@ -60,14 +60,11 @@ def usage() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    names = [text for text in arguments if "=" not in text]
-    if len(names) != 1:
-        raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; not {names or 'none'}")
-    asked, overrides = own_keys([text for text in arguments if "=" in text], Asked())
+    name, asked, overrides = study_keys(arguments, Asked())
     check_asked(asked)
     changes = {key: getattr(asked, key) for key in ("seeds", "trials", "threads", "hours")}
     given = {key: value for key, value in changes.items() if value is not None}
-    study = load_study(names[0], asked.preset, overrides, asked.runs_dir, given)
+    study = load_study(name, asked.preset, overrides, asked.runs_dir, given)
     workers = asked.workers or workers_here(study, asked.storage)
     if asked.worker is not None:
         be_worker(study, asked, workers)

@@ -1,0 +1,37 @@
+"""A real browser, headless: Debian's Chromium, driven by playwright, which brings none of its own."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A playwright Browser; tests skip, with a reason, where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    # Chromium's sandbox refuses to run as root.
+    arguments = ["--no-sandbox"] if os.getuid() == 0 else []
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A new page, with what it printed to its console (.said) and what it asked for (.asked)."""
+    opened = browser.new_page()
+    opened.said, opened.asked = [], []
+    opened.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
+    opened.on("pageerror", lambda error: opened.said.append(f"exception: {error}"))
+    opened.on("request", lambda request: opened.asked.append(request.url))
+    yield opened
+    opened.close()

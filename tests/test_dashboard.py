@@ -1,0 +1,106 @@
+"""optuna-dashboard on a study, in a real browser."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import GRID, opened, written
+
+from eltlab import dashboard
+from eltlab.errors import UserError
+from eltlab.ledger import Ledger
+from eltlab.storage import open_storage
+from eltlab.study import grid_trials
+
+
+def told(tmp_path: Path, url: str | None) -> None:
+    """A study whose trials are told without a training."""
+    study = opened(tmp_path)
+    storage = open_storage(url, study.folder, study=study.name)
+    ledger = Ledger(study, storage, "me", 60.0)
+    ledger.fill(grid_trials(study))
+    while (claimed := ledger.claim()) is not None:
+        ledger.finish(claimed, [10.0 + claimed.number])
+    storage.close()
+
+
+@contextmanager
+def running(tmp_path: Path, url: str | None) -> Iterator[str]:
+    """The verb in a process of its own; its address."""
+    more = [f"storage={url}"] if url else []
+    command = [sys.executable, "-m", "eltlab.dashboard", written(tmp_path, GRID), "port=0"]
+    process = subprocess.Popen(
+        [*command, f"runs_dir={tmp_path / 'runs'}", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("dashboard: http://127.0.0.1:"), process.communicate()
+    try:
+        yield line.removeprefix("dashboard: ").strip()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert [text[:9] for text in said.splitlines()] == ["small in ", "stopped; "], said
+
+
+@pytest.mark.parametrize("kind", ["journal", "postgres"])
+def test_a_study_is_shown(
+    kind: str, tmp_path: Path, page: Any, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres")() if kind == "postgres" else None
+    told(tmp_path, url)
+    with running(tmp_path, url) as address:
+        page.goto(address)
+        page.get_by_text("small").first.click()
+        page.get_by_text("Best Trial (number=0)").wait_for()
+        # A grid's cells are parameters here, so that there is something to draw.
+        assert "supervision" in page.get_by_text("Params = [").inner_text()
+        page.get_by_text("Study User Attributes").wait_for()
+        page.get_by_text("fd_classifier").first.wait_for()  # the axis is called what it shows
+    assert not page.said
+    assert all(asked.startswith(address) for asked in page.asked)
+
+
+def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    file, runs = written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"
+    with pytest.raises(
+        UserError, match=r"small was not begun in .*; begin it by python -m eltlab.sweep"
+    ):
+        dashboard.main([file, runs])
+    with pytest.raises(UserError, match="port=70000: must be from 0 to 65535"):
+        dashboard.main([file, runs, "port=70000"])
+    with pytest.raises(UserError, match="give one study"):
+        dashboard.main([runs])
+    assert not (tmp_path / "runs").exists()
+    told(tmp_path, None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            UserError, match=rf"port={port}: Address already in use; take another port"
+        ):
+            dashboard.main([file, runs, f"port={port}"])
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with pytest.raises(UserError, match="pip install optuna-dashboard"):
+        dashboard.main([file, runs])
+
+
+def test_help_needs_neither_torch_nor_optuna() -> None:
+    code = (
+        "import sys; sys.argv = ['dashboard', '--help']; import runpy; "
+        "runpy.run_module('eltlab.dashboard', run_name='__main__'); "
+        "assert not {'torch', 'optuna', 'optuna_dashboard'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "port=8080" in done.stdout, done.stderr
