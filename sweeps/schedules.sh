@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Where in sampling do loops count? The ilsd models of the digits (of sweeps/supervision.sh, which comes
+# Where in sampling do loops count? The ilsd models of the digits (of the study supervision, which comes
 # first), drawn from at constant loop counts, along schedules over the sampling steps, and with halting.
 # Rows: analysis/data/schedules.jsonl; figure: docs/schedules.png.
 #     make schedules
 set -euo pipefail
 analysis=$(cd "$(dirname "${BASH_SOURCE[0]}")/../analysis" && pwd)
 
-for run in runs/supervision/digits-ilsd/*/; do
+for run in runs/supervision/ilsd/*/; do
     python -m eltlab.evaluate run="${run%/}" 'loops=[1,2,3,4,4to1,1to4,3to2,2to3]'
     for threshold in 0.11 0.14 0.17 0.2; do
         python -m eltlab.evaluate run="${run%/}" loops=4 sampler.halting="$threshold"
@@ -14,5 +14,5 @@ for run in runs/supervision/digits-ilsd/*/; do
 done
 
 mkdir -p analysis/data docs
-cat runs/supervision/digits-ilsd/*/rows.jsonl > analysis/data/schedules.jsonl
+cat runs/supervision/ilsd/*/rows.jsonl > analysis/data/schedules.jsonl
 python "$analysis"/anytime.py out=docs/schedules.png analysis/data/schedules.jsonl

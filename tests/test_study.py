@@ -145,3 +145,55 @@ def test_fid_falls_by_more_than_two_sample_seeds_differ() -> None:
     documented = (ROOT / "docs" / "results.md").read_text()
     for value in rows["fid"]:
         assert f"{value:.2f}" in documented
+
+
+# --- the quick studies ----------------------------------------------------------------------------
+
+QUICK = sorted((ROOT / "analysis" / "data").glob("*_quick.jsonl"))
+
+
+@pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
+def test_the_tables_of_the_quick_studies_are_those_of_the_rows(path: Path) -> None:
+    command = [sys.executable, str(ROOT / "analysis" / "study.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    documented = (ROOT / "docs" / "results.md").read_text()
+    assert all(f"    {line}\n" in documented for line in done.stdout.splitlines())
+
+
+def quick(name: str) -> pd.DataFrame:
+    """The mean of fd_classifier over seeds: a line an arm, a column a loop count."""
+    rows = comparable(load(ROOT / "analysis" / "data" / f"{name}_quick.jsonl"))
+    arms = rows["name"].str.partition("/")[2]
+    return rows.assign(arm=arms).pivot_table("fd_classifier", "arm", "loops")
+
+
+def test_every_study_has_its_rows() -> None:
+    from eltlab.study_file import known_studies
+
+    assert [path.stem.removesuffix("_quick") for path in QUICK] == known_studies()
+
+
+def test_at_equal_flops_every_halving_of_the_unique_layers_costs_quality() -> None:
+    found = quick("loops_vs_depth")
+    for how in ("final", "ilsd"):
+        full = [found.loc["loops1-final", 1], *(found.loc[f"loops{n}-{how}", n] for n in (2, 4, 8))]
+        assert full == sorted(full)
+    # ILSD is the better of the two with one loop, and behind with all of 4 or 8.
+    for loops in (4, 8):
+        assert found.loc[f"loops{loops}-ilsd", 1] < 0.25 * found.loc[f"loops{loops}-final", 1]
+        assert found.loc[f"loops{loops}-ilsd", loops] > found.loc[f"loops{loops}-final", loops]
+
+
+def test_what_else_the_quick_studies_say() -> None:
+    anytime = quick("anytime")
+    assert anytime.min(axis=1).idxmin() == "unique-unique_layers2"
+    assert all(anytime.loc[f"vanilla-loops{n}", n] < anytime.loc["elastic", n] for n in (2, 3, 4))
+    blocks = quick("block_size").min(axis=1)
+    assert blocks.idxmin() == "width48-unique_layers4-loops1"
+    for width in (48, 64):
+        four = [f"width{width}-unique_layers{n}-loops{4 // n}" for n in (4, 2, 1)]
+        assert blocks[four].idxmin() == four[0]
+    anatomy = quick("loop_anatomy")[4]
+    assert (anatomy.idxmin(), anatomy.idxmax()) == ("exclusive_attention", "residual_scale")
+    assert set(quick("supervision").idxmin()) == {"random_depth"}
+    assert quick("pareto").min(axis=1).idxmin() == "width32-unique_layers2-loops3"
