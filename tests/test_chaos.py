@@ -1,0 +1,190 @@
+"""A study under SIGKILLs at random moments: every trial completed once, as if nothing had happened.
+
+Killed are single workers, single trials, and a whole sweep with all its workers. Between kills the
+journal gets a torn line, as a process leaves that dies while it writes. `make chaos` kills twenty times,
+`make test` three.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from studies import written
+from test_runs import assert_same, outcome
+
+from eltlab.ledger import Ledger, failed
+from eltlab.results import load
+from eltlab.runs import Run
+from eltlab.storage import JournalLock, open_storage
+from eltlab.study import grid_trials, load_study
+
+# Trainings of some seconds each, with a checkpoint every moment.
+STUDY = "space:\n  loops: [2, 4]\n  optim.lr: {rates}\nseeds: [0]\n"
+MORE = ["budget.images=1600", "trainer.checkpoint_seconds=0.2"]
+
+
+KINDS = ("worker", "trial", "sweep")
+
+
+class Sweep:
+    """The command of a study of so many trials, which may be killed and begun again."""
+
+    def __init__(self, folder: Path, trials: int, url: str | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.url, self.runs, self.log = url, folder / "runs", folder / "log"
+        rates = [round(1e-3 + 1e-4 * n, 4) for n in range(trials // 2)]
+        self.file = written(folder, STUDY.format(rates=rates))
+        self.study = load_study(self.file, None, MORE, str(self.runs), {})
+        self.process: subprocess.Popen | None = None
+
+    def begin(self) -> None:
+        storage = [f"storage={self.url}"] if self.url else []
+        command = [sys.executable, "-m", "eltlab.sweep", self.file, f"runs_dir={self.runs}", *MORE]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, "workers=3", "lease=2", "retry=true", *storage], stdout=log, stderr=log
+            )
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def processes(self) -> dict[str, list[int]]:
+        """The sweep, its workers and their trials that live, those of a killed sweep too."""
+        ours: dict[int, tuple[bool, int]] = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:  # it ended meanwhile
+                continue
+            if f"runs_dir={self.runs}".encode() in command:
+                ours[int(entry.name)] = (any(p.startswith(b"worker=") for p in command), parent)
+        found: dict[str, list[int]] = {"sweep": [], "worker": [], "trial": []}
+        for pid, (works, parent) in ours.items():
+            forked = works and ours.get(parent, (False, 0))[0]
+            found["trial" if forked else "worker" if works else "sweep"].append(pid)
+        return found
+
+    def kill(self, kind: str, dice: random.Random) -> bool:
+        """SIGKILL for one of a kind, or for the sweep and all its workers; whether there was one."""
+        living = self.processes()
+        chosen = [*living["sweep"], *living["worker"]] if kind == "sweep" else living[kind]
+        if kind != "sweep" and chosen:
+            chosen = [dice.choice(chosen)]
+        for pid in chosen:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return False
+        if kind == "sweep" and self.process is not None:
+            self.process.wait()
+        return bool(chosen)
+
+    def tear(self) -> None:
+        """Half a line at the end of the journal; nobody else writes meanwhile."""
+        journal = self.study.folder / "journal.log"
+        lock = JournalLock(journal)
+        lock.acquire()
+        with journal.open("ab") as file:
+            file.write(b'{"op_code": 6, "worker_id": "gone", "trial_i')
+        lock.release()
+
+    def finish(self) -> None:
+        for _ in range(5):  # a trial that was killed alone has failed: the command tries it again
+            if not self.running():
+                self.begin()
+            assert self.process is not None and self.process.wait(300) == 0, self.log.read_text()
+            if not failed(self.ledger().trials()):
+                return
+        raise AssertionError(f"trials fail again and again:\n{self.log.read_text()}")
+
+    def ledger(self) -> Ledger:
+        storage = open_storage(self.url, self.study.folder, study=self.study.name)
+        return Ledger(self.study, storage, "reader", 60.0)
+
+
+def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:
+    """Kills as often as this, each kind at least once, with the command begun again; what was killed."""
+    plan = ["worker", "trial", "sweep"] + dice.choices(
+        ["worker", "trial", "sweep"], [5, 2, 2], k=kills
+    )
+    done: Counter = Counter()
+    deadline = time.monotonic() + 60 * kills
+    for kind in dice.sample(plan[:kills], kills):
+        while True:
+            assert time.monotonic() < deadline, f"{done}\n{sweep.log.read_text()}"
+            if not sweep.running():
+                sweep.begin()
+            time.sleep(dice.uniform(0.2, 3.0))
+            if sweep.kill(kind, dice):
+                break
+        done[kind] += 1
+        if sweep.url is None and (kind == "sweep" or dice.random() < 0.3):
+            sweep.tear()
+            done["torn"] += 1
+    return done
+
+
+@pytest.fixture(scope="module", params=[3, pytest.param(20, marks=pytest.mark.chaos)])
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, Sweep]:
+    """How many kills there will be, and a study that is long enough for them, run without any."""
+    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), trials=2 * request.param)
+    sweep.finish()
+    return request.param, sweep
+
+
+@pytest.mark.parametrize("storage", ["journal", "postgres"])
+def test_a_study_survives_kills(
+    storage: str, undisturbed: tuple, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    kills, calm = undisturbed
+    url = request.getfixturevalue("postgres")() if storage == "postgres" else None
+    sweep = Sweep(tmp_path, 2 * kills, url)
+    done = disturb(sweep, kills, random.Random(f"{storage} {kills}"))
+    sweep.finish()
+    print(f"{storage}: {dict(done)}, {len(sweep.ledger().trials())} trials", file=sys.stderr)
+    assert sum(done[kind] for kind in KINDS) == kills
+    assert storage == "postgres" or done["torn"] > 0
+    check_completed_once(sweep)
+    check_equal(sweep, calm)
+    deadline = time.monotonic() + 30
+    while any(sweep.processes().values()):
+        assert time.monotonic() < deadline, sweep.processes()
+        time.sleep(0.1)
+
+
+def check_completed_once(sweep: Sweep) -> None:
+    trials = sweep.ledger().trials()
+    states = Counter(trial.state for trial in trials)
+    assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}, states
+    complete = [trial.user_attrs["key"] for trial in trials if trial.state == TrialState.COMPLETE]
+    assert sorted(complete) == sorted(trial.key for trial in grid_trials(sweep.study))
+    rows = load(sweep.study.folder)
+    assert not rows.duplicated(["run", "kind", "loops"]).any()
+
+
+def check_equal(sweep: Sweep, undisturbed: Sweep) -> None:
+    """The values of the trials, and weights, rows and metrics of their runs, to the last bit."""
+    assert values(sweep) == values(undisturbed)
+    for one, other in zip(grid_trials(sweep.study), grid_trials(undisturbed.study), strict=True):
+        (first, rows, metrics), (second, other_rows, other_metrics) = (
+            outcome(Run.of(trial.config).folder.parent) for trial in (one, other)
+        )
+        for row in rows + other_rows:  # one that was tried again has another number
+            del row["trial"], row["cfg"]["trial"]
+        assert_same(first["state_dict"], second["state_dict"])
+        assert rows == other_rows and metrics == other_metrics
+
+
+def values(sweep: Sweep) -> dict[str, list[float]]:
+    trials = sweep.ledger().trials()
+    return {t.user_attrs["arm"]: t.values for t in trials if t.state == TrialState.COMPLETE}
