@@ -112,9 +112,7 @@ class Sweep:
 
 def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:
     """Kills as often as this, each kind at least once, with the command begun again; what was killed."""
-    plan = ["worker", "trial", "sweep"] + dice.choices(
-        ["worker", "trial", "sweep"], [5, 2, 2], k=kills
-    )
+    plan = [*KINDS, *dice.choices(KINDS, [5, 2, 2], k=kills)]
     done: Counter = Counter()
     deadline = time.monotonic() + 60 * kills
     for kind in dice.sample(plan[:kills], kills):
@@ -179,7 +177,7 @@ def check_equal(sweep: Sweep, undisturbed: Sweep) -> None:
         (first, rows, metrics), (second, other_rows, other_metrics) = (
             outcome(Run.of(trial.config).folder.parent) for trial in (one, other)
         )
-        for row in rows + other_rows:  # one that was tried again has another number
+        for row in [*rows, *other_rows]:  # one that was tried again has another number
             del row["trial"], row["cfg"]["trial"]
         assert_same(first["state_dict"], second["state_dict"])
         assert rows == other_rows and metrics == other_metrics
