@@ -11,6 +11,7 @@ STORAGE ?=
 RUNS_DIR ?=
 RUNS ?= runs
 TABLE ?= table
+OUT ?= report.html
 
 VPY := $(VENV)/bin/python
 # --python each time: an active environment (VIRTUAL_ENV, conda) is never the one that is meant.
@@ -22,7 +23,7 @@ SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$
   $(if $(STORAGE),'storage=$(STORAGE)') $(if $(RUNS_DIR),'runs_dir=$(RUNS_DIR)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo sweep dashboard chaos schedules cifar table paper-table bench performance lock wheel clean
+.PHONY: help setup lint format test test-slow demo sweep dashboard chaos schedules cifar table report notebook readme paper-table bench lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -83,7 +84,7 @@ cifar: setup ## FID of a small model at two budgets: 25 minutes on two cores (CI
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" CIFAR="$(CIFAR)" bash sweeps/cifar.sh
 
 table: setup ## one table of all rows: RUNS (runs) into TABLE.parquet and TABLE.csv (table)
-	$(VPY) analysis/table.py out=$(TABLE).parquet $(RUNS)
+	$(VPY) -m eltlab.analysis.table out=$(TABLE).parquet $(RUNS)
 
 # Keeps the versions that still fit; LOCK_ARGS=--upgrade takes the newest. One lock serves every
 # platform and index, so it names neither an index nor a folder: checked before it is taken.
@@ -96,11 +97,18 @@ lock: ## solve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade: newes
 	@! grep -n '://' $(VENV)/new.lock
 	@mv $(VENV)/new.lock requirements.lock
 
-performance: setup ## the README paragraph on speed, from the rows of the benchmark
-	$(VPY) analysis/performance.py out=README.md benchmarks/rows.jsonl
+report: setup ## one page of tables, figures and samples: of RUNS_DIR (runs; without runs: committed rows) into OUT (report.html)
+	$(VPY) -m eltlab.report $(if $(RUNS_DIR),'runs_dir=$(RUNS_DIR)') out=$(OUT)
+
+notebook: setup ## Jupyter on the result tables: analysis/explore.ipynb and analysis/anytime.ipynb
+	$(VPY) -m jupyter lab --notebook-dir=analysis
+
+readme: setup ## the figure and the tables of the README, from committed rows
+	$(VPY) -m eltlab.analysis.headline into=README.md figure=docs/anytime_diffusion.png anytime_diffusion
+	$(VPY) -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
 
 paper-table: setup ## the published tables beside what their configurations cost
-	$(VPY) analysis/paper.py
+	$(VPY) -m eltlab.analysis.paper
 
 bench: setup ## time training and sampling on this machine, tiny and base width; rows into benchmarks/rows.jsonl
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash benchmarks/bench.sh

@@ -1,154 +1,267 @@
-"""Quality against loops spent: one curve an arm, unique-layer arms as level lines, and the table.
+"""Quality against inference compute: one checkpoint at every loop count, beside what was trained for each.
 
-    python analysis/anytime.py out=FIGURE.png [protocol=ID] ROWS [ROWS …]
+    python -m eltlab.analysis.anytime [out=anytime.png] [metric=fid] [protocol=ID] [ROWS …]
 
-ROWS are run folders or .jsonl files of rows. Arms are told apart by name; over seeds the mean is
-drawn with its 95 % t interval (bootstrap is too narrow at three seeds). Loop schedules and halting are
-arms of their own, at the mean loops that they spent. Writes FIGURE.png and .pdf.
+Every arm that loops is a curve over its loop counts; beyond those it was trained for the curve is dashed
+and its marks are hollow. Of vanilla loops of one block that were trained for several loop counts, each
+stands at its own count: "trained for each". Unique layers are joined over their depths. Prints the table
+of all points and, where there are models trained for each count, the elasticity tax.
 """
 
-from itertools import cycle
-from os.path import commonprefix
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-import command
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from scipy import stats
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
-from eltlab import results
-from eltlab.errors import UserError
+from eltlab.analysis import command, style
+from eltlab.analysis.points import (
+    COSTS,
+    UNIQUE,
+    VANILLA,
+    caption,
+    constant,
+    full,
+    half_interval,
+    per_seed,
+    points,
+    quality_of,
+)
 
-METRICS = ("fid", "fd_classifier")  # drawn is the first that the rows have
-# Okabe and Ito's colours: told apart by every kind of colour vision.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+COST = "macs_per_sample"
+APART = "trained for\neach loop count"
+LABELS = 12  # at most that a panel takes
 
 
-def interval(values: pd.Series) -> float:
-    """Half the width of the 95 % t interval of the mean; NaN below two values."""
-    if len(values) < 2:
+class Series(NamedTuple):
+    """A curve of the figure: points in the order of their cost."""
+
+    name: str
+    kind: str
+    points: pd.DataFrame
+
+
+def series(lines: pd.DataFrame) -> list[Series]:
+    """The curves of these points (of `points.points`).
+
+    Vanilla loops that are part of "trained for each loop count" have no curve of their own, but for the
+    deepest.
+    """
+    found: list[Series] = []
+    covered: set[str] = set()
+    for layers, group in trained_apart(lines):
+        vanilla = group[group["kind"] == VANILLA]
+        covered |= set(vanilla["arm"]) - {vanilla.loc[vanilla["loops_train"].idxmax(), "arm"]}
+        found.append(Series(f"{layers:g} layers, {APART}", VANILLA, group))
+    unique = lines[lines["kind"] == UNIQUE]
+    for _, group in unique.groupby(["width"], sort=False):
+        found.append(Series(UNIQUE, UNIQUE, group.sort_values(COST)))
+    looped = lines[(lines["kind"] != UNIQUE) & ~lines["arm"].isin(covered)]
+    for arm, group in looped.groupby("arm", sort=False):
+        found.append(Series(str(arm), group["kind"].iloc[0], group.sort_values(COST)))
+    return found
+
+
+def trained_apart(lines: pd.DataFrame) -> Iterator[tuple[float, pd.DataFrame]]:
+    """Of each block (unique layers and width) that was trained for several loop counts without inner
+    supervision: these models, each at its own count. Trained for one loop it is the unique-layer model."""
+    own = full(lines)
+    own = own[own["kind"].isin([VANILLA, UNIQUE])]
+    for (layers, _), group in own.groupby(["unique_layers", "width"], sort=True):
+        vanilla = group[group["kind"] == VANILLA]
+        if len(group) > 1 and len(vanilla) and group["loops_train"].is_unique:
+            yield layers, group.sort_values(COST)
+
+
+# --- the elasticity tax ---------------------------------------------------------------------------
+
+
+def elasticity_tax(
+    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
+) -> pd.DataFrame:
+    """How much worse an elastic model is than models of its block trained for each loop count.
+
+    In logarithms of quality and of MACs: the area between the curve of the elastic model and the envelope
+    of the others, over its width. tax is exp of that, less one: 0.25 says that at equal inference compute
+    the elastic model is on average 1.25 times as far from the data. Both curves are the best that their
+    budget buys: a model may spend less than it could. Over the loops the elastic model was trained for.
+
+    Returns one line an elastic arm: arm, tax, low and high (95 % t interval over shared seeds; NaN for
+    one), seeds. Empty where no block was trained for several loop counts.
+    """
+    seeds = per_seed(table, metric, protocol)
+    metric = quality_of(seeds, metric)
+    found = []
+    for layers, group in trained_apart(points(table, metric, protocol)):
+        apart = seeds[seeds["arm"].isin(group["arm"])]
+        apart = full(apart)
+        for arm, elastic in elastic_of(seeds, layers, group["width"].iloc[0]):
+            areas = [
+                area(elastic[elastic["seed"] == seed], apart[apart["seed"] == seed], metric)
+                for seed in sorted(set(elastic["seed"]) & set(apart["seed"]))
+            ]
+            known = np.array([value for value in areas if np.isfinite(value)])
+            if len(known):
+                half = half_interval(known.std(ddof=1) if len(known) > 1 else np.nan, len(known))
+                mean = known.mean()
+                low, high = np.expm1(mean - half), np.expm1(mean + half)
+                found.append((arm, np.expm1(mean), low, high, len(known)))
+    return pd.DataFrame(found, columns=["arm", "tax", "low", "high", "seeds"])
+
+
+def elastic_of(
+    seeds: pd.DataFrame, layers: float, width: float
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The elastic arms of this block, at the loop counts that they were trained for."""
+    here = (seeds["unique_layers"] == layers) & (seeds["width"] == width)
+    elastic = seeds[here & ~seeds["kind"].isin([VANILLA, UNIQUE])]
+    elastic = elastic[(elastic["loops"] <= elastic["loops_train"]) & constant(elastic)]
+    for arm, group in elastic.groupby("arm", sort=False):
+        yield str(arm), group
+
+
+def area(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> float:
+    """Mean of log(one / other) over log compute, where both curves are; NaN where they do not meet."""
+    curves = [curve(each, metric) for each in (one, other)]
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if not high > low:
         return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    x = np.unique(np.concatenate([[low, high], *(x for x, _ in curves)]))
+    x = x[(x >= low) & (x <= high)]
+    first, second = (np.interp(x, *each) for each in curves)
+    return float(np.trapezoid(first - second, x) / (high - low))
 
 
-def summary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One line an arm and loop count (or schedule): mean and interval over seeds, and what it costs."""
-    constant = table["loop_schedule"] == "constant"
-    halted = table["loop_schedule"].str.contains("halting")
-    arm = table["name"].where(constant, table["name"] + " " + table["loop_schedule"])
-    table = table.assign(
-        arm=arm.where(~halted, table["name"] + " halting"),
-        asked=table["loops"].astype(str).where(constant, table["loop_schedule"]),
+def curve(group: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Log compute, and the log of the best quality that it buys; at least (NaN, NaN)."""
+    group = group.sort_values(COST)
+    if group.empty:
+        return np.array([np.nan]), np.array([np.nan])
+    return np.log(group[COST].to_numpy(float)), np.minimum.accumulate(
+        np.log(group[metric].to_numpy(float))
     )
-    # Sampling seeds of one training seed are no independent runs: they are averaged first.
-    keys = ["arm", "asked"]
-    same = ["unique_layers", "loops_train", "params_total", "images_seen", "train_flops_total"]
-    means = [metric, "accuracy", "loops", "macs_per_sample"]
-    how: dict[str, str] = dict.fromkeys(means, "mean") | dict.fromkeys(same, "first")
-    seeds = table.groupby([*keys, "seed"], sort=False).agg(how).reset_index()
-    lines = seeds.groupby(keys, sort=False).agg(
-        loops=("loops", "mean"),
-        split=("unique_layers", "first"),
-        loops_train=("loops_train", "first"),
-        params=("params_total", "first"),
-        macs_per_sample=("macs_per_sample", "mean"),
-        images=("images_seen", "first"),
-        train_flops=("train_flops_total", "first"),
-        seeds=("seed", "nunique"),
-        **{metric: (metric, "mean")},
-        plus_minus=(metric, interval),
-        accuracy=("accuracy", "mean"),
-    )
-    lines = lines.reset_index()
-    lines["arm"] = short(list(lines["arm"]))
-    lines["split"] = [
-        f"{layers}N x {loops}L"
-        for layers, loops in zip(lines.split, lines.loops_train, strict=True)
-    ]
-    return lines.drop(columns="asked")
 
 
-def short(names: list[str]) -> list[str]:
-    """The names without the words ("/" and "-" end one) that all of them begin with."""
-    shared = commonprefix(sorted(set(names))) if len(set(names)) > 1 else ""  # noqa: RUF071
-    cut = max(shared.rfind("/"), shared.rfind("-")) + 1
-    return [name[cut:] for name in names]
+# --- the figure -----------------------------------------------------------------------------------
 
 
-def draw(lines: pd.DataFrame, table: pd.DataFrame, metric: str, out: Path) -> None:
-    """The figure: log quality over loops; protocol, sample count and seeds in the caption."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    widest = lines["loops"].max()
-    crowded = lines["arm"].nunique() > 3
-    for colour, (name, arm) in zip(cycle(COLOURS), lines.groupby("arm", sort=False)):
-        if (arm["loops_train"] == 1).all():
-            level = arm[metric].iloc[0]
-            axes.axhline(level, color=colour, linestyle="--", linewidth=1.5)
-            if arm["plus_minus"].notna().all():
-                half = arm["plus_minus"].iloc[0]
-                axes.axhspan(max(level - half, 1e-3), level + half, color=colour, alpha=0.12)
-            axes.annotate(name, (1, level), color=colour, va="top", fontsize=9)
-        else:
-            arm = arm.sort_values("loops")
-            axes.errorbar(
-                arm["loops"],
-                arm[metric],
-                yerr=arm["plus_minus"],
+def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
+    """Quality over MACs a sample, both in logarithms; bars are 95 % t intervals over seeds."""
+    lines = points(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    with style.canvas(note(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
+        style.log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
+        curves = series(lines)
+        bars(axes, lines, metric)
+        for each in curves:
+            draw_series(axes, each, metric)
+        marks(axes, curves, metric)
+        floor(axes, table, metric)
+        style.label_ends(axes, [place(each, metric) for each in most_telling(curves, metric)])
+    return figure
+
+
+def draw_series(axes: Axes, each: Series, metric: str) -> None:
+    """The line of a curve: dotted through models trained apart, dashed beyond training."""
+    found, colour = each.points, style.look(each.kind)[0]
+    if not constant(found).all():  # schedules are points, no curve
+        return
+    beyond = found["loops"] > found["loops_train"]
+    inside = found[~beyond]
+    dashes = ":" if each.name.endswith(APART) else "-"
+    axes.plot(inside[COST], inside[metric], dashes, color=colour, alpha=0.9)
+    if beyond.any():
+        outside = pd.concat([inside.iloc[-1:], found[beyond]])
+        axes.plot(outside[COST], outside[metric], "--", color=colour, alpha=0.7)
+
+
+def marks(axes: Axes, curves: list[Series], metric: str) -> None:
+    """The points of all curves, a kind at a time: they may be many."""
+    for kind in dict.fromkeys(each.kind for each in curves):
+        colour, marker = style.look(kind)
+        found = pd.concat([each.points for each in curves if each.kind == kind])
+        for hollow, group in found.groupby(found["loops"] > found["loops_train"]):
+            face = "white" if hollow else colour
+            axes.plot(
+                group[COST],
+                group[metric],
+                marker,
                 color=colour,
-                marker="o",
-                capsize=3,
-                label=name,
+                markerfacecolor=face,
+                rasterized=len(group) > style.MANY,
             )
-            if not crowded:
-                last = arm.iloc[-1]
-                place = (last["loops"], last[metric])
-                axes.annotate(f"   {name}", place, color=colour, va="center", fontsize=9)
-    if crowded:
-        axes.legend(frameon=False, fontsize=9)
-    if metric == "fd_classifier":
-        draw_floor(axes, table["fd_halves"].mean())
-    axes.set(yscale="log", xlabel="loops at inference", ylabel=f"{metric} (lower is better)")
-    axes.set_xticks(sorted(table.loc[table["loop_schedule"] == "constant", "loops"].unique()))
-    axes.set_xlim(0.8, widest * 1.35)
-    axes.spines[["top", "right"]].set_visible(False)
-    first = table.iloc[0]
-    axes.set_title(
-        f"{first['data']}, {first['objective']}, {int(first['samples'])} samples, "
-        f"{int(lines['seeds'].max())} seed(s), protocol {first['protocol']}",
-        fontsize=9,
-        loc="left",
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=160)
-    figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def draw_floor(axes: plt.Axes, floor: float) -> None:
-    axes.axhline(floor, color="grey", linestyle=":", linewidth=1)
+def bars(axes: Axes, lines: pd.DataFrame, metric: str) -> None:
+    """The intervals of all points, as one collection: they may be many."""
+    known = lines.dropna(subset=["plus_minus"])
+    low = (known[metric] - known["plus_minus"]).clip(lower=1e-3 * known[metric])
+    x, high = known[COST], known[metric] + known["plus_minus"]
+    colours = [style.look(kind)[0] for kind in known["kind"]]
+    segments = np.stack([np.column_stack([x, low]), np.column_stack([x, high])], axis=1)
+    axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=1, alpha=0.6))
+    axes.collections[-1].set_rasterized(len(known) > style.MANY)
+
+
+def place(each: Series, metric: str) -> tuple[float, float, str, str]:
+    last = each.points.iloc[-1]
+    return last[COST], last[metric], each.name, style.look(each.kind)[0]
+
+
+def most_telling(curves: list[Series], metric: str) -> list[Series]:
+    """As many as have room for their names: those that come lowest."""
+    return sorted(curves, key=lambda each: each.points[metric].min())[:LABELS]
+
+
+def floor(axes: Axes, table: pd.DataFrame, metric: str) -> None:
+    """What two halves of the real data differ by, where the rows say it."""
+    if metric != "fd_classifier" or "fd_halves" not in table or table["fd_halves"].isna().all():
+        return
+    axes.axhline(table["fd_halves"].mean(), color=style.GREY, linestyle=":", linewidth=1)
+    at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
     axes.annotate(
         "two halves of the real data",
-        (1, floor),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color="grey",
+        (1, table["fd_halves"].mean()),
+        color=style.GREY,
+        fontsize=7,
+        **at,
     )
 
 
-def main(paths: list[str], out: Path, protocol: str | None) -> None:
-    table = results.comparable(results.load(*paths), protocol)
-    metric = next((name for name in METRICS if table[name].notna().any()), None)
-    if metric is None:
-        raise UserError(f"the rows have none of {', '.join(METRICS)}; evaluate the runs first")
-    lines = summary(table, metric)
-    columns = lines.dropna(axis="columns", how="all")
-    print(columns.to_string(index=False, formatters=FORMATS, na_rep=""))
-    draw(lines, table, metric, out)
-    print(f"figure: {out}")
+def note(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
+    tax = "; ".join(taxed(row) for row in elasticity_tax(table, metric, protocol).itertuples())
+    return caption(table, metric, protocol) + (f". Elasticity tax: {tax}" if tax else "")
+
+
+def taxed(row: Any) -> str:
+    """One line of elasticity_tax in words."""
+    seeds = f"{row.seeds} seeds" if row.seeds > 1 else "one seed: no interval"
+    span = f" ({row.low:+.0%} to {row.high:+.0%})" if np.isfinite(row.low) else ""
+    return f"{row.arm} {row.tax:+.0%}{span}, {seeds}"
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def text(lines: pd.DataFrame, metric: str) -> str:
+    """The points as a table to read."""
+    split = [
+        f"{layers}N x {loops}L"
+        for layers, loops in zip(lines["unique_layers"], lines["loops_train"], strict=True)
+    ]
+    names = {
+        "params_total": "params",
+        "images_seen": "images",
+        "train_flops_total": "train_flops",
+    }
+    order = ["arm", "loops", "split", "loops_train", "params", COST, "images", "train_flops"]
+    shown = lines.assign(split=split).rename(columns=names)
+    shown = shown[[*order, "seeds", metric, "plus_minus", "accuracy"]]
+    shown = shown.dropna(axis="columns", how="all")
+    return shown.to_string(index=False, formatters=FORMATS | {metric: "{:,.2f}".format}, na_rep="")
 
 
 FORMATS = {
@@ -157,10 +270,19 @@ FORMATS = {
     "macs_per_sample": "{:,.0f}".format,
     "images": "{:,.0f}".format,
     "train_flops": "{:.3g}".format,
-    **dict.fromkeys(METRICS, "{:,.2f}".format),
     "plus_minus": "{:,.2f}".format,
     "accuracy": "{:.3f}".format,
 }
 
+
+def main(table: pd.DataFrame, asked: Any) -> None:
+    lines = points(table, asked.metric, asked.protocol)
+    metric = quality_of(lines, asked.metric)
+    print(text(lines, metric))
+    for row in elasticity_tax(table, metric, asked.protocol).itertuples():
+        print(f"elasticity tax: {taxed(row)}")
+    print(f"figure: {style.save(draw(table, metric, asked.protocol), asked.out)[0]}")
+
+
 if __name__ == "__main__":
-    command.run(main, str(__doc__))
+    command.run(main, str(__doc__), out="anytime.png", metric=None, protocol=None)

@@ -1,12 +1,71 @@
-"""What the scripts of analysis/ share: `out=FILE [protocol=ID] PATHS…`, mistakes in one line, and text
-that is made for a place in a page."""
+"""What the commands of analysis/ share: `[KEY=VALUE …] [ROWS …]`, mistakes in one line, and text that is
+made for a place in a page."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from eltlab.errors import UserError
+from eltlab import results
+from eltlab.config import folder
+from eltlab.errors import UserError, nearest
 from eltlab.files import write_atomic
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) -> None:
+    """Calls main(table, asked) with the rows and keys of the command line; exits 2 for a user's mistake.
+
+    keys: what may be asked for, with defaults; asked holds them as attributes. ROWS are run folders, .jsonl
+    files of rows or names of committed ones; runs where there are none.
+    """
+    arguments = sys.argv[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print(doc.strip())
+        return
+    try:
+        asked = dict(keys)
+        for key, _, value in (text.partition("=") for text in arguments if "=" in text):
+            if key not in keys:
+                raise UserError(f"{key}={value}: {nearest(key, list(keys), 'keys')}")
+            asked[key] = value
+        main(read(*(text for text in arguments if "=" not in text)), SimpleNamespace(**asked))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+def committed() -> list[Path]:
+    """The files of rows that come with eltlab, made by its studies."""
+    return sorted((folder("analysis") / "data").glob("*.jsonl"))
+
+
+def read(*rows: str) -> "DataFrame":
+    """One table of folders, files and names of committed rows; of runs/ where nothing is named.
+
+    Raises UserError for what is none of them.
+    """
+    known = {path.stem: path for path in committed()}
+    paths = [
+        known[text] if text in known and not Path(text).exists() else Path(text)
+        for text in rows or ("runs",)
+    ]
+    for path in paths:
+        if not path.exists():
+            raise UserError(
+                f"{path}: no such folder or file of rows; committed are {', '.join(known)}"
+            )
+    return results.load(*paths)
 
 
 def replace_block(file: Path, name: str, text: str) -> None:
@@ -18,16 +77,3 @@ def replace_block(file: Path, name: str, text: str) -> None:
     before, rest = whole.split(begin)
     _, after = rest.split(end)
     write_atomic(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
-def run(main: Callable[[list[str], Path, str | None], None], doc: str) -> None:
-    """Calls main(paths, out, protocol) with the command line's; exits 2 for a user's mistake."""
-    options = dict(text.split("=", 1) for text in sys.argv[1:] if "=" in text)
-    paths = [text for text in sys.argv[1:] if "=" not in text]
-    try:
-        if not paths or "out" not in options or set(options) - {"out", "protocol"}:
-            raise UserError(f"usage:\n{doc.strip()}")
-        main(paths, Path(options["out"]), options.get("protocol"))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)

@@ -1,8 +1,8 @@
 """The published rows of ELT (arXiv 2604.09168) beside what their configurations cost by formula.
 
-    python analysis/paper.py             prints the table (`make paper-table`)
-    python analysis/paper.py --write     writes it into docs/compute.md, and the opening lines of
-                                         conf/experiment/paper/*.yaml anew
+    python -m eltlab.analysis.paper           prints the table (`make paper-table`)
+    python -m eltlab.analysis.paper --write   writes it into docs/compute.md, and the opening lines of
+                                              conf/experiment/paper/*.yaml anew
 
 The paper's "GFLOPs" are multiply-adds (MACs) of the layers over all evaluations of a sample. Its
 parameters are those of the blocks, but for the rows that say "total".
@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from command import replace_block
-
 from eltlab import compute
+from eltlab.analysis.command import replace_block
 from eltlab.compose import compose
 from eltlab.config import Config, folder
 from eltlab.files import write_atomic
@@ -201,7 +200,9 @@ def write() -> None:
         file = file_of(row)
         write_atomic(file, header(row, ours) + body(file.read_text()))
     replace_block(
-        Path(__file__).parents[1] / "docs" / "compute.md", "paper", f"```text\n{page()}\n```"
+        Path(__file__).resolve().parents[1] / "docs" / "compute.md",
+        "paper",
+        f"```text\n{page()}\n```",
     )
 
 

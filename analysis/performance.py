@@ -1,17 +1,17 @@
 """The performance paragraph of the README, made from the rows of the benchmark.
 
-    python analysis/performance.py out=README.md benchmarks/rows.jsonl
+    python -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
 
-Writes between the markers of out. One line a split: medians, all ratios of steps or draws that took
+Writes between the markers of into. One line a split: medians, all ratios of steps or draws that took
 turns with what they are divided by.
 """
 
 from pathlib import Path
+from typing import Any
 
-import command
 import pandas as pd
 
-from eltlab import results
+from eltlab.analysis import command
 from eltlab.errors import UserError
 
 COLUMNS = (
@@ -80,9 +80,9 @@ def with_quartiles(row: pd.Series, key: str) -> str:
     return f"{row[key]:.2f} ({row[f'{key}_q25']:.2f}–{row[f'{key}_q75']:.2f})"
 
 
-def main(paths: list[str], out: Path, protocol: str | None) -> None:
-    command.replace_block(out, "performance", paragraph(results.load(*paths)))
+def main(table: pd.DataFrame, asked: Any) -> None:
+    command.replace_block(Path(asked.into), "performance", paragraph(table))
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__))
+    command.run(main, str(__doc__), into="README.md")

@@ -2,7 +2,6 @@
 # Three arms of equal compute a pass on the digits: elastic (ILSD), vanilla loop, unique-layer twin.
 # `short` trains just enough to see every part work.
 set -euo pipefail
-analysis=$(cd "$(dirname "${BASH_SOURCE[0]}")/../analysis" && pwd)
 runs=runs/demo
 overrides=(experiment=demo)
 case "${1:-}" in
@@ -25,5 +24,6 @@ fit() { # name, overrides
 fit elastic supervision=ilsd
 fit vanilla supervision=final
 fit twin loops=1
-python "$analysis"/anytime.py out="$runs/anytime.png" "$runs"
-python "$analysis"/arms.py out="$runs/arms.png" "$runs"
+python -m eltlab.analysis.anytime out="$runs/anytime.png" "$runs"
+python -m eltlab.analysis.samples out="$runs/samples.png" "$runs"
+python -m eltlab.report runs_dir="$runs" out="$runs/report.html"

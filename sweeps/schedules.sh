@@ -4,7 +4,6 @@
 # Rows: analysis/data/schedules.jsonl; figure: docs/schedules.png.
 #     make schedules
 set -euo pipefail
-analysis=$(cd "$(dirname "${BASH_SOURCE[0]}")/../analysis" && pwd)
 
 for run in runs/supervision/ilsd/*/; do
     python -m eltlab.evaluate run="${run%/}" 'loops=[1,2,3,4,4to1,1to4,3to2,2to3]'
@@ -15,4 +14,4 @@ done
 
 mkdir -p analysis/data docs
 cat runs/supervision/ilsd/*/rows.jsonl > analysis/data/schedules.jsonl
-python "$analysis"/anytime.py out=docs/schedules.png analysis/data/schedules.jsonl
+python -m eltlab.analysis.anytime out=docs/schedules.png analysis/data/schedules.jsonl

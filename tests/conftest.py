@@ -1,6 +1,7 @@
 """One torch thread a process, a cache that is not the user's, small configurations and networks."""
 
 import os
+import signal
 from functools import partial
 
 # Before torch is imported, and for the subprocesses that tests start.
@@ -15,6 +16,8 @@ from eltlab.compose import compose
 from eltlab.config import Config
 
 torch.set_num_threads(1)
+# A shell's background job ignores Ctrl-C, and so would the commands whose answer to it is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["browser", "postgres"]
 

@@ -77,7 +77,7 @@ def test_every_row_is_a_file_and_every_file_a_row():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_file_opens_with_its_command_and_its_numbers(name):
-    """`python analysis/paper.py --write` writes them."""
+    """`python -m eltlab.analysis.paper --write` writes them."""
     row, _, ours = ROWS[name]
     text = paper.file_of(row).read_text()
     assert text == paper.header(row, ours) + paper.body(text)
@@ -109,7 +109,7 @@ def test_the_table_names_every_row_with_signed_deviations():
 
 
 def test_the_page_has_the_table():
-    """`python analysis/paper.py --write` puts it there."""
+    """`python -m eltlab.analysis.paper --write` puts it there."""
     assert f"```text\n{paper.page()}\n```" in (ROOT / "docs" / "compute.md").read_text()
 
 

@@ -19,6 +19,7 @@ from eltlab.files import digest, locked, write_atomic
 from eltlab.laws import Depths
 from eltlab.rules import check_samples
 from eltlab.schedule import SCHEDULE_FORMS, LoopSchedule, is_loop_schedule
+from eltlab.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,8 +159,6 @@ def schedule_name(loops: LoopSchedule, halting: float | None) -> str:
 
 
 def name_of(loops: LoopSchedule, halting: float | None) -> str:
-    from eltlab.pictures import counted
-
     name = counted(loops) if isinstance(loops, int) else f"loops {loops}"
     return name if halting is None else f"at most {name}, halting {halting}"
 

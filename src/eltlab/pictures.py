@@ -40,7 +40,3 @@ def picture(image: Tensor) -> Image.Image:
     """uint8 [1 or 3, H, W] → an RGB picture."""
     array = image.permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
-
-
-def counted(loops: int) -> str:
-    return f"{loops} loop" if loops == 1 else f"{loops} loops"

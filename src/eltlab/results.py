@@ -87,9 +87,10 @@ def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
 def load(*paths: str | Path) -> "DataFrame":
     """One table of all rows under these folders (rows.jsonl of every run) or in these .jsonl files.
 
-    Columns: COLUMNS in order, then further metrics and folder (where the rows lie: `eltlab.load` takes
-    it), then each configuration key as cfg.<key>.
-    What a row does not have is NaN (None for text).
+    Columns: COLUMNS in order, then further metrics and folder (of the run: `eltlab.load` takes it), then
+    each configuration key as cfg.<key>. What a row does not have is NaN (None for text).
+
+    A file of collected rows, NAME.jsonl, may have beside it NAME/<run>/ with what else is kept of its runs.
     """
     import pandas as pd
 
@@ -99,11 +100,18 @@ def load(*paths: str | Path) -> "DataFrame":
             raise UserError(f"{path}: no such folder or file of rows")
         files = sorted(path.rglob("rows.jsonl")) if path.is_dir() else [path]
         for file in files:
-            rows.extend({**flat(row), "folder": str(file.parent)} for row in read_rows(file))
+            rows.extend({**flat(row), "folder": folder_of(row, file)} for row in read_rows(file))
     table = pd.DataFrame(rows)
     extra = [name for name in table.columns if name not in COLUMNS]
     order = [*COLUMNS, *sorted(extra, key=lambda name: name.startswith("cfg."))]
     return table.reindex(columns=order)
+
+
+def folder_of(row: dict[str, Any], file: Path) -> str:
+    """Where what belongs to a row's run lies."""
+    if file.name == "rows.jsonl":
+        return str(file.parent)
+    return str(file.with_suffix("") / row.get("run", ""))
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,10 @@ def span(seconds: float) -> str:
     return f"{seconds / 86400:,.3g} days" if seconds < 864e5 else f"{seconds / 86400:,.0f} days"
 
 
+def counted(loops: int) -> str:
+    return f"{loops} loop" if loops == 1 else f"{loops} loops"
+
+
 def columns(rows: list[list[str]]) -> list[str]:
     """A table as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

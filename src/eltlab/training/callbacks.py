@@ -14,8 +14,9 @@ from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
 from eltlab.errors import UserError
 from eltlab.files import renamed, write_atomic
-from eltlab.pictures import counted, save_grid
+from eltlab.pictures import save_grid
 from eltlab.progress import Bar
+from eltlab.text import counted
 from eltlab.training.module import LoopedModule
 
 

@@ -1,0 +1,143 @@
+"""What loops do: how much each moves the state at every sampling step, and the exits' losses as they learn.
+
+    python -m eltlab.analysis.dynamics [out=dynamics.png] [arms=elastic,vanilla] [protocol=ID] [ROWS …]
+
+Reads dynamics.csv and validation.csv of each run, beside its rows. A column an arm, at the loop count that
+it was trained for: above, the relative update ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ of each loop over the sampling
+steps (Figure 14 of ELT, arXiv 2604.09168); below, the held-out loss of each exit over training. Means over
+seeds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eltlab import results
+from eltlab.analysis import command, style
+from eltlab.analysis.points import caption, shortened
+from eltlab.errors import UserError, nearest
+
+ARMS = 4  # at most, where nobody says which
+
+
+def runs_of(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
+    """One row a run that can be compared, with the short name of its arm."""
+    rows = results.comparable(table, protocol)
+    rows = rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
+    short = dict(zip(names := list(rows["name"].unique()), shortened(names), strict=True))
+    return rows.assign(arm=rows["name"].map(short))
+
+
+def beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The files of this name in the runs' folders as one table, with arm, seed and loops_train.
+
+    Raises UserError where no run has one.
+    """
+    found = []
+    for run in runs.itertuples():
+        path = Path(run.folder) / name
+        if path.is_file():
+            facts = {"arm": run.arm, "seed": run.seed, "loops_train": run.loops_train}
+            found.append(pd.read_csv(path).assign(**facts))
+    if not found:
+        raise UserError(
+            f"no {name} beside these rows; give the folders of the runs (committed rows have it where "
+            "analysis/data/NAME/ is there)"
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+def updates(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
+    """The relative update of each loop at each sampling step, at constant loop counts, mean over seeds.
+
+    Columns: arm, loops (of the pass), step, loop, update. Only measurements of the rows' protocol.
+    """
+    runs = runs_of(table, protocol)
+    lines = beside(runs, "dynamics.csv")
+    lines = lines[lines["protocol"] == runs["protocol"].iloc[0]]
+    # A column with schedules in it is text.
+    lines = lines.assign(loops=pd.to_numeric(lines["loops"], errors="coerce")).dropna(
+        subset=["loops"]
+    )
+    keys = ["arm", "loops", "step", "loop"]
+    return lines.groupby(keys, sort=False, as_index=False).agg(
+        update=("update", "mean"), loops_train=("loops_train", "first")
+    )
+
+
+def exit_losses(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
+    """The held-out loss of each exit over training, mean over noise levels (or mask ratios) and seeds.
+
+    Columns: arm, images, exit, loss.
+    """
+    lines = beside(runs_of(table, protocol), "validation.csv")
+    keys = ["arm", "images", "exit"]
+    return lines.groupby(keys, sort=False, as_index=False).agg(loss=("loss", "mean"))
+
+
+def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | None = None) -> Figure:
+    """Two rows of panels, a column an arm; arms that do not loop are left out."""
+    moved, learned = updates(table, protocol), exit_losses(table, protocol)
+    chosen = chosen_arms(moved, arms)
+    with style.canvas(
+        f"{caption(table, protocol=protocol)}. Means over seeds and, below, over noise levels",
+        *(len(chosen), 2),
+        size=(3.6, 2.8),
+    ) as (figure, panels):
+        for column, arm in enumerate(chosen):
+            above, below = panels[column], panels[len(chosen) + column]
+            here = moved[(moved["arm"] == arm) & (moved["loops"] == moved["loops_train"])]
+            sharing(above, panels[0])
+            lines(above, here, ("step", "update", "loop"), arm)
+            sharing(below, panels[len(chosen)])
+            lines(below, learned[learned["arm"] == arm], ("images", "loss", "exit"), "")
+        panels[0].set_ylabel("relative update")
+        panels[len(chosen)].set_ylabel("held-out loss")
+        for axes in panels[: len(chosen)]:
+            axes.set_xlabel("sampling step")
+        for axes in panels[len(chosen) :]:
+            axes.set_xlabel("images seen")
+    return figure
+
+
+def chosen_arms(moved: pd.DataFrame, asked: list[str] | None) -> list[str]:
+    looped = [str(arm) for arm in moved.loc[moved["loops_train"] > 1, "arm"].unique()]
+    for arm in asked or []:
+        if arm not in looped:
+            raise UserError(f"arms={arm}: {nearest(arm, looped, 'arms that loop')}")
+    if not looped:
+        raise UserError("no arm of these rows loops: there are no updates to compare")
+    return asked or looped[:ARMS]
+
+
+def sharing(axes: Axes, first: Axes) -> None:
+    """Arms are compared: one scale for all."""
+    axes.set_yscale("log")
+    if axes is not first:
+        axes.sharey(first)
+
+
+def lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str], title: str) -> None:
+    """A line a loop (or exit), named at its end."""
+    x, y, which = columns
+    last = len(style.SEQUENCE) - 1
+    for number, group in found.groupby(which):
+        colour = style.SEQUENCE[min(int(str(number)) - 1, last)]
+        group = group.sort_values(x)
+        axes.plot(group[x], group[y], color=colour)
+        end = group.iloc[-1]
+        axes.annotate(f" {which} {number}", (end[x], end[y]), color=colour, fontsize=7, va="center")
+    axes.margins(x=0.2)
+    axes.set_title(title)
+
+
+def main(table: pd.DataFrame, asked: Any) -> None:
+    arms = asked.arms.split(",") if asked.arms else None
+    print(f"figure: {style.save(draw(table, arms, asked.protocol), asked.out)[0]}")
+
+
+if __name__ == "__main__":
+    command.run(main, str(__doc__), out="dynamics.png", arms=None, protocol=None)

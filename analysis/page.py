@@ -1,0 +1,175 @@
+"""The report: one page that needs nothing beside it, with tables, figures and samples to slide through.
+
+`page(table)` is all of it. Rows of one study and one protocol are a section: no number of another protocol
+is drawn or averaged with them.
+"""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.figure import Figure
+
+from eltlab import results
+from eltlab.analysis import ablation, anytime, dynamics, pareto, samples, scaling, style
+from eltlab.analysis.headline import cells, headline, quality_text, with_twins
+from eltlab.analysis.points import UNIQUE, caption, constant, points, quality_of
+from eltlab.errors import UserError
+from eltlab.text import counted, si
+
+# Figures of a section: a name, what it says to who cannot see it, and who draws it.
+FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (
+    ("Quality against inference compute", "One curve an arm over its loop counts", anytime.draw),
+    ("Pareto fronts", "Quality against each cost, with the front of each kind of arm", pareto.draw),
+    ("Scaling", "Quality against MACs a sample with power laws", scaling.draw),
+    ("Ablation", "Ratio of each arm to the plain one, with intervals", ablation.draw),
+    ("Dynamics", "Relative update of each loop, and held-out loss of each exit", dynamics.draw),
+)
+
+
+@dataclass
+class Drawing:
+    title: str
+    alt: str
+    source: str  # a data: URL
+
+
+@dataclass
+class Frame:
+    """A picture of the slider: an arm's samples at a loop count."""
+
+    loops: int
+    name: str
+    said: str
+    source: str
+
+
+@dataclass
+class Strip:
+    """The pictures of one arm, and its twin's."""
+
+    arm: str
+    frames: list[Frame]
+    twin: Frame | None
+
+
+@dataclass
+class Section:
+    title: str
+    anchor: str
+    caption: str = ""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    headline: list[list[str]] = field(default_factory=list)
+    points: list[list[str]] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    strips: list[Strip] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # what is not shown, and why
+
+
+def page(table: pd.DataFrame, source: str, told: Callable[[str], None] = lambda text: None) -> str:
+    """The page as HTML. Raises UserError for a table without evaluations.
+
+    source: where the rows are from, for people. told: is told each section before it is made.
+    """
+    sections = []
+    for number, (title, rows) in enumerate(sections_of(table)):
+        told(title)
+        sections.append(section(title, f"s{number}", rows))
+    template = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html")
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return template.render(sections=sections, source=source, rows=len(table), now=now)
+
+
+def sections_of(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each study (or data and objective, where runs are of none) and protocol."""
+    rows = table[table["kind"] == "eval"]
+    if rows.empty:
+        results.comparable(table)  # says what to do
+    title = rows["study"].fillna(rows["data"] + ", " + rows["objective"]).astype(str)
+    groups = rows.groupby([title, "protocol"], sort=True)
+    several = {name for name in title.unique() if rows.loc[title == name, "protocol"].nunique() > 1}
+    return [
+        (f"{name}, protocol {protocol}" if name in several else str(name), group)
+        for (name, protocol), group in groups
+    ]
+
+
+def section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
+    made = Section(title, anchor)
+    try:
+        metric = quality_of(rows)
+        lines = headline(rows, metric)
+        made.headline = cells(lines, metric)
+        made.points = all_points(points(rows, metric), metric)
+        made.caption = caption(rows, metric)
+    except UserError as error:
+        made.missing.append(str(error))
+        return made
+    made.protocol = json.loads(rows["protocol_text"].iloc[0])
+    for name, alt, draw in FIGURES:
+        try:
+            made.drawings.append(Drawing(name, alt, data_url(style.svg(draw(rows)), "svg+xml")))
+        except UserError as error:
+            made.missing.append(f"{name}: {error}")
+    try:
+        made.strips = strips(rows, metric)
+    except UserError as error:
+        made.missing.append(f"Samples: {error}")
+    return made
+
+
+def all_points(lines: pd.DataFrame, metric: str) -> list[list[str]]:
+    """Every point: arm, loops, MACs a sample, quality and seeds."""
+    rows = [["arm", "loops", "MACs a sample", metric, "seeds"]]
+    for line in lines.itertuples():
+        quality = quality_text(getattr(line, metric), line.plus_minus)
+        rows.append(
+            [line.arm, f"{line.loops:.3g}", si(line.macs_per_sample), quality, str(line.seeds)]
+        )
+    return rows
+
+
+def strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
+    """The samples of each arm that loops, beside those of its twin."""
+    tiles = samples.tiles(rows)
+    lines = points(rows, metric)
+    lines = lines[constant(lines)]
+    own = lines[lines["loops"] == lines["loops_train"]].set_index("arm")
+    twins = with_twins(own.reset_index(), metric).set_index("arm")["twin"]
+    by_arm = {arm: group.set_index("loops") for arm, group in lines.groupby("arm", sort=False)}
+    found = []
+    for arm, pictures in tiles.items():
+        if arm not in by_arm or by_arm[arm]["kind"].iloc[0] == UNIQUE:
+            continue
+        frames = [
+            frame(by_arm[arm], loops, path, metric) for loops, path in sorted(pictures.items())
+        ]
+        twin = twins.get(arm)
+        beside = frame(by_arm[twin], 1, tiles[twin][1], metric) if twin in tiles else None
+        found.append(Strip(arm, frames, beside))
+    return found
+
+
+def frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Frame:
+    line = lines.loc[loops]
+    name = counted(loops)
+    if loops > line["loops_train"]:
+        name += f" (trained for {line['loops_train']:g})"
+    quality = quality_text(line[metric], line["plus_minus"])
+    said = f"{metric} {quality}, {si(line['macs_per_sample'])} MACs a sample"
+    return Frame(loops, name, said, data_url(path.read_bytes(), "png"))
+
+
+def data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,187 @@
+"""Quality against parameters, against MACs per sample and against training FLOPs: who is beaten by whom.
+
+    python -m eltlab.analysis.pareto [out=pareto.png] [metric=fid] [protocol=ID] [ROWS …]
+
+A panel a cost. The front of each kind of arm (unique layers, vanilla loop, elastic) is a line, its points
+are named, dominated points are faded. With several seeds the band lies between what every seed attains and
+what the best one does. Prints the fronts and their hypervolumes.
+"""
+
+from typing import Any
+
+import moocore
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eltlab.analysis import command, style
+from eltlab.analysis.points import COSTS, caption, counts, per_seed, points, quality_of
+from eltlab.errors import UserError
+from eltlab.text import columns, si
+
+# Hypervolumes are areas between a front and this corner, in decades of cost times decades of distance.
+# They never change: a hypervolume of today may stand beside one of last year.
+REFERENCE = {
+    "params_total": 1e11,
+    "macs_per_sample": 1e17,
+    "train_flops_total": 1e25,
+    "fid": 1e3,
+    "fvd": 1e4,
+    "fd_classifier": 1e4,
+    "kid": 1e1,
+}
+LABELS = 10  # at most of a panel
+ALIKE = 1.02  # costs that differ by less are equal: they were matched
+
+
+def non_dominated(cost: Any, distance: Any) -> np.ndarray:
+    """Which points no other beats in both, less being better; of equal ones all. bool [n]."""
+    return moocore.is_nondominated(
+        np.column_stack([cost, distance]).astype(float), keep_weakly=True
+    )
+
+
+def hypervolume(cost: Any, distance: Any, axes: tuple[str, str]) -> float:
+    """The area that points dominate up to REFERENCE, in decades², more being better.
+
+    axes: the columns that cost and distance are. Points beyond the reference count for nothing. Raises
+    UserError for a value of no logarithm.
+    """
+    values = np.column_stack([cost, distance]).astype(float)
+    if not (values > 0).all():
+        raise UserError(f"{' and '.join(axes)}: a hypervolume needs values above 0")
+    corner = [np.log10(REFERENCE[name]) for name in axes]
+    return float(moocore.hypervolume(np.log10(values), ref=corner))
+
+
+def attainment(seeds: pd.DataFrame, cost: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """The empirical attainment of the sets of points that the seeds are: what at least one of them
+    attains and what all do. Two arrays [n, 2] of cost and distance, by cost."""
+    seeds = seeds.sort_values(
+        "seed", kind="stable"
+    )  # eaf counts wrong where a set's points lie apart
+    data = seeds[[cost, metric]].to_numpy(float)
+    sets = seeds["seed"].to_numpy(float)
+    share = 100 / seeds["seed"].nunique()
+    found = moocore.eaf(data, sets, percentiles=[share, 100])
+    some, every = (found[np.isclose(found[:, 2], level)][:, :2] for level in (share, 100))
+    return some[np.argsort(some[:, 0])], every[np.argsort(every[:, 0])]
+
+
+def fronts(
+    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
+) -> pd.DataFrame:
+    """The points that are on the front of their kind: one line a cost, kind and point.
+
+    Columns: cost, kind, label, value (the cost), the metric, plus_minus, seeds, hypervolume (of the
+    whole front of the kind).
+    """
+    lines = points(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    lines["label"] = labels(lines)
+    found = []
+    for cost in varying(lines):
+        for kind, group in lines.groupby("kind", sort=False):
+            best = group[non_dominated(group[cost], group[metric])].sort_values(cost)
+            area = hypervolume(best[cost], best[metric], (cost, metric))
+            kept = best[["label", metric, "plus_minus", "seeds"]]
+            found.append(
+                kept.assign(cost=cost, kind=kind, value=best[cost].astype(float), hypervolume=area)
+            )
+    order = ["cost", "kind", "label", "value", metric, "plus_minus", "seeds", "hypervolume"]
+    return pd.concat(found, ignore_index=True)[order]
+
+
+def labels(lines: pd.DataFrame) -> pd.Series:
+    """A short name of each point: 2x4, at fewer loops 2x4@1; with its width where widths differ."""
+    split = counts(lines["unique_layers"]) + "x" + counts(lines["loops_train"])
+    if lines["width"].nunique() > 1:
+        split = "w" + counts(lines["width"]) + " " + split
+    own = lines["asked"] == counts(lines["loops_train"])
+    return split.where(own, split + "@" + lines["asked"])
+
+
+def varying(lines: pd.DataFrame) -> list[str]:
+    """The costs that tell the points apart; matched ones do not."""
+    found = [cost for cost in COSTS if lines[cost].max() > ALIKE * lines[cost].min()]
+    return found or ["macs_per_sample"]
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+
+def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
+    """A panel for each cost that differs, all axes logarithmic."""
+    lines = points(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    seeds = per_seed(table, metric, protocol)
+    lines["label"] = labels(lines)
+    costs = varying(lines)
+    with style.canvas(note(table, lines, metric, protocol), len(costs)) as (figure, panels):
+        for axes, cost in zip(panels, costs, strict=True):
+            title = f"{metric} (lower is better)" if axes is panels[0] else ""
+            style.log_axes(axes, COSTS[cost], title)
+            named: list[style.Place] = []
+            for kind, group in lines.groupby("kind", sort=False):
+                of_kind = seeds[seeds["kind"] == kind]
+                named += draw_kind(axes, str(kind), group, of_kind, cost, metric)
+            axes.set_xmargin(0.15)
+            style.label(axes, sorted(named, key=lambda place: place[1])[:LABELS])
+        handles, names = panels[-1].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names))
+    return figure
+
+
+def draw_kind(
+    axes: Axes, kind: str, group: pd.DataFrame, seeds: pd.DataFrame, cost: str, metric: str
+) -> list[style.Place]:
+    """Draws a kind of arm; the places of the names of its front."""
+    colour, marker = style.look(kind)
+    best = non_dominated(group[cost], group[metric])
+    front, rest = group[best].sort_values(cost), group[~best]
+    axes.scatter(
+        rest[cost], rest[metric], s=20, color=colour, marker=marker, alpha=0.3, linewidths=0,
+        rasterized=len(rest) > style.MANY,
+    )  # fmt: skip
+    axes.step(front[cost], front[metric], where="post", color=colour, linewidth=1.2)
+    axes.plot(front[cost], front[metric], marker, color=colour, label=kind)
+    if seeds["seed"].nunique() > 1:
+        band(axes, *attainment(seeds, cost, metric), colour)
+    return [(row[cost], row[metric], row["label"], colour) for _, row in front.iterrows()]
+
+
+def band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
+    """Between what one seed attains and what all do: both are steps that fall with the cost."""
+    x = np.unique(np.concatenate([some[:, 0], every[:, 0]]))
+    x = x[x >= every[0, 0]]  # before that not every seed has a point
+    low, high = (
+        surface[np.searchsorted(surface[:, 0], x, "right") - 1, 1] for surface in (some, every)
+    )
+    if len(x) > 1:
+        axes.fill_between(x, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
+    else:
+        axes.plot(np.repeat(x, 2), [low[0], high[0]], color=colour, alpha=0.25, linewidth=4)
+
+
+def note(table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None) -> str:
+    matched = [COSTS[cost] for cost in COSTS if cost not in varying(lines)]
+    text = caption(table, metric, protocol)
+    return text + (f"; matched: {' and '.join(matched)}" if matched else "")
+
+
+def main(table: pd.DataFrame, asked: Any) -> None:
+    found = fronts(table, asked.metric, asked.protocol)
+    metric = found.columns[4]
+    for (cost, kind), front in found.groupby(["cost", "kind"], sort=False):
+        print(
+            f"{kind}, {COSTS[str(cost)]}: hypervolume {front['hypervolume'].iloc[0]:.3f} decades²"
+        )
+        rows = [["", COSTS[str(cost)], metric]]
+        rows += [[r.label, si(r.value), f"{getattr(r, metric):,.2f}"] for r in front.itertuples()]
+        print(*("  " + line for line in columns(rows)), sep="\n")
+    print(f"figure: {style.save(draw(table, metric, asked.protocol), asked.out)[0]}")
+
+
+if __name__ == "__main__":
+    command.run(main, str(__doc__), out="pareto.png", metric=None, protocol=None)

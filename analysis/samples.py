@@ -1,0 +1,61 @@
+"""One picture of samples: rows are arms, columns are loop counts, the same noise and labels in each.
+
+    python -m eltlab.analysis.samples [out=samples.png] [protocol=ID] [ROWS …]
+
+Reads the tiles that evaluate left in each run's samples/ folder.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from eltlab import results
+from eltlab.analysis import command, style
+from eltlab.analysis.points import caption, shortened
+from eltlab.errors import UserError
+from eltlab.text import counted
+
+
+def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
+    """The tile of each arm and loop count, of the first seed. Raises UserError where there are none."""
+    rows = results.comparable(table, protocol)
+    rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
+    short = dict(zip(names := list(rows["name"].unique()), shortened(names), strict=True))
+    found: dict[str, dict[int, Path]] = {}
+    for row in rows.itertuples():
+        path = Path(row.folder) / "samples" / row.protocol / f"loops_{int(row.loops):03}.png"
+        if path.is_file():
+            found.setdefault(short[row.name], {})[int(row.loops)] = path
+    if not found:
+        raise UserError("no samples beside these rows; give the folders of evaluated runs")
+    return found
+
+
+def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:
+    arms = tiles(table, protocol)
+    columns = sorted({loops for pictures in arms.values() for loops in pictures})
+    text = f"{caption(table, protocol=protocol)}; the same noise and labels everywhere"
+    shape = (len(columns), len(arms))
+    with style.canvas(text, *shape, size=(2.6, 1.25)) as (figure, panels):
+        for number, axes in enumerate(panels):
+            name, loops = list(arms)[number // len(columns)], columns[number % len(columns)]
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if loops in arms[name]:
+                axes.imshow(imread(arms[name][loops]))
+            if number < len(columns):
+                axes.set_title(counted(loops), loc="center", fontweight="normal")
+            if number % len(columns) == 0:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def main(table: pd.DataFrame, asked: Any) -> None:
+    print(f"picture: {style.save(draw(table, asked.protocol), asked.out)[0]}")
+
+
+if __name__ == "__main__":
+    command.run(main, str(__doc__), out="samples.png", protocol=None)

@@ -1,0 +1,251 @@
+"""How quality falls with inference compute, and what a loop is worth in unique layers.
+
+    python -m eltlab.analysis.scaling [out=scaling.png] [metric=fid] [protocol=ID] [ROWS …]
+
+Two fits, by least squares in logarithms, with 95 % t intervals from the fit's covariance:
+
+    quality = a·G^b + c         G: MACs per sample; of each kind of arm
+    quality = a·(N·r^φ)^b + c   N: unique layers, r: loops; of unique-layer and looped arms together
+
+A loop that is worth a layer has φ = 1, one that is worth nothing φ = 0 (arXiv 2604.21106 has 0.46 for
+language). Arms stand at the loop counts that they were trained for.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import optimize, stats
+
+from eltlab.analysis import command, style
+from eltlab.analysis.points import (
+    UNIQUE,
+    caption,
+    constant,
+    full,
+    per_seed,
+    quality_of,
+)
+from eltlab.errors import UserError
+
+Model = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Fit(NamedTuple):
+    """Values of parameters with their 95 % intervals, and the points that they were fitted to."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    points: int
+
+    def __str__(self) -> str:
+        parts = zip(self.names, self.values, self.low, self.high, strict=True)
+        return ", ".join(f"{n} = {v:.4g} ({a:.4g} to {b:.4g})" for n, v, a, b in parts)
+
+
+def power_law(compute: Any, quality: Any) -> Fit:
+    """a, b and c of quality = a·G^b + c, with c ≥ 0. Raises UserError for too few points.
+
+    compute, quality: [n] above 0. a is at the geometric mean of the compute, so that it and b do not hang
+    together: quality = a·(G/G₀)^b + c with G₀ the last of the four names.
+    """
+    x, y = positive(compute, quality)
+    enough(x, y, 3, "a, b and c")
+    centre = float(np.exp(np.log(x).mean()))
+
+    def law(found: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.exp(found[0]) * (x / centre) ** found[1] + floor(found[2])
+
+    fit = fitted(law, x, y, slope(x / centre, y), "a b c")
+    return fit._replace(
+        names=(*fit.names, "G₀"),
+        values=np.append(fit.values, centre),
+        low=np.append(fit.low, centre),
+        high=np.append(fit.high, centre),
+    )
+
+
+def worth_of_a_loop(layers: Any, loops: Any, quality: Any) -> Fit:
+    """a, b, c and φ of quality = a·(N·r^φ)^b + c. Raises UserError for too few points, or for rows in
+    which either all loop, or none does.
+
+    layers, loops, quality: [n], N, r and the distance of each point.
+    """
+    n, y = positive(layers, quality)
+    r = np.asarray(loops, dtype=float)
+    if not ((r == 1).any() and (r > 1).any() and len(np.unique(n[r == 1])) > 1):
+        raise UserError(
+            "the worth of a loop needs looped arms, and unique-layer arms of two depths or more; "
+            "e.g. the study anytime"
+        )
+    enough(np.stack([n, r], axis=1), y, 4, "a, b, c and φ")
+
+    def law(found: np.ndarray, x: np.ndarray) -> np.ndarray:
+        worth = x[0] * x[1] ** found[3]
+        return np.exp(found[0]) * worth ** found[1] + floor(found[2])
+
+    start = [*slope(n[r == 1], y[r == 1]), 0.5]
+    return fitted(law, np.stack([n, r]), y, start, "a b c φ")
+
+
+def enough(x: np.ndarray, y: np.ndarray, parameters: int, names: str) -> None:
+    """Raises UserError where points are too few for a fit with intervals. Seeds of one model lie at one
+    place, and so do models of almost the same cost (5 %)."""
+    apart = len(np.unique(np.round(np.log(x) / 0.05), axis=0))
+    if apart < parameters or len(y) <= parameters:
+        raise UserError(
+            f"{len(y)} points at {apart} different places; {names} with intervals need "
+            f"{parameters + 1} at {parameters}"
+        )
+
+
+def floor(root: float) -> float:
+    """c = root², so that it is never below 0."""
+    return root**2
+
+
+def positive(*columns: Any) -> list[np.ndarray]:
+    arrays = [np.asarray(column, dtype=float) for column in columns]
+    if any((array <= 0).any() for array in arrays):
+        raise UserError("a power law needs values above 0")
+    return arrays
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Where a fit begins: the straight line in logarithms, and a small floor."""
+    found = stats.linregress(np.log(x), np.log(y))
+    return [found.intercept, found.slope, float(np.sqrt(0.1 * y.min()))]
+
+
+def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: str) -> Fit:
+    """Least squares in log quality; intervals by the t distribution, back from the fit's own scales."""
+    freedom = len(y) - len(start)
+
+    def residual(found: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(law(found, x), 1e-300)) - np.log(y)
+
+    best = min(
+        (
+            optimize.least_squares(residual, [*start[:2], root, *start[3:]], x_scale="jac")
+            for root in (start[2], 3 * start[2], 1e-3)
+        ),
+        key=lambda result: result.cost,
+    )
+    # Where c is 0 nothing hangs on its root: it has no slope, and the others are fitted as if without it.
+    spread = np.linalg.pinv(best.jac.T @ best.jac) * 2 * best.cost / freedom
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(np.maximum(np.diag(spread), 0.0))
+    low, high = best.x - half, best.x + half
+    values = best.x.copy()
+    for array in (low, high, values):
+        array[0] = np.exp(array[0])
+    root, reach = abs(values[2]), half[2]
+    values[2], low[2], high[2] = root**2, max(0.0, root - reach) ** 2, (root + reach) ** 2
+    return Fit(tuple(names.split()), values, low, high, len(y))
+
+
+# --- of a table -----------------------------------------------------------------------------------
+
+
+def by_kind(
+    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
+) -> dict[str, Fit | str]:
+    """The power law of each kind of arm over its runs; a sentence where there are too few points.
+
+    Unique-layer and vanilla arms at their own loop counts, elastic ones at every count up to it.
+    """
+    lines = per_seed(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    return {
+        str(kind): attempt(power_law, group["macs_per_sample"], group[metric])
+        for kind, group in meant(lines).groupby("kind", sort=False)
+    }
+
+
+def meant(lines: pd.DataFrame) -> pd.DataFrame:
+    """The points at which an arm is meant to be good: elastic ones at every count up to their own."""
+    elastic = lines["kind"].str.startswith("elastic")
+    inside = elastic & constant(lines) & (lines["loops"] <= lines["loops_train"])
+    return lines[inside | lines.index.isin(full(lines).index)]
+
+
+def loop_worth(
+    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
+) -> dict[str, Fit | str]:
+    """φ of each kind of looped arm, beside the unique-layer arms; a sentence where it cannot be fitted.
+
+    Of widths that differ each has a φ of its own, so only rows of one width are taken.
+    """
+    lines = per_seed(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    if lines["width"].nunique() > 1:
+        widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
+        raise UserError(f"rows of widths {widths}: the worth of a loop is that of one width")
+    own = full(lines)
+    unique = own["kind"] == UNIQUE
+    found: dict[str, Fit | str] = {}
+    for kind in own.loc[~unique, "kind"].unique():
+        group = own[unique | (own["kind"] == kind)]
+        columns = (group["unique_layers"], group["loops_train"], group[metric])
+        found[str(kind)] = attempt(worth_of_a_loop, *columns)
+    return found
+
+
+def attempt(fit: Callable[..., Fit], *columns: pd.Series) -> Fit | str:
+    try:
+        return fit(*columns)
+    except UserError as error:
+        return str(error)
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+
+def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
+    """Every run over its MACs a sample, with the power law of each kind that has one."""
+    lines = per_seed(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    fits = by_kind(table, metric, protocol)
+    with style.canvas(note(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
+        style.log_axes(axes, "MACs per sample", f"{metric} (lower is better)")
+        for kind, group in meant(lines).groupby("kind", sort=False):
+            colour, marker = style.look(str(kind))
+            axes.plot(group["macs_per_sample"], group[metric], marker, color=colour, alpha=0.5)
+            draw_fit(axes, str(kind), fits[str(kind)], group["macs_per_sample"], colour)
+        axes.legend(loc="best")
+    return figure
+
+
+def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: str) -> None:
+    if isinstance(fit, str):
+        axes.plot([], [], color=colour, label=f"{kind}: too few points for a fit")
+        return
+    x = np.geomspace(compute.min(), compute.max(), 100)
+    a, b, c, centre = fit.values
+    name = f"{kind}: b = {b:.2f} ({fit.low[1]:.2f} to {fit.high[1]:.2f}), c = {c:.3g}"
+    axes.plot(x, a * (x / centre) ** b + c, color=colour, label=name)
+
+
+def note(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
+    return f"{caption(table, metric, protocol)}. Fits of a·(G/G₀)^b + c over runs"
+
+
+def main(table: pd.DataFrame, asked: Any) -> None:
+    print("quality = a·(G/G₀)^b + c over MACs per sample")
+    for kind, fit in by_kind(table, asked.metric, asked.protocol).items():
+        print(f"  {kind}: {fit}")
+    print("quality = a·(N·r^φ)^b + c over unique layers and loops")
+    try:
+        for kind, fit in loop_worth(table, asked.metric, asked.protocol).items():
+            print(f"  {kind}: {fit}")
+    except UserError as error:
+        print(f"  {error}")
+    print(f"figure: {style.save(draw(table, asked.metric, asked.protocol), asked.out)[0]}")
+
+
+if __name__ == "__main__":
+    command.run(main, str(__doc__), out="scaling.png", metric=None, protocol=None)

@@ -1,0 +1,60 @@
+"""python -m eltlab.report [runs_dir=DIR] [out=report.html]: tables, figures and samples on one page."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from eltlab.cli import own_keys, run_verb
+from eltlab.errors import UserError, nearest
+from eltlab.files import write_atomic
+
+COMMITTED = "committed"
+
+
+@dataclass
+class Asked:
+    runs_dir: str | None = None
+    out: str = "report.html"
+
+
+def usage() -> str:
+    return (
+        f"{__doc__}\n\n"
+        "  runs_dir=runs       a folder of runs, of a study, or a .jsonl file of rows; committed: the rows\n"
+        "                      that come with eltlab, which are also taken where runs/ has none\n"
+        "  out=report.html     one file that needs no other and asks for none: open it, send it\n\n"
+        "A section a study and protocol: the headline table, samples of the same noise and labels at each\n"
+        "loop count beside the unique-layer twin, and the figures of analysis/, each a command of its own:\n"
+        "  python -m eltlab.analysis.{pareto,anytime,ablation,dynamics,scaling} --help"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    asked, others = own_keys(arguments, Asked())
+    for text in others:
+        raise UserError(f"{text}: {nearest(text.partition('=')[0], ['runs_dir', 'out'], 'keys')}")
+    out = Path(asked.out).expanduser()
+    if out.suffix != ".html":
+        raise UserError(f"out={asked.out}: the page is an .html file")
+    from eltlab import results
+    from eltlab.analysis.page import page
+
+    paths, source = rows_of(asked.runs_dir)
+    table = results.load(*paths)
+    html = page(table, source, lambda title: print(f"report: {title}", file=sys.stderr))
+    write_atomic(out, html)
+    print(f"report: {out}")
+
+
+def rows_of(runs_dir: str | None) -> tuple[list[Path], str]:
+    """The folder or files that were asked for, and what people call them."""
+    runs = Path("runs" if runs_dir is None else runs_dir).expanduser()
+    if runs_dir not in (None, COMMITTED) or (runs_dir is None and any(runs.rglob("rows.jsonl"))):
+        return [runs], str(runs)
+    from eltlab.analysis.command import committed
+
+    return committed(), "the studies that come with eltlab"
+
+
+if __name__ == "__main__":
+    run_verb(main, usage, stopped="no page was written")

@@ -1,0 +1,114 @@
+"""Quality against inference compute: the curves, and the elasticity tax against known areas."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from tables import arm, row, table, unique, vanilla
+
+from eltlab.analysis import anytime
+from eltlab.analysis.points import points
+
+APART = {1: 40.0, 2: 20.0, 3: 15.0, 4: 10.0}  # a model of two layers trained for each count
+
+
+def apart(seed: int = 0) -> list[dict]:
+    own = [unique("u2", 2, APART[1], seed=seed)]
+    own += [
+        vanilla(f"vanilla{n}", {n: APART[n], 1: 500.0}, trained=n, seed=seed) for n in (2, 3, 4)
+    ]
+    return [row for rows in own for row in rows]
+
+
+def elastic(factor: float, seed: int = 0) -> list[dict]:
+    return arm("elastic", {n: factor * value for n, value in APART.items()}, seed=seed)
+
+
+def tax(*rows: dict) -> float:
+    [line] = anytime.elasticity_tax(table(rows)).itertuples()
+    return line.tax
+
+
+def test_a_model_that_is_everywhere_a_quarter_worse_pays_a_quarter() -> None:
+    assert tax(*apart(), *elastic(1.25)) == pytest.approx(0.25)
+    assert tax(*apart(), *elastic(0.5)) == pytest.approx(-0.5)
+
+
+def test_the_tax_is_the_area_between_the_curves_in_logarithms() -> None:
+    """Twice as far at one loop, level at two: a triangle, then nothing, of two equal widths."""
+    rows = [
+        *unique("u2", 2, 10.0),
+        *vanilla("v2", {2: 10.0}, trained=2),
+        *vanilla("v4", {4: 10.0}, trained=4),
+        *arm("elastic", {1: 20.0, 2: 10.0, 4: 10.0}),
+    ]
+    assert tax(*rows) == pytest.approx(np.exp(np.log(2) / 2 / 2) - 1)
+
+
+def test_both_curves_are_the_best_that_their_budget_buys() -> None:
+    """A deeper model that is worse is not taken: one may spend less."""
+    rows = [*unique("u2", 2, 10.0), *vanilla("v4", {4: 90.0}), *arm("e", {1: 20.0, 4: 70.0})]
+    assert tax(*rows) == pytest.approx(1.0)
+
+
+def test_loops_beyond_training_and_schedules_are_not_in_the_tax() -> None:
+    beyond = [row("elastic", 8, 1e-9), row("elastic", 2.5, 1e-9, loop_schedule="4to1")]
+    assert tax(*apart(), *elastic(1.25), *beyond) == pytest.approx(0.25)
+
+
+def test_over_seeds_the_tax_has_a_t_interval() -> None:
+    factors = (1.1, 1.2, 1.5)
+    rows = [
+        r for seed, factor in enumerate(factors) for r in (*apart(seed), *elastic(factor, seed))
+    ]
+    [line] = anytime.elasticity_tax(table(rows)).itertuples()
+    logs = np.log(factors)
+    low, high = stats.t.interval(0.95, 2, loc=logs.mean(), scale=stats.sem(logs))
+    assert (line.tax, line.low, line.high, line.seeds) == pytest.approx(
+        (np.expm1(logs.mean()), np.expm1(low), np.expm1(high), 3)
+    )
+    assert "3 seeds" in anytime.taxed(line)
+
+
+def test_one_seed_has_no_interval_and_says_so() -> None:
+    [line] = anytime.elasticity_tax(table([*apart(), *elastic(1.25)])).itertuples()
+    assert np.isnan(line.low) and anytime.taxed(line) == "elastic +25%, one seed: no interval"
+
+
+def test_without_models_trained_apart_there_is_no_tax() -> None:
+    rows = table([*elastic(1.0), *vanilla("vanilla", {2: 9.0, 4: 3.0}), *unique("twin", 8, 2.0)])
+    assert anytime.elasticity_tax(rows).empty
+    # Nor from those of another width.
+    wide = [{**each, "width": 128} for each in apart()]
+    assert anytime.elasticity_tax(table([*elastic(1.0), *wide])).empty
+
+
+def test_the_curves_of_the_figure() -> None:
+    rows = table([*apart(), *elastic(1.25), *unique("u8", 8, 5.0)])
+    curves = {each.name: each.points for each in anytime.series(points(rows))}
+    trained = curves.pop(f"2 layers, {anytime.APART}")
+    assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
+    assert list(curves["unique layers"]["unique_layers"]) == [2, 8]
+    # Of the vanilla loops only the deepest has a curve over its loop counts.
+    assert set(curves) == {"unique layers", "elastic", "vanilla4"}
+
+
+def test_extrapolation_is_dashed_and_hollow() -> None:
+    rows = table(arm("elastic", {1: 40.0, 2: 20.0, 4: 10.0, 6: 11.0, 8: 15.0}))
+    [axes] = anytime.draw(rows).axes
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[10.0, 11.0, 15.0]]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_ydata()) for line in hollow] == [[11.0, 15.0]]
+
+
+def test_the_figure_has_its_intervals_and_its_floor() -> None:
+    rows = table([row("e", 4, v, seed=s, fd_classifier=v, fd_halves=2.0, fid=None) for s, v in ((0, 9.0), (1, 11.0))])  # fmt: skip
+    figure = anytime.draw(rows)
+    [axes] = figure.axes
+    [bars] = axes.collections
+    [[low, high]] = [segment[:, 1] for segment in bars.get_segments()]
+    assert high - 10 == pytest.approx(stats.t.ppf(0.975, 1)) and low == pytest.approx(1e-2)
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [
+        [2, 2]
+    ]
+    assert "n = 2 seeds, 95 % t intervals" in figure._supxlabel.get_text().replace("\n", " ")

@@ -1,0 +1,129 @@
+"""Fronts, hypervolumes and attainment against known ones."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tables import arm, table, unique, vanilla
+
+from eltlab.analysis import pareto
+from eltlab.analysis.points import per_seed
+from eltlab.errors import UserError
+
+
+def test_the_front_is_what_no_other_beats_in_both() -> None:
+    cost = [1, 2, 2, 3, 4, 4]
+    distance = [9, 5, 7, 5, 2, 2]
+    assert list(pareto.non_dominated(cost, distance)) == [True, True, False, False, True, True]
+
+
+def test_a_hypervolume_is_the_area_up_to_the_published_corner_in_decades() -> None:
+    axes = ("params_total", "fid")  # the corner: 1e11 parameters, FID 1e3
+    assert pareto.hypervolume([1e9], [10.0], axes) == pytest.approx(2 * 2)
+    # A second point adds what the first does not dominate; a dominated one and one beyond add nothing.
+    two = pareto.hypervolume([1e9, 1e10], [10.0, 1.0], axes)
+    assert two == pytest.approx(2 * 2 + 1 * 1)
+    assert pareto.hypervolume([1e9, 1e10, 1e10, 1e12], [10.0, 1.0, 20.0, 0.1], axes) == two
+
+
+def test_the_corner_is_published_and_does_not_move() -> None:
+    """A hypervolume of last year stands beside one of today: change no value, add others."""
+    assert pareto.REFERENCE == {
+        "params_total": 1e11,
+        "macs_per_sample": 1e17,
+        "train_flops_total": 1e25,
+        "fid": 1e3,
+        "fvd": 1e4,
+        "fd_classifier": 1e4,
+        "kid": 1e1,
+    }
+
+
+def test_what_has_no_logarithm_has_no_hypervolume() -> None:
+    with pytest.raises(UserError, match="params_total and kid: .* above 0"):
+        pareto.hypervolume([1e9], [-0.001], ("params_total", "kid"))
+
+
+def seeds_of(*fronts: dict[int, float]):
+    rows = [arm("a", front, seed=seed) for seed, front in enumerate(fronts)]
+    return per_seed(table([row for rows_of in rows for row in rows_of]))
+
+
+def test_attainment_is_what_one_seed_attains_and_what_all_do() -> None:
+    seeds = seeds_of({1: 10.0, 2: 6.0}, {1: 12.0, 2: 4.0})
+    some, every = pareto.attainment(seeds, "macs_per_sample", "fid")
+    assert some.tolist() == [[2e6, 10.0], [4e6, 4.0]]
+    assert every.tolist() == [[2e6, 12.0], [4e6, 6.0]]
+
+
+@given(st.permutations(range(6)))
+def test_attainment_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
+    """moocore counts wrong where the points of a set do not lie together."""
+    seeds = seeds_of({1: 10.0, 2: 6.0}, {1: 12.0, 2: 4.0}, {1: 11.0, 2: 5.0})
+    expected = pareto.attainment(seeds, "macs_per_sample", "fid")
+    found = pareto.attainment(seeds.iloc[order], "macs_per_sample", "fid")
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert expected[1].tolist() == [[2e6, 12.0], [4e6, 6.0]]
+
+
+STUDY = table([
+    *arm("elastic", {1: 80.0, 2: 30.0, 4: 20.0}),
+    *vanilla("vanilla", {1: 900.0, 2: 90.0, 4: 18.0}),
+    *unique("twin", 8, 10.0),
+    *unique("worse", 9, 11.0),
+])  # fmt: skip
+
+
+def test_fronts_by_kind_of_arm() -> None:
+    found = pareto.fronts(STUDY)
+    macs = found[found["cost"] == "macs_per_sample"].set_index(["kind", "label"])
+    assert list(macs.loc["elastic, ILSD"].index) == ["2x4@1", "2x4@2", "2x4"]
+    assert list(macs.loc["unique layers"].index) == ["8x1"]  # the other is dominated
+    # At equal parameters only the best loop count is on the front.
+    params = found[found["cost"] == "params_total"].set_index("kind")
+    assert params.loc["elastic, ILSD", "label"] == "2x4" and params.loc["vanilla loop", "fid"] == 18
+    # Training FLOPs are equal here: nothing to trade.
+    assert set(found["cost"]) == {"params_total", "macs_per_sample"}
+    assert params.loc["unique layers", "hypervolume"] == pytest.approx((11 - np.log10(8000)) * 2)
+
+
+def test_widths_are_in_the_names_where_they_differ() -> None:
+    rows = table([*arm("a", {4: 2.0}), *arm("b", {4: 1.0}, width=128)])
+    assert set(pareto.fronts(rows)["label"]) == {"w64 2x4", "w128 2x4"} & set(
+        pareto.fronts(rows)["label"]
+    )
+
+
+def test_the_figure_draws_the_fronts() -> None:
+    figure = pareto.draw(STUDY)
+    left, right = figure.axes
+    assert left.get_xlabel() == "parameters" and right.get_xlabel() == "MACs per sample"
+    assert "fid" in left.get_ylabel() and left.get_xscale() == left.get_yscale() == "log"
+    drawn = {tuple(line.get_ydata()) for line in right.lines}
+    for _, front in pareto.fronts(STUDY).query("cost == 'macs_per_sample'").groupby("kind"):
+        assert tuple(front["fid"]) in drawn
+    faded = [c for c in right.collections if c.get_alpha() == 0.3]
+    assert sum(len(c.get_offsets()) for c in faded) == 1  # only "worse" is dominated in its kind
+    said = figure._supxlabel.get_text().replace("\n", " ")
+    assert "protocol aaaa" in said and "no interval" in said and "matched: training FLOPs" in said
+
+
+def test_names_of_the_front_do_not_overlap() -> None:
+    figure = pareto.draw(STUDY)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        assert len(boxes) >= 3
+        for number, one in enumerate(boxes):
+            assert not any(one.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_a_band_lies_between_the_seeds() -> None:
+    rows = [
+        *arm("elastic", {1: 80.0, 2: 30.0, 4: 20.0}),
+        *arm("elastic", {1: 70.0, 2: 35.0, 4: 22.0}, seed=1),
+    ]
+    axes = pareto.draw(table(rows)).axes[0]
+    [band] = [c for c in axes.collections if c.get_alpha() == 0.12]
+    heights = {round(float(y), 6) for y in band.get_paths()[0].vertices[:, 1]}
+    assert heights == {70.0, 80.0, 30.0, 35.0, 20.0, 22.0}

@@ -1,0 +1,145 @@
+"""Arms and their points: means, intervals, and what may not be compared."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from tables import arm, row, table, unique, vanilla
+
+from eltlab.analysis import ablation, anytime, headline, pareto, scaling
+from eltlab.analysis.points import caption, kinds, per_seed, points, quality_of
+from eltlab.errors import UserError
+
+VALUES = [10.0, 12.0, 17.0]
+
+
+def test_a_point_is_the_mean_over_seeds_with_its_t_interval() -> None:
+    rows = [row("a", 4, value, seed=seed) for seed, value in enumerate(VALUES)]
+    [line] = points(table(rows)).itertuples()
+    low, high = stats.t.interval(0.95, 2, loc=13.0, scale=stats.sem(VALUES))
+    assert line.fid == pytest.approx(13.0) and line.seeds == 3
+    assert (line.fid - line.plus_minus, line.fid + line.plus_minus) == pytest.approx((low, high))
+
+
+def test_one_seed_has_no_interval_and_says_so() -> None:
+    rows = table([row("a", 4, 10.0), row("a", 2, 12.0)])
+    assert points(rows)["plus_minus"].isna().all()
+    assert "one seed: no interval" in caption(rows)
+    lines = headline.headline(rows)
+    assert "10.00 (no interval)" in headline.cells(lines, "fid")[1]
+
+
+def test_sampling_seeds_of_one_training_seed_are_averaged_first() -> None:
+    rows = [row("a", 4, 10.0), row("a", 4, 20.0, sample_seed=9), row("a", 4, 31.0, seed=1)]
+    [line] = points(table(rows)).itertuples()
+    assert line.fid == pytest.approx((15 + 31) / 2) and line.seeds == 2
+
+
+def test_kinds_and_depths() -> None:
+    rows = table([
+        *arm("elastic", {2: 5.0, 4: 4.0}),
+        *vanilla("vanilla", {4: 4.0}),
+        *unique("twin", 8, 3.0),
+        *arm("sandwich", {1: 1.0}, layers=1, depth=8),  # four layers before and after the loop of one
+    ])  # fmt: skip
+    assert list(kinds(rows)) == [
+        "elastic, ILSD",
+        "elastic, ILSD",
+        "vanilla loop",
+        "unique layers",
+        "elastic, ILSD",
+    ]
+    assert list(points(rows)["depth"]) == [4, 8, 8, 8, 5]
+
+
+def test_schedules_and_halting_are_arms_of_their_own() -> None:
+    rows = table([
+        row("a", 4, 5.0),
+        row("a", 2.5, 6.0, loop_schedule="4to1"),
+        row("a", 3.2, 5.5, loop_schedule="4, halting 0.1"),
+        row("a", 2.2, 5.9, loop_schedule="4, halting 0.2"),
+    ])  # fmt: skip
+    found = points(rows)
+    assert list(found["arm"]) == ["a", "a 4to1", "a halting", "a halting"]
+    assert list(found["loops"]) == [4, 2.5, 3.2, 2.2]
+
+
+def test_names_lose_what_all_begin_with() -> None:
+    rows = table([*arm("study/loops2-ilsd", {4: 1.0}), *arm("study/loops4-ilsd", {4: 1.0})])
+    assert list(per_seed(rows)["arm"]) == ["loops2-ilsd", "loops4-ilsd"]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+MIXED = table([
+    *arm("a", {1: 9.0, 2: 7.0, 4: 5.0}),
+    *arm("b", {1: 9.0, 2: 7.0, 4: 5.0}, protocol="bbbb", protocol_text='{"samples": 900}'),
+])  # fmt: skip
+FUNCTIONS = {
+    "points": points,
+    "headline": headline.headline,
+    "caption": caption,
+    "pareto.fronts": pareto.fronts,
+    "pareto.draw": pareto.draw,
+    "anytime.draw": anytime.draw,
+    "anytime.elasticity_tax": anytime.elasticity_tax,
+    "ablation.paired": lambda rows: ablation.paired(rows, baseline="a"),
+    "ablation.importance": ablation.importance,
+    "ablation.draw": lambda rows: ablation.draw(rows, baseline="a"),
+    "scaling.by_kind": scaling.by_kind,
+    "scaling.loop_worth": scaling.loop_worth,
+    "scaling.draw": scaling.draw,
+}
+each_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+@each_function
+def test_rows_of_two_protocols_are_refused_naming_both(name: str) -> None:
+    with pytest.raises(UserError, match="protocols aaaa and bbbb cannot be compared: samples 500"):
+        FUNCTIONS[name](MIXED)
+
+
+@each_function
+def test_an_empty_table_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="no evaluations among 0 rows"):
+        FUNCTIONS[name](MIXED.iloc[:0])
+
+
+@each_function
+def test_rows_without_a_distance_are_refused(name: str) -> None:
+    rows = MIXED[MIXED["name"] == "a"].assign(fid=np.nan)
+    with pytest.raises(UserError, match=r"none of fid, fvd, fd_classifier: evaluate the runs"):
+        FUNCTIONS[name](rows)
+
+
+def test_a_metric_that_is_asked_for_is_there() -> None:
+    rows = MIXED.assign(fd_classifier=1.0)
+    assert quality_of(rows) == "fid" and quality_of(rows, "fd_classifier") == "fd_classifier"
+    with pytest.raises(UserError, match="metric=kid: no such distance in the rows; they have fid"):
+        quality_of(rows, "kid")
+    assert quality_of(pd.DataFrame({"fvd": [1.0]})) == "fvd"
+
+
+def test_a_protocol_can_be_chosen() -> None:
+    assert set(points(MIXED, protocol="bbbb")["arm"]) == {"b"}
+
+
+# --- the headline ---------------------------------------------------------------------------------
+
+
+def test_the_twin_is_the_unique_layer_arm_of_equal_width_and_depth() -> None:
+    rows = table([
+        *arm("elastic", {2: 30.0, 4: 20.0}),
+        *unique("twin", 8, 16.0),
+        *unique("short", 4, 40.0),
+        *unique("wide", 8, 1.0, width=128),
+    ])  # fmt: skip
+    lines = headline.headline(rows).set_index("arm")
+    assert lines.loc["elastic", "twin"] == "twin" and lines.loc["elastic", "ratio"] == 1.25
+    assert pd.isna(lines.loc["twin", "twin"]) and np.isnan(lines.loc["twin", "ratio"])
+    assert len(lines) == 4  # one line an arm: the elastic one at four loops
+
+
+def test_where_two_could_be_the_twin_there_is_none() -> None:
+    rows = table([*arm("elastic", {4: 20.0}), *unique("t", 8, 16.0), *unique("u", 8, 17.0)])
+    assert headline.headline(rows)["twin"].isna().all()

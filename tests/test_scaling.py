@@ -1,0 +1,86 @@
+"""Fits against known exponents."""
+
+import numpy as np
+import pytest
+from tables import arm, table, unique, vanilla
+
+from eltlab.analysis import scaling
+from eltlab.errors import UserError
+
+G = np.geomspace(1e6, 1e9, 12)
+
+
+@pytest.mark.parametrize("a, b, c", [(1922.5, -0.95, 1.48), (300.0, -0.3, 0.0), (5.0, 0.4, 2.0)])
+def test_a_power_law_is_found_again(a: float, b: float, c: float) -> None:
+    """The first is the paper's, of FID against 10⁹ MACs."""
+    fit = scaling.power_law(G, a * (G / 1e9) ** b + c)
+    height, exponent, floor, centre = fit.values
+    assert exponent == pytest.approx(b, rel=1e-3)
+    assert height * (1e9 / centre) ** b == pytest.approx(a, rel=1e-2)
+    assert floor == pytest.approx(c, rel=2e-2, abs=0.02)
+
+
+def test_the_interval_covers_the_exponent_as_often_as_it_says() -> None:
+    """Of 200 noisy laws about 95 % have b in their interval."""
+    dice = np.random.default_rng(0)
+    clean = 50 * (G / 1e7) ** -0.6 + 3
+    fits = [scaling.power_law(G, clean * np.exp(dice.normal(0, 0.05, len(G)))) for _ in range(200)]
+    covered = np.mean([fit.low[1] <= -0.6 <= fit.high[1] for fit in fits])
+    assert 0.9 <= covered <= 0.99
+
+
+@pytest.mark.parametrize("worth", [0.0, 0.46, 1.0])
+def test_the_worth_of_a_loop_is_found_again(worth: float) -> None:
+    n = np.array([1, 2, 4, 8, 16, 1, 1, 2, 2, 4, 1])
+    r = np.array([1, 1, 1, 1, 1, 2, 4, 2, 4, 2, 8])
+    fit = scaling.worth_of_a_loop(n, r, 40 * (n * r**worth) ** -0.7 + 3)
+    assert fit.names == ("a", "b", "c", "φ") and fit.points == 11
+    assert fit.values == pytest.approx([40, -0.7, 3, worth], rel=1e-2, abs=1e-2)
+    assert fit.low[3] - 1e-6 <= worth <= fit.high[3] + 1e-6
+
+
+def study() -> list[dict]:
+    rows = []
+    for seed in (0, 1):
+        noise = 1 + 0.01 * seed
+        for n in (1, 2, 4, 8):
+            rows += unique(f"u{n}", n, noise * 30 * n**-0.5, seed=seed)
+        for n, r in ((1, 2), (2, 2), (2, 4), (4, 2), (4, 4)):
+            value = noise * 30 * (n * r**0.5) ** -0.5
+            rows += vanilla(f"v{n}x{r}", {r: value, 1: 999.0}, layers=n, trained=r, seed=seed)
+    return rows
+
+
+def test_fits_of_a_table() -> None:
+    found = scaling.loop_worth(table(study()))
+    assert set(found) == {"vanilla loop"}
+    assert found["vanilla loop"].values[3] == pytest.approx(0.5, abs=0.05)
+    laws = scaling.by_kind(table(study()))
+    assert laws["unique layers"].values[1] == pytest.approx(-0.5, abs=0.05)
+    # Vanilla loops count at the loops they were trained for, so no 999 is among the points.
+    assert laws["vanilla loop"].points == 10
+
+
+def test_too_few_points_are_a_sentence_and_no_fit() -> None:
+    with pytest.raises(UserError, match="4 points at 2 different places; a, b and c"):
+        scaling.power_law([1e6, 1e6, 1e7, 1e7], [4.0, 4.1, 3.0, 3.1])
+    with pytest.raises(UserError, match="needs looped arms, and unique-layer arms of two depths"):
+        scaling.worth_of_a_loop([1, 2, 4], [1, 1, 1], [3.0, 2.0, 1.0])
+    laws = scaling.by_kind(table([*unique("u1", 1, 5.0), *unique("u8", 8, 2.0)]))
+    assert "2 points at 2 different places" in laws["unique layers"]
+    with pytest.raises(UserError, match="above 0"):
+        scaling.power_law([1.0, 2.0, 3.0, 0.0], [1.0, 1.0, 1.0, 1.0])
+
+
+def test_widths_are_not_mixed() -> None:
+    rows = table([*study(), *unique("wide", 8, 1.0, width=128)])
+    with pytest.raises(UserError, match="rows of widths 64, 128"):
+        scaling.loop_worth(rows)
+
+
+def test_the_figure_has_a_line_where_there_is_a_fit() -> None:
+    rows = table([*study(), *arm("x", {4: 3.0}, supervision="deep")])
+    [axes] = scaling.draw(rows).axes
+    names = axes.get_legend_handles_labels()[1]
+    assert any(name.startswith("unique layers: b = -0.5") for name in names)
+    assert "elastic, deep: too few points for a fit" in names
