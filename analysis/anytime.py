@@ -221,13 +221,13 @@ def floor(axes: Axes, table: pd.DataFrame, metric: str) -> None:
     if metric != "fd_classifier" or "fd_halves" not in table or table["fd_halves"].isna().all():
         return
     axes.axhline(table["fd_halves"].mean(), color=style.GREY, linestyle=":", linewidth=1)
-    at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
     axes.annotate(
         "two halves of the real data",
-        (1, table["fd_halves"].mean()),
+        (0.01, table["fd_halves"].mean()),
+        xycoords=axes.get_yaxis_transform(),
+        va="bottom",
         color=style.GREY,
         fontsize=7,
-        **at,
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy import optimize
 
 from eltlab.analysis.points import KINDS, UNIQUE, VANILLA
 from eltlab.errors import UserError
@@ -85,7 +85,7 @@ def wrapped(text: str, figure: Figure) -> str:
     """The text in lines that the figure is wide enough for."""
     from textwrap import fill
 
-    return fill(text, int(21 * figure.get_figwidth()))
+    return fill(text, int(19 * figure.get_figwidth()))
 
 
 def log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
@@ -112,38 +112,54 @@ def ticks(axis: Axis) -> None:
 
 
 Place = tuple[float, float, str, str]  # x, y, text and colour
+TEXT = 7.5  # points
+LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.5}
 
 
-def label_ends(axes: Axes, places: list[Place], room: float = 0.3) -> None:
-    """Writes at the right of what they name, moved up and down until they are apart; room is the share
-    of the width that is kept free for them."""
+def label_ends(axes: Axes, places: list[Place], room: float = 0.4) -> None:
+    """Writes in a column right of everything, each text as near to the height of what it names as the
+    others let it; room is the share of the width that is kept free for them."""
+    if not places:
+        return
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * (high / low) ** room)
-    gap = (high / low) ** 0.02
-    texts = [
-        axes.text(x * gap, y, text, color=colour, fontsize=7.5, va="center")
-        for x, y, text, colour in places
-    ]
-    _apart(axes, texts, only_move={"text": "y", "static": "y", "explode": "y", "pull": "y"})
+    axes.get_figure().canvas.draw()  # type: ignore[union-attr]  # constrained layout places the axes
+    places = sorted(places, key=lambda place: place[1])
+    ends = [(x, y) for x, y, *_ in places]
+    heights = spread(axes.transData.transform(ends)[:, 1], TEXT * axes.get_figure().dpi / 60)  # type: ignore[union-attr]
+    column = high * (high / low) ** 0.01
+    at = axes.transData.inverted().transform([(0, height) for height in heights])[:, 1]
+    for (x, y, text, colour), height in zip(places, at, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            (column, height),
+            color=colour,
+            fontsize=TEXT,
+            va="center",
+            arrowprops={**LEADER, "shrinkA": 0, "shrinkB": 3},
+        )
+
+
+def spread(heights: Any, gap: float) -> Any:
+    """The heights nearest to these rising ones, in squares, of which each is gap above the one before."""
+    steps = gap * np.arange(len(heights))
+    return optimize.isotonic_regression(np.asarray(heights) - steps).x + steps
 
 
 def label(axes: Axes, places: list[Place]) -> None:
     """Writes beside what they name, where they overlap neither each other nor the points."""
-    texts = [
-        axes.text(x, y, text, color=colour, fontsize=7.5, ha="left", va="bottom")
-        for x, y, text, colour in places
-    ]
-    line = {"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.5}
-    at = {"x": [place[0] for place in places], "y": [place[1] for place in places]}
-    _apart(axes, texts, arrowprops=line, **at)
-
-
-def _apart(axes: Axes, texts: list[Text], **how: Any) -> None:
     from adjustText import adjust_text
 
+    texts = [
+        axes.text(x, y, text, color=colour, fontsize=TEXT, ha="left", va="bottom")
+        for x, y, text, colour in places
+    ]
     if len(texts) > 1:
-        axes.get_figure().canvas.draw()  # type: ignore[union-attr]  # constrained layout places the axes
-        adjust_text(texts, ax=axes, iter_lim=300, **how)  # a count, not a time: the same every time
+        axes.get_figure().canvas.draw()  # type: ignore[union-attr]
+        x, y = ([place[axis] for place in places] for axis in (0, 1))
+        # So many rounds, not so many seconds: the same every time.
+        adjust_text(texts, x, y, ax=axes, iter_lim=300, arrowprops=LEADER)
 
 
 # --- files ----------------------------------------------------------------------------------------

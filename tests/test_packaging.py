@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eltlab.results import read_rows
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,6 +37,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     script = (
         "import eltlab; from eltlab import config; "
         "print(eltlab.__file__); print(config.folder('conf')); "
+        "from eltlab.analysis.command import read; print(len(read('anytime_quick'))); "
         "from eltlab import fit; fit.main(['budget.images=32', 'batch_size=32', 'evaluate=false', "
         "'model.width=16', 'trainer.grids=0'])"
     )
@@ -47,8 +50,9 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    package, conf, run = done.stdout.splitlines()
+    package, conf, rows, run = done.stdout.splitlines()
     assert Path(package).parent == site / "eltlab" and Path(conf) == site / "eltlab" / "conf"
+    assert int(rows) == len(read_rows(ROOT / "analysis" / "data" / "anytime_quick.jsonl"))
     assert (tmp_path / run.removeprefix("run: ") / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tables import arm, table, unique, vanilla
 
 from eltlab.analysis import pareto
-from eltlab.analysis.points import per_seed
+from eltlab.analysis.points import per_seed, points
 from eltlab.errors import UserError
 
 
@@ -40,7 +40,7 @@ def test_the_corner_is_published_and_does_not_move() -> None:
 
 
 def test_what_has_no_logarithm_has_no_hypervolume() -> None:
-    with pytest.raises(UserError, match="params_total and kid: .* above 0"):
+    with pytest.raises(UserError, match=r"params_total and kid: .* above 0"):
         pareto.hypervolume([1e9], [-0.001], ("params_total", "kid"))
 
 
@@ -89,9 +89,7 @@ def test_fronts_by_kind_of_arm() -> None:
 
 def test_widths_are_in_the_names_where_they_differ() -> None:
     rows = table([*arm("a", {4: 2.0}), *arm("b", {4: 1.0}, width=128)])
-    assert set(pareto.fronts(rows)["label"]) == {"w64 2x4", "w128 2x4"} & set(
-        pareto.fronts(rows)["label"]
-    )
+    assert set(pareto.labels(points(rows))) == {"w64 2x4", "w128 2x4"}
 
 
 def test_the_figure_draws_the_fronts() -> None:

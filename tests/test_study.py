@@ -122,9 +122,13 @@ TABLES = ["anytime_masked", "anytime_diffusion", "supervision_digits", "supervis
 
 @pytest.mark.parametrize("name", [*TABLES, "schedules"])
 def test_the_tables_of_the_documentation_are_those_of_the_rows(name: str, tmp_path: Path) -> None:
-    path = ROOT / "analysis" / "data" / f"{name}.jsonl"
-    script = ROOT / "analysis" / "anytime.py"
-    command = [sys.executable, str(script), f"out={tmp_path / 'figure.png'}", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "eltlab.analysis.anytime",
+        f"out={tmp_path / 'figure.png'}",
+        name,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     documented = (ROOT / "docs" / "results.md").read_text()
     *table, _ = done.stdout.splitlines()
@@ -154,7 +158,7 @@ QUICK = sorted((ROOT / "analysis" / "data").glob("*_quick.jsonl"))
 
 @pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
 def test_the_tables_of_the_quick_studies_are_those_of_the_rows(path: Path) -> None:
-    command = [sys.executable, str(ROOT / "analysis" / "study.py"), str(path)]
+    command = [sys.executable, "-m", "eltlab.analysis.study", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     documented = (ROOT / "docs" / "results.md").read_text()
     assert all(f"    {line}\n" in documented for line in done.stdout.splitlines())
@@ -197,3 +201,24 @@ def test_what_else_the_quick_studies_say() -> None:
     assert (anatomy.idxmin(), anatomy.idxmax()) == ("exclusive_attention", "residual_scale")
     assert set(quick("supervision").idxmin()) == {"random_depth"}
     assert quick("pareto").min(axis=1).idxmin() == "width32-unique_layers2-loops3"
+
+
+# --- the README -----------------------------------------------------------------------------------
+
+
+def test_the_headline_of_the_readme_is_that_of_the_rows(tmp_path: Path) -> None:
+    """`make readme` puts it there."""
+    page = tmp_path / "README.md"
+    page.write_text((ROOT / "README.md").read_text())
+    command = [
+        sys.executable,
+        "-m",
+        "eltlab.analysis.headline",
+        f"into={page}",
+        "anytime_diffusion",
+    ]
+    figure = tmp_path / "docs" / "anytime_diffusion.png"
+    subprocess.run([*command, f"figure={figure}"], check=True)
+    assert page.read_text() == (ROOT / "README.md").read_text()
+    assert figure.is_file() and figure.with_suffix(".pdf").is_file()
+    assert page.read_text().count("÷ twin") == 3

@@ -1,0 +1,251 @@
+"""The report: its numbers are the table's, and it works in a real browser, alone."""
+
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+from studies import written
+from tables import arm, row, table, unique, vanilla
+
+from eltlab import report, sweep
+from eltlab.analysis.page import page as html_of
+from eltlab.analysis.page import sections_of
+from eltlab.errors import UserError
+
+STUDY = """
+space:
+  loops: [1, 2]
+  supervision: [ilsd, final]
+seeds: [0, 1]
+"""
+
+
+class Tables(HTMLParser):
+    """The cells of every table of a page, by the class of the table."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[list[str]]]] = {}
+        self.open = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag == "table":
+            self.rows: list[list[str]] = []
+            self.found.setdefault(dict(attrs).get("class", ""), []).append(self.rows)
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.open = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.open = False
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.rows[-1][-1] += data
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in re.findall(r"[\d,]+\.\d+", text)]
+
+
+def swept(tmp_path: Path) -> Path:
+    """A study of seconds, trained and measured; the report of it."""
+    sweep.main([written(tmp_path, STUDY), f"runs_dir={tmp_path / 'runs'}", "workers=2"])
+    report.main([f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'report.html'}"])
+    return tmp_path / "report.html"
+
+
+def test_the_numbers_of_the_page_are_the_tables_and_the_slider_is_there(
+    tmp_path: Path, page: Any, capsys: Any
+) -> None:
+    path = swept(tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {path}"
+    sheet = pd.read_csv(tmp_path / "runs" / "small" / "table.csv")
+    rows = sheet[sheet["kind"] == "eval"]
+    tables = Tables(path.read_text()).found
+    check_headline(tables["headline"][0], rows[rows["loops"] == rows["loops_train"]])
+    check_points(tables["points"][0], rows)
+    # Both arms that loop can be chosen, and the twin is beside each.
+    page.goto(path.as_uri())
+    assert page.locator("select option").all_inner_texts() == ["loops2-final", "loops2-ilsd"]
+    assert "its unique-layer twin" in page.locator(".pair").inner_text()
+    assert not page.said
+
+
+def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
+    titles, *lines = cells
+    assert titles[0] == "arm" and len(lines) == rows["name"].nunique() == 3
+    twin = rows.loc[rows["loops_train"] == 1, "fd_classifier"].mean()
+    for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
+        values = rows.loc[rows["name"] == f"small/{line['arm']}", "fd_classifier"]
+        mean, half = numbers(line["fd_classifier"])
+        assert mean == pytest.approx(values.mean(), abs=0.005)
+        assert half == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem(values), abs=0.005)
+        if line["arm"] == "loops1-final":
+            assert line["÷ twin"] == ""
+        else:
+            assert numbers(line["÷ twin"]) == [pytest.approx(values.mean() / twin, abs=0.005)]
+
+
+def check_points(cells: list[list[str]], rows: pd.DataFrame) -> None:
+    titles, *lines = cells
+    means = rows.groupby(["name", "loops"])["fd_classifier"].mean()
+    assert len(lines) == len(means)
+    for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
+        expected = means[f"small/{line['arm']}", float(line["loops"])]
+        assert numbers(line["fd_classifier"])[0] == pytest.approx(expected, abs=0.005)
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+def tiled(tmp_path: Path, name: str, counts: list[int], **more: Any) -> dict[str, Any]:
+    """A folder with a tile a loop count, each of another grey; as the column of rows."""
+    folder = tmp_path / name / "samples" / "aaaa"
+    folder.mkdir(parents=True)
+    for loops in counts:
+        Image.new("L", (8, 4), 20 * loops).save(folder / f"loops_{loops:03}.png")
+    return {"folder": str(tmp_path / name), **more}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    rows = [
+        *arm("elastic", {1: 40.0, 2: 20.0, 4: 10.0, 6: 11.0}, **tiled(tmp_path, "e", [1, 2, 4, 6])),
+        *vanilla("vanilla", {2: 90.0, 4: 9.0}, **tiled(tmp_path, "v", [2, 4])),
+        *unique("twin", 8, 8.0, **tiled(tmp_path, "t", [1])),
+        *arm("other<b>", {4: 5.0}, study="else", protocol="bbbb", protocol_text='{"samples": 9}'),
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(page_of(rows))
+    return path
+
+
+def page_of(rows: list[dict[str, Any]]) -> str:
+    return html_of(table(rows), "made-up rows")
+
+
+def shown(browser_page: Any) -> list[str]:
+    """What the pictures that can be seen are of."""
+    return browser_page.locator(".pair figure:visible strong").all_inner_texts()
+
+
+def grey(browser_page: Any) -> int:
+    """The grey of the first picture that can be seen, from its pixels on the screen."""
+    picture = browser_page.locator(".pair figure:visible img").first.screenshot()
+    pixels = Image.open(io.BytesIO(picture)).convert("L")
+    return pixels.getpixel((pixels.width // 2, pixels.height // 2))
+
+
+def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None:
+    page.goto(made.as_uri())
+    assert shown(page) == ["elastic, 6 loops (trained for 4)", "its unique-layer twin"]
+    assert grey(page) == 120
+    page.keyboard.press("Tab")
+    while page.evaluate("document.activeElement.type") != "range":
+        page.keyboard.press("Tab")
+    for expected, loops in ((80, "4 loops"), (40, "2 loops"), (20, "1 loop"), (20, "1 loop")):
+        page.keyboard.press("ArrowLeft")
+        assert shown(page) == [f"elastic, {loops}", "its unique-layer twin"]
+        assert grey(page) == expected
+        assert page.evaluate("document.activeElement.getAttribute('aria-valuetext')") == loops
+    said = page.locator(".pair figure:visible .quiet").all_inner_texts()
+    assert said[0].startswith("fid 40.00 (no interval), 2M MACs") and "fid 8.00" in said[1]
+    page.locator("select").select_option("vanilla")
+    assert shown(page) == ["vanilla, 4 loops", "its unique-layer twin"] and grey(page) == 80
+    page.locator("input[type=range]").fill("0")
+    assert shown(page)[0] == "vanilla, 2 loops" and grey(page) == 40
+
+
+def test_the_page_asks_for_nothing_and_says_nothing(made: Path, page: Any) -> None:
+    page.goto(made.as_uri())
+    page.wait_for_load_state("networkidle")
+    assert [url for url in page.asked if not url.startswith("data:")] == [made.as_uri()]
+    assert page.said == []
+    sizes = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth])")
+    assert len(sizes) > 8 and all(done and width > 0 for done, width in sizes)
+    assert page.evaluate("[...document.images].every(i => i.alt)")
+
+
+def test_the_page_fits_a_phone(made: Path, page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.goto(made.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    touch = page.locator("input[type=range]").bounding_box()
+    assert touch["x"] >= 0 and touch["x"] + touch["width"] <= 360
+
+
+def test_a_name_is_text_and_never_markup(made: Path) -> None:
+    assert "other<b>" not in made.read_text() and "other&lt;b&gt;" in made.read_text()
+
+
+# --- what is shown, and what is not ---------------------------------------------------------------
+
+
+def test_protocols_and_studies_are_sections_of_their_own(made: Path) -> None:
+    rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
+    assert [title for title, _ in sections_of(table(rows))] == [
+        "made-up, protocol aaaa",
+        "made-up, protocol bbbb",
+    ]
+    headlines = Tables(made.read_text()).found["headline"]
+    assert [line[0] for line in headlines[1][1:]] == ["elastic", "vanilla", "twin"]
+    assert [line[0] for line in headlines[0][1:]] == ["other<b>"]
+
+
+def test_what_cannot_be_shown_says_why(made: Path) -> None:
+    text = made.read_text()
+    assert "Dynamics: no dynamics.csv beside these rows" in text
+    assert "Samples: no samples beside these rows" in text
+    twice = [row("a", 4, 1.0), row("a", 4, 2.0, run="a/other")]
+    assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
+
+
+def test_the_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Where there are no runs. Every committed study has its section."""
+    monkeypatch.chdir(tmp_path)
+    report.main([])
+    html = (tmp_path / "report.html").read_text()
+    for name in ("anytime-quick", "loops_vs_depth-quick", "pareto-quick", "anytime-small"):
+        assert f">{name}</h2>" in html
+    assert len(Tables(html).found["headline"]) >= 10 and "<input" in html
+    # With runs it is of these.
+    capsys.readouterr()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "rows.jsonl").touch()
+    with pytest.raises(UserError, match="no evaluations among 0 rows"):
+        report.main([])
+
+
+def test_mistakes_write_no_page(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in (
+        (["runs_dir=nowhere"], "nowhere: no such folder or file of rows"),
+        (["out=report.pdf"], r"out=report\.pdf: the page is an \.html file"),
+        (["run_dir=runs"], "run_dir=runs: did you mean runs_dir"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report.main(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_needs_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys; sys.argv = ['report', '--help']; import runpy; "
+        "runpy.run_module('eltlab.report', run_name='__main__'); "
+        "assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "runs_dir=runs" in done.stdout, done.stderr
