@@ -26,8 +26,8 @@ from eltlab.text import counted, si
 # Figures of a section: a name, what it says to who cannot see it, and who draws it.
 FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (
     ("Quality against inference compute", "One curve an arm over its loop counts", anytime.draw),
-    ("Pareto fronts", "Quality against each cost, with the front of each kind of arm", pareto.draw),
     ("Scaling", "Quality against MACs a sample with power laws", scaling.draw),
+    ("Pareto fronts", "Quality against each cost, with the front of each kind of arm", pareto.draw),
     ("Ablation", "Ratio of each arm to the plain one, with intervals", ablation.draw),
     ("Dynamics", "Relative update of each loop, and held-out loss of each exit", dynamics.draw),
 )

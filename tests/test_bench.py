@@ -248,8 +248,8 @@ def test_rows_that_are_missing_are_told(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     page = tmp_path / "page.md"
     page.write_text("<!-- performance --><!-- /performance -->")
-    script = [sys.executable, ROOT / "analysis" / "performance.py", f"out={page}"]
-    done = subprocess.run([*script, tmp_path / "rows.jsonl"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "eltlab.analysis.performance", f"into={page}"]
+    done = subprocess.run([*command, tmp_path / "rows.jsonl"], capture_output=True, text=True)
     assert done.returncode == 2 and "make bench" in done.stderr
 
 
@@ -257,8 +257,8 @@ def test_rows_without_samples_make_no_paragraph(tmp_path):
     out, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
     bench.main([*SMALL, "splits=[4]", "batches=[]", f"out={out}"])
     page.write_text("<!-- performance --><!-- /performance -->")
-    script = [sys.executable, ROOT / "analysis" / "performance.py", f"out={page}", out]
-    done = subprocess.run(script, capture_output=True, text=True)
+    command = [sys.executable, "-m", "eltlab.analysis.performance", f"into={page}", out]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "that measured ILSD and samples" in done.stderr
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from eltlab.config import folder
 from eltlab.errors import UserError
 from eltlab.results import COLUMNS, append_rows, comparable, load, one_protocol, read_rows
 
@@ -34,10 +33,16 @@ def row(name: str, loops: int, seed: int, value: float, protocol: str = "a") -> 
         "loops": loops,
         "loops_train": 1 if name == "twin" else 4,
         "unique_layers": 8 if name == "twin" else 2,
+        "supervision": "final" if name == "twin" else "ilsd",
+        "width": 64,
+        "depth": 8,
+        "steps": 16,
+        "guidance": 1.0,
         "loop_schedule": "constant",
         "images_seen": 100,
         "params_total": 1000,
         "macs_per_sample": 10 * loops,
+        "train_flops_total": 1000,
         "protocol": protocol,
         "protocol_text": json.dumps({"samples": 100, "extractor": protocol}),
         "samples": 100,
@@ -86,8 +91,8 @@ def test_two_protocols_are_refused_naming_both(tmp_path: Path) -> None:
 
 
 def anytime(*arguments: str) -> subprocess.CompletedProcess:
-    script = folder("analysis") / "anytime.py"
-    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-m", "eltlab.analysis.anytime", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
     rows = [
         root / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")
     ]
-    command = [sys.executable, str(root / "analysis" / "table.py"), f"out={tmp_path}/all.parquet"]
+    command = [sys.executable, "-m", "eltlab.analysis.table", f"out={tmp_path}/all.parquet"]
     subprocess.run([*command, *map(str, rows)], check=True, capture_output=True)
     expected = load(*rows)
     for table in (pd.read_parquet(tmp_path / "all.parquet"), pd.read_csv(tmp_path / "all.csv")):
