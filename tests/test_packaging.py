@@ -26,7 +26,7 @@ def test_the_wheel_carries_what_lies_beside_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ("conf", "sweeps", "analysis"):
         for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}:
                 assert f"eltlab/{path.relative_to(ROOT)}" in names
     assert not [name for name in names if name.startswith(("conf/", "tests/"))]
 
