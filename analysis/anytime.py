@@ -32,7 +32,7 @@ from eltlab.analysis.points import (
 )
 
 COST = "macs_per_sample"
-APART = "trained for\neach loop count"
+APART = "trained for each loop count"
 LABELS = 12  # at most that a panel takes
 
 
@@ -55,7 +55,7 @@ def series(lines: pd.DataFrame) -> list[Series]:
     for layers, group in trained_apart(lines):
         vanilla = group[group["kind"] == VANILLA]
         covered |= set(vanilla["arm"]) - {vanilla.loc[vanilla["loops_train"].idxmax(), "arm"]}
-        found.append(Series(f"{layers:g} layers, {APART}", VANILLA, group))
+        found.append(Series(f"{layers:g} layers {APART}", VANILLA, group))
     unique = lines[lines["kind"] == UNIQUE]
     for _, group in unique.groupby(["width"], sort=False):
         found.append(Series(UNIQUE, UNIQUE, group.sort_values(COST)))

@@ -87,13 +87,20 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
         *(len(chosen), 2),
         size=(3.6, 2.8),
     ) as (figure, panels):
+        ends: list[list[style.Place]] = [[] for _ in panels]
         for column, arm in enumerate(chosen):
-            above, below = panels[column], panels[len(chosen) + column]
+            above, below = column, len(chosen) + column
             here = moved[(moved["arm"] == arm) & (moved["loops"] == moved["loops_train"])]
-            sharing(above, panels[0])
-            lines(above, here, ("step", "update", "loop"), arm)
-            sharing(below, panels[len(chosen)])
-            lines(below, learned[learned["arm"] == arm], ("images", "loss", "exit"), "")
+            sharing(panels[above], panels[0])
+            ends[above] = lines(panels[above], here, ("step", "update", "loop"))
+            panels[above].set_title(arm)
+            sharing(panels[below], panels[len(chosen)])
+            here = learned[learned["arm"] == arm]
+            ends[below] = lines(panels[below], here, ("images", "loss", "exit"))
+        for axes, places in zip(
+            panels, ends, strict=True
+        ):  # when the scale that all share is known
+            style.label_ends(axes, places, room=0.25)
         panels[0].set_ylabel("relative update")
         panels[len(chosen)].set_ylabel("held-out loss")
         for axes in panels[: len(chosen)]:
@@ -120,18 +127,17 @@ def sharing(axes: Axes, first: Axes) -> None:
         axes.sharey(first)
 
 
-def lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str], title: str) -> None:
-    """A line a loop (or exit), named at its end."""
+def lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str]) -> list[style.Place]:
+    """A line a loop (or exit); where each ends, and its name."""
     x, y, which = columns
     last = len(style.SEQUENCE) - 1
+    ends: list[style.Place] = []
     for number, group in found.groupby(which):
         colour = style.SEQUENCE[min(int(str(number)) - 1, last)]
         group = group.sort_values(x)
         axes.plot(group[x], group[y], color=colour)
-        end = group.iloc[-1]
-        axes.annotate(f" {which} {number}", (end[x], end[y]), color=colour, fontsize=7, va="center")
-    axes.margins(x=0.2)
-    axes.set_title(title)
+        ends.append((*group.iloc[-1][[x, y]], f"{which} {number}", colour))
+    return ends
 
 
 def main(table: pd.DataFrame, asked: Any) -> None:

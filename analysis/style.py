@@ -39,6 +39,8 @@ SEQUENCE = [
 ]  # ordered, as loops are
 MANY = 2000  # marks from which on a figure in vectors holds them as an image
 
+LARGE = ("images seen",)  # what linear axes show in thousands
+
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -100,8 +102,10 @@ def log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
 
 
 def ticks(axis: Axis) -> None:
-    """Numbers as people read them, closer where a log axis spans little; nothing for other axes."""
+    """Numbers as people read them, closer where a log axis spans little."""
     if axis.get_scale() != "log":
+        if axis.get_label_text() in LARGE:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
         return
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)
@@ -121,13 +125,15 @@ def label_ends(axes: Axes, places: list[Place], room: float = 0.4) -> None:
     others let it; room is the share of the width that is kept free for them."""
     if not places:
         return
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * (high / low) ** room)
-    axes.get_figure().canvas.draw()  # type: ignore[union-attr]  # constrained layout places the axes
+    scale = axes.xaxis.get_transform()
+    low, high = scale.transform(axes.get_xlim())
+    right, column = scale.inverted().transform([high + room * (high - low), high])
+    axes.set_xlim(right=right)
+    figure = axes.get_figure()
+    figure.canvas.draw()  # type: ignore[union-attr]  # constrained layout places the axes
     places = sorted(places, key=lambda place: place[1])
-    ends = [(x, y) for x, y, *_ in places]
-    heights = spread(axes.transData.transform(ends)[:, 1], TEXT * axes.get_figure().dpi / 60)  # type: ignore[union-attr]
-    column = high * (high / low) ** 0.01
+    ends = axes.transData.transform([(x, y) for x, y, *_ in places])
+    heights = spread(ends[:, 1], TEXT * figure.dpi / 60)  # type: ignore[union-attr]
     at = axes.transData.inverted().transform([(0, height) for height in heights])[:, 1]
     for (x, y, text, colour), height in zip(places, at, strict=True):
         axes.annotate(

@@ -85,7 +85,7 @@ def test_without_models_trained_apart_there_is_no_tax() -> None:
 def test_the_curves_of_the_figure() -> None:
     rows = table([*apart(), *elastic(1.25), *unique("u8", 8, 5.0)])
     curves = {each.name: each.points for each in anytime.series(points(rows))}
-    trained = curves.pop(f"2 layers, {anytime.APART}")
+    trained = curves.pop(f"2 layers {anytime.APART}")
     assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
     assert list(curves["unique layers"]["unique_layers"]) == [2, 8]
     # Of the vanilla loops only the deepest has a curve over its loop counts.

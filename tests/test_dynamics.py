@@ -46,7 +46,7 @@ def test_the_figure_has_a_column_an_arm_and_a_line_a_loop(rows: list[dict]) -> N
     above, below = dynamics.draw(table(rows)).axes
     assert [list(line.get_ydata()) for line in above.lines] == [[2.0, 2.0], [1.0, 1.0]]
     assert [list(line.get_ydata()) for line in below.lines] == [[3.0], [2.0]]
-    assert [text.get_text() for text in above.texts] == [" loop 1", " loop 2"]
+    assert [text.get_text() for text in above.texts] == ["loop 2", "loop 1"]  # by height
     with pytest.raises(UserError, match="arms=elastik: did you mean elastic"):
         dynamics.draw(table(rows), ["elastik"])
 

@@ -154,10 +154,11 @@ def test_fid_falls_by_more_than_two_sample_seeds_differ() -> None:
 # --- the quick studies ----------------------------------------------------------------------------
 
 QUICK = sorted((ROOT / "analysis" / "data").glob("*_quick.jsonl"))
+STUDIES = [*QUICK, ROOT / "analysis" / "data" / "anytime_small.jsonl"]
 
 
-@pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
-def test_the_tables_of_the_quick_studies_are_those_of_the_rows(path: Path) -> None:
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_tables_of_the_studies_are_those_of_the_rows(path: Path) -> None:
     command = [sys.executable, "-m", "eltlab.analysis.study", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     documented = (ROOT / "docs" / "results.md").read_text()
@@ -201,6 +202,33 @@ def test_what_else_the_quick_studies_say() -> None:
     assert (anatomy.idxmin(), anatomy.idxmax()) == ("exclusive_attention", "residual_scale")
     assert set(quick("supervision").idxmin()) == {"random_depth"}
     assert quick("pareto").min(axis=1).idxmin() == "width32-unique_layers2-loops3"
+
+
+def test_what_elasticity_costs() -> None:
+    from eltlab.analysis import anytime, dynamics
+
+    table = load(ROOT / "analysis" / "data" / "anytime_small.jsonl")
+    rows = comparable(table)
+    arms = rows["name"].str.partition("/")[2]
+    found = rows.assign(arm=arms).pivot_table("fd_classifier", "arm", "loops")
+    elastic = found.loc["elastic"]
+    apart = [
+        found.loc["unique-unique_layers2", 1],
+        *(found.loc[f"vanilla-loops{n}", n] for n in (2, 3, 4)),
+    ]
+    assert all(elastic[n] > other for n, other in enumerate(apart, start=1))
+    assert elastic[6] < 1.01 * elastic[4] and 1.05 < elastic[8] / elastic[4] < 1.1
+    unique = [found.loc[f"unique-unique_layers{n}", 1] for n in (2, 4, 6, 8)]
+    assert max(unique) < 1.1 * min(unique)
+    [tax] = anytime.elasticity_tax(table).itertuples()
+    documented = (ROOT / "docs" / "results.md").read_text()
+    assert f"elasticity tax: {anytime.taxed(tax)}\n" in documented
+    moved = (
+        dynamics.updates(table).set_index(["arm", "loops", "loop", "step"])["update"].sort_index()
+    )
+    for loop in (2, 3, 4):
+        assert moved["elastic", 4, loop, 31] > 1.2 * moved["elastic", 4, loop, 0]
+        assert moved["vanilla-loops4", 4, loop, 31] < 0.9 * moved["vanilla-loops4", 4, loop, 0]
 
 
 # --- the README -----------------------------------------------------------------------------------
