@@ -160,6 +160,8 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
             draw_series(axes, each, metric)
         marks(axes, curves, metric)
         floor(axes, table, metric)
+        # An interval that reaches near 0 would take most of a log axis.
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], lines[metric].min() / 3))
         style.label_ends(axes, [place(each, metric) for each in most_telling(curves, metric)])
     return figure
 

@@ -31,6 +31,8 @@ from eltlab.analysis.points import (
 )
 from eltlab.errors import UserError
 
+UNTOLD = 5.0  # half of an exponent's interval, from which on the points say nothing of it
+
 Model = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -49,7 +51,7 @@ class Fit(NamedTuple):
 
 
 def power_law(compute: Any, quality: Any) -> Fit:
-    """a, b and c of quality = a·G^b + c, with c ≥ 0. Raises UserError for too few points.
+    """a, b and c of quality = a·G^b + c, with c ≥ 0. Raises UserError for points that do not tell b.
 
     compute, quality: [n] above 0. a is at the geometric mean of the compute, so that it and b do not hang
     together: quality = a·(G/G₀)^b + c with G₀ the last of the four names.
@@ -71,8 +73,8 @@ def power_law(compute: Any, quality: Any) -> Fit:
 
 
 def worth_of_a_loop(layers: Any, loops: Any, quality: Any) -> Fit:
-    """a, b, c and φ of quality = a·(N·r^φ)^b + c. Raises UserError for too few points, or for rows in
-    which either all loop, or none does.
+    """a, b, c and φ of quality = a·(N·r^φ)^b + c. Raises UserError for points that do not tell φ, and
+    for rows in which either all loop, or none does.
 
     layers, loops, quality: [n], N, r and the distance of each point.
     """
@@ -140,6 +142,12 @@ def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: 
     spread = np.linalg.pinv(best.jac.T @ best.jac) * 2 * best.cost / freedom
     half = stats.t.ppf(0.975, freedom) * np.sqrt(np.maximum(np.diag(spread), 0.0))
     low, high = best.x - half, best.x + half
+    for index in (1, *range(3, len(start))):
+        if not half[index] < UNTOLD:
+            name = names.split()[index]
+            raise UserError(
+                f"the points do not tell {name}: it is anywhere from {low[index]:.3g} to {high[index]:.3g}"
+            )
     values = best.x.copy()
     for array in (low, high, values):
         array[0] = np.exp(array[0])
@@ -154,7 +162,7 @@ def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: 
 def by_kind(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> dict[str, Fit | str]:
-    """The power law of each kind of arm over its runs; a sentence where there are too few points.
+    """The power law of each kind of arm over its runs; a sentence where the points do not tell.
 
     Unique-layer and vanilla arms at their own loop counts, elastic ones at every count up to it.
     """
@@ -222,7 +230,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
 
 def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: str) -> None:
     if isinstance(fit, str):
-        axes.plot([], [], color=colour, label=f"{kind}: too few points for a fit")
+        axes.plot([], [], color=colour, label=f"{kind}: no law can be told")
         return
     x = np.geomspace(compute.min(), compute.max(), 100)
     a, b, c, centre = fit.values

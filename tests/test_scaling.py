@@ -72,6 +72,11 @@ def test_too_few_points_are_a_sentence_and_no_fit() -> None:
         scaling.power_law([1.0, 2.0, 3.0, 0.0], [1.0, 1.0, 1.0, 1.0])
 
 
+def test_points_that_are_level_tell_no_exponent() -> None:
+    with pytest.raises(UserError, match="the points do not tell b: it is anywhere from -"):
+        scaling.power_law(np.repeat(G[:4], 3), [31, 20, 41, 23, 41, 29, 28, 19, 39, 29, 27, 35])
+
+
 def test_widths_are_not_mixed() -> None:
     rows = table([*study(), *unique("wide", 8, 1.0, width=128)])
     with pytest.raises(UserError, match="rows of widths 64, 128"):
@@ -83,4 +88,4 @@ def test_the_figure_has_a_line_where_there_is_a_fit() -> None:
     [axes] = scaling.draw(rows).axes
     names = axes.get_legend_handles_labels()[1]
     assert any(name.startswith("unique layers: b = -0.5") for name in names)
-    assert "elastic, deep: too few points for a fit" in names
+    assert "elastic, deep: no law can be told" in names
