@@ -3,7 +3,8 @@
     python -m eltlab.analysis.ablation [baseline=plain] [loops=2] [out=ablation.png] [ROWS …]
     python -m eltlab.analysis.ablation factor=supervision.name baseline=final [ROWS …]
 
-Without factor= every arm is compared with the arm that is the baseline. With factor=, a key of the
+Without factor= every arm is compared with the baseline: an arm called plain, base or final, else the only
+one of unique layers. With factor=, a key of the
 configuration, runs are compared that differ in this key alone, and differences of one seed are averaged
 first. Each run at the loop count that it was trained for, or at loops=. Intervals are t intervals of the
 paired differences; p-values are of paired t tests, corrected for the number of rows by Holm. Prints the
@@ -19,11 +20,19 @@ from scipy import stats
 
 from eltlab import results
 from eltlab.analysis import command, style
-from eltlab.analysis.points import caption, half_interval, quality_of, shortened
+from eltlab.analysis.points import (
+    alike,
+    caption,
+    half_interval,
+    quality_of,
+    shortened,
+    with_logarithms,
+)
 from eltlab.errors import UserError, nearest
+from eltlab.text import si
 
 ARM = "arm"
-BASELINES = ("plain", "base")  # arms that are the baseline where nobody says
+BASELINES = ("plain", "base", "final")  # arms that are the baseline where nobody says
 TREES = 64
 SHOWN = 40  # levels that a figure has room for
 # What follows from other keys, or says nothing of the model.
@@ -42,7 +51,8 @@ def measured(
     rows = rows[rows["loop_schedule"] == "constant"].dropna(subset=[metric])
     rows = rows[rows["loops"] == (rows["loops_train"] if loops is None else loops)]
     if rows.empty:
-        raise UserError(f"loops={loops}: no run was measured at this loop count")
+        at = "the loop count it was trained for" if loops is None else f"loops={loops}"
+        raise UserError(f"no run was measured at {at}")
     # Sampling seeds of one run are no independent runs.
     means = rows.groupby("run")[metric].transform("mean")
     rows = rows.assign(**{metric: means}).drop_duplicates("run")
@@ -70,10 +80,13 @@ def paired(
     if key not in rows:
         known = [name.removeprefix("cfg.") for name in rows if name.startswith("cfg.")]
         raise UserError(f"factor={factor}: {nearest(factor, known, 'keys')}")
+    with_logarithms(rows, metric)
     rows = rows.assign(level=rows[key].astype(str))
-    baseline = baseline_of(list(rows["level"].unique()), factor, baseline)
+    baseline = baseline_of(rows, factor, baseline)
     # Of the arms, pairs share the seed; of a factor, every other key too.
     others = [] if factor == ARM else others_of(rows, factor)
+    rows = rows.assign(**{key: rows[key].astype(str) for key in others})  # some are lists
+    check_pairs(rows, factor, baseline, others)
     pairs = rows.pivot_table(metric, ["seed", *others], "level", aggfunc="mean", dropna=False)
     lines = compared(pairs, baseline)
     if lines.empty:
@@ -84,17 +97,43 @@ def paired(
     return lines.assign(p_holm=holm(lines["p"].to_numpy()))
 
 
-def baseline_of(levels: list[str], factor: str, asked: str | None) -> str:
+def baseline_of(rows: pd.DataFrame, factor: str, asked: str | None) -> str:
+    """The level that the others are compared with: the one asked for, an arm called plain, base or final, or
+    the only arm of unique layers."""
+    levels = [str(level) for level in rows["level"].unique()]
     if asked is not None:
         if asked not in levels:
             raise UserError(f"baseline={asked}: {nearest(asked, levels, f'levels of {factor}')}")
         return asked
-    known = [level for level in BASELINES if level in levels]
     if len(levels) < 2:
         raise UserError(f"factor={factor}: all rows have {', '.join(levels)}, nothing to compare")
-    if not known:
+    unique = rows.loc[(factor == ARM) & (rows["loops_train"] == 1), "level"].unique()
+    known = [level for level in BASELINES if level in levels] or list(unique)
+    if len(known) != 1:
         raise UserError(f"which is the baseline? Give baseline= one of {', '.join(levels)}")
-    return known[0]
+    return str(known[0])
+
+
+def check_pairs(rows: pd.DataFrame, factor: str, baseline: str, others: list[str]) -> None:
+    """Raises UserError where a level and a seed stand for several arms, or where a level is trained for
+    another budget than the baseline: neither as many images nor as many FLOPs (5 %)."""
+    keys = ["level", "seed", *others]
+    for index, arms in rows.groupby(keys, dropna=False)["arm"].unique().items():
+        if len(arms) > 1:
+            level = index[0] if isinstance(index, tuple) else index
+            raise UserError(
+                f"{factor}={level} stands for several arms ({', '.join(arms)}), which differ in what "
+                "follows from other keys; name the rows to compare"
+            )
+    budgets = rows.groupby("level")[["images_seen", "train_flops_total"]].median()
+    own = budgets.loc[baseline]
+    for level, budget in budgets.iterrows():
+        if not any(alike(budget[key], own[key]) for key in budgets):
+            raise UserError(
+                f"{factor}={level} was trained for {si(budget['images_seen'])} images and "
+                f"{si(budget['train_flops_total'])} FLOPs, {baseline} for {si(own['images_seen'])} and "
+                f"{si(own['train_flops_total'])}: neither is matched; name the rows to compare"
+            )
 
 
 def others_of(rows: pd.DataFrame, factor: str) -> list[str]:
@@ -165,34 +204,60 @@ def importance(
 ) -> pd.Series:
     """How much of the variance of log quality each key explains (fANOVA over random trees, by Optuna).
 
-    A series by key, falling, of sum 1. Empty where fewer than two keys differ: nothing competes.
+    A series by key, falling, of sum 1; keys that always change together have one line. Empty where fewer
+    than two keys differ: nothing competes.
     """
     rows, metric = measured(table, metric, loops, protocol)
-    # A key that goes with another (heads and MLP with the width) explains the same: the first stands.
-    keys = {tuple(pd.factorize(rows[key].astype(str))[0]): key for key in reversed(varying(rows))}
+    with_logarithms(rows, metric)
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for key in varying(rows):
+        groups.setdefault(pattern(values_of(rows[key])), []).append(key)
+    # Keys that change together (heads and MLP with the width) explain the same, and have one share.
+    keys = {
+        " + ".join(k.removeprefix("cfg.") for k in group): group[0] for group in groups.values()
+    }
     if len(keys) < 2:
         return pd.Series(dtype=float)
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["minimize"])
-    space = {key: choices(rows[key]) for key in reversed(keys.values())}
-    for _, row in rows.iterrows():
-        params = {key: str(row[key]) for key in space}
-        value = float(np.log(row[metric]))
-        study.add_trial(optuna.create_trial(params=params, distributions=space, value=value))
+    columns = {name: values_of(rows[key]) for name, key in keys.items()}
+    space = {name: distribution(column) for name, column in columns.items()}
+    for number, value in enumerate(np.log(rows[metric])):
+        params = {name: column.iloc[number] for name, column in columns.items()}
+        study.add_trial(optuna.create_trial(params=params, distributions=space, value=float(value)))
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=0)
     try:
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (RuntimeError, ValueError):  # all values alike: there is nothing to explain
         return pd.Series(dtype=float)
-    return pd.Series({key.removeprefix("cfg."): value for key, value in found.items()})
+    return pd.Series(found, dtype=float)
 
 
-def choices(column: pd.Series) -> Any:
-    from optuna.distributions import CategoricalDistribution
+def pattern(column: pd.Series) -> tuple[float, ...]:
+    """The same for keys that change together: numbers that are straight lines of each other, names one to
+    one."""
+    if column.dtype != float:
+        return tuple(pd.factorize(column)[0])
+    scaled = (column - column.iloc[0]) / (column.max() - column.min())
+    sign = np.sign(scaled[scaled != 0].iloc[0])
+    return tuple((sign * scaled).round(9))
 
-    return CategoricalDistribution(sorted(column.astype(str).unique()))
+
+def values_of(column: pd.Series) -> pd.Series:
+    """Numbers as numbers, anything else as text: near numbers are near, near names are not."""
+    present = column.dropna()
+    numeric = len(present) == len(column) and not present.map(type).isin([bool, str, list]).any()
+    return column.astype(float) if numeric else column.astype(str)
+
+
+def distribution(column: pd.Series) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if column.dtype == float:
+        return FloatDistribution(float(column.min()), float(column.max()))
+    return CategoricalDistribution(sorted(column.unique()))
 
 
 # --- the figure -----------------------------------------------------------------------------------

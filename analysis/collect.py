@@ -3,7 +3,8 @@
     python -m eltlab.analysis.collect out=analysis/data/NAME.jsonl [samples=SEED] [diagnostics=true] ROWS …
 
 OUT.jsonl has all rows in the order of their runs. NAME/<run>/ beside it holds dynamics.csv and validation.csv
-(diagnostics=true) and the tiles of the runs of one seed (samples=SEED). What was there is replaced.
+(diagnostics=true) and the tiles of the runs of one seed (samples=SEED). What an earlier call left there is
+replaced.
 """
 
 import json
@@ -22,18 +23,20 @@ DIAGNOSTICS = ("dynamics.csv", "validation.csv")
 
 
 def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool) -> int:
-    """Writes OUT.jsonl and what belongs to it; how many rows. Raises UserError for none."""
+    """Writes OUT.jsonl and what belongs to it; how many rows. Raises UserError for rows that are not of
+    run folders, and where NAME/ beside OUT is anything but what an earlier call left."""
     if out.suffix != ".jsonl":
         raise UserError(f"out={out}: rows are a .jsonl file")
-    runs = table.drop_duplicates("folder").sort_values("run")
-    if runs.empty:
+    if table.empty:
         raise UserError("no rows to collect; train and evaluate a run first")
+    runs = table.drop_duplicates("folder").sort_values("run")
     rows = [
         row for folder in runs["folder"] for row in results.read_rows(Path(folder) / "rows.jsonl")
     ]
+    if not rows:
+        raise UserError("these rows are collected already; name the folders of their runs")
     beside = out.with_suffix("")
-    if beside.is_dir():
-        shutil.rmtree(beside)
+    clear(beside, [Path(folder) for folder in runs["folder"]])
     for run in runs.itertuples():
         source, target = Path(run.folder), beside / str(run.run)
         found = [source / name for name in DIAGNOSTICS] if diagnostics else []
@@ -44,9 +47,32 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
     return len(rows)
 
 
+def clear(beside: Path, sources: list[Path]) -> None:
+    """Removes what an earlier call left. Raises UserError where that is not all that there is."""
+    files = [path for path in beside.rglob("*") if path.is_file()]
+    strange = [
+        p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.png")
+    ]
+    among = [
+        source
+        for source in sources
+        if beside.resolve() in (source.resolve(), *source.resolve().parents)
+    ]
+    if strange or among:
+        raise UserError(
+            f"out={beside}.jsonl: {beside} holds {(strange or among)[0]}; take another name"
+        )
+    if beside.is_dir():
+        shutil.rmtree(beside)
+
+
 def main(table: pd.DataFrame, asked: Any) -> None:
     if asked.out is None:
-        raise UserError(f"out= is missing; usage:\n{str(__doc__).strip()}")
+        raise UserError("out= is missing, e.g. out=analysis/data/NAME.jsonl")
+    if asked.diagnostics not in ("true", "false"):
+        raise UserError(f"diagnostics={asked.diagnostics}: true or false")
+    if asked.samples is not None and not asked.samples.isdigit():
+        raise UserError(f"samples={asked.samples}: the seed whose samples are kept, a whole number")
     seed = None if asked.samples is None else int(asked.samples)
     count = collect(table, Path(asked.out), seed, asked.diagnostics == "true")
     print(f"{count} rows: {asked.out}")

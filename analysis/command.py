@@ -41,7 +41,8 @@ def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {what}", file=sys.stderr)
         sys.exit(2)
 
 

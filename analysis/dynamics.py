@@ -40,8 +40,16 @@ def beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     for run in runs.itertuples():
         path = Path(run.folder) / name
         if path.is_file():
+            try:
+                lines = pd.read_csv(path)
+            except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: not as training left it ({error})") from error
+            # What was measured before the run went on is another model's.
+            lines = (
+                lines[lines["images_seen"] == run.images_seen] if "images_seen" in lines else lines
+            )
             facts = {"arm": run.arm, "seed": run.seed, "loops_train": run.loops_train}
-            found.append(pd.read_csv(path).assign(**facts))
+            found.append(lines.assign(**facts))
     if not found:
         raise UserError(
             f"no {name} beside these rows; give the folders of the runs (committed rows have it where "
@@ -83,7 +91,7 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
     moved, learned = updates(table, protocol), exit_losses(table, protocol)
     chosen = chosen_arms(moved, arms)
     with style.canvas(
-        f"{caption(table, protocol=protocol)}. Means over seeds and, below, over noise levels",
+        caption(table, protocol=protocol, shown="means over them and, below, over noise levels"),
         *(len(chosen), 2),
         size=(3.6, 2.8),
     ) as (figure, panels):
@@ -100,7 +108,7 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
         for axes, places in zip(
             panels, ends, strict=True
         ):  # when the scale that all share is known
-            style.label_ends(axes, places, room=0.25)
+            style.label_ends(axes, places)
         panels[0].set_ylabel("relative update")
         panels[len(chosen)].set_ylabel("held-out loss")
         for axes in panels[: len(chosen)]:

@@ -13,8 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eltlab import results
 from eltlab.analysis import anytime, command, style
-from eltlab.analysis.points import UNIQUE, caption, counts, full, points, quality_of
+from eltlab.analysis.points import (
+    UNIQUE,
+    alike,
+    caption,
+    counts,
+    full,
+    per_seed,
+    points,
+    quality_of,
+)
+from eltlab.errors import UserError
 from eltlab.text import columns, si
 
 NO_INTERVAL = "no interval"  # of one seed
@@ -25,26 +36,44 @@ def headline(
 ) -> pd.DataFrame:
     """One line an arm at its own loop count: the columns of `points`, and
 
-    twin: the name of the unique-layer arm of its width and depth (None where the rows have none, or
-    several), and ratio: the arm's distance over its twin's, of means over seeds.
+    twin: the name of the unique-layer arm of its data, objective, width and depth, trained for as many
+    images or FLOPs (5 %); None where the rows have none, or several. ratio: the arm's distance over its
+    twin's, of means over the seeds that both have.
     """
-    lines = full(points(table, metric, protocol)).reset_index(drop=True)
-    return with_twins(lines, quality_of(lines, metric))
-
-
-def with_twins(lines: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Lines of points with their twin and the ratio to it; a twin has none of its own."""
-    unique = lines[(lines["kind"] == UNIQUE)]
-    unique = unique[~unique.duplicated(["width", "depth"], keep=False)]
-    known = unique.set_index(["width", "depth"])
-    looped = lines["kind"] != UNIQUE
-    keys = pd.MultiIndex.from_frame(lines[["width", "depth"]])
-    twin = known["arm"].reindex(keys).to_numpy()
-    distance = known[metric].reindex(keys).to_numpy(float)
-    return lines.assign(
-        twin=np.where(looped & pd.notna(twin), twin, None),
-        ratio=np.where(looped, lines[metric] / distance, np.nan),
+    own = full(points(table, metric, protocol)).reset_index(drop=True)
+    metric = quality_of(results.comparable(table, protocol), metric)
+    if own.empty:
+        raise UserError(
+            "no arm was measured at the loop count it was trained for; python -m eltlab.evaluate run=DIR does"
+        )
+    seeds = full(per_seed(table, metric, protocol)).pivot(
+        index="seed", columns="arm", values=metric
     )
+    twins = [twin_of(line, own) for line in own.itertuples()]
+    ratios = [ratio(seeds, arm, twin) for arm, twin in zip(own["arm"], twins, strict=True)]
+    return own.assign(twin=pd.Series(twins, dtype=object), ratio=ratios)
+
+
+def twin_of(line: Any, lines: pd.DataFrame) -> str | None:
+    """The name of the one unique-layer arm among lines that is the twin of a line's arm."""
+    if line.kind == UNIQUE:
+        return None
+    found = lines[lines["kind"] == UNIQUE]
+    for key in ("data", "objective", "width", "depth"):
+        found = found[found[key] == getattr(line, key)]
+    matched = alike(found["images_seen"], line.images_seen) | alike(
+        found["train_flops_total"], line.train_flops_total
+    )
+    found = found[matched]
+    return str(found["arm"].iloc[0]) if len(found) == 1 else None
+
+
+def ratio(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
+    """Mean of one arm over that of another, over the seeds that both have; NaN without any."""
+    if twin is None:
+        return float("nan")
+    both = seeds[[arm, twin]].dropna()
+    return float(both[arm].mean() / both[twin].mean())
 
 
 def cells(lines: pd.DataFrame, metric: str) -> list[list[str]]:
@@ -61,7 +90,10 @@ def cells(lines: pd.DataFrame, metric: str) -> list[list[str]]:
 
 
 def quality_text(mean: float, half: float) -> str:
-    return f"{mean:,.2f} ± {half:,.2f}" if np.isfinite(half) else f"{mean:,.2f} ({NO_INTERVAL})"
+    """The mean and half of its interval, to as many digits as small distances (KID) need."""
+    digits = 2 if abs(mean) >= 1 else 4
+    said = f"± {half:,.{digits}f}" if np.isfinite(half) else f"({NO_INTERVAL})"
+    return f"{mean:,.{digits}f} {said}"
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -6,7 +6,8 @@ is drawn or averaged with them.
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +19,8 @@ from matplotlib.figure import Figure
 
 from eltlab import results
 from eltlab.analysis import ablation, anytime, dynamics, pareto, samples, scaling, style
-from eltlab.analysis.headline import cells, headline, quality_text, with_twins
-from eltlab.analysis.points import UNIQUE, caption, constant, points, quality_of
+from eltlab.analysis.headline import cells, headline, quality_text
+from eltlab.analysis.points import UNIQUE, caption, constant, points, quality_of, shortened
 from eltlab.errors import UserError
 from eltlab.text import counted, si
 
@@ -56,6 +57,7 @@ class Strip:
 
     arm: str
     frames: list[Frame]
+    begin: int  # the frame of the loop count it was trained for
     twin: Frame | None
 
 
@@ -109,24 +111,41 @@ def section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
     made = Section(title, anchor)
     try:
         metric = quality_of(rows)
-        lines = headline(rows, metric)
-        made.headline = cells(lines, metric)
-        made.points = all_points(points(rows, metric), metric)
         made.caption = caption(rows, metric)
+        made.points = all_points(points(rows, metric), metric)
     except UserError as error:
         made.missing.append(str(error))
         return made
     made.protocol = json.loads(rows["protocol_text"].iloc[0])
+    made.missing += unmeasured(rows, metric)
+    with said(made, "Headline"):
+        made.headline = cells(headline(rows, metric), metric)
     for name, alt, draw in FIGURES:
-        try:
+        with said(made, name):
             made.drawings.append(Drawing(name, alt, data_url(style.svg(draw(rows)), "svg+xml")))
-        except UserError as error:
-            made.missing.append(f"{name}: {error}")
-    try:
+    with said(made, "Samples"):
         made.strips = strips(rows, metric)
-    except UserError as error:
-        made.missing.append(f"Samples: {error}")
     return made
+
+
+@contextmanager
+def said(made: Section, what: str) -> Iterator[None]:
+    """What cannot be shown is said in its place."""
+    try:
+        yield
+    except UserError as error:
+        made.missing.append(f"{what}: {error}")
+
+
+def unmeasured(rows: pd.DataFrame, metric: str) -> list[str]:
+    """The arms that have no number of the metric."""
+    names = list(rows["name"].unique())
+    known = set(rows.loc[rows[metric].notna(), "name"])
+    return [
+        f"{short}: no {metric}"
+        for short, name in zip(shortened(names), names, strict=True)
+        if name not in known
+    ]
 
 
 def all_points(lines: pd.DataFrame, metric: str) -> list[list[str]]:
@@ -145,19 +164,22 @@ def strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
     tiles = samples.tiles(rows)
     lines = points(rows, metric)
     lines = lines[constant(lines)]
-    own = lines[lines["loops"] == lines["loops_train"]].set_index("arm")
-    twins = with_twins(own.reset_index(), metric).set_index("arm")["twin"]
-    by_arm = {arm: group.set_index("loops") for arm, group in lines.groupby("arm", sort=False)}
+    twins = headline(rows, metric).set_index("arm")["twin"]
     found = []
-    for arm, pictures in tiles.items():
-        if arm not in by_arm or by_arm[arm]["kind"].iloc[0] == UNIQUE:
+    for arm, group in lines.groupby("arm", sort=False):
+        measured = group.set_index("loops")
+        counts = sorted(set(tiles.get(str(arm), {})) & {int(loops) for loops in measured.index})
+        if not counts or group["kind"].iloc[0] == UNIQUE:
             continue
-        frames = [
-            frame(by_arm[arm], loops, path, metric) for loops, path in sorted(pictures.items())
-        ]
+        frames = [frame(measured, loops, tiles[str(arm)][loops], metric) for loops in counts]
+        trained = group["loops_train"].iloc[0]
+        begin = counts.index(trained) if trained in counts else len(counts) - 1
         twin = twins.get(arm)
-        beside = frame(by_arm[twin], 1, tiles[twin][1], metric) if twin in tiles else None
-        found.append(Strip(arm, frames, beside))
+        beside = None
+        if twin in tiles and 1 in tiles[twin]:
+            own = lines[lines["arm"] == twin].set_index("loops")
+            beside = frame(own, 1, tiles[twin][1], metric)
+        found.append(Strip(str(arm), frames, begin, beside))
     return found
 
 

@@ -16,7 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.points import COSTS, caption, counts, per_seed, points, quality_of
+from eltlab.analysis.headline import quality_text
+from eltlab.analysis.points import (
+    COSTS,
+    alike,
+    caption,
+    counts,
+    per_seed,
+    points,
+    quality_of,
+    with_logarithms,
+)
 from eltlab.errors import UserError
 from eltlab.text import columns, si
 
@@ -32,7 +42,6 @@ REFERENCE = {
     "kid": 1e1,
 }
 LABELS = 10  # at most of a panel
-ALIKE = 1.05  # costs that differ by less are equal: they were matched
 
 
 def non_dominated(cost: Any, distance: Any) -> np.ndarray:
@@ -94,17 +103,20 @@ def fronts(
 
 
 def labels(lines: pd.DataFrame) -> pd.Series:
-    """A short name of each point: 2x4, at fewer loops 2x4@1; with its width where widths differ."""
+    """A short name of each point: 2x4, at fewer loops 2x4@1; with its width where widths differ. An arm
+    that shares this name with another stands under its own."""
     split = counts(lines["unique_layers"]) + "x" + counts(lines["loops_train"])
     if lines["width"].nunique() > 1:
         split = "w" + counts(lines["width"]) + " " + split
+    arms = lines.groupby([split.rename("split"), "kind"])["arm"].transform("nunique")
+    split = split.where(arms == 1, lines["arm"])
     own = lines["asked"] == counts(lines["loops_train"])
     return split.where(own, split + "@" + lines["asked"])
 
 
 def varying(lines: pd.DataFrame) -> list[str]:
     """The costs that tell the points apart; matched ones do not."""
-    found = [cost for cost in COSTS if lines[cost].max() > ALIKE * lines[cost].min()]
+    found = [cost for cost in COSTS if not alike(lines[cost].min(), lines[cost].max())]
     return found or ["macs_per_sample"]
 
 
@@ -115,6 +127,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     """A panel for each cost that differs, all axes logarithmic."""
     lines = points(table, metric, protocol)
     metric = quality_of(lines, metric)
+    with_logarithms(lines, metric)
     seeds = per_seed(table, metric, protocol)
     lines["label"] = labels(lines)
     costs = varying(lines)
@@ -124,13 +137,20 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
             style.log_axes(axes, COSTS[cost], title)
             named: list[style.Place] = []
             for kind, group in lines.groupby("kind", sort=False):
-                of_kind = seeds[seeds["kind"] == kind]
+                of_kind = common(seeds[seeds["kind"] == kind])
                 named += draw_kind(axes, str(kind), group, of_kind, cost, metric)
             axes.set_xmargin(0.15)
-            style.label(axes, sorted(named, key=lambda place: place[1])[:LABELS])
+            named = sorted(named, key=lambda place: place[1])[:LABELS]
+            style.label(axes, named, lines[[cost, metric]].to_numpy(float))
         handles, names = panels[-1].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names))
+        figure.legend(handles, names, loc="outside upper left", ncols=2 * len(panels))
     return figure
+
+
+def common(seeds: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the seeds that every arm and loop count has: sets of other points are not alike."""
+    shared = set.intersection(*(set(group["seed"]) for _, group in seeds.groupby(["arm", "asked"])))
+    return seeds[seeds["seed"].isin(shared)]
 
 
 def draw_kind(
@@ -166,7 +186,8 @@ def band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
 
 def note(table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None) -> str:
     matched = [COSTS[cost] for cost in COSTS if cost not in varying(lines)]
-    text = caption(table, metric, protocol)
+    text = caption(table, metric, protocol, "bands of the seeds")
+    text += f"; the {LABELS} best of each front are named" if len(lines) > LABELS else ""
     return text + (f"; matched: {' and '.join(matched)}" if matched else "")
 
 
@@ -178,7 +199,10 @@ def main(table: pd.DataFrame, asked: Any) -> None:
             f"{kind}, {COSTS[str(cost)]}: hypervolume {front['hypervolume'].iloc[0]:.3f} decades²"
         )
         rows = [["", COSTS[str(cost)], metric]]
-        rows += [[r.label, si(r.value), f"{getattr(r, metric):,.2f}"] for r in front.itertuples()]
+        rows += [
+            [r.label, si(r.value), quality_text(getattr(r, metric), r.plus_minus)]
+            for r in front.itertuples()
+        ]
         print(*("  " + line for line in columns(rows)), sep="\n")
     print(f"figure: {style.save(draw(table, metric, asked.protocol), asked.out)[0]}")
 

@@ -21,6 +21,7 @@ COSTS = {
     "macs_per_sample": "MACs per sample",
     "train_flops_total": "training FLOPs",
 }
+ALIKE = 1.05
 UNIQUE, VANILLA = "unique layers", "vanilla loop"
 KINDS = {
     "final": VANILLA,
@@ -28,7 +29,17 @@ KINDS = {
     "deep": "elastic, deep",
     "random_depth": "elastic, random depth",
 }
-FACTS = ["kind", "width", "depth", "unique_layers", "loops_train", "params_total", "images_seen"]
+FACTS = [
+    "kind",
+    "data",
+    "objective",
+    "width",
+    "depth",
+    "unique_layers",
+    "loops_train",
+    "params_total",
+    "images_seen",
+]
 MEANS = ["loops", "macs_per_sample", "train_flops_total"]
 
 
@@ -111,14 +122,33 @@ def half_interval(deviation: Any, count: Any) -> Any:
 
 
 def shortened(names: list[str]) -> list[str]:
-    """The names without the words ("/" and "-" end one) that all of them begin with."""
+    """The names without the words ("/" and "-" end one) that all of them begin with. A word that begins
+    with a digit is a number, or the end of one: it stays with what is before it."""
     shared = commonprefix(sorted(set(names))) if len(set(names)) > 1 else ""  # noqa: RUF071
-    cut = max(shared.rfind("/"), shared.rfind("-")) + 1
-    return [name[cut:] for name in names]
+    for cut in range(len(shared), 0, -1):
+        if shared[cut - 1] in "/-" and all(name[cut : cut + 1].isalpha() for name in names):
+            return [name[cut:] for name in names]
+    return names
+
+
+def with_logarithms(lines: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The same lines. Raises UserError where a value of the metric has no logarithm, as KID may."""
+    bad = int((lines[metric] <= 0).sum())
+    if bad:
+        raise UserError(
+            f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; take "
+            "another metric"
+        )
+    return lines
+
+
+def alike(one: Any, other: Any) -> Any:
+    """Whether two costs are as good as equal: then they were matched."""
+    return np.maximum(one, other) <= ALIKE * np.minimum(one, other)
 
 
 def full(lines: pd.DataFrame) -> pd.DataFrame:
-    """The lines of each arm at the loop count that it was trained for."""
+    """The lines of each arm at the loop count that it was trained for; perhaps none."""
     return lines[lines["asked"] == counts(lines["loops_train"])]
 
 
@@ -132,15 +162,23 @@ def counts(loops: pd.Series) -> pd.Series:
     return loops.map("{:g}".format)
 
 
-def caption(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> str:
-    """What a figure of these rows has to say of itself: data, metric, samples, seeds and protocol."""
+def caption(
+    table: pd.DataFrame,
+    metric: str | None = None,
+    protocol: str | None = None,
+    shown: str = "95 % t intervals",
+) -> str:
+    """What a figure of these rows has to say of itself: data, metric, samples, seeds and protocol.
+
+    shown: what it shows of several seeds.
+    """
     rows = results.comparable(table, protocol)
     metric = quality_of(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
     counts = rows.groupby("name")["seed"].nunique()
     few, many = counts.min(), counts.max()
     seeds = f"n = {many}" if few == many else f"n = {few} to {many}"
-    bars = "95 % t intervals" if many > 1 else "one seed: no interval"
+    bars = shown if many > 1 else "one seed: no interval"
     return (
         f"{first['data']}, {first['objective']}; {metric} of {int(first['samples'])} samples, "
         f"{int(first['steps'])} steps, guidance {first['guidance']:g}; {seeds} seed{'s' * bool(many > 1)}, "

@@ -37,7 +37,8 @@ def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[in
 def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:
     arms = tiles(table, protocol)
     columns = sorted({loops for pictures in arms.values() for loops in pictures})
-    text = f"{caption(table, protocol=protocol)}; the same noise and labels everywhere"
+    shown = "pictures of the first"
+    text = f"{caption(table, protocol=protocol, shown=shown)}; the same noise and labels everywhere"
     shape = (len(columns), len(arms))
     with style.canvas(text, *shape, size=(2.6, 1.25)) as (figure, panels):
         for number, axes in enumerate(panels):

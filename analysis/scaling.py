@@ -2,7 +2,7 @@
 
     python -m eltlab.analysis.scaling [out=scaling.png] [metric=fid] [protocol=ID] [ROWS …]
 
-Two fits, by least squares in logarithms, with 95 % t intervals from the fit's covariance:
+Two fits, by least squares in logarithms, with 95 % intervals:
 
     quality = a·G^b + c         G: MACs per sample; of each kind of arm
     quality = a·(N·r^φ)^b + c   N: unique layers, r: loops; of unique-layer and looped arms together
@@ -28,6 +28,7 @@ from eltlab.analysis.points import (
     full,
     per_seed,
     quality_of,
+    with_logarithms,
 )
 from eltlab.errors import UserError
 
@@ -47,7 +48,9 @@ class Fit(NamedTuple):
 
     def __str__(self) -> str:
         parts = zip(self.names, self.values, self.low, self.high, strict=True)
-        return ", ".join(f"{n} = {v:.4g} ({a:.4g} to {b:.4g})" for n, v, a, b in parts)
+        return ", ".join(
+            f"{n} = {v:.4g}" + (f" ({a:.4g} to {b:.4g})" if a < b else "") for n, v, a, b in parts
+        )
 
 
 def power_law(compute: Any, quality: Any) -> Fit:
@@ -125,7 +128,8 @@ def slope(x: np.ndarray, y: np.ndarray) -> list[float]:
 
 
 def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: str) -> Fit:
-    """Least squares in log quality; intervals by the t distribution, back from the fit's own scales."""
+    """Least squares in log quality. Intervals are by the t distribution from the fit's covariance, and
+    for c, which may be at its end, by its profile: what c leaves the others a fit that is no worse."""
     freedom = len(y) - len(start)
 
     def residual(found: np.ndarray) -> np.ndarray:
@@ -140,20 +144,43 @@ def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: 
     )
     # Where c is 0 nothing hangs on its root: it has no slope, and the others are fitted as if without it.
     spread = np.linalg.pinv(best.jac.T @ best.jac) * 2 * best.cost / freedom
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(np.maximum(np.diag(spread), 0.0))
-    low, high = best.x - half, best.x + half
+    reach = stats.t.ppf(0.975, freedom)
+    half = reach * np.sqrt(np.maximum(np.diag(spread), 0.0))
+    low, high, values = best.x - half, best.x + half, best.x.copy()
     for index in (1, *range(3, len(start))):
         if not half[index] < UNTOLD:
-            name = names.split()[index]
             raise UserError(
-                f"the points do not tell {name}: it is anywhere from {low[index]:.3g} to {high[index]:.3g}"
+                f"the points do not tell {names.split()[index]}: it is anywhere from {low[index]:.3g} to "
+                f"{high[index]:.3g}"
             )
-    values = best.x.copy()
     for array in (low, high, values):
         array[0] = np.exp(array[0])
-    root, reach = abs(values[2]), half[2]
-    values[2], low[2], high[2] = root**2, max(0.0, root - reach) ** 2, (root + reach) ** 2
+    values[2] = best.x[2] ** 2
+    worst = 2 * best.cost * (1 + reach**2 / freedom)
+    low[2], high[2] = profile(residual, best.x, worst, y)
     return Fit(tuple(names.split()), values, low, high, len(y))
+
+
+def profile(residual: Any, best: np.ndarray, worst: float, y: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest c with which the other parameters leave squares of at most worst; no
+    less than 0, and no more than ten times the greatest distance."""
+    others = [index for index in range(len(best)) if index != 2]
+
+    def excess(c: float) -> float:
+        def held(found: np.ndarray) -> np.ndarray:
+            whole = np.empty(len(best))
+            whole[others], whole[2] = found, np.sqrt(c)
+            return residual(whole)
+
+        return 2 * optimize.least_squares(held, best[others], x_scale="jac").cost - worst
+
+    def edge(inside: float, outside: float) -> float:
+        if excess(inside) >= 0 or excess(outside) <= 0:
+            return inside if excess(inside) >= 0 else outside
+        return float(optimize.brentq(excess, *sorted((inside, outside)), rtol=1e-4))
+
+    here = best[2] ** 2
+    return edge(here, 0.0), edge(here, 10 * float(y.max()))
 
 
 # --- of a table -----------------------------------------------------------------------------------
@@ -168,6 +195,7 @@ def by_kind(
     """
     lines = per_seed(table, metric, protocol)
     metric = quality_of(lines, metric)
+    with_logarithms(lines, metric)
     return {
         str(kind): attempt(power_law, group["macs_per_sample"], group[metric])
         for kind, group in meant(lines).groupby("kind", sort=False)
@@ -190,6 +218,7 @@ def loop_worth(
     """
     lines = per_seed(table, metric, protocol)
     metric = quality_of(lines, metric)
+    with_logarithms(lines, metric)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
         raise UserError(f"rows of widths {widths}: the worth of a loop is that of one width")
@@ -239,7 +268,7 @@ def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: 
 
 
 def note(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    return f"{caption(table, metric, protocol)}. Fits of a·(G/G₀)^b + c over runs"
+    return f"{caption(table, metric, protocol, 'a mark each')}. Fits of a·(G/G₀)^b + c over runs"
 
 
 def main(table: pd.DataFrame, asked: Any) -> None:

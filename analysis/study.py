@@ -1,6 +1,6 @@
 """The table of a study, as a sweep prints it: each arm at each loop count, mean over seeds.
 
-    python -m eltlab.analysis.study ROWS
+    python -m eltlab.analysis.study [protocol=ID] ROWS
 
 ROWS is a study's folder or a .jsonl file of its rows.
 """
@@ -17,12 +17,16 @@ from eltlab.summary import arms
 
 
 def main(table: pd.DataFrame, asked: Any) -> None:
-    rows = results.comparable(table)
+    rows = results.comparable(table, asked.protocol)
     studies = rows["study"].dropna().unique()
     if len(studies) != 1:
-        raise UserError(f"rows of {len(studies)} studies; give those of one")
+        found = (
+            ", ".join(studies)
+            or "no study: they are of single runs (python -m eltlab.analysis.headline)"
+        )
+        raise UserError(f"the rows are of {found}; give those of one study")
     print(*arms(rows, studies[0], quality_of(rows)), sep="\n")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__))
+    command.run(main, str(__doc__), protocol=None)

@@ -117,14 +117,19 @@ def ticks(axis: Axis) -> None:
 
 Place = tuple[float, float, str, str]  # x, y, text and colour
 TEXT = 7.5  # points
+OBSTACLES = 300
 LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.5}
 
 
-def label_ends(axes: Axes, places: list[Place], room: float = 0.4) -> None:
+def label_ends(axes: Axes, places: list[Place]) -> None:
     """Writes in a column right of everything, each text as near to the height of what it names as the
-    others let it; room is the share of the width that is kept free for them."""
+    others let it. Makes room at the right for the longest."""
     if not places:
         return
+    places = [(x, y, shorten(text), colour) for x, y, text, colour in places]
+    inches = axes.get_figure().get_figwidth() / axes.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    share = min(0.6, max(len(place[2]) for place in places) * 0.062 / (inches - 0.8) + 0.04)
+    room = share / (1 - share)
     scale = axes.xaxis.get_transform()
     low, high = scale.transform(axes.get_xlim())
     right, column = scale.inverted().transform([high + room * (high - low), high])
@@ -153,19 +158,35 @@ def spread(heights: Any, gap: float) -> Any:
     return optimize.isotonic_regression(np.asarray(heights) - steps).x + steps
 
 
-def label(axes: Axes, places: list[Place]) -> None:
-    """Writes beside what they name, where they overlap neither each other nor the points."""
+def shorten(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def label(axes: Axes, places: list[Place], others: Any) -> None:
+    """Writes beside what they name, where they overlap neither each other nor any of the other points.
+
+    others: [n, 2], in data coordinates; the first OBSTACLES are minded.
+    """
     from adjustText import adjust_text
 
     texts = [
-        axes.text(x, y, text, color=colour, fontsize=TEXT, ha="left", va="bottom")
+        axes.text(x, y, shorten(text, 20), color=colour, fontsize=TEXT, ha="left", va="bottom")
         for x, y, text, colour in places
     ]
-    if len(texts) > 1:
-        axes.get_figure().canvas.draw()  # type: ignore[union-attr]
-        x, y = ([place[axis] for place in places] for axis in (0, 1))
-        # So many rounds, not so many seconds: the same every time.
-        adjust_text(texts, x, y, ax=axes, iter_lim=300, arrowprops=LEADER)
+    axes.get_figure().canvas.draw()  # type: ignore[union-attr]
+    own = np.array([place[:2] for place in places], dtype=float).reshape(-1, 2)
+    minded = np.concatenate([own, others])[:OBSTACLES]
+    adjust_text(
+        texts,
+        *minded.T,
+        target_x=list(own[:, 0]),
+        target_y=list(own[:, 1]),
+        ax=axes,
+        iter_lim=300,  # rounds, not seconds: the same every time
+        expand=(1.1, 1.5),
+        ensure_inside_axes=False,  # prints where it fails
+        arrowprops=LEADER,
+    )
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from tables import arm, row, table
+from tables import arm, row, table, unique
 
 from eltlab.analysis import ablation
 from eltlab.errors import UserError
@@ -92,7 +92,7 @@ def test_each_run_at_its_own_loops_or_at_those_asked_for() -> None:
     rows = table([*arm("plain", {2: 10.0, 4: 8.0}), *arm("switch", {2: 30.0, 4: 4.0})])
     assert ablation.paired(rows)["ratio"].item() == pytest.approx(0.5)
     assert ablation.paired(rows, loops=2)["ratio"].item() == pytest.approx(3.0)
-    with pytest.raises(UserError, match="loops=7: no run was measured"):
+    with pytest.raises(UserError, match="no run was measured at loops=7"):
         ablation.paired(rows, loops=7)
 
 
@@ -114,6 +114,58 @@ def test_a_figure_of_many_levels_shows_those_that_differ_most_and_says_so() -> N
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == ablation.SHOWN and "a099" in names and "a000" not in names
     assert "the 40 of 100 that differ most" in figure._supxlabel.get_text().replace("\n", " ")
+
+
+def test_the_only_arm_of_unique_layers_is_the_baseline() -> None:
+    rows = table([*arm("looped", {4: 5.0}), *unique("twin", 8, 10.0)])
+    assert ablation.paired(rows)[["level", "baseline", "ratio"]].values.tolist() == [
+        ["looped", "twin", pytest.approx(0.5)]
+    ]
+
+
+def test_what_differs_in_budget_is_not_compared() -> None:
+    """Neither as many images nor as many FLOPs; and no two arms as one level."""
+    longer = {"images_seen": 9000, "train_flops_total": 9e12}
+    rows = [*arm("plain", {4: 5.0}), *arm("switch", {4: 4.0}, **longer)]
+    with pytest.raises(
+        UserError, match="switch was trained for 9k images and 9T FLOPs, plain for 1k"
+    ):
+        ablation.paired(table(rows))
+    matched = [*arm("plain", {4: 5.0}), *arm("switch", {4: 4.0}, images_seen=9000)]
+    assert len(ablation.paired(table(matched))) == 1
+    two = [each for each in factors() if each["cfg.model.dropout"] == 0.0]
+    two += [{**each, "name": "other", "run": f"other/{each['seed']}"} for each in two[:1]]
+    with pytest.raises(UserError, match=r"optim\.lr=1 stands for several arms \(.*other"):
+        ablation.paired(table(two), "optim.lr", "1")
+
+
+def test_distances_without_a_logarithm_are_refused() -> None:
+    rows = table([*arm("plain", {4: 5.0}), *arm("switch", {4: -0.1})])
+    for function in (ablation.paired, ablation.draw, ablation.importance):
+        with pytest.raises(UserError, match="metric=fid: 1 of 2 values are at or below 0"):
+            function(rows)
+
+
+def test_importance_takes_numbers_as_numbers() -> None:
+    """A random search over three keys, all values distinct: as names each would explain all."""
+    dice = np.random.default_rng(0)
+    draws = dice.uniform(size=(40, 3))
+    rows = [
+        row(f"t{n}", 4, float(np.exp(3 * a + 0.5 * b)), **{
+            "cfg.optim.lr": a, "cfg.optim.weight_decay": b, "cfg.ema.decay": c,
+            "cfg.model.width": 64 + n % 2, "cfg.model.heads": n % 2})
+        for n, (a, b, c) in enumerate(draws)
+    ]  # fmt: skip
+    shares = ablation.importance(table(rows))
+    assert shares.index[0] == "optim.lr" and shares["optim.lr"] > 0.8
+    assert shares["ema.decay"] < 0.1 and "model.width + model.heads" in shares
+
+
+def test_a_list_may_be_a_key() -> None:
+    rows = factors()
+    for each in rows:
+        each["cfg.optim.betas"] = [0.9, 0.99] if each["cfg.model.dropout"] else [0.9, 0.95]
+    assert len(ablation.paired(table(rows), "optim.lr", "1")) == 2
 
 
 def test_the_figure_shows_ratios_with_intervals() -> None:

@@ -18,13 +18,13 @@ def run(folder: Path, seed: int, scale: float) -> list[dict]:
     """A run of two loops with its files: updates of scale / loop, exit losses of scale / exit."""
     folder.mkdir(parents=True)
     moved = "".join(f"aaaa,9,0,2,{step},{n},{scale / n}\n" for step in (0, 1) for n in (1, 2))
-    other = "bbbb,9,0,2,0,1,999\naaaa,9,0,4to1,0,1,999\n"
+    other = "bbbb,9,0,2,0,1,999\naaaa,9,0,4to1,0,1,999\naaaa,5,0,2,0,1,999\n"
     (folder / "dynamics.csv").write_text(DYNAMICS + moved + other)
     losses = "".join(
         f"1,8,{n},{level},{scale / n + level},0\n" for n in (1, 2) for level in (0.0, 2.0)
     )
     (folder / "validation.csv").write_text(VALIDATION + losses)
-    return arm("elastic", {1: 9.0, 2: 5.0}, trained=2, seed=seed, folder=str(folder))
+    return arm("elastic", {1: 9.0, 2: 5.0}, trained=2, seed=seed, folder=str(folder), images_seen=9)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_figure_has_a_column_an_arm_and_a_line_a_loop(rows: list[dict]) -> N
 def test_rows_without_their_files_are_told(rows: list[dict]) -> None:
     with pytest.raises(UserError, match=r"no dynamics\.csv beside these rows"):
         dynamics.draw(table(arm("a", {4: 1.0})))
-    twin = unique("twin", 4, 1.0, folder=rows[0]["folder"])
+    twin = unique("twin", 4, 1.0, folder=rows[0]["folder"], images_seen=9)
     with pytest.raises(UserError, match="no arm of these rows loops"):
         dynamics.draw(table(twin))
 
@@ -96,9 +96,30 @@ def test_collected_rows_are_the_runs_with_what_their_figures_need(
         samples.tiles(again)  # pictures are of the first seed, and those of the other were kept
 
 
+def test_a_file_that_is_not_as_training_left_it_is_named(rows: list[dict]) -> None:
+    (Path(rows[0]["folder"]) / "dynamics.csv").write_text("")
+    with pytest.raises(UserError, match=r"a/dynamics\.csv: not as training left it"):
+        dynamics.draw(table(rows))
+
+
 def test_nothing_is_collected_without_rows(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="no rows to collect"):
         collect.collect(load(tmp_path / "runs"), tmp_path / "a.jsonl", None, False)
     with pytest.raises(UserError, match=r"rows are a \.jsonl file"):
         collect.collect(table([row("a", 4, 1.0)]), tmp_path / "a.json", None, False)
+
+
+def test_collecting_removes_nothing_that_it_did_not_write(runs: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="take another name"):  # runs.jsonl would own runs/
+        collect.collect(load(runs), tmp_path / "runs.jsonl", 0, True)
+    out = tmp_path / "study.jsonl"
+    collect.collect(load(runs), out, 0, True)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("study*/**/*") if path.is_file()}
+    with pytest.raises(UserError, match="collected already"):
+        collect.collect(load(out), out, 0, True)
+    (tmp_path / "study" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"holds .*thesis\.tex"):
+        collect.collect(load(runs), out, 0, True)
+    assert all(path.read_bytes() == text for path, text in (before | kept).items())

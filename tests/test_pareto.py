@@ -92,6 +92,20 @@ def test_widths_are_in_the_names_where_they_differ() -> None:
     assert set(pareto.labels(points(rows))) == {"w64 2x4", "w128 2x4"}
 
 
+def test_arms_of_one_split_stand_under_their_own_names() -> None:
+    rows = table([*arm("short", {2: 3.0, 4: 2.0}), *arm("long", {4: 1.0})])
+    assert list(pareto.labels(points(rows))) == ["short@2", "short", "long"]
+
+
+def test_a_band_is_of_the_seeds_that_all_arms_have() -> None:
+    rows = [*arm("a", {4: 5.0}), *arm("a", {4: 7.0}, seed=1), *arm("a", {4: 9.0}, seed=2)]
+    rows += [*arm("b", {4: 1.0}, layers=3), *arm("b", {4: 2.0}, layers=3, seed=1)]
+    assert set(pareto.common(per_seed(table(rows)))["seed"]) == {0, 1}
+    apart = [*arm("a", {4: 5.0}), *arm("b", {4: 1.0}, layers=3, seed=1)]
+    assert pareto.common(per_seed(table(apart))).empty
+    pareto.draw(table(apart))  # without a band
+
+
 def test_the_figure_draws_the_fronts() -> None:
     figure = pareto.draw(STUDY)
     left, right = figure.axes

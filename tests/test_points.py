@@ -7,7 +7,7 @@ from scipy import stats
 from tables import arm, row, table, unique, vanilla
 
 from eltlab.analysis import ablation, anytime, headline, pareto, scaling
-from eltlab.analysis.points import caption, kinds, per_seed, points, quality_of
+from eltlab.analysis.points import caption, kinds, per_seed, points, quality_of, shortened
 from eltlab.errors import UserError
 
 VALUES = [10.0, 12.0, 17.0]
@@ -124,6 +124,30 @@ def test_a_protocol_can_be_chosen() -> None:
     assert set(points(MIXED, protocol="bbbb")["arm"]) == {"b"}
 
 
+def test_a_protocol_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(UserError, match="protocol=cccc: the rows are of aaaa, bbbb"):
+        points(MIXED, protocol="cccc")
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_arm() -> None:
+    one, other = (row("a", 4, 1.0, seed=s, **{"cfg.optim.lr": s, "cfg.seed": s}) for s in (0, 1))
+    with pytest.raises(UserError, match=r"name a stands for runs of different optim\.lr \(0, 1\)"):
+        points(table([one, other]))
+    other["cfg.optim.lr"] = None  # an older version did not write it
+    assert len(points(table([one, other]))) == 1
+
+
+def test_a_number_stays_with_its_word() -> None:
+    assert shortened(["s/lr1e-05", "s/lr1e-04"]) == ["lr1e-05", "lr1e-04"]
+    assert shortened(["s/loops2-ilsd", "s/loops2-final"]) == ["ilsd", "final"]
+    assert shortened(["a"]) == ["a"]
+
+
+def test_small_distances_keep_their_digits() -> None:
+    rows = table([row("a", 4, 0.0032, seed=s) for s in (0, 1)])
+    assert "0.0032 ± 0.0000" in headline.cells(headline.headline(rows), "fid")[1]
+
+
 # --- the headline ---------------------------------------------------------------------------------
 
 
@@ -138,6 +162,28 @@ def test_the_twin_is_the_unique_layer_arm_of_equal_width_and_depth() -> None:
     assert lines.loc["elastic", "twin"] == "twin" and lines.loc["elastic", "ratio"] == 1.25
     assert pd.isna(lines.loc["twin", "twin"]) and np.isnan(lines.loc["twin", "ratio"])
     assert len(lines) == 4  # one line an arm: the elastic one at four loops
+
+
+@pytest.mark.parametrize(
+    "other", [{"images_seen": 99, "train_flops_total": 9e9}, {"objective": "masked"}, {"data": "x"}]
+)
+def test_what_was_trained_otherwise_is_no_twin(other: dict) -> None:
+    rows = [*arm("elastic", {4: 20.0}), *unique("twin", 8, 10.0)]
+    assert headline.headline(table(rows))["ratio"][0] == 2.0
+    rows[-1] |= other
+    assert headline.headline(table(rows))["twin"].isna().all()
+
+
+def test_the_ratio_is_over_shared_seeds() -> None:
+    rows = [*arm("e", {4: 20.0}), *arm("e", {4: 99.0}, seed=1), *unique("twin", 8, 10.0)]
+    assert headline.headline(table(rows))["ratio"][0] == 2.0
+    strangers = [*arm("e", {4: 20.0}), *unique("twin", 8, 10.0, seed=3)]
+    assert np.isnan(headline.headline(table(strangers))["ratio"][0])
+
+
+def test_rows_at_other_loop_counts_alone_make_no_headline() -> None:
+    with pytest.raises(UserError, match="no arm was measured at the loop count it was trained for"):
+        headline.headline(table(arm("e", {2: 20.0})))
 
 
 def test_where_two_could_be_the_twin_there_is_none() -> None:

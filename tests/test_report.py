@@ -19,6 +19,7 @@ from eltlab import report, sweep
 from eltlab.analysis.page import page as html_of
 from eltlab.analysis.page import sections_of
 from eltlab.errors import UserError
+from eltlab.text import si
 
 STUDY = """
 space:
@@ -89,7 +90,14 @@ def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
     assert titles[0] == "arm" and len(lines) == rows["name"].nunique() == 3
     twin = rows.loc[rows["loops_train"] == 1, "fd_classifier"].mean()
     for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
-        values = rows.loc[rows["name"] == f"small/{line['arm']}", "fd_classifier"]
+        own = rows[rows["name"] == f"small/{line['arm']}"]
+        first = own.iloc[0]
+        assert line["layers x loops"] == f"{first['unique_layers']} x {first['loops_train']}"
+        for title, column in (("parameters", "params_total"), ("MACs a sample", "macs_per_sample"),
+                              ("training FLOPs", "train_flops_total")):  # fmt: skip
+            assert line[title] == si(first[column])
+        assert line["seeds"] == "2"
+        values = own["fd_classifier"]
         mean, half = numbers(line["fd_classifier"])
         assert mean == pytest.approx(values.mean(), abs=0.005)
         assert half == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem(values), abs=0.005)
@@ -151,13 +159,15 @@ def grey(browser_page: Any) -> int:
 
 def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None:
     page.goto(made.as_uri())
-    assert shown(page) == ["elastic, 6 loops (trained for 4)", "its unique-layer twin"]
-    assert grey(page) == 120
+    assert shown(page) == ["elastic, 4 loops", "its unique-layer twin"]  # the pair of equal compute
+    assert grey(page) == 80
     page.keyboard.press("Tab")
     while page.evaluate("document.activeElement.type") != "range":
         page.keyboard.press("Tab")
-    for expected, loops in ((80, "4 loops"), (40, "2 loops"), (20, "1 loop"), (20, "1 loop")):
-        page.keyboard.press("ArrowLeft")
+    steps = [("Right", 120, "6 loops (trained for 4)"), ("Left", 80, "4 loops")]
+    steps += [("Left", 40, "2 loops"), ("Left", 20, "1 loop"), ("Left", 20, "1 loop")]
+    for key, expected, loops in steps:
+        page.keyboard.press(f"Arrow{key}")
         assert shown(page) == [f"elastic, {loops}", "its unique-layer twin"]
         assert grey(page) == expected
         assert page.evaluate("document.activeElement.getAttribute('aria-valuetext')") == loops
@@ -183,6 +193,9 @@ def test_the_page_fits_a_phone(made: Path, page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     page.goto(made.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    # Figures keep a size that can be read, and are moved sideways.
+    widths = page.evaluate("[...document.querySelectorAll('.drawing img')].map(i => i.width)")
+    assert widths and min(widths) >= 600
     touch = page.locator("input[type=range]").bounding_box()
     assert touch["x"] >= 0 and touch["x"] + touch["width"] <= 360
 
@@ -211,6 +224,24 @@ def test_what_cannot_be_shown_says_why(made: Path) -> None:
     assert "Samples: no samples beside these rows" in text
     twice = [row("a", 4, 1.0), row("a", 4, 2.0, run="a/other")]
     assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
+
+
+def test_one_bad_run_does_not_take_the_page_with_it(tmp_path: Path) -> None:
+    rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # a tile without its row
+    (tmp_path / "e" / "dynamics.csv").write_text("")
+    (tmp_path / "e" / "validation.csv").write_text("")
+    rows += [
+        {**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})
+    ]
+    html = page_of(rows)
+    assert "dynamics.csv: not as training left it" in html and "<li>unmeasured: no fid</li>" in html
+    assert Tables(html).found["headline"] and "Samples of e at 4 loops" in html
+
+
+def test_rows_at_other_loops_alone_still_have_points_and_figures() -> None:
+    html = page_of(arm("e", {1: 3.0, 2: 2.0}))
+    assert "Headline: no arm was measured at the loop count it was trained for" in html
+    assert Tables(html).found["points"] and "Quality against inference compute of" in html
 
 
 def test_the_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

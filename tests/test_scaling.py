@@ -20,13 +20,23 @@ def test_a_power_law_is_found_again(a: float, b: float, c: float) -> None:
     assert floor == pytest.approx(c, rel=2e-2, abs=0.02)
 
 
-def test_the_interval_covers_the_exponent_as_often_as_it_says() -> None:
-    """Of 200 noisy laws about 95 % have b in their interval."""
+@pytest.mark.parametrize("floor", [0.0, 3.0])
+@pytest.mark.parametrize("count", [6, 12])
+def test_intervals_cover_as_often_as_they_say(floor: float, count: int) -> None:
+    """Of 100 noisy laws about 95 % have b, and c, in their intervals, also where c is at its end."""
     dice = np.random.default_rng(0)
-    clean = 50 * (G / 1e7) ** -0.6 + 3
-    fits = [scaling.power_law(G, clean * np.exp(dice.normal(0, 0.05, len(G)))) for _ in range(200)]
-    covered = np.mean([fit.low[1] <= -0.6 <= fit.high[1] for fit in fits])
-    assert 0.9 <= covered <= 0.99
+    x = np.geomspace(1e6, 1e9, count)
+    clean = 50 * (x / 1e7) ** -0.6 + floor
+    fits = [scaling.power_law(x, clean * np.exp(dice.normal(0, 0.05, count))) for _ in range(100)]
+    for index, truth in ((1, -0.6), (2, floor)):
+        covered = np.mean([fit.low[index] <= truth <= fit.high[index] for fit in fits])
+        assert covered >= 0.9
+
+
+def test_c_has_an_upper_end_that_the_points_allow() -> None:
+    x = np.geomspace(1e6, 1e9, 8)
+    fit = scaling.power_law(x, 50 * (x / 1e7) ** -0.6 * np.tile([1.01, 0.99], 4))
+    assert fit.low[2] == 0 and fit.high[2] < 50 * 100**-0.6
 
 
 @pytest.mark.parametrize("worth", [0.0, 0.46, 1.0])

@@ -3,10 +3,14 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eltlab.cli import own_keys, run_verb
 from eltlab.errors import UserError, nearest
 from eltlab.files import write_atomic
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COMMITTED = "committed"
 
@@ -36,24 +40,22 @@ def main(arguments: list[str]) -> None:
     out = Path(asked.out).expanduser()
     if out.suffix != ".html":
         raise UserError(f"out={asked.out}: the page is an .html file")
-    from eltlab import results
     from eltlab.analysis.page import page
 
-    paths, source = rows_of(asked.runs_dir)
-    table = results.load(*paths)
+    table, source = rows_of(asked.runs_dir)
     html = page(table, source, lambda title: print(f"report: {title}", file=sys.stderr))
     write_atomic(out, html)
     print(f"report: {out}")
 
 
-def rows_of(runs_dir: str | None) -> tuple[list[Path], str]:
-    """The folder or files that were asked for, and what people call them."""
-    runs = Path("runs" if runs_dir is None else runs_dir).expanduser()
-    if runs_dir not in (None, COMMITTED) or (runs_dir is None and any(runs.rglob("rows.jsonl"))):
-        return [runs], str(runs)
-    from eltlab.analysis.command import committed
+def rows_of(runs_dir: str | None) -> "tuple[DataFrame, str]":
+    """The rows of what was asked for, and what people call it."""
+    from eltlab import results
+    from eltlab.analysis.command import committed, read
 
-    return committed(), "the studies that come with eltlab"
+    if runs_dir == COMMITTED or (runs_dir is None and not any(Path("runs").rglob("rows.jsonl"))):
+        return results.load(*committed()), "the studies that come with eltlab"
+    return read(runs_dir or "runs"), runs_dir or "runs"
 
 
 if __name__ == "__main__":

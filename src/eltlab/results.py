@@ -1,6 +1,7 @@
 """The rows a run leaves, and the table they make. Append-only facts; tables and plots are views."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,15 +61,22 @@ def recorded(config: Config) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one file; none where it does not exist. UserError names a line that is not JSON."""
+    """The rows of one file; none where it does not exist. UserError names a line that is no row."""
     if not path.is_file():
         return []
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no file of rows; those are .jsonl") from error
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not a row (JSON); delete the line") from error
+        if not isinstance(row, dict) or "kind" not in row:
+            raise UserError(f"{path}, line {number}: not a row, which has a kind")
+        rows.append(row)
     return rows
 
 
@@ -139,16 +147,19 @@ def one_protocol(table: "DataFrame") -> str:
 def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
     """The evaluations that may stand side by side: of one protocol, each run at its latest.
 
-    Raises UserError where there are none, where protocols are mixed, or where one name and seed stand
-    for two runs.
+    Raises UserError where there are none, where protocols are mixed, where one name and seed stand for
+    two runs, or where runs of one name differ in more than their seeds.
     """
     rows = table[table["kind"] == "eval"]
     if protocol is not None:
         rows = rows[rows["protocol"] == protocol]
     if rows.empty:
+        known = ", ".join(table.loc[table["kind"] == "eval", "protocol"].dropna().unique())
+        if known:
+            raise UserError(f"protocol={protocol}: the rows are of {known}")
         raise UserError(
-            f"no evaluations {'of this protocol ' if protocol else ''}among {len(table)} rows; train with "
-            "evaluate=true, or measure the runs by python -m eltlab.evaluate run=DIR"
+            f"no evaluations among {len(table)} rows; train with evaluate=true, or measure the runs by "
+            "python -m eltlab.evaluate run=DIR"
         )
     one_protocol(rows)
     rows = rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
@@ -158,7 +169,32 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
                 f"name {name}, seed {seed} stands for {len(runs)} runs of different configurations "
                 f"({', '.join(runs)}); give each arm a name= of its own, or name the folders to compare"
             )
+    _one_configuration(rows)
     return rows
+
+
+# Keys of a configuration that make another model of it, but for the seed (`config.identity`).
+_DEFINING = re.compile(
+    r"cfg\.(model|objective|supervision|data|optim|ema)\.(?!file$|workers$|in_memory$|root$)"
+    r"|cfg\.(loops|unique_layers|batch_size|budget\.images|trainer\.precision)$"
+)
+
+
+def _one_configuration(rows: "DataFrame") -> None:
+    """Raises UserError where runs of one name differ in more than their seeds: they are no seeds of one
+    arm. A key that a row does not have (an older version wrote it) differs from none."""
+    for column in filter(_DEFINING.match, rows.columns):
+        values = rows[column].map(str, na_action="ignore")
+        if values.nunique() < 2:
+            continue
+        counts = values.groupby(rows["name"]).nunique()
+        if counts.max() > 1:
+            name = counts.idxmax()
+            found = ", ".join(values[rows["name"] == name].dropna().unique())
+            raise UserError(
+                f"name {name} stands for runs of different {column.removeprefix('cfg.')} ({found}); "
+                "give each arm a name= of its own, or name the folders to compare"
+            )
 
 
 def write_table(table: "DataFrame", out: Path) -> tuple[Path, Path]:
