@@ -187,7 +187,7 @@ def band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
 def note(table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None) -> str:
     matched = [COSTS[cost] for cost in COSTS if cost not in varying(lines)]
     text = caption(table, metric, protocol, "bands of the seeds")
-    text += f"; the {LABELS} best of each front are named" if len(lines) > LABELS else ""
+    text += f"; at most the {LABELS} lowest of a panel are named" if len(lines) > LABELS else ""
     return text + (f"; matched: {' and '.join(matched)}" if matched else "")
 
 
