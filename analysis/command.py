@@ -1,14 +1,13 @@
 """What the commands of analysis/ share: `[KEY=VALUE …] [ROWS …]`, mistakes in one line, and text that is
 made for a place in a page."""
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from eltlab import results
+from eltlab.cli import run_verb
 from eltlab.config import folder
 from eltlab.errors import UserError, nearest
 from eltlab.files import write_atomic
@@ -18,32 +17,21 @@ if TYPE_CHECKING:
 
 
 def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) -> None:
-    """Calls main(table, asked) with the rows and keys of the command line; exits 2 for a user's mistake.
+    """Calls main(table, asked) with the rows and keys of the command line, as the verbs are called.
 
     keys: what may be asked for, with defaults; asked holds them as attributes. ROWS are run folders, .jsonl
     files of rows or names of committed ones; runs where there are none.
     """
-    arguments = sys.argv[1:]
-    if "-h" in arguments or "--help" in arguments:
-        print(doc.strip())
-        return
-    try:
+
+    def of(arguments: list[str]) -> None:
         asked = dict(keys)
         for key, _, value in (text.partition("=") for text in arguments if "=" in text):
             if key not in keys:
                 raise UserError(f"{key}={value}: {nearest(key, list(keys), 'keys')}")
             asked[key] = value
         main(read(*(text for text in arguments if "=" not in text)), SimpleNamespace(**asked))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {what}", file=sys.stderr)
-        sys.exit(2)
+
+    run_verb(of, lambda: doc.strip(), stopped="the same command begins anew")
 
 
 def committed() -> list[Path]:
