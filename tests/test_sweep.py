@@ -12,11 +12,13 @@ from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab import sweep
 from eltlab.ledger import Ledger, expired
+from eltlab.pruning import Pruned, Watched
 from eltlab.pruning import measured as curve
 from eltlab.results import load, read_rows
 from eltlab.runs import Run
 from eltlab.storage import open_storage
 from eltlab.study import load_study
+from eltlab.training.validation import LEVELS
 from eltlab.worker import last_lines, measured
 
 
@@ -126,6 +128,39 @@ def test_a_pruner_sees_whole_validations_of_the_exit_it_watches(tmp_path):
     path.write_text(path.read_text()[:-1])  # whether this line is whole nobody can know
     assert curve(path, "loss", 2) == [5.0] and curve(path, "loss", 1) == [4.0, 5.0]
     assert curve(tmp_path / "none", "loss", 2) == []
+
+
+@pytest.mark.parametrize("objective", ["fd_classifier: minimize", "accuracy: maximize"])
+def test_a_pruner_ends_the_trials_of_the_higher_loss(tmp_path, objective):
+    """Whatever the objective: bad trials first, then good ones, and the worst last. Nothing is trained."""
+    text = f"space:\n  optim.lr: [1, 2, 3, 4, 5, 6]\nseeds: [0]\nobjectives: {{{objective}}}\n"
+    study = opened(tmp_path, f"{text}pruner: median\n")
+    ledger = filled(study)
+    pruned = []
+    for losses in ((5.0, 4.0), (5.1, 4.1), (5.2, 4.2), (1.0, 0.9), (1.1, 0.8), (9.0, 9.0)):
+        claimed = ledger.claim()
+        config = study.config(claimed.cell, 0, claimed.number)
+        watched = Watched(ledger, claimed, config)
+        try:
+            for count in (1, 2):
+                validated(Run.of(config).folder / "validation.csv", losses[:count])
+                watched.look()
+            ledger.finish(claimed, [0.5])
+        except Pruned:
+            ledger.prune(claimed)
+            pruned.append(losses)
+    assert pruned == [(9.0, 9.0)]
+
+
+def validated(path: Path, losses: tuple[float, ...]) -> None:
+    """A validation.csv with these losses at exit 4."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"{step},8,4,0.1,{loss},0"
+        for step, loss in enumerate(losses, start=1)
+        for level in range(LEVELS)
+    ]
+    path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])

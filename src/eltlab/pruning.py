@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+from optuna.study import StudyDirection
+
 from eltlab.config import Config
 from eltlab.ledger import Claimed, Ledger
 from eltlab.runs import Run
@@ -26,6 +28,8 @@ class Watched:
         self.trial = claimed.trial
         self.path = Run.of(config).folder / "validation.csv"
         self.column, loops = at_loops(study.file.watch)
+        # A loss is better where it is lower, and Optuna's pruners take the direction of the objective.
+        self.sign = -1 if ledger.optuna.direction == StudyDirection.MAXIMIZE else 1
         self.exit = loops or config.loops
         self.images, self.times = study.base.images, config.trainer.validations
         self.size = 0
@@ -47,7 +51,7 @@ class Watched:
             step = round(number / self.times * self.images)
             if step not in self.told:
                 self.told.add(step)
-                self.trial.report(value, step)
+                self.trial.report(self.sign * value, step)
         return len(self.told) > before
 
 
