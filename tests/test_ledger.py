@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
 from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab.errors import UserError
@@ -180,10 +181,42 @@ def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
         {"loops": 2, "supervision": "final"},
     ]
     wider = filled(opened(tmp_path, GRID.replace("[ilsd, final]", "[ilsd, final, deep]")), "other")
-    assert [wider.claim().trial.params for _ in range(2)] == [
-        {"loops": 1, "supervision (3 choices)": "ilsd"},
-        {"loops": 2, "supervision (3 choices)": "deep"},
-    ]
+    one, deep = (wider.claim().trial.params for _ in range(2))
+    assert one.pop("loops") == 1 and deep.pop("loops") == 2
+    [(name, value)] = deep.items()
+    assert name.startswith("supervision (3 choices, ") and value == "deep"
+    assert list(one) == [name]
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("supervision.distill", ["[1, 2]", "[0.5, 1, 2]", "[3]"]),
+        ("supervision.max_loops", ["[null, 1]", "[1, 2]", "[2, 3, null]"]),
+        ("supervision", ["[ilsd, final]", "[ilsd, final, deep]", "[ilsd, final, random_depth]"]),
+        ("supervision", ["[ilsd, final]", "[final, ilsd]", "[final, deep]"]),
+    ],
+)
+def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
+    """What become numbers, and choices in another order, are parameters of their own to Optuna."""
+    how = ["supervision=random_depth"] if key.endswith("max_loops") else ["supervision=ilsd"]
+    for number, each in enumerate(choices):
+        text = f"space:\n  {key}: {each}\nseeds: [{number}]\n"
+        ledger = filled(opened(tmp_path, text, overrides=how), f"worker {number}")
+        assert ledger.left() == each.count(",") + 1
+        while (claimed := ledger.claim()) is not None:
+            [(name, value)] = claimed.trial.params.items()
+            assert name.startswith(key) and value == claimed.cell[key]
+            ledger.finish(claimed, [1.0])
+
+
+def test_what_optuna_refuses_of_its_pictures_stops_no_trial(tmp_path):
+    ledger = filled(opened(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n"))
+    text = CategoricalDistribution(["2"])  # as another version may have told it
+    ledger.optuna.add_trial(
+        create_trial(params={"loops": "2"}, distributions={"loops": text}, value=1.0)
+    )
+    assert [ledger.claim().cell for _ in range(2)] == [{"loops": 2}, {"loops": 4}]
 
 
 def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
