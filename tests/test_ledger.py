@@ -1,6 +1,7 @@
 """The trials of a study: claimed once, taken over, finished once; what may grow and what may not."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from optuna.distributions import CategoricalDistribution
@@ -8,7 +9,8 @@ from optuna.trial import TrialState, create_trial
 from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab.errors import UserError
-from eltlab.ledger import expired
+from eltlab.ledger import Ledger, expired
+from eltlab.storage import open_storage
 from eltlab.study import grid_trials, load_study
 
 # --- the ledger -----------------------------------------------------------------------------------
@@ -150,7 +152,10 @@ def test_a_trial_to_come_that_the_file_no_longer_has_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ("objectives: {accuracy: maximize}", "objectives was {'fd_classifier': 'minimize'} and is"),
+        (
+            "objectives: {accuracy: maximize}",
+            "objectives was ['fd_classifier: minimize'] and is ['accuracy: maximize']",
+        ),
         ("matched: images", "matched was train_flops and is images"),
         ("sampler: random\ntrials: 3", "sampler was grid and is random"),
     ],
@@ -160,6 +165,52 @@ def test_what_the_numbers_mean_does_not_change(tmp_path, changed, said):
     with pytest.raises(UserError, match="begun with another file") as refused:
         ledger_of(opened(tmp_path, f"{GRID}{changed}\n"))
     assert said in str(refused.value) and "another runs_dir" in str(refused.value)
+
+
+def test_the_order_of_the_objectives_does_not_change(tmp_path):
+    """A trial's values are known by their places alone."""
+    first, second = "fd_classifier: minimize", "accuracy: maximize"
+    filled(opened(tmp_path, f"{GRID}objectives: {{{first}, {second}}}\n"))
+    with pytest.raises(UserError) as refused:
+        filled(opened(tmp_path, f"{GRID}objectives: {{{second}, {first}}}\n"))
+    said = f"objectives was ['{first}', '{second}'] and is ['{second}', '{first}']"
+    assert said in str(refused.value)
+
+
+def test_what_a_pruner_watches_does_not_change(tmp_path):
+    filled(opened(tmp_path))
+    filled(opened(tmp_path, f"{GRID}pruner: median\nwatch: loss@1\n"))  # the first that does
+    filled(opened(tmp_path, f"{GRID}pruner: hyperband\nwatch: loss@1\n"))
+    filled(opened(tmp_path))
+    with pytest.raises(UserError, match="watch was loss@1 and is gap"):
+        filled(opened(tmp_path, f"{GRID}pruner: median\nwatch: gap\n"))
+
+
+@pytest.mark.parametrize("matched", ["train_flops", "images"])
+def test_what_the_base_comes_to_does_not_change(tmp_path, matched):
+    """The file and its base are as they were, and a file of conf/ that base names is not."""
+    text = f"{GRID}matched: {matched}\n"
+    filled(opened(tmp_path, text))
+    longer = opened(tmp_path, text)
+    base = replace(longer.base, budget=replace(longer.base.budget, images=64))
+    budget = longer.budget and 2 * longer.budget
+    with pytest.raises(
+        UserError, match=f"budget in {matched} was .* and is .*; restore the file and"
+    ):
+        ledger_of(replace(longer, base=base, budget=budget))
+
+
+def test_the_way_out_on_a_database_is_another_database(tmp_path, postgres):
+    url = postgres()
+    for text in (GRID, f"{GRID}matched: images\n"):
+        study = opened(tmp_path, text)
+        storage = open_storage(url, study.folder, study=study.name)
+        if text == GRID:
+            Ledger(study, storage, "me", 60.0)
+        else:
+            with pytest.raises(UserError, match="begin anew with another database"):
+                Ledger(study, storage, "me", 60.0)
+        storage.close()
 
 
 def test_a_changed_base_is_told_by_what_changed(tmp_path):

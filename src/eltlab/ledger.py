@@ -63,29 +63,22 @@ class Ledger:
 
     def _check_meaning(self) -> None:
         """A study may grow (seeds, choices of a grid, trials); what its numbers mean may not change."""
-        file = self.study.file
-        meaning: dict[str, Any] = {
-            "base": file.base,
-            "objectives": file.objectives,
-            "matched": file.matched,
-            "sampler": file.sampler,
-        }
-        if file.sampler != "grid":
-            meaning |= {"space": file.space, "where": file.where, "seeds": file.seeds}
-        meaning = json.loads(json.dumps(meaning))  # as the storage gives it back
-        known = self.optuna.user_attrs.get("meaning")
-        if known is None:
-            self.optuna.set_user_attr("meaning", meaning)
+        meaning = json.loads(json.dumps(meaning_of(self.study)))  # as the storage gives it back
+        known = self.optuna.user_attrs.get("meaning", {})
+        if contradicting := differences(known, meaning):
+            raise self._contradicts("; ".join(contradicting))
+        if not known:
             with warnings.catch_warnings():  # experimental, says Optuna
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                self.optuna.set_metric_names(list(file.objectives))
-        elif known != meaning:
-            raise self._contradicts("; ".join(differences(known, meaning)))
+                self.optuna.set_metric_names(list(self.study.file.objectives))
+        if not meaning.keys() <= known.keys():  # a first pruner brings what it watches
+            self.optuna.set_user_attr("meaning", {**meaning, **known})
 
     def _contradicts(self, what: str) -> UserError:
+        other = "database" if "://" in self.storage.where else "runs_dir"
         return UserError(
-            f"{self.study.folder}: the study was begun with another file: {what}; restore the file, "
-            "or begin anew with another runs_dir"
+            f"{self.study.name} in {self.storage.where}: the study was begun with another file: {what}; "
+            f"restore the file and what of conf/ it names, or begin anew with another {other}"
         )
 
     # --- what there is to do ------------------------------------------------------------------------
@@ -266,11 +259,30 @@ def names_of(trial: FrozenTrial) -> set[str]:
     return {json.dumps([facts["cell"], facts["seeds"]], sort_keys=True), facts["key"]}
 
 
+def meaning_of(study: Study) -> dict[str, Any]:
+    """What makes the numbers of all trials comparable."""
+    file = study.file
+    meaning: dict[str, Any] = {
+        "base": file.base,
+        # In order: a trial's values are known by their places.
+        "objectives": [f"{metric}: {direction}" for metric, direction in file.objectives.items()],
+        "matched": file.matched,
+        # What base comes to: the files of conf/ that it names may change, and the count of FLOPs.
+        f"budget in {file.matched}": study.base.images if study.budget is None else study.budget,
+        "sampler": file.sampler,
+    }
+    if file.sampler != "grid":
+        meaning |= {"space": file.space, "where": file.where, "seeds": file.seeds}
+    if file.pruner != "none":
+        meaning["watch"] = file.watch
+    return meaning
+
+
 def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two meanings of a study, in words."""
+    """What differs between two meanings of a study, in words. What one lacks contradicts nothing."""
     found = []
     for key, value in now.items():
-        before = known.get(key)
+        before = known.get(key, value)
         if before == value:
             continue
         if isinstance(before, list) and isinstance(value, list):
