@@ -69,6 +69,37 @@ def test_a_pruner_needs_validations(tmp_path):
         opened(tmp_path, GRID + "pruner: median\n", overrides=["trainer.validations=0"])
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "objectives: {fd_classifier@2: minimize}",
+            "objectives.fd_classifier@2: evaluate_loops=[1] gives small/loops1 no row at loops=2",
+        ),
+        (
+            "pruner: median\nwatch: loss@2",
+            "watch=loss@2: small/loops1 has loops=1 and no such exit",
+        ),
+    ],
+)
+def test_every_trial_has_what_its_study_is_judged_by(tmp_path, text, said):
+    space = f"space:\n  loops: [2, 1]\nseeds: [0]\n{text}\n"
+    with pytest.raises(UserError) as refused:
+        grid_trials(opened(tmp_path, space))
+    assert said in str(refused.value)
+    assert len(grid_trials(opened(tmp_path, f"{space}where: ['loops > 1']\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    "how", ["evaluate=false", "evaluate_loops=[1]", "sampler.loops=2to1"], ids=lambda how: how[:14]
+)
+def test_what_measures_no_trial_at_its_loops_is_told(tmp_path, how):
+    study = opened(tmp_path, "space:\n  loops: [2]\nseeds: [0]\n", overrides=[how])
+    with pytest.raises(UserError) as refused:
+        grid_trials(study)
+    assert f"{how} gives {study.name}/loops2 no row at loops=2" in str(refused.value)
+
+
 def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
     text = GRID + "presets:\n  quick:\n    base: ['batch_size=4']\n    seeds: [7]\n"
     quick = opened(tmp_path, text, preset="quick")

@@ -69,6 +69,7 @@ class Study:
             parsed.append(("budget.train_flops", self.budget))
         config = compose_parsed([*parsed, ("seed", seed), ("runs_dir", self.runs_dir)])
         name = f"{self.name}/{self.arm(cell, config)}"
+        check_measured(self.file, config, name)
         return replace(config, name=name, study=self.name, trial=trial)
 
     def arm(self, cell: Cell, config: Config) -> str:
@@ -98,6 +99,28 @@ class Study:
 
 def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def check_measured(file: StudyFile, config: Config, name: str) -> None:
+    """Raises UserError where a run will not have what its study is judged by, or what a pruner watches."""
+    counts, why = config.evaluate_loops, f"evaluate_loops={config.evaluate_loops}"
+    if config.sampler.loops is not None:
+        counts, why = [config.sampler.loops], f"sampler.loops={config.sampler.loops}"
+    if not config.evaluate:
+        counts, why = [], "evaluate=false"
+    for objective in file.objectives:
+        loops = at_loops(objective)[1] or config.loops
+        if loops not in (counts or []):
+            raise UserError(
+                f"objectives.{objective}: {why} gives {name} no row at loops={loops}; change one of the "
+                "two, or leave the cell out by where"
+            )
+    exit = at_loops(file.watch)[1] or config.loops
+    if file.pruner != "none" and exit > config.loops:
+        raise UserError(
+            f"watch={file.watch}: {name} has loops={config.loops} and no such exit; watch another, or "
+            "leave the cell out by where"
+        )
 
 
 def final_row(config: Config, loops: int) -> dict[str, Any]:
