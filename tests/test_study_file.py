@@ -43,6 +43,11 @@ def test_every_trial_trains_for_the_flops_of_the_twin_unless_told_otherwise(tmp_
     assert {config.budget.images for _, _, config in grid_trials(images)} == {32}
 
 
+def test_budgets_may_be_searched_where_images_are_matched(tmp_path):
+    text = "space:\n  budget.images: [32, 64, 128]\nmatched: images\nseeds: [0]\n"
+    assert [t.config.images for t in grid_trials(opened(tmp_path, text))] == [32, 64, 128]
+
+
 def test_constraints_leave_cells_out(tmp_path):
     text = "space:\n  loops: [1, 2, 3, 4]\nwhere:\n  - loops divides model.depth\n"
     trials = grid_trials(opened(tmp_path, text, changes={"seeds": [0]}))
@@ -117,6 +122,10 @@ def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
         ("space: {loop: [2]}", "unknown key loop=2: did you mean loops?"),
         ("spaces: {loops: [2]}", "unknown key spaces: did you mean space?"),
         ("space: {seed: [2]}", "space.seed: the study sets it"),
+        (
+            "space: {budget.images: [32, 64]}",
+            "space.budget.images: matched=train_flops gives .*; write matched: images",
+        ),
         ("sampler: grids", "sampler=grids: choose one of grid"),
         ("sampler: tpe", "sampler=tpe: give trials: N"),
         ("trials: 5", "leave trials out"),

@@ -142,6 +142,11 @@ def check_study(file: StudyFile, path: Path) -> None:
     for key in keys_of(file.space):
         if key in SET_BY_STUDY:
             raise UserError(f"{path}: space.{key}: the study sets it; seeds are in seeds")
+        if key.startswith("budget.") and file.matched == "train_flops":
+            raise UserError(
+                f"{path}: space.{key}: matched=train_flops gives all trials the budget of base; write "
+                "matched: images"
+            )
 
 
 def check_pruner(file: StudyFile, path: Path) -> None:
