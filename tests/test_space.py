@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eltlab.constraints import holds
+from eltlab.constraints import holds, keys_in
 from eltlab.errors import UserError
 from eltlab.space import Dice, check_space, decided, draw, grid, keys_of
 
@@ -102,6 +102,11 @@ def test_branches_may_have_different_spaces_for_one_key():
 )
 def test_constraints(rule, values, held):
     assert holds(rule, values) is held
+
+
+def test_the_keys_of_a_constraint():
+    found = keys_in("unique_layers * (loops + 1) divides model.depth - 'a'")
+    assert found == ["unique_layers", "loops", "model.depth"]
 
 
 @given(st.integers(1, 50), st.integers(1, 50))

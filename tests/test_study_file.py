@@ -54,6 +54,33 @@ def test_constraints_leave_cells_out(tmp_path):
     assert [trial.cell["loops"] for trial in trials] == [1, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("space", "rule", "why"),
+    [
+        ("loops: [1, 2, 4]", "unique_layers >= 2", "fit makes it from other keys"),
+        ("unique_layers: [1, 2]", "model.depth <= 4", r"it is unique_layers \* loops"),
+        ("objective: [masked, diffusion]", "objective.label_dropout > 0", "objective of the space"),
+        ("experiment: [demo]", "model.width > 0", "experiment of the space decides it"),
+        ("loops: [1, 2]", "optim.warmup_images < budget.images", "matched=train_flops decides it"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["grid", "random\ntrials: 2"])
+def test_constraints_on_what_follows_from_a_cell_are_refused(tmp_path, space, rule, why, sampler):
+    """The base's value, which is at hand, is not the cell's."""
+    text = f"space:\n  {space}\nwhere: ['{rule}']\nsampler: {sampler}\nseeds: [0]\n"
+    with pytest.raises(UserError, match=f"may differ from cell to cell: {why}"):
+        opened(tmp_path, text)
+
+
+def test_constraints_may_name_what_all_cells_share(tmp_path):
+    text = "space:\n  loops: [1, 2, 4]\nseeds: [0]\nwhere:\n"
+    text += "  - model.depth / loops >= 2\n  - loops * model.width > model.mlp_width\n"
+    trials = grid_trials(opened(tmp_path, text))
+    assert [(trial.config.loops, trial.config.unique_layers) for trial in trials] == [(2, 2)]
+    text = f"{text}  - budget.images > 8\nmatched: images\n"
+    assert len(grid_trials(opened(tmp_path, text))) == 1
+
+
 def test_an_arm_is_a_label_that_fit_does_not_see(tmp_path):
     text = "space:\n  arm:\n    short: {loops: [1]}\n    long: {loops: [2, 4]}\nseeds: [0]\n"
     study = opened(tmp_path, text)

@@ -31,22 +31,42 @@ def holds(rule: str, values: Mapping[str, Any]) -> bool:
 
     values: what the keys in it stand for. Raises UserError for what is no constraint.
     """
-    found = re.fullmatch(rf"(.+?)\s*(\bdivides\b|{'|'.join(list(RELATIONS)[1:])})\s*(.+)", rule)
-    if found is None:
-        raise UserError(f"where: {rule!r} has no relation; choose one of {', '.join(RELATIONS)}")
-    left, relation, right = found.groups()
+    left, relation, right = _sides(rule)
     try:
         return bool(RELATIONS[relation](_value(left, rule, values), _value(right, rule, values)))
     except (TypeError, ZeroDivisionError) as error:
         raise UserError(f"where: {rule!r}: {error}") from error
 
 
-def _value(text: str, rule: str, values: Mapping[str, Any]) -> Any:
+def keys_in(rule: str) -> list[str]:
+    """The keys that a constraint names. Raises UserError for what is no constraint."""
+
+    def walk(node: ast.AST) -> list[str]:
+        if isinstance(node, ast.Name | ast.Attribute):
+            return [ast.unparse(node)]
+        return [key for child in ast.iter_child_nodes(node) for key in walk(child)]
+
+    left, _, right = _sides(rule)
+    return [*walk(left), *walk(right)]
+
+
+def _sides(rule: str) -> tuple[ast.expr, str, ast.expr]:
+    """What stands left of the relation, the relation, and what stands right of it."""
+    found = re.fullmatch(rf"(.+?)\s*(\bdivides\b|{'|'.join(list(RELATIONS)[1:])})\s*(.+)", rule)
+    if found is None:
+        raise UserError(f"where: {rule!r} has no relation; choose one of {', '.join(RELATIONS)}")
+    left, relation, right = found.groups()
+    return _parsed(left, rule), relation, _parsed(right, rule)
+
+
+def _parsed(text: str, rule: str) -> ast.expr:
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise UserError(f"where: {rule!r}: {text.strip()!r} is not a sum or product") from error
 
+
+def _value(tree: ast.expr, rule: str, values: Mapping[str, Any]) -> Any:
     def walk(node: ast.expr) -> Any:
         match node:
             case ast.Constant(value=int() | float() | str() as value):

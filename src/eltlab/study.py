@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omegaconf import OmegaConf
+
 from eltlab.bill import bill
-from eltlab.compose import compose_parsed, parse_overrides
+from eltlab.compose import compose_node, compose_parsed, parse_overrides
 from eltlab.compute import budget_flops
 from eltlab.config import Config, flatten
-from eltlab.constraints import holds
+from eltlab.constraints import holds, keys_in
 from eltlab.errors import UserError, nearest
 from eltlab.files import digest
 from eltlab.results import read_rows
@@ -178,6 +180,7 @@ def load_study(
         first = METRICS[str(base.metrics.extractor)][0]
         file = replace(file, objectives={first: "minimize"})
     check_objectives(file, base, path)
+    check_where(file, base, path)
     parts = [path.stem, preset, digest(sorted(overrides))[:6] if overrides else None]
     own = "-".join(part for part in parts if part)
     budget = budget_flops(twin(base)) if file.matched == "train_flops" else None
@@ -202,6 +205,33 @@ def check_objectives(file: StudyFile, base: Config, path: Path) -> None:
         raise UserError(
             f"{path}: pruner={file.pruner} looks at validation.csv, and trainer.validations=0; "
             "leave one of the two out"
+        )
+
+
+def check_where(file: StudyFile, base: Config, path: Path) -> None:
+    """Raises UserError for a constraint on a key that the rules of fit make from others: what it is in a
+    cell is known when the cell is composed, too slow for the draws of a sampler."""
+    space, known = keys_of(file.space), flatten(base)
+    used = [(rule, key) for rule in file.where for key in keys_in(rule)]
+    used = [(rule, key) for rule, key in used if key in known and key not in space]
+    if not used:
+        return
+    asked = compose_node(parse_overrides(file.base))
+    for rule, key in used:
+        group = key.partition(".")[0]
+        if group in space or "experiment" in space:
+            mend = f"{group if group in space else 'experiment'} of the space decides it"
+        elif OmegaConf.select(asked, key) is None:
+            mend = "fit makes it from other keys"
+        elif key == "model.depth" and ("unique_layers" in space or asked.unique_layers is not None):
+            mend = "it is unique_layers * loops, beside prelude and coda"
+        elif key == "budget.images" and file.matched == "train_flops":
+            mend = "matched=train_flops decides it"
+        else:
+            continue
+        raise UserError(
+            f"{path}: where: {rule!r}: {key} may differ from cell to cell: {mend}; write it by keys of "
+            "the space, e.g. model.depth / loops for unique_layers"
         )
 
 
