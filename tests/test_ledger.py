@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import Trial, TrialState, create_trial
 from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab.errors import UserError
 from eltlab.ledger import Ledger, expired
 from eltlab.storage import open_storage
 from eltlab.study import grid_trials, load_study
+from eltlab.summary import best
 
 # --- the ledger -----------------------------------------------------------------------------------
 
@@ -66,6 +67,30 @@ def test_a_worker_that_died_between_asking_and_drawing_loses_nothing(tmp_path):
     claimed = ledger.claim()
     assert claimed.number == 0 and 1e-4 <= claimed.cell["optim.lr"] <= 1e-2
     assert ledger.claim().number == 1 and ledger.claim() is None
+
+
+def test_a_worker_that_died_while_it_wrote_a_draw_down_loses_nothing(tmp_path, monkeypatch):
+    """Killed before each of what it writes; the next worker takes the same draw over, and it has a name."""
+    text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nsampler: random\n"
+    study = opened(tmp_path, f"{text}trials: 3\nseeds: [0]\n")
+    write = Trial.set_user_attr
+    for number, key in enumerate(("arm", "seeds", "cell")):
+
+        def killed(trial, name, value, at=key):
+            if name == at:
+                raise KeyboardInterrupt
+            write(trial, name, value)
+
+        dying = ledger_of(study, "dying", lease=0.0)
+        monkeypatch.setattr(Trial, "set_user_attr", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dying.claim()
+        monkeypatch.undo()
+        ledger = ledger_of(study)
+        claimed = ledger.claim()
+        assert claimed.number == number and claimed.cell == claimed.trial.params
+        ledger.finish(claimed, [1.0 + number])
+    assert best(ledger)[-1].split()[:2] == ["0", ledger.trials()[0].user_attrs["arm"]]
 
 
 def test_what_a_sampler_draws_does_not_depend_on_who_asks(tmp_path):

@@ -181,10 +181,13 @@ class Ledger:
             self.optuna.tell(trial, state=TrialState.FAIL)
             return None
         seeds = self.study.file.seeds
-        for key, value in (("seeds", seeds), ("cell", cell)):
-            trial.set_user_attr(key, value)
         with suppress(UserError):  # the rules refuse the cell: said when the trial is run
             trial.set_user_attr("arm", self.study.arm(cell, self.study.config(cell, seeds[0])))
+        for key, value in (
+            ("seeds", seeds),
+            ("cell", cell),
+        ):  # the cell last: a trial with one is whole
+            trial.set_user_attr(key, value)
         return Claimed(trial, cell, seeds)
 
     def _sign(self, trial: Trial) -> None:
