@@ -23,7 +23,8 @@ from postgres import PASSWORD, QUOTED, USER
 from eltlab import storage as module
 from eltlab.errors import UserError
 from eltlab.files import locked
-from eltlab.storage import JournalLock, open_storage, shown
+from eltlab.storage import JournalLock, open_storage
+from eltlab.text import shown
 
 # Children come from a server that has the imports done, and inherit none of our locks.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,9 +1,12 @@
 """What the files of studies say, and what is refused."""
 
+import subprocess
+
 import pytest
 from studies import GRID, opened, written
 
 from eltlab import sweep
+from eltlab.cli import study_keys
 from eltlab.config import identity
 from eltlab.errors import UserError
 from eltlab.study import grid_trials
@@ -213,3 +216,46 @@ def test_mistakes_on_the_command_line_are_told(tmp_path):
         with pytest.raises(UserError, match=said):
             sweep.main([*arguments, f"runs_dir={tmp_path / 'runs'}"])
     assert not (tmp_path / "runs").exists()
+
+
+URL = "postgresql://u:s3cret@127.0.0.1:1/db?connect_timeout=5&application_name=a%2Cb"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"storage={URL}"],
+        [f"storge={URL}"],
+        [f"storge={URL.partition('?')[0]}"],
+        [f"+storage={URL.partition('?')[0]}"],
+        [f"storge={URL.partition('?')[0]},b"],
+        [URL.partition("?")[0]],
+    ],
+)
+def test_no_message_says_the_password(tmp_path, arguments):
+    file = written(tmp_path, GRID)
+    with pytest.raises(UserError) as refused:
+        sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *arguments])
+    assert "s3cret" not in str(refused.value) and "postgresql://u:***@" in str(refused.value)
+
+
+def test_a_url_is_all_that_stands_behind_storage(monkeypatch):
+    """Also with a query, which the grammar of fit's overrides would take apart."""
+    given = ["small", f"storage={URL}", "workers=2"]
+    assert study_keys(given, sweep.Asked())[1].storage == URL
+    assert study_keys(["small", "storage=null"], sweep.Asked())[1].storage is None
+    monkeypatch.setenv("ELTLAB_STORAGE", URL)
+    assert study_keys(["small"], sweep.Asked())[1].storage == URL
+    assert study_keys(["small", "storage="], sweep.Asked())[1].storage is None
+
+
+@pytest.mark.parametrize("given", [[f"storage={URL}"], []])
+def test_workers_are_given_the_storage_where_others_cannot_read_it(monkeypatch, given):
+    started = {}
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **rest: started.update(rest, command=command)
+    )
+    monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)
+    sweep.start(1, ["small", *given, "workers=2"])
+    assert started["command"][-3:] == ["small", "workers=2", "worker=1"]
+    assert started["env"]["ELTLAB_STORAGE"] == URL

@@ -14,6 +14,7 @@ from eltlab.config import Config, flatten, folder
 from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
 from eltlab.runs import Run
+from eltlab.text import shown
 
 Asked = TypeVar("Asked")
 
@@ -23,6 +24,9 @@ OPEN_KEYS = (
     *("data.root", "data.workers", "data.in_memory"),  # where the same images lie today
 )
 
+
+# The variable of the environment that says what storage= says, which anyone on the machine could read.
+STORAGE = "ELTLAB_STORAGE"
 
 GOES_ON = "the same command goes on from the last checkpoint"
 
@@ -45,7 +49,7 @@ def run_verb(
                     f"{argument}: a run is one configuration; for studies over many: python -m eltlab.sweep"
                 )
             if argument.startswith("-"):
-                raise UserError(f"{argument}: only key=value and --help are understood")
+                raise UserError(f"{shown(argument)}: only key=value and --help are understood")
         main(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,17 +79,25 @@ def own_keys(overrides: list[str], defaults: Asked) -> tuple[Asked, list[str]]:
     """A verb's own keys (a dataclass instance of them) taken out of overrides, and fit's that are left."""
     own = OmegaConf.structured(defaults)
     mine = [text for text in overrides if text.partition("=")[0] in own]
-    for key, value in parse_overrides(mine):
+    urls = [text for text in mine if text.startswith("storage=")]
+    for text in urls:  # which Hydra's grammar would take apart, and quote in its errors
+        set_key(own, "storage", url_of(text.removeprefix("storage=")))
+    for key, value in parse_overrides([text for text in mine if text not in urls]):
         set_key(own, key, value)
     asked = OmegaConf.to_object(own)
     return asked, [text for text in overrides if text not in mine]  # type: ignore[return-value]
+
+
+def url_of(text: str | None) -> str | None:
+    """The value of storage=, and of STORAGE in the environment."""
+    return None if text in ("", "null") else text
 
 
 def study_keys(arguments: list[str], defaults: Asked) -> tuple[str, Asked, list[str]]:
     """The study that stands before the keys, a verb's own keys, and fit's overrides that are left."""
     names = [text for text in arguments if "=" not in text]
     if len(names) != 1:
-        given = " and ".join(names) or "none"
+        given = " and ".join(map(shown, names)) or "none"
         raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; here {given}")
     return names[0], *own_keys([text for text in arguments if "=" in text], defaults)
 

@@ -16,6 +16,7 @@ from eltlab.config import Config, folder, leaves
 from eltlab.errors import UserError, first_line, nearest
 from eltlab.extend import is_extension, load_extension, source_hash
 from eltlab.rules import BUDGETS, one_budget, resolve
+from eltlab.text import shown
 from eltlab.twins import twin
 
 # Hydra's grammar refuses ~, accents, apostrophes and parentheses in what is just a path.
@@ -116,6 +117,7 @@ def parse_overrides(overrides: list[str]) -> Parsed:
 
     parsed: Parsed = []
     for text in overrides:
+        said = shown(text)  # it may be a mistyped storage=, with a password
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
@@ -124,13 +126,13 @@ def parse_overrides(overrides: list[str]) -> Parsed:
                 parsed.append((key, value))
                 continue
             mend = "quote the value twice, e.g. 'name=\"a (1)\"'" if "=" in text else "e.g. loops=4"
-            raise UserError(f"{text!r} is not of the form key=value: {mend}") from error
+            raise UserError(f"{said!r} is not of the form key=value: {mend}") from error
         if override.is_sweep_override():
             raise UserError(
-                f"{text}: one run takes one value; for studies over many: python -m eltlab.sweep"
+                f"{said}: one run takes one value; for studies over many: python -m eltlab.sweep"
             )
         if override.type is not OverrideType.CHANGE or override.package is not None:
-            raise UserError(f"{text}: keys are fixed; write key=value without + or ~")
+            raise UserError(f"{said}: keys are fixed; write key=value without + or ~")
         parsed.append((override.key_or_group, override.value()))
     return parsed
 
@@ -167,7 +169,8 @@ def set_key(node: DictConfig, key: str, value: Any) -> None:
     if key not in known:
         if any(name.startswith(key + ".") for name in known):
             raise UserError(f"{key} is a section: set one of its keys, {_section(known, key)}")
-        raise UserError(f"unknown key {key}={value}: {nearest(key, known, 'keys')}")
+        given = shown(f"{key}={value}")
+        raise UserError(f"unknown key {given}: {nearest(key, known, 'keys')}")
     try:
         OmegaConf.update(node, key, value, merge=False)
     except OmegaConfBaseException as error:

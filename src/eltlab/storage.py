@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .errors import UserError
 from .files import locked
+from .text import shown
 
 KINDS = (
     "nothing for a journal in the study's folder, postgresql://user:password@host:port/database "
@@ -81,14 +81,6 @@ def open_storage(url: str | None, folder: Path, workers: int = 1, study: str = "
     if url.startswith(("postgresql://", "postgresql+psycopg://")):
         return _postgres(url, study)
     raise UserError(f"storage={shown(url)} is of no known kind; give {KINDS}")
-
-
-def shown(url: str) -> str:
-    """The URL without its password, also where it is not a well-formed one."""
-    # To the last @: a password whose own @ is not escaped is hidden whole.
-    start = "://[^:/@]*:" if "://" in url else "^[^:]*:"
-    masked = re.sub(f"({start}).*@", r"\1***@", url, count=1, flags=re.DOTALL)
-    return re.sub(r"(?i)(password\s*=\s*)[^&\s]+", r"\1***", masked)
 
 
 class JournalLock(JournalFileOpenLock):

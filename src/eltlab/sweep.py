@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eltlab.cli import run_verb, study_keys
+from eltlab.cli import STORAGE, run_verb, study_keys, url_of
 from eltlab.errors import UserError
 from eltlab.study import Study, grid_trials, load_study
 from eltlab.study_file import known_studies
@@ -26,7 +26,7 @@ CRASHES = 5  # workers that died without a trial finished in between, after whic
 class Asked:
     preset: str | None = None
     workers: int | None = None
-    storage: str | None = None
+    storage: str | None = field(default_factory=lambda: url_of(os.environ.get(STORAGE)))
     runs_dir: str = "runs"
     seeds: list[int] | None = None
     trials: int | None = None
@@ -46,7 +46,8 @@ def usage() -> str:
         "  preset=quick            a part of the study file that says how it differs\n"
         "  workers=2               trials at a time on this machine, which share its cores and GPUs;\n"
         "                          default: one a GPU, else as many as the study's threads leave room for\n"
-        "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs\n"
+        "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs;\n"
+        f"                          also as {STORAGE} in the environment, which hides its password\n"
         "  runs_dir=runs           the study's folder is RUNS_DIR/NAME[-PRESET]\n"
         "  'seeds=[0,1,2]' trials=N threads=N hours=H      in place of the file's\n"
         "  plan=true               says what would be run, and what it costs, and ends\n"
@@ -174,7 +175,11 @@ def start(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
     gpus = visible_gpus()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-    command = [sys.executable, "-m", "eltlab.sweep", *arguments, f"worker={number}"]
+    urls = [text for text in arguments if text.startswith("storage=")]
+    if urls:  # the list of processes is open to all, a process's environment is not
+        environment[STORAGE] = urls[-1].removeprefix("storage=")
+    rest = [text for text in arguments if text not in urls]
+    command = [sys.executable, "-m", "eltlab.sweep", *rest, f"worker={number}"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 

@@ -1,4 +1,6 @@
-"""How numbers and tables are written for people."""
+"""How numbers, tables and addresses are written for people."""
+
+import re
 
 PREFIXES = " kMGTPEZYRQ"
 
@@ -32,6 +34,14 @@ def span(seconds: float) -> str:
 
 def counted(loops: int) -> str:
     return f"{loops} loop" if loops == 1 else f"{loops} loops"
+
+
+def shown(url: str) -> str:
+    """The URL without its password, also where it is not a well-formed one."""
+    # To the last @: a password whose own @ is not escaped is hidden whole.
+    start = "://[^:/@]*:" if "://" in url else "^[^:]*:"
+    masked = re.sub(f"({start}).*@", r"\1***@", url, count=1, flags=re.DOTALL)
+    return re.sub(r"(?i)(password\s*=\s*)[^&\s]+", r"\1***", masked)
 
 
 def columns(rows: list[list[str]]) -> list[str]:
