@@ -162,7 +162,7 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
             "python -m eltlab.evaluate run=DIR"
         )
     one_protocol(rows)
-    rows = rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
+    rows = latest(rows)
     for (name, seed), runs in rows.groupby(["name", "seed"])["run"].unique().items():
         if len(runs) > 1:
             raise UserError(
@@ -195,6 +195,11 @@ def _one_configuration(rows: "DataFrame") -> None:
                 f"name {name} stands for runs of different {column.removeprefix('cfg.')} ({found}); "
                 "give each arm a name= of its own, or name the folders to compare"
             )
+
+
+def latest(rows: "DataFrame") -> "DataFrame":
+    """Each run where it had seen the most images."""
+    return rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
 
 
 def write_table(table: "DataFrame", out: Path) -> tuple[Path, Path]:

@@ -22,13 +22,25 @@ def summarise(ledger: Ledger) -> list[str]:
         table = results.load(folder)
         results.write_table(table, folder / "table.parquet")
         metric = next(iter(study.file.objectives))
-        lines += arms(table[table["kind"] == "eval"], study.name, at_loops(metric)[0])
+        lines += tables(table[table["kind"] == "eval"], study.name, at_loops(metric)[0])
         if study.file.sampler != "grid":
             lines += best(ledger)
     for trial in failed(trials):
         reason = str(trial.user_attrs.get("error", "no reason given")).splitlines()[0]
         lines.append(f"failed: trial {trial.number}, {trial.user_attrs.get('arm')}: {reason}")
     return [*lines, *(["retry=true runs the failed once more"] if failed(trials) else [])]
+
+
+def tables(rows: "DataFrame", study: str, metric: str) -> list[str]:
+    """The arms, each run at its latest: a table for each protocol where the runs were measured by several,
+    that of the trials first."""
+    lines = []
+    protocols = rows["protocol"].unique()
+    for protocol in protocols:
+        if len(protocols) > 1:
+            lines.append(f"protocol {protocol}")
+        lines += arms(results.latest(rows[rows["protocol"] == protocol]), study, metric)
+    return lines
 
 
 def arms(rows: "DataFrame", study: str, metric: str) -> list[str]:

@@ -1,0 +1,27 @@
+"""What a sweep prints at its end."""
+
+import json
+from pathlib import Path
+
+from eltlab.results import comparable, load
+from eltlab.summary import arms, tables
+
+ROWS = Path(__file__).parents[1] / "analysis" / "data" / "loops_vs_depth_quick.jsonl"
+
+
+def test_a_table_is_of_one_protocol_and_of_the_latest_rows(tmp_path: Path) -> None:
+    """Measured in between, and later by another protocol, a study's own table stays as it was."""
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    wrong = {"fd_classifier": 12345.0}
+    early = [{**row, **wrong, "images_seen": row["images_seen"] // 2} for row in rows]
+    other = [{**row, "fd_classifier": 7.0, "protocol": "0123456789"} for row in rows]
+    early_other = [{**row, **wrong, "protocol": "0123456789"} for row in early]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in early + rows + early_other + other))
+
+    own = arms(comparable(load(ROWS)), rows[0]["study"], "fd_classifier")
+    assert tables(load(ROWS), rows[0]["study"], "fd_classifier") == own
+    lines = tables(load(path), rows[0]["study"], "fd_classifier")
+    assert lines[: len(own) + 1] == [f"protocol {rows[0]['protocol']}", *own]
+    assert lines[len(own) + 1] == "protocol 0123456789" and len(lines) == 2 * len(own) + 2
+    assert {line.split()[-1] for line in lines[len(own) + 4 :]} == {"7"}
