@@ -112,6 +112,19 @@ def test_last_lines_are_kept(tmp_path):
     assert last_lines(tmp_path / "none") == ""
 
 
+def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
+    """The one that comes second waits for the first, and has its values."""
+    text = "space:\n  loops: [2]\nsampler: random\ntrials: 4\nseeds: [0]\nmatched: images\n"
+    file, more = written(tmp_path, text), ["budget.images=1600"]
+    sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *more, "workers=2"])
+    study = load_study(file, None, more, str(tmp_path / "runs"), {})
+    trials = ledger_of(study).trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert len({trial.values[0] for trial in trials}) == 1
+    begun = [log.read_text() for log in (tmp_path / "runs").rglob("trial-*.log")]
+    assert sum("finished before" in text for text in begun) == len(begun) - 1
+
+
 # --- pruning --------------------------------------------------------------------------------------
 
 
@@ -225,6 +238,39 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
     assert "resumed at" in log.read_text()
     [trial] = Ledger(study, open_storage(None, study.folder), "me", 60.0).trials()
     assert trial.state == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("woken", ["at once", "at the end"])
+def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
+    """A worker that sleeps past its lease loses the trial, not the training: whoever takes the trial
+    over goes on with the run when its fit has ended."""
+    text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
+    more = ["budget.images=12000", "trainer.checkpoint_seconds=0.2", "lease=1"]
+    file, runs = written(tmp_path, text), tmp_path / "runs"
+    study = load_study(file, None, more[:2], str(runs), {})
+    filled(study, "filler")
+    first = begin(file, runs, *more, "worker=0")
+    second = None
+    try:
+        wait_for(lambda: list(runs.rglob("last.ckpt")))
+        first.send_signal(signal.SIGSTOP)  # its fit goes on
+        holder = ledger_of(study).trials()[0].user_attrs["lease"][0]
+        second = begin(file, runs, *more, "worker=0")
+        wait_for(lambda: ledger_of(study).trials()[0].user_attrs["lease"][0] != holder)
+        if woken == "at once":
+            first.send_signal(signal.SIGCONT)  # it learns that the trial is lost, and ends the fit
+        else:
+            second.wait(timeout=300)
+            first.send_signal(signal.SIGCONT)
+        for worker in (first, second):
+            _, err = worker.communicate(timeout=300)
+            assert worker.returncode == 0, err
+    finally:
+        for worker in (first, second):
+            if worker is not None:
+                worker.kill()
+    [trial] = ledger_of(study).trials()
+    assert trial.state == TrialState.COMPLETE and measured(study.config({"loops": 4}, 0))
 
 
 def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path):

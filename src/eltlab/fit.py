@@ -34,8 +34,11 @@ def main(overrides: list[str]) -> None:
     train_and_measure(compose(overrides))
 
 
-def train_and_measure(config: Config) -> None:
-    """The run of a configuration, from where it stands to its last row."""
+def train_and_measure(config: Config, wait: bool = False) -> None:
+    """The run of a configuration, from where it stands to its last row.
+
+    wait: where another process trains it, goes on with what that leaves; without, UserError.
+    """
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
     from eltlab.build import build_data, choose_device, choose_precision
@@ -53,7 +56,7 @@ def train_and_measure(config: Config) -> None:
         from eltlab.metrics.measure import check_metrics
 
         check_metrics(config, len(data.train))
-    with run.alone():
+    with run.alone(wait):
         train(run, data, device)
         if config.evaluate:
             evaluate_run(run, config, default_loops(config), config.seed, (data.train, data.test))

@@ -62,9 +62,9 @@ class Run:
         write_atomic(self.folder / "config.yaml", to_yaml(self.config))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the run; UserError where another process trains it at this moment."""
-        with locked(self.folder / ".lock", wait=False) as mine:
+    def alone(self, wait: bool = False) -> Iterator[None]:
+        """Holds the run. Where another process trains it at this moment: waits for that, or UserError."""
+        with locked(self.folder / ".lock", wait) as mine:
             if not mine:
                 raise UserError(f"run {self.folder}: another process is training it; wait for it")
             yield

@@ -168,7 +168,9 @@ def fit_quietly(config: Config, threads: int) -> int:
 
     torch.set_num_threads(threads)
     try:
-        train_and_measure(config)
+        # Two trials may be one run, and a fit may outlive its worker's lease: the second waits for
+        # the first, and finds the run finished.
+        train_and_measure(config, wait=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
