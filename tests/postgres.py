@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,19 @@ QUOTED = "s3cret%40%3A%2F%25%2B%7B%7D%20word"
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Callable[[], str]]:
     """A function that makes an empty database and gives its URL, each time another."""
+    with _served() as server:
+        yield server.database
+
+
+@pytest.fixture
+def postgres_server() -> Iterator["Server"]:
+    """A server of one test's own, which it may stop and start again."""
+    with _served() as server:
+        yield server
+
+
+@contextmanager
+def _served() -> Iterator["Server"]:
     psycopg = pytest.importorskip("psycopg", reason='needs pip install "psycopg[binary]"')
     binaries = _binaries()
     if binaries is None:
@@ -36,13 +50,71 @@ def postgres() -> Iterator[Callable[[], str]]:
     try:
         identity = _identity(folder)
         _initdb(binaries, folder, identity)
-        server, port = _start(binaries, folder, identity, psycopg)
+        server = Server(binaries, folder, identity, psycopg)
+        # Another process may take the port between its choice and the server's start.
+        if not any(server.start(_free_port()) for _ in range(5)):
+            raise RuntimeError(f"PostgreSQL does not start:\n{(folder / 'log').read_text()}")
         try:
-            yield _maker(port, psycopg)
+            yield server
         finally:
-            _stop(server)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Server:
+    """PostgreSQL in a folder of its own."""
+
+    def __init__(
+        self, binaries: Path, folder: Path, identity: dict[str, Any], psycopg: Any
+    ) -> None:
+        self.binaries, self.folder, self.identity = binaries, folder, identity
+        self.psycopg, self.port = psycopg, 0
+        self.numbers = itertools.count()
+
+    def start(self, port: int | None = None) -> bool:
+        """Starts at a port, or where it was before; whether it answers."""
+        self.port = port or self.port
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "16MB",
+        }
+        command = [self.binaries / "postgres", "-D", self.folder / "data"]
+        command += [f"--{name}={value}" for name, value in settings.items()]
+        with (self.folder / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=_die_with_parent,
+                **self.identity,
+            )
+        try:
+            return _answers(self.process, self.port, self.psycopg)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """At once, whoever is connected."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def database(self) -> str:
+        """The URL of a new and empty one."""
+        name = f"sweeps{next(self.numbers)}"
+        with self.psycopg.connect(_url(self.port, "postgres"), autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        return _url(self.port, name)
 
 
 def _binaries() -> Path | None:
@@ -77,35 +149,6 @@ def _initdb(binaries: Path, folder: Path, identity: dict[str, Any]) -> None:
     subprocess.run(command, check=True, capture_output=True, cwd=folder, **identity)
 
 
-def _start(
-    binaries: Path, folder: Path, identity: dict[str, Any], psycopg: Any
-) -> tuple[subprocess.Popen, int]:
-    # Another process may take the port between its choice and the server's start.
-    for _ in range(5):
-        port = _free_port()
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": port,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "shared_buffers": "16MB",
-        }
-        command = [binaries / "postgres", "-D", folder / "data"]
-        command += [f"--{name}={value}" for name, value in settings.items()]
-        with (folder / "log").open("w") as log:
-            server = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=folder, preexec_fn=_die_with_parent, **identity
-            )
-        try:
-            if _answers(server, port, psycopg):
-                return server, port
-        except BaseException:
-            _stop(server)
-            raise
-    raise RuntimeError(f"PostgreSQL does not start:\n{(folder / 'log').read_text()}")
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -127,27 +170,6 @@ def _answers(server: subprocess.Popen, port: int, psycopg: Any) -> bool:
         else:
             return True
     return False
-
-
-def _stop(server: subprocess.Popen) -> None:
-    server.send_signal(signal.SIGINT)
-    try:
-        server.wait(20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-
-
-def _maker(port: int, psycopg: Any) -> Callable[[], str]:
-    numbers = itertools.count()
-
-    def make() -> str:
-        name = f"sweeps{next(numbers)}"
-        with psycopg.connect(_url(port, "postgres"), autocommit=True) as connection:
-            connection.execute(f"create database {name}")
-        return _url(port, name)
-
-    return make
 
 
 def _url(port: int, database: str) -> str:

@@ -10,9 +10,11 @@ from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab.errors import UserError
 from eltlab.ledger import Ledger, expired
+from eltlab.pruning import Watched
 from eltlab.storage import open_storage
 from eltlab.study import grid_trials, load_study
 from eltlab.summary import best
+from eltlab.training.validation import LEVELS
 
 # --- the ledger -----------------------------------------------------------------------------------
 
@@ -47,6 +49,23 @@ def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
     dead.finish(held, [9.0])
     alive.finish(taken, [1.0])
     assert alive.trials()[held.number].values == [1.0]
+
+
+def test_what_a_trial_tells_too_late_is_not_told(tmp_path):
+    """A worker learns that it lost a trial only when it signs again; its fit may end before."""
+    study = opened(tmp_path, f"{GRID}pruner: median\n")
+    late, other = ledger_of(study, "late", lease=0.0), ledger_of(study, "other")
+    late.fill(grid_trials(study))
+    held = late.claim()
+    config = study.config(held.cell, 0)
+    watched = Watched(late, held, config)
+    other.finish(other.claim(), [1.0])
+    watched.path.parent.mkdir(parents=True)
+    lines = [f"1,8,{config.loops},0.1,0.5,0" for _ in range(LEVELS)]
+    watched.path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
+    watched.tell()
+    [trial] = [trial for trial in other.trials() if trial.state == TrialState.COMPLETE]
+    assert trial.number == held.number and trial.intermediate_values == {}
 
 
 def test_a_released_trial_is_taken_at_once(tmp_path):

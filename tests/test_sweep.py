@@ -205,6 +205,58 @@ def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
     assert "is finished" in capsys.readouterr().err
 
 
+# --- a storage that is away -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lease", "pruner"), [(4, "none"), (40, "median")])
+def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease, pruner):
+    """For six seconds, while two trials train. Under a longer lease they go on training; under a
+    shorter one another worker might have them, so they end, and go on from their checkpoints."""
+    text = (
+        "space:\n  loops: [2, 4]\n  optim.lr: [0.001, 0.002]\nseeds: [0]\nmatched: images\n"
+        f"pruner: {pruner}\n"
+    )
+    more = ["budget.images=8000", "trainer.checkpoint_seconds=0.2", "trainer.validations=40"]
+    file, runs, url = written(tmp_path, text), tmp_path / "runs", postgres_server.database()
+    running = begin(file, runs, *more, "workers=2", f"lease={lease}", f"storage={url}")
+    try:
+        wait_for(lambda: len(list(runs.rglob("last.ckpt"))) >= 2)
+        postgres_server.stop()
+        time.sleep(6)
+        assert postgres_server.start()
+        _, err = running.communicate(timeout=300)
+    finally:
+        running.terminate()
+    assert running.returncode == 0 and "Traceback" not in err, err
+    assert err.count("; trying again") == 1
+    study = load_study(file, None, more, str(runs), {})
+    trials = Ledger(study, open_storage(url, study.folder, study=study.name), "me", 60.0).trials()
+    ended = {TrialState.COMPLETE} | ({TrialState.PRUNED} if pruner != "none" else set())
+    assert len(trials) == 4 and {trial.state for trial in trials} <= ended
+    logs = "".join(log.read_text() for log in runs.rglob("trial-*.log"))
+    assert logs.count("resumed at") == (2 if lease == 4 else 0)
+
+
+def test_a_server_that_stays_away_ends_the_study_in_words(tmp_path, postgres_server):
+    """What was trained meanwhile is there when the server is: the same command only writes it down."""
+    text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
+    more = ["budget.images=1600", "trainer.checkpoint_seconds=0.2"]
+    file, runs, url = written(tmp_path, text), tmp_path / "runs", postgres_server.database()
+    running = begin(file, runs, *more, "lease=2", f"storage={url}")
+    wait_for(lambda: list(runs.rglob("last.ckpt")))
+    postgres_server.stop()
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 2, err
+    # The sweep says that it waits, the worker and the sweep that they gave up.
+    said = [line for line in err.splitlines() if line.startswith(("error:", "storage="))]
+    assert len(said) == 3 and said[-1] == "error: a worker gave up; what it said is above", err
+    assert "Traceback" not in err and "refused" in said[1] and "s3cret" not in err
+    assert postgres_server.start()
+    again = begin(file, runs, *more, f"storage={url}")
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+
+
 # --- kills ----------------------------------------------------------------------------------------
 
 

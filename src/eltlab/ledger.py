@@ -125,7 +125,9 @@ class Ledger:
                 )
 
     def trials(self) -> list[FrozenTrial]:
-        return self.optuna.get_trials(deepcopy=False)
+        """All of them. Raises Refused, as every method may."""
+        with self.storage.refusals():
+            return self.optuna.get_trials(deepcopy=False)
 
     def left(self) -> int:
         """Trials that are not finished, begun or not."""
@@ -206,6 +208,12 @@ class Ledger:
         with self.storage.exclusive():
             if self._mine(claimed):
                 claimed.trial.set_user_attr("lease", [self.worker, 0.0])
+
+    def report(self, claimed: Claimed, value: float, step: int) -> None:
+        """Tells the pruner how a trial stands that is still this worker's."""
+        with self.storage.exclusive():
+            if self._mine(claimed):
+                claimed.trial.report(value, step)
 
     def finish(self, claimed: Claimed, values: list[float]) -> None:
         self._tell(claimed, values=values)

@@ -25,7 +25,7 @@ class Watched:
 
     def __init__(self, ledger: Ledger, claimed: Claimed, config: Config) -> None:
         study = ledger.study
-        self.trial = claimed.trial
+        self.ledger, self.claimed = ledger, claimed
         self.path = Run.of(config).folder / "validation.csv"
         self.column, loops = at_loops(study.file.watch)
         # A loss is better where it is lower, and Optuna's pruners take the direction of the objective.
@@ -38,7 +38,11 @@ class Watched:
 
     def look(self) -> None:
         """Tells what is new. Raises Pruned where the trial is not worth going on."""
-        if self.tell() and self.trial.should_prune():
+        if not self.tell():
+            return
+        with self.ledger.storage.refusals():
+            hopeless = self.claimed.trial.should_prune()
+        if hopeless:
             raise Pruned
 
     def tell(self) -> bool:
@@ -46,12 +50,13 @@ class Watched:
         size = self.path.stat().st_size if self.path.is_file() else 0
         if size == self.size:
             return False
-        self.size, before = size, len(self.told)
+        before = len(self.told)
         for number, value in enumerate(measured(self.path, self.column, self.exit), start=1):
             step = round(number / self.times * self.images)
             if step not in self.told:
+                self.ledger.report(self.claimed, self.sign * value, step)
                 self.told.add(step)
-                self.trial.report(self.sign * value, step)
+        self.size = size  # the last: what the storage refused is told at the next look
         return len(self.told) > before
 
 

@@ -47,6 +47,10 @@ FORM = (
 REACH = "check that the server runs, and the URL's host, port, user, password and database"
 
 
+class Refused(UserError):
+    """What a storage refused, perhaps for a moment only: a server that is down, a disk that is full."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """What open_storage gives: Optuna's storage and the lock of the study."""
@@ -54,11 +58,15 @@ class Storage:
     optuna: BaseStorage
     where: str  # the URL without its password, or the journal's path
     _lock: Callable[[], AbstractContextManager[Any]]
+    refusals: Callable[[], AbstractContextManager[None]]  # raises Refused for what fails inside
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held by one worker of the study at a time, on all machines; not twice by the same."""
-        with self._lock():
+        """Held by one worker of the study at a time, on all machines; not twice by the same.
+
+        Raises Refused where the storage fails; what was written inside is then kept or not.
+        """
+        with self.refusals(), self._lock():
             yield
 
     def close(self) -> None:
@@ -191,7 +199,9 @@ def _journal(folder: Path) -> Storage:
             storage = JournalStorage(Journal(path))
         except ValueError as error:
             raise UserError(_unreadable(path)) from error
-    return Storage(storage, str(path), lambda: locked(folder / "study.lock"))
+    return Storage(
+        storage, str(path), lambda: locked(folder / "study.lock"), lambda: _no_file(path)
+    )
 
 
 @contextmanager
@@ -203,7 +213,7 @@ def _no_file(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             reason = "its file system has no file locks (flock)"
-        raise UserError(
+        raise Refused(
             f"storage={path}: {reason}; choose another folder, or a PostgreSQL database"
         ) from error
 
@@ -228,9 +238,15 @@ def _sqlite(url: str, workers: int) -> Storage:
         raise UserError(f"storage={shown(url)} names no file; write sqlite:///path")
     with _no_file(Path(file)):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with _refusals(url, mend="check the path and its permissions"):
-        storage = RDBStorage(url)
-    return Storage(storage, shown(url), lambda: locked(Path(f"{file}.lock")))
+    mend = "check the path and its permissions"
+    with _refusals(url, mend=mend):
+        storage = _tables(url, url)
+    return Storage(
+        storage,
+        shown(url),
+        lambda: locked(Path(f"{file}.lock")),
+        lambda: _refusals(url, mend=mend),
+    )
 
 
 def _postgres(url: str, study: str) -> Storage:
@@ -250,7 +266,8 @@ def _postgres(url: str, study: str) -> Storage:
         )
         # Workers that start together on an empty database would each create the tables.
         with _advisory(locks, "tables", url):
-            storage = RDBStorage(
+            storage = _tables(
+                url,
                 target.render_as_string(hide_password=False),
                 # One, and a second while Optuna compares the schema's version inside a session.
                 engine_kwargs={
@@ -260,7 +277,20 @@ def _postgres(url: str, study: str) -> Storage:
                     "connect_args": options,
                 },
             )
-    return Storage(storage, shown(url), lambda: _advisory(locks, f"study {study}", url))
+    return Storage(
+        storage,
+        shown(url),
+        lambda: _advisory(locks, f"study {study}", url),
+        lambda: _refusals(url),
+    )
+
+
+def _tables(url: str, *arguments: Any, **options: Any) -> RDBStorage:
+    """Optuna's tables in a database. Raises UserError where they are another Optuna's."""
+    try:
+        return RDBStorage(*arguments, **options)
+    except RuntimeError as error:  # it says how to upgrade them
+        raise UserError(f"storage={shown(url)}: {_reason(error, url)}") from None
 
 
 def _target(url: str) -> URL:
@@ -309,9 +339,7 @@ def _refusals(url: str, what: str = "", mend: str = REACH) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         # Without its cause: a driver may quote the URL.
-        raise UserError(f"storage={shown(url)}: {what}{_reason(error, url)}; {mend}") from None
-    except RuntimeError as error:  # the tables are another Optuna's; it says how to upgrade them
-        raise UserError(f"storage={shown(url)}: {_reason(error, url)}") from None
+        raise Refused(f"storage={shown(url)}: {what}{_reason(error, url)}; {mend}") from None
 
 
 def _reason(error: BaseException, url: str) -> str:

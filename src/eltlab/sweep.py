@@ -110,11 +110,13 @@ def open_ledger(study: Study, asked: Asked, workers: int) -> "Ledger":
 
 
 def be_worker(study: Study, asked: Asked, workers: int) -> None:
-    from eltlab.worker import Stopped, work
+    from eltlab.worker import Stopped, patiently, work
 
     threads = study.file.threads or max(1, cores() // workers)
     try:
-        work(open_ledger(study, asked, workers), threads)
+        # The sweep that started this process has opened the storage before.
+        ledger = patiently(lambda: open_ledger(study, asked, workers), asked.lease)
+        work(ledger, threads)
     except Stopped:
         sys.exit(143)
 
@@ -155,7 +157,7 @@ def run_workers(ledger: "Ledger", count: int, arguments: list[str]) -> None:
                     del workers[n]
                     if code == 2:
                         raise UserError("a worker gave up; what it said is above")
-                    if code and ledger.left():
+                    if code:  # one that finds nothing left ends well
                         crashes += 1
                         if crashes >= CRASHES:
                             raise UserError(

@@ -10,6 +10,7 @@ from rich.live import Live
 
 from eltlab.ledger import Ledger, counted
 from eltlab.progress import QUIET_SECONDS
+from eltlab.storage import Refused
 from eltlab.text import span
 
 
@@ -24,6 +25,7 @@ class View:
             trial.number for trial in counted(ledger.trials()) if trial.state.is_finished()
         }
         self.done = len(self.ended)
+        self.refused = False  # whether the storage did not answer at the last look
         self.live: Live | None = None
         if sys.stderr.isatty():
             self.live = Live(console=Console(stderr=True), refresh_per_second=4)
@@ -48,12 +50,20 @@ class View:
         if now - self.looked < 1:
             return self.done
         self.looked = now
-        trials = counted(self.ledger.trials())
+        try:
+            with self.ledger.storage.refusals():
+                trials = counted(self.ledger.trials())
+                line = status(self.ledger, trials, self.workers)
+        except Refused as refused:  # the workers give up where that lasts
+            if not self.refused:
+                self.say(f"{refused}; trying again")
+            self.refused = True
+            return self.done
+        self.refused = False
         ended = [trial for trial in trials if trial.state.is_finished()]
         new = [trial for trial in ended if trial.number not in self.ended]
         self.ended |= {trial.number for trial in new}
         self.done = len(ended)
-        line = status(self.ledger, trials, self.workers)
         if self.live is not None:
             self.live.update(line)
         for trial in new:

@@ -11,9 +11,11 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from typing import TypeVar
 
 from eltlab.config import Config
 from eltlab.errors import UserError
@@ -21,10 +23,16 @@ from eltlab.ledger import Claimed, Ledger
 from eltlab.pruning import Pruned, Watched
 from eltlab.results import read_rows
 from eltlab.runs import Run
+from eltlab.storage import Refused
 
+Answer = TypeVar("Answer")
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK = 0.05  # seconds between two looks at a trial that runs
 WAIT = 0.5  # seconds between two looks at a study in which others run the last trials
 GRACE = 10.0  # seconds that a trial has to end after it was asked to
+AGAIN = 1.0  # seconds until a storage that refused is asked again
+LEASES = 3  # for which a storage may refuse, after which the worker gives up
 LAST_LINES = 20  # of a trial that failed, which are written down
 PR_SET_PDEATHSIG = 1
 
@@ -34,7 +42,7 @@ class Stopped(Exception):
 
 
 class Lost(Exception):
-    """The lease of a trial ran out, and another worker has it."""
+    """The lease of a trial ran out: another worker has it, or may have it."""
 
 
 # All that a fit imports; none of them starts a thread.
@@ -55,42 +63,76 @@ def work(ledger: Ledger, threads: int) -> None:
     """Runs trials until the study has none left. Raises Stopped where it is asked to stop."""
     preload()
     stop_on_signals()
-    while ledger.left():
-        claimed = ledger.claim()
+    while patiently(ledger.left, ledger.lease):
+        heed_signals()
+        claimed = patiently(ledger.claim, ledger.lease)
         if claimed is None:
             time.sleep(WAIT)
             continue
         try:
             run_trial(ledger, claimed, threads)
         except Stopped:
-            ledger.release(claimed)
+            with suppress(Refused):  # then the lease runs out
+                ledger.release(claimed)
             raise
 
 
+def patiently(act: Callable[[], Answer], lease: float) -> Answer:
+    """What act gives, asked again while the storage refuses. Raises Refused after some leases."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return act()
+        except Refused:
+            if time.monotonic() - begun > LEASES * lease:
+                raise
+        heed_signals()
+        time.sleep(AGAIN)
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+asked_to_stop: list[int] = []
+
+
 def stop_on_signals() -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
+    """Notes the signals that ask this worker to stop. heed_signals answers between two steps: an
+    exception could end a write to the storage halfway, and a second one the giving back of a trial."""
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, frame: asked_to_stop.append(number))
+
+
+def heed_signals() -> None:
+    """Raises Stopped where this worker was asked to stop."""
+    if asked_to_stop:
         raise Stopped
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+
+# --- a trial --------------------------------------------------------------------------------------
 
 
 def run_trial(ledger: Ledger, claimed: Claimed, threads: int) -> None:
     """Runs a trial's configurations one after the other, and tells the ledger how it ended."""
     study = ledger.study
     log = study.folder / "logs" / f"trial-{claimed.number:05}.log"
+    end_trial: Callable[[], None]
     try:
         configs = [study.config(claimed.cell, seed, claimed.number) for seed in claimed.seeds]
         for config in configs:
             if not measured(config):
                 run_child(ledger, claimed, config, log, threads)
-        ledger.finish(claimed, study.values(configs))
+        end_trial = partial(ledger.finish, claimed, study.values(configs))
     except Lost:
-        print(f"trial {claimed.number}: the lease ran out, another worker has it", file=sys.stderr)
+        print(f"trial {claimed.number}: its lease ran out", file=sys.stderr)
+        return
     except Pruned:
-        ledger.prune(claimed)
+        end_trial = partial(ledger.prune, claimed)
+    except Refused:  # of the storage; the trial itself is well
+        raise
     except UserError as error:
-        ledger.fail(claimed, str(error))
+        end_trial = partial(ledger.fail, claimed, str(error))
+    patiently(end_trial, ledger.lease)
 
 
 def measured(config: Config) -> bool:
@@ -104,32 +146,47 @@ def measured(config: Config) -> bool:
 
 
 def run_child(ledger: Ledger, claimed: Claimed, config: Config, log: Path, threads: int) -> None:
-    """Runs one fit to its end. Raises UserError with its last lines where it fails."""
+    """Runs one fit to its end. Raises UserError with its last lines where it fails.
+
+    A fit needs no storage: while that refuses, it goes on until the lease has passed.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     limit = (ledger.study.file.hours or float("inf")) * 3600
-    watched = Watched(ledger, claimed, config) if ledger.study.file.pruner != "none" else None
+    watched = None
+    if ledger.study.file.pruner != "none":
+        watched = patiently(lambda: Watched(ledger, claimed, config), ledger.lease)
     child = fork(config, log, threads)
     started = signed = time.monotonic()
+    again = 0.0
     try:
         while True:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
                 break
+            heed_signals()
             now = time.monotonic()
             if now - started > limit:
                 raise UserError(f"stopped after hours={ledger.study.file.hours}{last_lines(log)}")
-            if now - signed > ledger.lease / 4:
-                if not ledger.renew(claimed):
-                    raise Lost
-                signed = now
-            if watched is not None:
-                watched.look()
+            if now >= again:
+                try:
+                    if now - signed > ledger.lease / 4:
+                        if not ledger.renew(claimed):
+                            raise Lost
+                        signed = now
+                    if watched is not None:
+                        watched.look()
+                except Refused:
+                    again = time.monotonic() + AGAIN
+                    if again - signed > ledger.lease:  # another worker may have the trial
+                        raise Lost from None
             time.sleep(LOOK)
     except BaseException:
         end(child)
         raise
     if watched is not None:
-        watched.tell()  # all of it, for the trials that are compared with this one
+        patiently(
+            watched.tell, ledger.lease
+        )  # all of it, for the trials that are compared with this one
     code = os.waitstatus_to_exitcode(status)
     if code:
         how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
@@ -148,7 +205,7 @@ def fork(config: Config, log: Path, threads: int) -> int:
     try:
         os.setsid()
         die_with(parent)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPS:
             signal.signal(number, signal.SIG_DFL)
         redirect(log)
         code = fit_quietly(config, threads)
