@@ -1,9 +1,11 @@
 """Whole studies: every trial runs, resumes and is told of however workers and trials end."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -262,7 +264,8 @@ def test_a_server_that_stays_away_ends_the_study_in_words(tmp_path, postgres_ser
 
 def begin(file: str, runs: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "eltlab.sweep", file, f"runs_dir={runs}", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
@@ -325,20 +328,63 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
     assert trial.state == TrialState.COMPLETE and measured(study.config({"loops": 4}, 0))
 
 
-def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path):
+@pytest.mark.parametrize(
+    ("how", "number", "code"),
+    [
+        ("alone", signal.SIGINT, 130),
+        ("as a terminal", signal.SIGINT, 130),
+        ("as a terminal, twice", signal.SIGINT, 130),
+        ("as a terminal", signal.SIGHUP, 129),
+        ("alone", signal.SIGTERM, 143),
+        ("alone", signal.SIGKILL, -signal.SIGKILL),  # the workers live on to give the trials back
+    ],
+)
+def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, how, number, code):
+    text = "space:\n  loops: [2, 4]\nseeds: [0]\nmatched: images\n"
+    more = ["budget.images=4000000", "trainer.checkpoint_seconds=0.2"]
+    file, runs = written(tmp_path, text), tmp_path / "runs"
+    running = begin(file, runs, *more, "workers=2")
+    try:
+        wait_for(lambda: len(list(runs.rglob("last.ckpt"))) == 2)
+        # A terminal sends to all processes that the command has not put into a session of their own.
+        send = running.send_signal if how == "alone" else partial(os.killpg, running.pid)
+        send(number)
+        if "twice" in how:
+            time.sleep(0.1)
+            send(number)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == code and "Traceback" not in err, err
+    for path in runs.rglob("last.ckpt"):
+        wait_for(lambda folder=path.parents[1]: not alive(folder))
+    study = load_study(file, None, more, str(runs), {})
+    ledger = Ledger(study, open_storage(None, study.folder), "me", 60.0)
+    wait_for(lambda: all(expired(trial) for trial in ledger.trials()), seconds=30)
+    assert [trial.state for trial in ledger.trials()] == [TrialState.RUNNING] * 2
+
+
+def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_path):
     text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
     more = ["budget.images=4000000", "trainer.checkpoint_seconds=0.2"]
     file, runs = written(tmp_path, text), tmp_path / "runs"
-    running = begin(file, runs, *more)
-    wait_for(lambda: list(runs.rglob("last.ckpt")))
-    running.send_signal(signal.SIGINT)
-    running.communicate(timeout=60)
-    assert running.returncode == 130
-    [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
-    wait_for(lambda: not alive(folder))
     study = load_study(file, None, more, str(runs), {})
-    [trial] = Ledger(study, open_storage(None, study.folder), "me", 60.0).trials()
-    assert trial.state == TrialState.RUNNING and expired(trial)
+    ledger = filled(study, "filler")
+    worker = begin(file, runs, *more, "worker=0")
+    try:
+        wait_for(lambda: list(runs.rglob("last.ckpt")))
+        with ledger.storage.exclusive():  # so that it cannot be done before the second arrives
+            worker.send_signal(signal.SIGTERM)
+            [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
+            wait_for(lambda: not alive(folder))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                worker.send_signal(number)
+                time.sleep(0.1)
+        _, err = worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+    assert worker.returncode == 143 and "Traceback" not in err, err
+    assert expired(ledger.trials()[0])
 
 
 def alive(folder: Path) -> bool:

@@ -2,16 +2,19 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from eltlab.cli import STORAGE, run_verb, study_keys, url_of
 from eltlab.errors import UserError
+from eltlab.processes import die_with
 from eltlab.study import Study, grid_trials, load_study
 from eltlab.study_file import known_studies
 from eltlab.study_plan import plan_lines
@@ -19,6 +22,7 @@ from eltlab.study_plan import plan_lines
 if TYPE_CHECKING:
     from eltlab.ledger import Ledger
 
+GRACE = 30.0  # seconds that workers have to end their trials and to give them back
 CRASHES = 5  # workers that died without a trial finished in between, after which a sweep gives up
 
 
@@ -36,6 +40,7 @@ class Asked:
     retry: bool = False
     plan: bool = False
     worker: int | None = None  # of a sweep that started this process as its nth
+    sweep: int | None = None  # the process of that
 
 
 def usage() -> str:
@@ -110,6 +115,8 @@ def open_ledger(study: Study, asked: Asked, workers: int) -> "Ledger":
 
 
 def be_worker(study: Study, asked: Asked, workers: int) -> None:
+    if asked.sweep is not None:
+        die_with(asked.sweep, signal.SIGTERM)
     from eltlab.worker import Stopped, patiently, work
 
     threads = study.file.threads or max(1, cores() // workers)
@@ -142,9 +149,11 @@ def run_workers(ledger: "Ledger", count: int, arguments: list[str]) -> None:
     """Starts the workers and watches them until no trial is left; one that dies is started again."""
     from eltlab.view import View
 
-    workers = {n: start(n, arguments) for n in range(count)}
+    workers: dict[int, subprocess.Popen[bytes]] = {}
     crashes, finished = 0, -1
     try:
+        for n in range(count):
+            workers[n] = start(n, arguments)
         with View(ledger, count) as view:
             while workers:
                 time.sleep(0.2)
@@ -165,14 +174,28 @@ def run_workers(ledger: "Ledger", count: int, arguments: list[str]) -> None:
                             )
                         workers[n] = start(n, arguments)
     finally:
-        for process in workers.values():
-            process.terminate()
-        for process in workers.values():
+        end(list(workers.values()))
+
+
+def end(workers: "list[subprocess.Popen[bytes]]") -> None:
+    """Has workers give their trials back, and kills those that cannot: then the lease runs out."""
+    for process in workers:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    for process in workers:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
             process.wait()
 
 
 def start(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
-    """A worker process, which sees its share of the GPUs."""
+    """A worker process, which sees its share of the GPUs.
+
+    In a session of its own: what a terminal sends to all its processes reaches the sweep alone, which
+    ends its workers in order.
+    """
     environment = dict(os.environ)
     gpus = visible_gpus()
     if gpus:
@@ -181,8 +204,11 @@ def start(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
     if urls:  # the list of processes is open to all, a process's environment is not
         environment[STORAGE] = urls[-1].removeprefix("storage=")
     rest = [text for text in arguments if text not in urls]
-    command = [sys.executable, "-m", "eltlab.sweep", *rest, f"worker={number}"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "eltlab.sweep", *rest]
+    command += [f"worker={number}", f"sweep={os.getpid()}"]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def visible_gpus() -> list[str]:
@@ -194,5 +220,18 @@ def visible_gpus() -> list[str]:
     return [str(n) for n in range(len(list(devices.iterdir())))] if devices.is_dir() else []
 
 
+def exit_on_signals() -> None:
+    """Has SIGTERM and SIGHUP end this process in order, as Ctrl-C does: code 143 or 129."""
+
+    def exit(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # it is ending
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, exit)
+
+
 if __name__ == "__main__":
+    exit_on_signals()
     run_verb(main, usage)

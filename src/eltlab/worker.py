@@ -4,7 +4,6 @@ The worker has imported what a fit needs and computes nothing itself; a trial is
 trial starts at once, and a crash, a lack of memory or a hang ends that trial alone.
 """
 
-import ctypes
 import importlib
 import os
 import signal
@@ -20,6 +19,7 @@ from typing import TypeVar
 from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.ledger import Claimed, Ledger
+from eltlab.processes import die_with
 from eltlab.pruning import Pruned, Watched
 from eltlab.results import read_rows
 from eltlab.runs import Run
@@ -34,7 +34,6 @@ GRACE = 10.0  # seconds that a trial has to end after it was asked to
 AGAIN = 1.0  # seconds until a storage that refused is asked again
 LEASES = 3  # for which a storage may refuse, after which the worker gives up
 LAST_LINES = 20  # of a trial that failed, which are written down
-PR_SET_PDEATHSIG = 1
 
 
 class Stopped(Exception):
@@ -204,7 +203,7 @@ def fork(config: Config, log: Path, threads: int) -> int:
     code = 1
     try:
         os.setsid()
-        die_with(parent)
+        die_with(parent, signal.SIGKILL)
         for number in STOPS:
             signal.signal(number, signal.SIG_DFL)
         redirect(log)
@@ -232,14 +231,6 @@ def fit_quietly(config: Config, threads: int) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     return 0
-
-
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, however that dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before
-            os._exit(1)
 
 
 def redirect(log: Path) -> None:
