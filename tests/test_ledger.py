@@ -268,6 +268,26 @@ def test_a_changed_base_is_told_by_what_changed(tmp_path):
     assert "base was ['budget.images=32'] and is ['budget.images=16']" in str(refused.value)
 
 
+def test_a_study_in_a_database_says_where_its_runs_lie(tmp_path):
+    """The same study from another runs_dir: joined while nothing is complete, then refused."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+
+    def joined(runs: str) -> Ledger:
+        study = replace(opened(tmp_path), runs_dir=str(tmp_path / runs))
+        return Ledger(study, open_storage(url, study.folder), "me", 60.0)
+
+    ledger = joined("runs")
+    ledger.fill(grid_trials(ledger.study))
+    claimed = joined("other").claim()
+    ledger.study.folder.mkdir(parents=True)  # as its first trial does
+    ledger.finish(claimed, [1.0])
+    assert joined("runs").left() == 4
+    said = rf"runs_dir=.*other: no runs of small there, .* with its runs in {tmp_path}/runs/small: give"
+    with pytest.raises(UserError, match=said):
+        joined("other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
     """Optuna keeps the choices of a name for ever; the bounds of a number may change."""
     ledger = filled(opened(tmp_path, GRID.replace("[1, 2, 4]", "[2]")))

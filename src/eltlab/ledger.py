@@ -60,6 +60,7 @@ class Ledger:
                 load_if_exists=True,
             )
             self._check_meaning()
+            self._check_folder()
 
     def _check_meaning(self) -> None:
         """A study may grow (seeds, choices of a grid, trials); what its numbers mean may not change."""
@@ -73,6 +74,19 @@ class Ledger:
                 self.optuna.set_metric_names(list(self.study.file.objectives))
         if not meaning.keys() <= known.keys():  # a first pruner brings what it watches
             self.optuna.set_user_attr("meaning", {**meaning, **known})
+
+    def _check_folder(self) -> None:
+        """A database knows a study by its name alone: its runs must be where they are looked for."""
+        folder = self.study.folder
+        known = self.optuna.user_attrs.get("folder")
+        if known is None:
+            self.optuna.set_user_attr("folder", str(folder.resolve()))
+        elif not folder.is_dir() and any(t.state == TrialState.COMPLETE for t in self.trials()):
+            raise UserError(
+                f"runs_dir={self.study.runs_dir}: no runs of {self.study.name} there, and trials of it "
+                f"in {self.storage.where} are complete; it was begun with its runs in {known}: give the "
+                "runs_dir that has them, or begin anew with another database"
+            )
 
     def _contradicts(self, what: str) -> UserError:
         other = "database" if "://" in self.storage.where else "runs_dir"
