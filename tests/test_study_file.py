@@ -9,7 +9,7 @@ from eltlab import sweep
 from eltlab.cli import study_keys
 from eltlab.config import identity
 from eltlab.errors import UserError
-from eltlab.study import grid_trials
+from eltlab.study import grid_trials, load_study
 
 # --- the file -------------------------------------------------------------------------------------
 
@@ -184,7 +184,18 @@ def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
         ),
         ("space: {loops: [2]}\nseeds: []", "give different whole numbers"),
         ("space: {loops: [2]}\nseeds: [1, 1]", "give different whole numbers"),
-        ("seeds: [a]", "could not be converted"),
+        ("seeds: [a]", r"seeds\[0\]: Value 'a'.* could not be converted"),
+        ("seeds: 3", r"seeds=3: give a list of whole numbers, e.g. \[0, 1, 2\]"),
+        ("trials: many", "trials: Value 'many'.* could not be converted"),
+        ("where: loops > 1", r"where=loops > 1: give a list of constraints"),
+        ("where: [1]", "where: 1 is not text; give a list of constraints"),
+        ("objectives: fid", "objectives=fid: give metrics and directions"),
+        ("presets: [quick]", r"presets=\['quick'\]: give names and the keys that differ"),
+        ("presets: {1: {seeds: [1]}}", "presets.1: a name is text; write '1' in quotes"),
+        (
+            "presets: {quick: {base: experiment=demo}}",
+            "presets.quick: base=experiment=demo: give a list of overrides",
+        ),
         ("hours: -1", "hours=-1.0: must be above 0"),
         ("where: ['loops == 9']\nspace: {loops: [2]}", "leaves no cell"),
         (
@@ -203,13 +214,25 @@ def test_mistakes_in_a_file_are_told(tmp_path, text, said):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("base", ["3", "experiment=demo", "[3]", "{experiment: demo}"])
+@pytest.mark.parametrize("preset", [None, "quick"])
+def test_a_base_that_is_no_list_is_told(tmp_path, base, preset):
+    path = tmp_path / "small.yaml"
+    path.write_text(f"base: {base}\nspace: {{loops: [1]}}\npresets: {{quick: {{}}}}\n")
+    with pytest.raises(
+        UserError, match=r"base.* give a list of overrides, e.g. \[experiment=demo\]"
+    ):
+        load_study(str(path), preset, [], str(tmp_path / "runs"), {})
+
+
 def test_mistakes_on_the_command_line_are_told(tmp_path):
     file = written(tmp_path, GRID)
     for arguments, said in (
         ([], "give one study"),
         (["loops_vs_dept"], "did you mean loops_vs_depth?"),
         ([file, "preset=quik"], "preset=quik"),
-        ([file, "workers=0"], "workers=0: must be above 0"),
+        ([file, "workers=0"], "workers=0: must be a number above 0"),
+        ([file, "lease=nan"], "lease=nan: must be a number above 0"),
         ([file, "budgt.images=3"], "did you mean budget.images?"),
         ([file, "storage=sqlite:///x.db", "workers=2"], "sqlite"),
     ):

@@ -91,13 +91,16 @@ def check_space(space: Any, where: str) -> None:
 
 def _check_range(values: Mapping[str, Any], where: str) -> None:
     low, high, step = values["low"], values["high"], values.get("step")
-    numbers = all(type(value) in (int, float) for value in (low, high))
-    if not numbers or low >= high:
-        raise UserError(f"{where}: low={low} must be a number below high={high}")
+    if not (_number(low) and _number(high) and low < high):
+        raise UserError(f"{where}: low={low} must be a number below high={high}, and both finite")
     if values.get("log") and (low <= 0 or step is not None):
         raise UserError(f"{where}: log: true needs low above 0 and no step")
-    if step is not None and (type(step) not in (int, float) or step <= 0):
+    if step is not None and not (_number(step) and step > 0):
         raise UserError(f"{where}: step={step} must be a number above 0")
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 # --- cells ----------------------------------------------------------------------------------------

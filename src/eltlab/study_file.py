@@ -18,6 +18,13 @@ PRUNERS = ("none", "median", "hyperband")
 MATCHED = ("train_flops", "images")
 DIRECTIONS = ("minimize", "maximize")
 WATCHED = ("loss", "gap")  # columns of validation.csv
+FORMS: dict[str, tuple[type, str]] = {
+    "base": (list, "a list of overrides, e.g. [experiment=demo]"),
+    "where": (list, 'a list of constraints, e.g. ["loops divides model.depth"]'),
+    "seeds": (list, "a list of whole numbers, e.g. [0, 1, 2]"),
+    "objectives": (dict, "metrics and directions, e.g. {fd_classifier: minimize}"),
+    "presets": (dict, "names and the keys that differ, e.g. {quick: {seeds: [0]}}"),
+}
 SET_BY_STUDY = ("seed", "name", "runs_dir", "study", "trial")
 
 
@@ -79,21 +86,24 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
         raise UserError(f"{path}: not YAML: {first_line(error)}") from error
     check_keys(plain, str(path))
     assert isinstance(plain, dict)
-    presets = plain.get("presets") or {}
+    presets = plain.get("presets", {})
     for name, differing in presets.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: presets.{name}: a name is text; write '{name}' in quotes")
         check_keys(differing, f"{path}: presets.{name}")
     if preset is not None:
         if preset not in presets:
-            raise UserError(f"preset={preset}: {nearest(preset, [*map(str, presets)], 'presets')}")
+            raise UserError(f"preset={preset}: {nearest(preset, [*presets], 'presets')}")
         chosen = dict(presets[preset])
-        chosen["base"] = [*(plain.get("base") or []), *(chosen.get("base") or [])]
+        chosen["base"] = [*plain.get("base", []), *chosen.get("base", [])]
         plain |= chosen
     try:
         file = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(StudyFile), plain | changes)
         )
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {first_line(error)}") from error
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{path}: {key}{first_line(error)}") from error
     assert isinstance(file, StudyFile)
     check_study(file, path)
     return file
@@ -106,6 +116,13 @@ def check_keys(plain: Any, where: str) -> None:
     for key in plain:
         if key not in known:
             raise UserError(f"{where}: unknown key {key}: {nearest(key, known, 'keys')}")
+    for key, (kind, form) in FORMS.items():
+        if not isinstance(plain.get(key, kind()), kind):
+            raise UserError(f"{where}: {key}={plain[key]}: give {form}")
+    for key in ("base", "where"):
+        for each in plain.get(key, []):
+            if not isinstance(each, str):
+                raise UserError(f"{where}: {key}: {each} is not text; give {FORMS[key][1]}")
 
 
 def one_of(where: str, key: str, value: Any, options: Sequence[str]) -> None:

@@ -101,8 +101,8 @@ def main(arguments: list[str]) -> None:
 def check_asked(asked: Asked) -> None:
     for key in ("workers", "lease"):
         value = getattr(asked, key)
-        if value is not None and value <= 0:
-            raise UserError(f"{key}={value}: must be above 0")
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{key}={value}: must be a number above 0")
 
 
 def open_ledger(study: Study, asked: Asked, workers: int) -> "Ledger":
