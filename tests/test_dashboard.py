@@ -87,6 +87,12 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
+        # The keys of the sweep change nothing here, and a study may need them to be one.
+        (tmp_path / "small.yaml").write_text(f"{Path(file).read_text()}sampler: random\n")
+        taken_keys = ["workers=2", "seeds=[0,1]", "trials=3", "threads=1", "lease=9", "retry=true"]
+        with pytest.raises(UserError, match=f"port={port}: Address already in use"):
+            dashboard.main([file, runs, f"port={port}", *taken_keys])
+        written(tmp_path, GRID)
         with pytest.raises(
             UserError, match=rf"port={port}: Address already in use; take another port"
         ):

@@ -6,16 +6,14 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from eltlab import sweep
 from eltlab.cli import run_verb, study_keys
 from eltlab.errors import UserError
 from eltlab.study import Study, load_study
 
 
 @dataclass
-class Asked:
-    preset: str | None = None
-    storage: str | None = None
-    runs_dir: str = "runs"
+class Asked(sweep.Asked):
     host: str = "127.0.0.1"
     port: int = 8080
 
@@ -24,7 +22,7 @@ def usage() -> str:
     return (
         f"{__doc__}\n\n"
         "Takes what eltlab.sweep took to begin the study. Runs until Ctrl-C; the study may go on.\n\n"
-        "  preset=quick      as for eltlab.sweep; so are storage=URL, runs_dir=runs, and fit's overrides\n"
+        "  preset=quick      as for eltlab.sweep; so are all its keys, and fit's overrides\n"
         "  port=8080         0: any that is free\n"
         "  host=127.0.0.1    0.0.0.0: from other machines too, without a password\n\n"
         "example:\n"
@@ -36,7 +34,7 @@ def main(arguments: list[str]) -> None:
     name, asked, overrides = study_keys(arguments, Asked())
     if not 0 <= asked.port < 65536:
         raise UserError(f"port={asked.port}: must be from 0 to 65535")
-    study = load_study(name, asked.preset, overrides, asked.runs_dir, {})
+    study = load_study(name, asked.preset, overrides, asked.runs_dir, sweep.changes(asked))
     page, where = application(study, asked.storage)
     with served(page, asked.host, asked.port) as server:
         print(f"dashboard: http://{asked.host}:{server.server_port}/", flush=True)

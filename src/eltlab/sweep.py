@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eltlab.cli import STORAGE, run_verb, study_keys, url_of
 from eltlab.errors import UserError
@@ -68,9 +68,7 @@ def usage() -> str:
 def main(arguments: list[str]) -> None:
     name, asked, overrides = study_keys(arguments, Asked())
     check_asked(asked)
-    changes = {key: getattr(asked, key) for key in ("seeds", "trials", "threads", "hours")}
-    given = {key: value for key, value in changes.items() if value is not None}
-    study = load_study(name, asked.preset, overrides, asked.runs_dir, given)
+    study = load_study(name, asked.preset, overrides, asked.runs_dir, changes(asked))
     workers = asked.workers or workers_here(study, asked.storage)
     if asked.worker is not None:
         be_worker(study, asked, workers)
@@ -96,6 +94,12 @@ def main(arguments: list[str]) -> None:
 
     print(*summarise(ledger), sep="\n")
     print(f"study: {study.folder}")
+
+
+def changes(asked: Asked) -> dict[str, Any]:
+    """The keys of the study file that the command line changes."""
+    given = {key: getattr(asked, key) for key in ("seeds", "trials", "threads", "hours")}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def check_asked(asked: Asked) -> None:
