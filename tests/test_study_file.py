@@ -280,5 +280,5 @@ def test_workers_are_given_the_storage_where_others_cannot_read_it(monkeypatch, 
     )
     monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)
     sweep.start(1, ["small", *given, "workers=2"])
-    assert started["command"][-3:] == ["small", "workers=2", "worker=1"]
+    assert started["command"][3:6] == ["small", "workers=2", "worker=1"]
     assert started["env"]["ELTLAB_STORAGE"] == URL

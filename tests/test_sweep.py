@@ -1,6 +1,7 @@
 """Whole studies: every trial runs, resumes and is told of however workers and trials end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,7 +92,13 @@ def test_a_trial_that_fails_is_told_and_the_study_goes_on(tmp_path, capsys):
         failed = ledger_of(study).trials()[-1]
         assert "exit code 1" in failed.user_attrs["error"]
         assert "the loss was not finite" in failed.user_attrs["error"]
-        assert "retry=true runs the failed once more" in capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert "retry=true runs the failed once more" in printed.out
+        # Its last line too, after where the log is.
+        for line in (printed.out, printed.err):
+            assert re.search(
+                r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", line
+            )
 
 
 def test_a_trial_that_hangs_is_ended(tmp_path):

@@ -262,6 +262,12 @@ def failed(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in counted(trials) if trial.state == TrialState.FAIL]
 
 
+def reason(trial: FrozenTrial) -> str:
+    """Why a trial failed, in a line: how it ended, where its log is, and the last that it printed."""
+    lines = [line for line in str(trial.user_attrs.get("error", "")).splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
+
+
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """All trials but those that constraints forbade to a sampler, and those that were tried again."""
     again = {trial.user_attrs.get("retry_of") for trial in trials}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from eltlab import results
-from eltlab.ledger import Ledger, failed
+from eltlab.ledger import Ledger, failed, reason
 from eltlab.study_file import at_loops
 from eltlab.text import columns, si
 
@@ -26,8 +26,8 @@ def summarise(ledger: Ledger) -> list[str]:
         if study.file.sampler != "grid":
             lines += best(ledger)
     for trial in failed(trials):
-        reason = str(trial.user_attrs.get("error", "no reason given")).splitlines()[0]
-        lines.append(f"failed: trial {trial.number}, {trial.user_attrs.get('arm')}: {reason}")
+        why = reason(trial) or "no reason given"
+        lines.append(f"failed: trial {trial.number}, {trial.user_attrs.get('arm', '?')}: {why}")
     return [*lines, *(["retry=true runs the failed once more"] if failed(trials) else [])]
 
 

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 
-from eltlab.ledger import Ledger, counted
+from eltlab.ledger import Ledger, counted, reason
 from eltlab.progress import QUIET_SECONDS
 from eltlab.storage import Refused
 from eltlab.text import span
@@ -88,8 +88,7 @@ def told(trial: FrozenTrial) -> str:
         assert trial.duration is not None
         values = ", ".join(f"{value:.4g}" for value in trial.values)
         return f"{what}: {values} ({span(trial.duration.total_seconds())})"
-    reason = str(trial.user_attrs.get("error", "")).splitlines()
-    return f"{what}: {trial.state.name.lower()}{': ' + reason[0] if reason else ''}"
+    return ": ".join(filter(None, [what, trial.state.name.lower(), reason(trial)]))
 
 
 def status(ledger: Ledger, trials: list[FrozenTrial], workers: int) -> str:
