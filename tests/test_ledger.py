@@ -341,3 +341,18 @@ def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
     claimed = ledger.claim()
     assert claimed.trial.params == {"optim.betas": "[0.9, 0.95]"}
     assert claimed.cell == {"optim.betas": [0.9, 0.95]}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_sampler_draws_what_optuna_cannot_hold_by_its_text(tmp_path, sampler, recwarn):
+    """And draws it again where it is tried again."""
+    text = "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\n  loops: [2, 4]\nseeds: [0]\n"
+    ledger = ledger_of(opened(tmp_path, f"{text}sampler: {sampler}\ntrials: 2\n"))
+    claimed = [ledger.claim() for _ in range(2)]
+    for each in claimed:
+        assert each.cell["optim.betas"] in ([0.9, 0.95], [0.9, 0.99])
+        assert each.trial.params["optim.betas"] == str(each.cell["optim.betas"])
+    ledger.fail(claimed[1], "out of memory")
+    ledger.retry()
+    assert ledger.claim().cell == claimed[1].cell
+    assert not [str(each.message) for each in recwarn if "persistent" in str(each.message)]

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 
 from eltlab.files import digest
-from eltlab.space import Cell, values_of
+from eltlab.space import Cell, plain, values_of
 
 
 def parameters(
@@ -46,11 +46,6 @@ def register(trial: optuna.Trial) -> None:
                 trial.suggest_float(name, min(choices), max(choices))
             else:
                 trial.suggest_categorical(name, choices)
-
-
-def plain(value: Any) -> Any:
-    """A choice as Optuna takes it: what is a list or a mapping as text."""
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def numeric(choices: list[Any]) -> bool:

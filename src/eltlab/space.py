@@ -182,15 +182,23 @@ def draw(space: Mapping[str, Any], trial: Chooser) -> Cell:
             if is_range(values):
                 cell[key] = _draw_range(name, values, trial)
                 continue
-            choices = list(values)
-            cell[key] = (
-                choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
-            )
+            # By their texts: 1 and true are equal, and not the same choice.
+            choices = {repr(plain(choice)): choice for choice in values}
+            if len(choices) == 1:
+                [cell[key]] = choices.values()
+            else:
+                told = [plain(choice) for choice in values]
+                cell[key] = choices[repr(trial.suggest_categorical(name, told))]
             if isinstance(values, Mapping):
                 cell |= of(values[cell[key]] or {}, f"{key}={cell[key]}")
         return cell
 
     return of(space, "")
+
+
+def plain(value: Any) -> Any:
+    """A choice as Optuna takes it: what is a list or a mapping as text."""
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _draw_range(name: str, values: Mapping[str, Any], trial: Chooser) -> float:
