@@ -112,6 +112,22 @@ def test_a_worker_that_died_while_it_wrote_a_draw_down_loses_nothing(tmp_path, m
     assert best(ledger)[-1].split()[:2] == ["0", ledger.trials()[0].user_attrs["arm"]]
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_what_a_worker_died_before_drawing_is_drawn_as_it_would_have_been(tmp_path, sampler):
+    """By the file's sampler, as the trial's own number: not twice the same."""
+    text = f"space:\n  optim.lr: {{low: 1.0e-4, high: 1.0e-2}}\nsampler: {sampler}\n"
+    text += "trials: 3\nseeds: [0]\n"
+    drawn = []
+    for died in (0, 3):
+        place = tmp_path / str(died)
+        place.mkdir()
+        study = opened(place, text)
+        for _ in range(died):
+            ledger_of(study).optuna.ask()
+        drawn.append([ledger_of(study, f"{n}").claim().cell["optim.lr"] for n in range(3)])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 3
+
+
 def test_what_a_sampler_draws_does_not_depend_on_who_asks(tmp_path):
     text = (
         "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 6\nseeds: [0]\n"

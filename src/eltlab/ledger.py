@@ -55,7 +55,7 @@ class Ledger:
                 storage=storage.optuna,
                 study_name=study.name,
                 directions=list(study.file.objectives.values()),  # type: ignore[arg-type]
-                sampler=optuna.samplers.RandomSampler(seed=0),  # _draw takes that of the file
+                sampler=optuna.samplers.RandomSampler(seed=0),  # _sampler_of gives that of the file
                 pruner=pruner(study),
                 load_if_exists=True,
             )
@@ -160,13 +160,19 @@ class Ledger:
             trials = self.trials()
             for frozen in trials:
                 if frozen.state == TrialState.RUNNING and expired(frozen):
+                    self._sampler_of(frozen.number)
                     return self._hold(Trial(self.optuna, frozen._trial_id))
-            if any(trial.state == TrialState.WAITING for trial in trials):
+            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+            if waiting:
+                self._sampler_of(waiting[0])  # the one that Optuna takes
                 return self._hold(self.optuna.ask())
             wanted = self.study.file.trials
             if wanted is not None and len(counted(trials)) < wanted:
                 return self._draw()
         return None
+
+    def _sampler_of(self, number: int) -> None:
+        self.optuna.sampler = sampler(self.study, number)
 
     def _hold(self, trial: Trial) -> Claimed | None:
         self._sign(trial)
@@ -179,7 +185,7 @@ class Ledger:
 
     def _draw(self) -> Claimed:
         for _ in range(LOST):
-            self.optuna.sampler = sampler(self.study, len(self.trials()))
+            self._sampler_of(len(self.trials()))
             trial = self.optuna.ask()
             self._sign(trial)
             claimed = self._drawn(trial)
