@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 from studies import GRID, filled, ledger_of, opened, written
 
-from eltlab import sweep
+from eltlab import sweep, worker
 from eltlab.ledger import Ledger, expired
 from eltlab.pruning import Pruned, Watched
 from eltlab.pruning import measured as curve
@@ -112,6 +112,15 @@ def test_a_trial_that_hangs_is_ended(tmp_path):
     assert trial.user_attrs["error"].startswith("stopped after hours=0.0008")
     [folder] = {path.parent for path in (tmp_path / "runs").rglob("config.yaml")}
     assert not alive(folder)
+
+
+def test_the_hours_of_a_trial_are_those_of_all_its_seeds(tmp_path, monkeypatch):
+    text = "space:\n  loops: [4]\nseeds: [0, 1]\nsampler: random\ntrials: 1\nhours: 1\n"
+    ledger, deadlines = ledger_of(opened(tmp_path, text)), []
+    monkeypatch.setattr(worker, "run_child", lambda *arguments: deadlines.append(arguments[-1]))
+    worker.run_trial(ledger, ledger.claim(), 1)
+    assert len(deadlines) == 2 and len(set(deadlines)) == 1
+    assert 0 < deadlines[0] - time.monotonic() < 3600
 
 
 def test_last_lines_are_kept(tmp_path):

@@ -115,12 +115,13 @@ def run_trial(ledger: Ledger, claimed: Claimed, threads: int) -> None:
     """Runs a trial's configurations one after the other, and tells the ledger how it ended."""
     study = ledger.study
     log = study.folder / "logs" / f"trial-{claimed.number:05}.log"
+    deadline = time.monotonic() + (study.file.hours or float("inf")) * 3600
     end_trial: Callable[[], None]
     try:
         configs = [study.config(claimed.cell, seed, claimed.number) for seed in claimed.seeds]
         for config in configs:
             if not measured(config):
-                run_child(ledger, claimed, config, log, threads)
+                run_child(ledger, claimed, config, log, threads, deadline)
         end_trial = partial(ledger.finish, claimed, study.values(configs))
     except Lost:
         print(f"trial {claimed.number}: its lease ran out", file=sys.stderr)
@@ -144,18 +145,19 @@ def measured(config: Config) -> bool:
 # --- the process of a trial -----------------------------------------------------------------------
 
 
-def run_child(ledger: Ledger, claimed: Claimed, config: Config, log: Path, threads: int) -> None:
+def run_child(
+    ledger: Ledger, claimed: Claimed, config: Config, log: Path, threads: int, deadline: float
+) -> None:
     """Runs one fit to its end. Raises UserError with its last lines where it fails.
 
     A fit needs no storage: while that refuses, it goes on until the lease has passed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    limit = (ledger.study.file.hours or float("inf")) * 3600
     watched = None
     if ledger.study.file.pruner != "none":
         watched = patiently(lambda: Watched(ledger, claimed, config), ledger.lease)
     child = fork(config, log, threads)
-    started = signed = time.monotonic()
+    signed = time.monotonic()
     again = 0.0
     try:
         while True:
@@ -164,7 +166,7 @@ def run_child(ledger: Ledger, claimed: Claimed, config: Config, log: Path, threa
                 break
             heed_signals()
             now = time.monotonic()
-            if now - started > limit:
+            if now > deadline:
                 raise UserError(f"stopped after hours={ledger.study.file.hours}{last_lines(log)}")
             if now >= again:
                 try:
