@@ -3,13 +3,14 @@
 import time
 from dataclasses import replace
 
+import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial, TrialState, create_trial
 from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab.errors import UserError
-from eltlab.ledger import Ledger, expired
+from eltlab.ledger import MISSED, Ledger, expired
 from eltlab.pruning import Watched
 from eltlab.storage import open_storage
 from eltlab.study import grid_trials, load_study
@@ -156,6 +157,31 @@ def test_cells_that_constraints_forbid_are_not_run(tmp_path):
     assert forbidden and all("forbidden" in t.user_attrs for t in forbidden)
     ledger.retry()
     assert ledger.claim() is None
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
+    """One cell in thirty: fifty draws in a row miss it now and then."""
+    text = (
+        "space:\n  optim.lr: {low: 0.0, high: 0.3}\nwhere: ['optim.lr >= 0.29']\n"
+        f"sampler: {sampler}\ntrials: 15\nseeds: [0]\n"
+    )
+    ledger = ledger_of(opened(tmp_path, text))
+    for _ in range(15):
+        claimed = ledger.claim()
+        assert claimed.cell["optim.lr"] >= 0.29
+        ledger.finish(claimed, [1.0])
+    assert ledger.left() == 0
+
+
+def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monkeypatch):
+    text = (
+        "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: tpe\ntrials: 1\nseeds: [0]\n"
+    )
+    ledger = ledger_of(opened(tmp_path, text))
+    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_independent", lambda *_: 1)
+    assert ledger.claim().cell["loops"] >= 2
+    assert sum("forbidden" in trial.user_attrs for trial in ledger.trials()) >= MISSED
 
 
 def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path):

@@ -176,7 +176,11 @@ def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
         ("sampler: random\ntrials: 2\nspace: {loop: [2]}", "did you mean loops?"),
         (
             "sampler: random\ntrials: 2\nwhere: ['loops == 3']\nspace: {loops: [2, 4]}",
-            "none of 1000 random cells of the space satisfies it",
+            "allows none of 1000 random cells of the space",
+        ),
+        (
+            "sampler: random\ntrials: 2\nwhere: ['width <= 0.01']\nspace: {width: {low: 0, high: 1.0}}",
+            "allows [0-9]+ of 1000 random cells of the space, and a sampler needs 20; narrow",
         ),
         (
             "sampler: random\ntrials: 2\npruner: median\nspace: {loops: [2, 4]}\nseeds: [0, 1]",

@@ -24,7 +24,9 @@ from eltlab.study import Planned, Study
 
 GRID_FACTS = ("cell", "seeds", "arm", "key", "choices")
 POPULATION = 12  # of NSGA-II; small, because an individual is a training
-LOST = 50  # cells drawn in a row that the constraints forbid, after which a sampler is given up
+# Cells drawn in a row that the constraints forbid: after MISSED the next are drawn at random, because
+# a sampler does not learn what is forbidden; LOST in a row do not happen (study.check_draws).
+MISSED, LOST = 50, 2000
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ class Ledger:
                 return self._draw()
         return None
 
-    def _sampler_of(self, number: int) -> None:
-        self.optuna.sampler = sampler(self.study, number)
+    def _sampler_of(self, number: int, kind: str | None = None) -> None:
+        self.optuna.sampler = sampler(self.study, number, kind or self.study.file.sampler)
 
     def _hold(self, trial: Trial) -> Claimed | None:
         self._sign(trial)
@@ -184,15 +186,17 @@ class Ledger:
         return Claimed(trial, attributes["cell"], attributes["seeds"])
 
     def _draw(self) -> Claimed:
-        for _ in range(LOST):
-            self._sampler_of(len(self.trials()))
+        for missed in range(LOST):
+            kind = self.study.file.sampler if missed < MISSED else "random"
+            self._sampler_of(len(self.trials()), kind)
             trial = self.optuna.ask()
             self._sign(trial)
             claimed = self._drawn(trial)
             if claimed is not None:
                 return claimed
         raise UserError(
-            f"where={self.study.file.where}: {LOST} draws in a row were forbidden by it"
+            f"where={self.study.file.where}: {LOST} draws in a row were forbidden by it; narrow the "
+            "space to what it leaves"
         )
 
     def _drawn(self, trial: Trial) -> Claimed | None:
@@ -331,11 +335,11 @@ def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return found
 
 
-def sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a study file. Its draws are a function of the study and the trial's number: not
+def sampler(study: Study, number: int, kind: str) -> optuna.samplers.BaseSampler:
+    """A sampler for a trial. Its draws are a function of the study and the trial's number: not
     of which worker asks, and no two workers draw the same."""
     seed = int(digest(study.file.seeds[0], "sampler", number), 16) % 2**32
-    match study.file.sampler:
+    match kind:
         case "tpe":
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         case "nsga2":

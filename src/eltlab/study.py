@@ -27,7 +27,8 @@ METRICS = {
     "inception": ("fid", "kid", "precision", "recall", "isc"),
 }
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
-DRAWS = 1000  # cells of a space, of which one at least is to satisfy the constraints
+DRAWS = 1000  # random cells of a space, by which its constraints are judged
+ALLOWED = 20  # of them, with which a sampler finds a cell soon (ledger.LOST)
 
 
 class Planned(NamedTuple):
@@ -240,9 +241,11 @@ def check_draws(study: Study, path: Path) -> None:
     dice = Dice(random.Random(0))
     drawn = (draw(study.file.space, dice) for _ in range(DRAWS))
     cells = [cell for cell in drawn if study.allows(cell)]
-    if not cells:
+    if len(cells) < ALLOWED:
         raise UserError(
-            f"{path}: where={study.file.where}: none of {DRAWS} random cells of the space satisfies it"
+            f"{path}: where={study.file.where} allows {len(cells) or 'none'} of {DRAWS} random cells of "
+            f"the space, and a sampler needs {ALLOWED}; narrow the choices and ranges to "
+            "what it leaves, or give choices a space of their own"
         )
     for key in keys_of(study.file.space):
         cell = next((cell for cell in cells if key in cell), None)
