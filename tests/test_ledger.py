@@ -1,7 +1,9 @@
 """The trials of a study: claimed once, taken over, finished once; what may grow and what may not."""
 
 import time
+from collections import deque
 from dataclasses import replace
+from statistics import median
 
 import optuna
 import pytest
@@ -10,7 +12,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab.errors import UserError
-from eltlab.ledger import MISSED, Ledger, expired
+from eltlab.ledger import MISSED, POPULATION, Ledger, expired
 from eltlab.pruning import Watched
 from eltlab.storage import open_storage
 from eltlab.study import grid_trials, load_study
@@ -153,7 +155,7 @@ def test_cells_that_constraints_forbid_are_not_run(tmp_path):
         cell = ledger.claim().cell
         assert cell["loops"] * cell["unique_layers"] == 4
     assert ledger.claim() is None
-    forbidden = [t for t in ledger.trials() if t.state == TrialState.FAIL]
+    forbidden = [t for t in ledger.trials() if t.state == TrialState.PRUNED]
     assert forbidden and all("forbidden" in t.user_attrs for t in forbidden)
     ledger.retry()
     assert ledger.claim() is None
@@ -182,6 +184,56 @@ def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monk
     monkeypatch.setattr(optuna.samplers.TPESampler, "sample_independent", lambda *_: 1)
     assert ledger.claim().cell["loops"] >= 2
     assert sum("forbidden" in trial.user_attrs for trial in ledger.trials()) >= MISSED
+
+
+def searched(tmp_path, sampler: str, objectives: list[str], trials: int):
+    """The trials of a search by two workers, which hold one each. Nothing is trained: a value is how far
+    optim.lr is from 0.3, and from 0.4. Every ninth fails, and a quarter of the space is forbidden."""
+    text = (
+        "space:\n  optim.lr: {low: 0.0, high: 1.0}\n  loops: [1, 2, 4]\nwhere: ['optim.lr * loops <= 2']\n"
+        f"sampler: {sampler}\ntrials: {trials}\nseeds: [0]\nobjectives: {{{', '.join(objectives)}}}\n"
+    )
+    study = opened(tmp_path, text)
+    ledgers = [ledger_of(study, name) for name in ("one", "two")]
+    held = deque()
+    while True:
+        ledger = ledgers[0]
+        claimed = ledger.claim()
+        if claimed is not None:
+            held.append((ledger, claimed))
+        if not held:
+            return ledger.trials()
+        if len(held) == 2 or claimed is None:
+            ledger, claimed = held.popleft()
+            off = [abs(claimed.cell["optim.lr"] - best) for best in (0.3, 0.4)]
+            if claimed.number % 9 == 4:
+                ledger.fail(claimed, "out of memory")
+            else:
+                ledger.finish(claimed, off[: len(objectives)])
+        ledgers.reverse()
+
+
+def test_tpe_learns(tmp_path):
+    """Past its random start: where it is good, and where constraints forbid it."""
+    trials = searched(tmp_path, "tpe", ["fd_classifier: minimize"], 26)
+    off = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+    assert median(off[12:]) < 0.5 * median(off[:10])
+    later = trials[12:]
+    assert sum("forbidden" in trial.user_attrs for trial in later) < 0.25 * len(later)
+
+
+def test_nsga2_breeds(tmp_path):
+    """Its second generation has the genes of the first."""
+    objectives = ["fd_classifier: minimize", "params_total: minimize"]
+    trials = searched(tmp_path, "nsga2", objectives, 2 * POPULATION + 6)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    genes = [trial.params["optim.lr"] for trial in complete]
+    first, second = (
+        genes[:POPULATION],
+        genes[POPULATION + 2 :],
+    )  # two were drawn before it was whole
+    assert len(set(first)) == POPULATION and len(second) >= POPULATION - 2
+    assert sum(gene in first for gene in second) > 0.5 * len(second)
 
 
 def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path):

@@ -204,16 +204,14 @@ class Ledger:
         cell = draw(self.study.file.space, trial)
         if not self.study.allows(cell):
             trial.set_user_attr("forbidden", self.study.file.where)
-            self.optuna.tell(trial, state=TrialState.FAIL)
+            # Not failed: TPE forgets those, and would draw there again and again, where it knows nothing.
+            self.optuna.tell(trial, state=TrialState.PRUNED)
             return None
         seeds = self.study.file.seeds
         with suppress(UserError):  # the rules refuse the cell: said when the trial is run
             trial.set_user_attr("arm", self.study.arm(cell, self.study.config(cell, seeds[0])))
-        for key, value in (
-            ("seeds", seeds),
-            ("cell", cell),
-        ):  # the cell last: a trial with one is whole
-            trial.set_user_attr(key, value)
+        trial.set_user_attr("seeds", seeds)
+        trial.set_user_attr("cell", cell)  # last: a trial that has one is whole
         return Claimed(trial, cell, seeds)
 
     def _sign(self, trial: Trial) -> None:
