@@ -143,6 +143,62 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
     assert sum("finished before" in text for text in begun) == len(begun) - 1
 
 
+# --- the machine is shared out --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [("", []), ("-1", []), ("3", ["3"]), ("2,GPU-ab,", ["2", "GPU-ab"])]
+)
+def test_the_gpus_are_those_that_this_process_may_use(monkeypatch, visible, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert sweep.visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("visible", "more", "threads", "storage", "workers"),
+    [
+        ("", [], 2, None, 4),  # as many as the threads leave room for
+        ("", [], 3, None, 2),
+        ("", [], 16, None, 1),
+        ("", [], None, None, 1),
+        ("0,1,2", [], 2, None, 4),  # trials on the CPU
+        ("0,1,2", ["trainer.accelerator=auto"], 2, None, 3),  # one a GPU
+        ("", ["trainer.accelerator=auto"], 2, None, 4),
+        ("0,1,2", ["trainer.accelerator=auto"], 2, "sqlite:///a.db", 1),
+    ],
+)
+def test_workers_are_one_a_gpu_else_as_many_as_the_cores_hold(
+    tmp_path, monkeypatch, visible, more, threads, storage, workers
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    study = opened(tmp_path, changes={"threads": threads}, overrides=more)
+    assert sweep.workers_here(study, storage) == workers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    seen = []
+    for number in range(3):
+        worker = sweep.start(number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"])
+        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        worker.kill()
+        worker.wait()
+        seen += [each for each in environment if each.startswith(b"CUDA_VISIBLE_DEVICES=")]
+    assert seen == [b"CUDA_VISIBLE_DEVICES=" + gpu for gpu in (b"5", b"7", b"5")]
+
+
+@pytest.mark.parametrize(("threads", "each"), [(3, 3), (None, 4)])
+def test_workers_share_the_cores(tmp_path, monkeypatch, threads, each):
+    given = []
+    monkeypatch.setattr(worker, "work", lambda ledger, threads: given.append(threads))
+    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    study = opened(tmp_path, changes={"threads": threads})
+    sweep.be_worker(study, sweep.Asked(), workers=2)
+    assert given == [each]
+
+
 # --- pruning --------------------------------------------------------------------------------------
 
 
