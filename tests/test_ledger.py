@@ -178,10 +178,10 @@ def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
 
 def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monkeypatch):
     text = (
-        "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: tpe\ntrials: 1\nseeds: [0]\n"
+        "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: nsga2\ntrials: 1\nseeds: [0]\n"
     )
     ledger = ledger_of(opened(tmp_path, text))
-    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_independent", lambda *_: 1)
+    monkeypatch.setattr(optuna.samplers.NSGAIISampler, "sample_independent", lambda *_: 1)
     assert ledger.claim().cell["loops"] >= 2
     assert sum("forbidden" in trial.user_attrs for trial in ledger.trials()) >= MISSED
 
