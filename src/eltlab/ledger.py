@@ -25,7 +25,7 @@ from eltlab.study import Planned, Study
 GRID_FACTS = ("cell", "seeds", "arm", "key", "choices")
 POPULATION = 12  # of NSGA-II; small, because an individual is a training
 # Cells drawn in a row that the constraints forbid: after MISSED the next are drawn at random, because
-# a sampler does not learn what is forbidden; LOST in a row do not happen (study.check_draws).
+# not every sampler learns what is forbidden; LOST in a row do not happen (study.check_draws).
 MISSED, LOST = 50, 2000
 
 
