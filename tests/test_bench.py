@@ -97,9 +97,8 @@ def test_a_row_says_what_was_measured_and_how(rows):
         assert row["call"] == rows[1][0]["call"]
         assert json.loads(json.dumps(row)) == row
         if row["measure"] == "train":
-            assert sum(row[f"{part}_seconds"] for part in PARTS) == pytest.approx(
-                row["seconds"], rel=0.5
-            )
+            # A part of each step is no longer than the step, and so are their medians.
+            assert all(0 < row[f"{part}_seconds"] <= row["seconds"] for part in PARTS)
             flops = row["train_flops_per_image"] * row["batch_size"] / row["seconds_q75"]
             most = row["train_flops_per_image"] * row["batch_size"] / row["seconds_q25"]
             assert 0.5 * flops <= row["flops_per_second"] <= 2 * most
