@@ -259,7 +259,8 @@ def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
     )
     file = written(tmp_path, text)
     longer = ["budget.images=4800", "trainer.validations=8"]
-    sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *longer])
+    # One after the other: the pruner compares with trials that have ended.
+    sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *longer, "workers=1"])
     study = load_study(file, None, longer, str(tmp_path / "runs"), {})
     trials = ledger_of(study).trials()
     states = [trial.state for trial in trials]
