@@ -171,3 +171,22 @@ def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
 def test_a_table_without_evaluations_is_told(tmp_path):
     with pytest.raises(UserError, match="no evaluations among 0 rows"):
         comparable(load(tmp_path))
+
+
+def test_rows_and_runs_agree_on_what_makes_a_model() -> None:
+    """Every key by which runs of one name are told apart is in the run's hash, and no other."""
+    from copy import deepcopy
+
+    from conftest import tiny
+
+    from eltlab.config import defines, flatten, identity
+
+    config = tiny()
+    for key in flatten(config):
+        other = deepcopy(config)
+        *sections, last = key.split(".")
+        holder = other
+        for section in sections:
+            holder = getattr(holder, section)
+        setattr(holder, last, "another")
+        assert (identity(other) != identity(config)) == defines(key), key

@@ -305,16 +305,28 @@ def leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return [(prefix, value)]
 
 
+# What makes a model: these sections but for where things lie and how they are read, and these keys.
+SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
+NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
+PLACES = ("file", "root", "workers", "in_memory")
+
+
+def defines(key: str) -> bool:
+    """Whether a dotted key makes another model of a configuration; a run's identity is made of these
+    (and, for data=images, of where they lie)."""
+    section, _, name = key.partition(".")
+    inside = section in SECTIONS and name not in PLACES
+    return inside or key in (*NUMBERS, "budget.images", "trainer.precision")
+
+
 def identity(config: Config) -> str:
     """Ten hex digits of everything that affects the trained weights (DESIGN decision 3).
 
     How a run is watched, drawn from and measured (sampler, metrics, evaluate, checkpoints) is left
     out: it can change without training again, and the rows say what it was.
     """
-    sections = ("model", "objective", "supervision", "data", "optim", "ema")
-    numbers = ("loops", "unique_layers", "batch_size", "seed")
     plain = asdict(config)
-    affects = {key: plain[key] for key in sections + numbers}
+    affects = {key: plain[key] for key in SECTIONS + NUMBERS}
     for key in ("objective", "supervision"):
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
     for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):

@@ -1,12 +1,11 @@
 """The rows a run leaves, and the table they make. Append-only facts; tables and plots are views."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.config import Config, flatten
+from eltlab.config import Config, defines, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, renamed, write_atomic
 
@@ -173,18 +172,12 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
     return rows
 
 
-# Keys of a configuration that make another model of it, but for the seed (`config.identity`).
-_DEFINING = re.compile(
-    r"cfg\.(model|objective|supervision|data|optim|ema)\.(?!file$|workers$|in_memory$|root$)"
-    r"|cfg\.(loops|unique_layers|batch_size|budget\.images|trainer\.precision)$"
-)
-
-
 def _one_configuration(rows: "DataFrame") -> None:
     """Raises UserError where runs of one name differ in more than their seeds: they are no seeds of one
     arm. A key that a row does not have (an older version wrote it) differs from none."""
-    for column in filter(_DEFINING.match, rows.columns):
-        values = rows[column].map(str, na_action="ignore")
+    keys = [name.removeprefix("cfg.") for name in rows.columns if name.startswith("cfg.")]
+    for key in (key for key in keys if key != "seed" and defines(key)):
+        values = rows[f"cfg.{key}"].map(str, na_action="ignore")
         if values.nunique() < 2:
             continue
         counts = values.groupby(rows["name"]).nunique()
@@ -192,7 +185,7 @@ def _one_configuration(rows: "DataFrame") -> None:
             name = counts.idxmax()
             found = ", ".join(values[rows["name"] == name].dropna().unique())
             raise UserError(
-                f"name {name} stands for runs of different {column.removeprefix('cfg.')} ({found}); "
+                f"name {name} stands for runs of different {key} ({found}); "
                 "give each arm a name= of its own, or name the folders to compare"
             )
 
