@@ -4,11 +4,11 @@
     python -m eltlab.analysis.ablation factor=supervision.name baseline=final [ROWS …]
 
 Without factor= every arm is compared with the baseline: an arm called plain, base or final, else the only
-one of unique layers. With factor=, a key of the
-configuration, runs are compared that differ in this key alone, and differences of one seed are averaged
-first. Each run at the loop count that it was trained for, or at loops=. Intervals are t intervals of the
-paired differences; p-values are of paired t tests, corrected for the number of rows by Holm. Prints the
-table and which keys matter most (fANOVA, by Optuna), and draws the ratios.
+one of unique layers. With factor=, a key of the configuration, runs are compared that differ in this key
+alone, and differences of one seed are averaged first. Each run at the loop count that it was trained for,
+or at loops=. Intervals are t intervals of the paired differences; p-values are of paired t tests, corrected
+for the number of rows by Holm. Prints the table and which keys matter most (fANOVA, by Optuna), and draws
+the ratios.
 """
 
 from typing import Any
@@ -24,8 +24,8 @@ from eltlab.analysis.points import (
     alike,
     caption,
     half_interval,
+    named,
     quality_of,
-    shortened,
     with_logarithms,
 )
 from eltlab.errors import UserError, nearest
@@ -46,7 +46,7 @@ def measured(
     table: pd.DataFrame, metric: str | None, loops: int | None, protocol: str | None
 ) -> tuple[pd.DataFrame, str]:
     """One row a run at one loop count, with the arm's short name; and the metric."""
-    rows = results.comparable(table, protocol)
+    rows = named(results.comparable(table, protocol))
     metric = quality_of(rows, metric)
     rows = rows[rows["loop_schedule"] == "constant"].dropna(subset=[metric])
     rows = rows[rows["loops"] == (rows["loops_train"] if loops is None else loops)]
@@ -55,9 +55,7 @@ def measured(
         raise UserError(f"no run was measured at {at}")
     # Sampling seeds of one run are no independent runs.
     means = rows.groupby("run")[metric].transform("mean")
-    rows = rows.assign(**{metric: means}).drop_duplicates("run")
-    short = dict(zip(names := list(rows["name"].unique()), shortened(names), strict=True))
-    return rows.assign(arm=rows["name"].map(short)), metric
+    return rows.assign(**{metric: means}).drop_duplicates("run"), metric
 
 
 def paired(

@@ -232,7 +232,7 @@ def draw_series(axes: Axes, each: Series, metric: str) -> None:
         return
     beyond = found["loops"] > found["loops_train"]
     inside = found[~beyond]
-    dashes = ":" if each.name.endswith(APART) else "-"
+    dashes = ":" if APART in each.name else "-"
     axes.plot(inside[COST], inside[metric], dashes, color=colour, alpha=0.9)
     if beyond.any():
         outside = pd.concat([inside.iloc[-1:], found[beyond]])

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from eltlab import results
 from eltlab.analysis import command, style
-from eltlab.analysis.points import caption, shortened
+from eltlab.analysis.points import caption, named
 from eltlab.errors import UserError, nearest
 
 ARMS = 4  # at most, where nobody says which
@@ -25,10 +25,8 @@ ARMS = 4  # at most, where nobody says which
 
 def runs_of(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """One row a run that can be compared, with the short name of its arm."""
-    rows = results.comparable(table, protocol)
-    rows = rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
-    short = dict(zip(names := list(rows["name"].unique()), shortened(names), strict=True))
-    return rows.assign(arm=rows["name"].map(short))
+    rows = named(results.comparable(table, protocol))
+    return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 
 def beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:

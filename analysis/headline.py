@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eltlab import results
 from eltlab.analysis import anytime, command, style
 from eltlab.analysis.points import (
     UNIQUE,
@@ -40,8 +39,9 @@ def headline(
     images or FLOPs (5 %); None where the rows have none, or several. ratio: the arm's distance over its
     twin's, of means over the seeds that both have.
     """
-    own = full(points(table, metric, protocol)).reset_index(drop=True)
-    metric = quality_of(results.comparable(table, protocol), metric)
+    lines = points(table, metric, protocol)
+    metric = quality_of(lines, metric)
+    own = full(lines).reset_index(drop=True)
     if own.empty:
         raise UserError(
             "no arm was measured at the loop count it was trained for; python -m eltlab.evaluate run=DIR does"

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from eltlab import results
 from eltlab.analysis import ablation, anytime, dynamics, pareto, samples, scaling, style
 from eltlab.analysis.headline import cells, headline, quality_text
-from eltlab.analysis.points import UNIQUE, caption, constant, points, quality_of, shortened
+from eltlab.analysis.points import UNIQUE, caption, constant, named, points, quality_of
 from eltlab.errors import UserError
 from eltlab.text import counted, si
 
@@ -139,13 +139,8 @@ def said(made: Section, what: str) -> Iterator[None]:
 
 def unmeasured(rows: pd.DataFrame, metric: str) -> list[str]:
     """The arms that have no number of the metric."""
-    names = list(rows["name"].unique())
-    known = set(rows.loc[rows[metric].notna(), "name"])
-    return [
-        f"{short}: no {metric}"
-        for short, name in zip(shortened(names), names, strict=True)
-        if name not in known
-    ]
+    arms = named(results.comparable(rows)).groupby("arm", sort=False)[metric].count()
+    return [f"{arm}: no {metric}" for arm in arms.index[arms == 0]]
 
 
 def all_points(lines: pd.DataFrame, metric: str) -> list[list[str]]:

@@ -67,9 +67,8 @@ def hypervolume(cost: Any, distance: Any, axes: tuple[str, str]) -> float:
 def attainment(seeds: pd.DataFrame, cost: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """The empirical attainment of the sets of points that the seeds are: what at least one of them
     attains and what all do. Two arrays [n, 2] of cost and distance, by cost."""
-    seeds = seeds.sort_values(
-        "seed", kind="stable"
-    )  # eaf counts wrong where a set's points lie apart
+    # eaf counts wrong where the points of a set do not lie together.
+    seeds = seeds.sort_values("seed", kind="stable")
     data = seeds[[cost, metric]].to_numpy(float)
     sets = seeds["seed"].to_numpy(float)
     share = 100 / seeds["seed"].nunique()

@@ -76,24 +76,17 @@ def per_seed(
     Columns: arm, asked (the loop count or the schedule), seed, kind, width, depth (layers of a pass at
     this loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.
     """
-    rows = results.comparable(table, protocol)
+    rows = named(results.comparable(table, protocol))
     metric = quality_of(rows, metric)
     rows = rows.dropna(subset=[metric])
-    steady = rows["loop_schedule"] == "constant"
-    halted = rows["loop_schedule"].str.contains("halting")
-    arm = rows["name"].where(steady, rows["name"] + " " + rows["loop_schedule"])
     rows = rows.assign(
         kind=kinds(rows),
-        arm=arm.where(~halted, rows["name"] + " halting"),
-        asked=counts(rows["loops"]).where(steady, rows["loop_schedule"]),
         # Layers before and after the loop are passed once, whatever the loop count.
         depth=rows["depth"] - rows["unique_layers"] * (rows["loops_train"] - rows["loops"]),
     )
     how: dict[str, str] = dict.fromkeys([*MEANS, metric, "accuracy"], "mean")
     how |= dict.fromkeys(FACTS, "first")
-    seeds = rows.groupby(["arm", "asked", "seed"], sort=False).agg(how).reset_index()
-    short = dict(zip(names := list(seeds["arm"].unique()), shortened(names), strict=True))
-    return seeds.assign(arm=seeds["arm"].map(short))
+    return rows.groupby(["arm", "asked", "seed"], sort=False).agg(how).reset_index()
 
 
 def points(
@@ -119,6 +112,22 @@ def half_interval(deviation: Any, count: Any) -> Any:
     count = np.asarray(count, dtype=float)
     freedom = np.where(count > 1, count - 1, np.nan)
     return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(count)
+
+
+def named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Comparable rows with the name of their arm, and asked: the loop count or the schedule.
+
+    Loop schedules and halting are arms of their own. The one place that names arms, so that points,
+    pictures and diagnostics of one table call them alike.
+    """
+    steady = rows["loop_schedule"] == "constant"
+    halted = rows["loop_schedule"].str.contains("halting")
+    arm = rows["name"].where(steady, rows["name"] + " " + rows["loop_schedule"])
+    arm = arm.where(~halted, rows["name"] + " halting")
+    names = list(arm.unique())
+    short = dict(zip(names, shortened(names), strict=True))
+    asked = counts(rows["loops"]).where(steady, rows["loop_schedule"])
+    return rows.assign(arm=arm.map(short), asked=asked)
 
 
 def shortened(names: list[str]) -> list[str]:
@@ -175,8 +184,8 @@ def caption(
     rows = results.comparable(table, protocol)
     metric = quality_of(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
-    counts = rows.groupby("name")["seed"].nunique()
-    few, many = counts.min(), counts.max()
+    of_each = rows.groupby("name")["seed"].nunique()
+    few, many = of_each.min(), of_each.max()
     seeds = f"n = {many}" if few == many else f"n = {few} to {many}"
     bars = shown if many > 1 else "one seed: no interval"
     return (

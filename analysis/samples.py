@@ -14,21 +14,20 @@ from matplotlib.image import imread
 
 from eltlab import results
 from eltlab.analysis import command, style
-from eltlab.analysis.points import caption, shortened
+from eltlab.analysis.points import caption, named
 from eltlab.errors import UserError
 from eltlab.text import counted
 
 
 def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
     """The tile of each arm and loop count, of the first seed. Raises UserError where there are none."""
-    rows = results.comparable(table, protocol)
+    rows = named(results.comparable(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
-    short = dict(zip(names := list(rows["name"].unique()), shortened(names), strict=True))
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():
         path = Path(row.folder) / "samples" / row.protocol / f"loops_{int(row.loops):03}.png"
         if path.is_file():
-            found.setdefault(short[row.name], {})[int(row.loops)] = path
+            found.setdefault(row.arm, {})[int(row.loops)] = path
     if not found:
         raise UserError("no samples beside these rows; give the folders of evaluated runs")
     return found

@@ -175,8 +175,10 @@ def profile(residual: Any, best: np.ndarray, worst: float, y: np.ndarray) -> tup
         return 2 * optimize.least_squares(held, best[others], x_scale="jac").cost - worst
 
     def edge(inside: float, outside: float) -> float:
-        if excess(inside) >= 0 or excess(outside) <= 0:
-            return inside if excess(inside) >= 0 else outside
+        if excess(inside) >= 0:
+            return inside
+        if excess(outside) <= 0:
+            return outside
         return float(optimize.brentq(excess, *sorted((inside, outside)), rtol=1e-4))
 
     here = best[2] ** 2

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -29,14 +30,8 @@ LOOKS = {
 }
 OTHER = ("#E69F00", "P")  # a supervision of the user's own
 GREY = "#777777"
-SEQUENCE = [
-    "#440154",
-    "#3B528B",
-    "#21918C",
-    "#5EC962",
-    "#B8A400",
-    "#777777",
-]  # ordered, as loops are
+# In order, as loops are.
+SEQUENCE = ["#440154", "#3B528B", "#21918C", "#5EC962", "#B8A400", "#777777"]
 MANY = 2000  # marks from which on a figure in vectors holds them as an image
 
 LARGE = ("images seen",)  # what linear axes show in thousands
@@ -85,8 +80,6 @@ def canvas(
 
 def wrapped(text: str, figure: Figure) -> str:
     """The text in lines that the figure is wide enough for."""
-    from textwrap import fill
-
     return fill(text, int(19 * figure.get_figwidth()))
 
 

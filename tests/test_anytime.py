@@ -136,6 +136,14 @@ def test_the_curves_of_the_figure() -> None:
     assert set(curves) == {"unique layers", "elastic", "vanilla4"}
 
 
+def test_models_trained_apart_are_joined_by_dots_whatever_the_widths() -> None:
+    rows = [*apart(), *unique("wide", 8, 5.0, width=128)]
+    for found in (apart(), rows):
+        [axes] = anytime.draw(table(found)).axes
+        dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert [list(line.get_ydata()) for line in dotted] == [[40, 20, 15, 10]]
+
+
 def test_extrapolation_is_dashed_and_hollow() -> None:
     rows = table(arm("elastic", {1: 40.0, 2: 20.0, 4: 10.0, 6: 11.0, 8: 15.0}))
     [axes] = anytime.draw(rows).axes

@@ -1,12 +1,14 @@
 """Arms and their points: means, intervals, and what may not be compared."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 from tables import arm, row, table, unique, vanilla
 
-from eltlab.analysis import ablation, anytime, headline, pareto, scaling
+from eltlab.analysis import ablation, anytime, dynamics, headline, pareto, samples, scaling
 from eltlab.analysis.points import caption, kinds, per_seed, points, quality_of, shortened
 from eltlab.errors import UserError
 
@@ -62,6 +64,21 @@ def test_schedules_and_halting_are_arms_of_their_own() -> None:
     found = points(rows)
     assert list(found["arm"]) == ["a", "a 4to1", "a halting", "a halting"]
     assert list(found["loops"]) == [4, 2.5, 3.2, 2.2]
+
+
+def test_an_arm_has_one_name_in_points_pictures_and_diagnostics(tmp_path: Path) -> None:
+    """Also where a schedule changes what all names begin with."""
+    tile = tmp_path / "samples" / "aaaa" / "loops_004.png"
+    tile.parent.mkdir(parents=True)
+    tile.touch()
+    more = {"folder": str(tmp_path)}
+    rows = table([
+        row("study/digits-ilsd", 4, 5.0, **more),
+        row("study/digits-ilsd", 2.5, 6.0, loop_schedule="4to1", **more),
+    ])  # fmt: skip
+    assert list(points(rows)["arm"]) == ["ilsd", "ilsd 4to1"]
+    assert list(samples.tiles(rows)) == list(dynamics.runs_of(rows)["arm"]) == ["ilsd"]
+    assert set(ablation.measured(rows, None, None, None)[0]["arm"]) == {"ilsd"}
 
 
 def test_names_lose_what_all_begin_with() -> None:
