@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -62,10 +63,24 @@ SMALL = [*TINY, "sampler.steps=2", "repeats=3", "warmup=1", "batches=[1,3]"]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    out = tmp_path_factory.mktemp("bench") / "rows.jsonl"
-    bench.main([*SMALL, "splits=[2,4]", f"out={out}"])
-    return out, read_rows(out)
+def measured(tmp_path_factory):
+    """The rows of a call of bench, and the steps of each arm that they were made from."""
+    out, taken = tmp_path_factory.mktemp("bench") / "rows.jsonl", []
+
+    def recording(takers, *rest):
+        found = interleaved(takers, *rest)
+        taken.append(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eltlab.timing.interleaved", recording)
+        bench.main([*SMALL, "splits=[2,4]", f"out={out}"])
+    return out, read_rows(out), taken[0][:-1]  # the last are those of the matrix product
+
+
+@pytest.fixture(scope="module")
+def rows(measured):
+    return measured[:2]
 
 
 def test_one_row_a_measurement(rows):
@@ -97,14 +112,24 @@ def test_a_row_says_what_was_measured_and_how(rows):
         assert row["call"] == rows[1][0]["call"]
         assert json.loads(json.dumps(row)) == row
         if row["measure"] == "train":
-            # A part of each step is no longer than the step, and so are their medians.
-            assert all(0 < row[f"{part}_seconds"] <= row["seconds"] for part in PARTS)
             flops = row["train_flops_per_image"] * row["batch_size"] / row["seconds_q75"]
             most = row["train_flops_per_image"] * row["batch_size"] / row["seconds_q25"]
             assert 0.5 * flops <= row["flops_per_second"] <= 2 * most
         else:
             flops = row["flops_per_sample"] * row["images_per_second"]
             assert row["flops_per_second"] == pytest.approx(flops) and row["steps"] == 2
+
+
+def test_the_parts_of_a_step_are_the_whole_of_it(measured):
+    """Of every step that was taken; rows have the medians of both."""
+    train = [row for row in measured[1] if row["measure"] == "train"]
+    for row, steps in zip(train, measured[2], strict=True):
+        assert len(steps) == row["repeats"]
+        for step in steps:
+            assert list(step.parts) == list(PARTS) and min(step.parts.values()) > 0
+        assert row["seconds"] == pytest.approx(median(sum(s.parts.values()) for s in steps))
+        for part in PARTS:
+            assert row[f"{part}_seconds"] == pytest.approx(median(s.parts[part] for s in steps))
 
 
 def test_ratios_are_to_the_twin_and_to_the_vanilla_loop(rows):

@@ -228,10 +228,7 @@ def test_nsga2_breeds(tmp_path):
     trials = searched(tmp_path, "nsga2", objectives, 2 * POPULATION + 6)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     genes = [trial.params["optim.lr"] for trial in complete]
-    first, second = (
-        genes[:POPULATION],
-        genes[POPULATION + 2 :],
-    )  # two were drawn before it was whole
+    first, second = genes[:POPULATION], genes[POPULATION + 2 :]  # two came before it was whole
     assert len(set(first)) == POPULATION and len(second) >= POPULATION - 2
     assert sum(gene in first for gene in second) > 0.5 * len(second)
 

@@ -266,17 +266,14 @@ def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
     states = [trial.state for trial in trials]
     assert states[0] == TrialState.COMPLETE and TrialState.PRUNED in states[3:]
     assert pruner == "hyperband" or states[:3] == [TrialState.COMPLETE] * 3
-    early = 0
     for trial in trials:
         steps = sorted(trial.intermediate_values)
-        assert steps == [600 * n for n in range(1, len(steps) + 1)]  # images
         if trial.state == TrialState.COMPLETE:
-            assert len(steps) == 8
-        elif len(steps) < 8:  # a machine that is very busy may look when all is trained
-            early += 1
+            assert steps == [600 * n for n in range(1, 9)]  # images
+        else:
+            assert 0 < len(steps) < 8
             folder = Run.of(study.config(trial.user_attrs["cell"], 0)).folder
             assert read_rows(folder / "rows.jsonl") == [] and not alive(folder)
-    assert early > 0
     assert "pruned" in capsys.readouterr().err
     # A study with pruned trials is finished.
     sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *longer])
