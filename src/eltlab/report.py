@@ -35,8 +35,9 @@ def usage() -> str:
 
 def main(arguments: list[str]) -> None:
     asked, others = own_keys(arguments, Asked())
-    for text in others:
-        raise UserError(f"{text}: {nearest(text.partition('=')[0], ['runs_dir', 'out'], 'keys')}")
+    if others:
+        key = others[0].partition("=")[0]
+        raise UserError(f"{others[0]}: {nearest(key, ['runs_dir', 'out'], 'keys')}")
     out = Path(asked.out).expanduser()
     if out.suffix != ".html":
         raise UserError(f"out={asked.out}: the page is an .html file")

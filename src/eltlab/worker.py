@@ -184,10 +184,8 @@ def run_child(
     except BaseException:
         end(child)
         raise
-    if watched is not None:
-        patiently(
-            watched.tell, ledger.lease
-        )  # all of it, for the trials that are compared with this one
+    if watched is not None:  # all of it, for the trials that are compared with this one
+        patiently(watched.tell, ledger.lease)
     code = os.waitstatus_to_exitcode(status)
     if code:
         how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
