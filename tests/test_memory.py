@@ -282,10 +282,11 @@ def test_training_peaks_where_one_term_dominates(term, precision):
 
 
 @pytest.mark.parametrize("guidance", [1, 3])
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler", "heun"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_sampling_of_large_patches_peaks_in_the_sampler(precision, sampler, guidance):
-    shape = ("diffusion", "adaln", 32, 2, 64, (0, 1, 0, 2), 8, 8, 3)
+    objective = "diffusion" if sampler in ("ddpm", "ddim") else "flow"
+    shape = (objective, "adaln", 32, 2, 64, (0, 1, 0, 2), 8, 8, 3)
     config = tiny(*overrides(*shape), f"sampler.name={sampler}", f"sampler.guidance={guidance}")
     formula = inference_memory(config, "cpu", precision).activations
     assert formula == pytest.approx(measured_inference(config, precision), rel=0.1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from eltlab.config import Config, DiffusionConfig, MaskedConfig
+from eltlab.config import Config, DiffusionConfig, FlowConfig, MaskedConfig
 from eltlab.data.batches import Batches, StreamedBatches
 from eltlab.data.digits import load_digits
 from eltlab.data.imagefiles import ImageFiles, Images, load_images
@@ -14,6 +14,7 @@ from eltlab.data.known import load_cifar10, load_fashion_mnist
 from eltlab.data.tokenizer import PatchCodebook, encode_set, fit_codebook
 from eltlab.errors import UserError
 from eltlab.generation.diffusion import Diffusion
+from eltlab.generation.flow import Flow
 from eltlab.generation.masked import Masked
 from eltlab.generation.objective import Objective
 from eltlab.model.backbone import (
@@ -118,6 +119,8 @@ def build_objective(config: Config) -> Objective:
                 objective.logsnr_max,
                 objective.shift,
             )
+        case FlowConfig():
+            return Flow(objective.time_mean, objective.time_std, objective.shift)
     raise AssertionError(f"no objective {objective.name}")
 
 

@@ -194,7 +194,8 @@ def asked_depths(loops: LoopSchedule, steps: int) -> list[Depths]:
 def evaluations_per_step(config: Config) -> list[int]:
     """Network evaluations of one sample at each sampling step; their sum is the NFE."""
     sampler = config.sampler
-    return evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)
+    passes = evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)
+    return [guided * stages for guided, stages in zip(passes, sampler.stages, strict=True)]
 
 
 def per_sample(config: Config, spent: Sequence[Depths], of_pass: Callable[[int], int]) -> float:

@@ -49,6 +49,11 @@ class SamplerConfig:
     )
     halting: float | None = None  # a pass stops where its relative update falls below this
 
+    @property
+    def stages(self) -> list[int]:
+        """How often each step asks the network, guidance apart."""
+        return [1] * self.steps
+
 
 @dataclass
 class MaskedSamplerConfig(SamplerConfig):
@@ -60,6 +65,14 @@ class MaskedSamplerConfig(SamplerConfig):
 @dataclass
 class DiffusionSamplerConfig(SamplerConfig):
     clip: bool = True
+
+
+@dataclass
+class FlowSamplerConfig(SamplerConfig):
+    @property
+    def stages(self) -> list[int]:
+        twice = self.name == "heun"
+        return [1 + twice] * (self.steps - 1) + [1]
 
 
 @dataclass
@@ -98,6 +111,15 @@ class DiffusionConfig(ObjectiveConfig):
     logsnr_min: float = -15.0
     logsnr_max: float = 15.0
     shift: float = 0.0
+
+
+@dataclass
+class FlowConfig(ObjectiveConfig):
+    SAMPLER: ClassVar[type[SamplerConfig]] = FlowSamplerConfig
+
+    time_mean: float = 0.0
+    time_std: float = 1.0
+    shift: float = 1.0
 
 
 @dataclass
@@ -262,7 +284,11 @@ class Config:
 
     # The class of each node that has more than one, by the name its file gives.
     KINDS: ClassVar[dict[str, dict[str, type]]] = {
-        "objective": {"masked": MaskedConfig, "diffusion": DiffusionConfig},
+        "objective": {
+            "masked": MaskedConfig,
+            "diffusion": DiffusionConfig,
+            "flow": FlowConfig,
+        },
         "supervision": {
             "final": FinalConfig,
             "ilsd": IlsdConfig,
@@ -273,6 +299,8 @@ class Config:
             "maskgit": MaskedSamplerConfig,
             "ddpm": DiffusionSamplerConfig,
             "ddim": DiffusionSamplerConfig,
+            "euler": FlowSamplerConfig,
+            "heun": FlowSamplerConfig,
         },
     }
 

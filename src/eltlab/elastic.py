@@ -1,6 +1,6 @@
 """A trained elastic model: the EMA weights of a run, drawn from at any loop count."""
 
-from collections import Counter
+from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,9 @@ class Drawn(NamedTuple):
 
     images: Tensor  # uint8 [N, C, H, W]
     spent: list[Depths]  # at each step: fewer loops than asked for where a pass was halted
-    updates: list[list[float]]  # relative update of each loop at each step, where tracked
+    updates: list[
+        list[float]
+    ]  # relative update of each loop in each step's first pass, where tracked
 
 
 class Elastic:
@@ -92,10 +94,12 @@ class Elastic:
         labels = labels.to(self.device)
         noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
         updates: list[list[float]] = []
-        spent: list[Depths] = []
+        passes: list[list[int]] = []  # loops of each pass of a step; Heun's steps take two
 
         def predict(step: int, inputs: tuple[Tensor, ...]) -> Tensor:
             count = schedule[step]
+            if step == len(passes):
+                passes.append([])
 
             def network(parts: tuple[Tensor, ...], labels_B: Tensor) -> Tensor:
                 with self.autocast():
@@ -106,15 +110,17 @@ class Elastic:
                         track=track,
                         halt=sampler.halting,
                     )
-                spent.append({done.loops: 1.0})
-                if track:
+                passes[step].append(done.loops)
+                if track and len(passes[step]) == 1:
                     updates.append(done.updates.tolist())
                 return done.exits[count].float()
 
             scale = guidance_scale(sampler.guidance, sampler.guidance_schedule, step, sampler.steps)
             return guided(network, inputs, labels, self.config.data.classes, scale)
 
-        return Drawn(self._decode(predict, noise, sampler), spent, updates)
+        images = self._decode(predict, noise, sampler)
+        spent = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
+        return Drawn(images, spent, updates)
 
     def draw_all(self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str) -> Drawn:
         """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
@@ -153,10 +159,10 @@ def shares(parts: list[Drawn]) -> list[Depths]:
     total = sum(len(drawn.images) for drawn in parts)
     spent: list[Depths] = []
     for at_step in zip(*(drawn.spent for drawn in parts), strict=True):
-        images: Counter[int] = Counter()
+        images: dict[int, float] = defaultdict(float)
         for drawn, depths in zip(parts, at_step, strict=True):
-            [loops] = depths  # a batch runs one loop count
-            images[loops] += len(drawn.images)
+            for loops, share in depths.items():
+                images[loops] += share * len(drawn.images)
         spent.append({loops: count / total for loops, count in images.items()})
     return spent
 

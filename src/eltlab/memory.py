@@ -14,13 +14,13 @@ from typing import NamedTuple
 from eltlab.compute import (
     TIME_FEATURES,
     Network,
-    evaluations_per_step,
     network,
     params_blocks,
     params_embedding,
     params_total,
 )
 from eltlab.config import Config
+from eltlab.schedule import evaluations
 
 F32, BF16 = 4, 2
 
@@ -48,10 +48,11 @@ def training_memory(config: Config, device: str, precision: str) -> Memory:
 def inference_memory(config: Config, device: str, precision: str) -> Memory:
     """Of sampling a batch at the trained loop count in two steps or more, twice the samples a pass
     where guidance doubles."""
-    net, evaluations = network(config), max(evaluations_per_step(config))
+    net, sampler = network(config), config.sampler
+    guided = max(evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps))
     half, cuda, samples = precision == "bf16-mixed", device == "cuda", config.batch_size
-    run = Pass(net, samples * evaluations, config.loops, half, cuda)
-    moments = inference_moments(run, evaluations == 2, config.sampler.name == "ddpm")
+    run = Pass(net, samples * guided, config.loops, half, cuda)
+    moments = inference_moments(run, guided == 2, HELD[sampler.name])
     return Memory(static_inference_bytes(net), max(moments.values()))
 
 
@@ -267,28 +268,43 @@ def loss_backward(run: Pass) -> int:
 # --- inference ------------------------------------------------------------------------------------
 
 
-def inference_moments(run: Pass, doubled: bool, ancestral: bool) -> dict[str, int]:
-    """Bytes beyond the static ones in a block, at a product's weights, in the head and the sampler.
+class Held(NamedTuple):
+    """Copies of a prediction (or of z, as large) that a sampler holds: through a pass, which is what the
+    last one was drawn from, and between two; and both where guidance doubles the pass."""
 
-    What the last step drew from lives through the pass: logits and tempered logits, or z, x and the
-    prediction, and twice z where guidance doubles the pass.
-    """
+    within: int
+    between: int
+    within_doubled: int
+    between_doubled: int
+
+
+# maskgit: logits and tempered ones; softmax and CDF. ddpm, ddim: z, x and the prediction; three terms,
+# ancestral noise. euler: z and the velocity; the step and the next z. heun: that z is held too. Doubled:
+# z twice in the pass; after it both halves and two terms.
+HELD = {
+    "maskgit": Held(2, 4, 2, 6),
+    "ddpm": Held(3, 7, 5, 9),
+    "ddim": Held(3, 6, 5, 9),
+    "euler": Held(2, 4, 4, 8),
+    "heun": Held(3, 5, 5, 9),
+}
+
+
+def inference_moments(run: Pass, doubled: bool, held: Held) -> dict[str, int]:
+    """Bytes beyond the static ones in a block, at a product's weights, in the head and the sampler."""
     net, samples = run.net, run.samples // (1 + doubled)
     values = F32 * samples * net.tokens * (net.codes if net.masked else net.patch_values)
-    old = values * (2 if net.masked else 5 if doubled else 3)
+    old = values * (held.within_doubled if doubled else held.within)
     conditions = run.samples * net.layers * run.e * modulation(net)
     d, c = net.width, net.cond_width
     product = max(3 * d * d, d * net.mlp_width, c * c, c * modulation(net))
     tied = BF16 * run.half * d * net.codes * net.masked
     read = net.codes if net.masked else 2 * net.patch_values  # what the head gives, an image twice
-    # Between passes, guidance: both halves and two terms beside the old. Masked: logits, tempered,
-    # softmax, CDF. Diffusion: z, x, prediction and three terms; ancestral, noise.
-    sampler = (6 if doubled else 4) if net.masked else 9 if doubled else 6 + ancestral
     return {
         "block": old + conditions + run.rows * (layer_working(run) + held_states(run)),
         "head": old + 3 * F32 * run.rows * d + run.e * run.image_rows * read + tied,
         "weights": old + conditions + BF16 * product * run.half,  # autocast's copy, while it runs
-        "sampler": sampler * values,
+        "sampler": values * (held.between_doubled if doubled else held.between),
     }
 
 

@@ -16,6 +16,7 @@ from eltlab.config import (
     DeepConfig,
     DiffusionConfig,
     FinalConfig,
+    FlowConfig,
     IlsdConfig,
     MaskedConfig,
     MaskedSamplerConfig,
@@ -166,6 +167,9 @@ def _check_combination(config: Config) -> None:
                 f"objective.logsnr_min={low} must be below objective.logsnr_max={high}; "
                 "the default is -15 and 15"
             )
+    if isinstance(objective, FlowConfig):
+        within(config, -50, 50, "objective.time_mean")
+        within(config, 0.01, 50, "objective.time_std objective.shift")
     if isinstance(objective, MaskedConfig):
         within(config, 0, 1, "objective.label_smoothing", open_end=True)
     names = [name for name, kind in Config.KINDS["sampler"].items() if kind is objective.SAMPLER]
