@@ -94,7 +94,7 @@ def test_every_experiment_can_be_planned(capsys, experiment):
 
 
 @pytest.mark.parametrize("model", options_of(folder("conf") / "model"))
-@pytest.mark.parametrize("objective", ["masked", "diffusion"])
+@pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
 def test_every_model_can_be_planned(capsys, model, objective):
     block = ["model.block=post_norm", "model.cond_width=null"] * (model == "dit_2048")
     block *= objective == "masked"

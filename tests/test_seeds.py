@@ -67,7 +67,7 @@ def test_generators_of_equal_parts_agree():
     assert not torch.equal(draw, torch.rand(4, generator=other))
 
 
-@pytest.mark.parametrize("objective", ["masked", "diffusion"])
+@pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
 def test_drawing_leaves_the_global_state_alone(objective):
     """So sampling and measuring between training steps change no training step."""
     config = tiny(f"objective={objective}")

@@ -21,7 +21,7 @@ from eltlab.training.supervision import (
 )
 
 LOOPS, STEPS = 4, 11
-objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
+objectives = pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
 
 
 def ilsd(seed: int = 0, loops: int = LOOPS, steps: int = STEPS, **settings) -> Ilsd:
