@@ -32,9 +32,7 @@ class Drawn(NamedTuple):
 
     images: Tensor  # uint8 [N, C, H, W]
     spent: list[Depths]  # at each step: fewer loops than asked for where a pass was halted
-    updates: list[
-        list[float]
-    ]  # relative update of each loop in each step's first pass, where tracked
+    updates: list[list[float]]  # relative update of each loop in a step's first pass, where tracked
 
 
 class Elastic:
