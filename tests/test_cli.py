@@ -89,7 +89,7 @@ FIT_MISTAKES = {
     "model.block=adaln": "model.block=adaln needs a condition vector",
     "model.width=abc": "model.width=abc",
     "model.cond_width=32": "model.cond_width=32",
-    "optim=7": "optim=7: options: diffusion, masked",
+    "optim=7": "optim=7: options: diffusion, flow, masked",
     "model.width": "'model.width' is not of the form key=value",
     "loops=1,2": "for studies over many: python -m eltlab.sweep",
     "+loops=2": "write key=value without + or ~",
