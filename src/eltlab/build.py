@@ -1,17 +1,21 @@
 """From a Config to the objects that run: data, tokenizer, objective and backbone."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from eltlab.config import Config, DiffusionConfig, FlowConfig, MaskedConfig
 from eltlab.data.batches import Batches, StreamedBatches
-from eltlab.data.digits import load_digits
-from eltlab.data.imagefiles import ImageFiles, Images, load_images
+from eltlab.data.encoded import EncodedBatches, EncodedSplit, tokenizer_of_set
+from eltlab.data.imagefiles import ImageFiles, Images
 from eltlab.data.images import to_float
-from eltlab.data.known import load_cifar10, load_fashion_mnist
+from eltlab.data.manifest import SPLITS, Manifest, opened
+from eltlab.data.shards import check_set
+from eltlab.data.sources import Splits, load_splits, source_splits
 from eltlab.data.tokenizer import PatchCodebook, encode_set, fit_codebook
+from eltlab.data.tokenizers import Tokenizer
 from eltlab.errors import UserError
 from eltlab.generation.diffusion import Diffusion
 from eltlab.generation.flow import Flow
@@ -24,7 +28,6 @@ from eltlab.model.backbone import (
     initialise_backbone,
     looped_stack,
 )
-from eltlab.rules import ENCODED
 from eltlab.seeds import generator
 
 
@@ -35,6 +38,10 @@ class Data:
     train: Images
     test: Images
     tokenizer: PatchCodebook | None
+
+    def images(self, config: Config) -> Splits:
+        """(train, test) that samples are held against."""
+        return self.train, self.test
 
     @property
     def hash(self) -> str:
@@ -75,28 +82,55 @@ class Data:
         return replace(self, tokenizer=known)
 
 
-def build_splits(config: Config) -> tuple[Images, Images]:
-    """(train, test) of the configuration's data. Raises UserError where they are not there or broken."""
-    data = config.data
-    if data.name in ENCODED:
-        raise UserError(
-            f"data={data.name}: eltlab cannot read encoded sets yet; python -m eltlab.plan says what a run "
-            "on it costs"
-        )
-    match data.name:
-        case "digits":
-            return load_digits()
-        case "fashion_mnist":
-            return load_fashion_mnist(data.root)
-        case "cifar10":
-            return load_cifar10(data.root)
-    return load_images(
-        data.root, data.size, data.channels, data.classes, data.workers, data.in_memory
-    )
+@dataclass(frozen=True)
+class EncodedData:
+    """The splits of a run on latents or tokens, and the tokenizer that made them."""
+
+    manifest: Manifest
+    train: EncodedSplit
+    test: EncodedSplit
+    tokenizer: Tokenizer
+    codebook: ClassVar[None] = None  # the tokenizer stays with the set, and out of checkpoints
+
+    def images(self, config: Config) -> Splits:
+        """(train, test) that samples are held against: what the set was encoded from."""
+        return source_splits(config)
+
+    @property
+    def hash(self) -> str:
+        return self.manifest.id
+
+    def batches(self, config: Config, start: int, device: torch.device) -> EncodedBatches:
+        """The batches of steps start…config.steps − 1."""
+        data = config.data
+        whole = data.in_memory
+        if whole is None:
+            whole = self.train.fits(device, data.flip)
+        steps = (config.batch_size, config.seed, start, config.steps, data.flip)
+        return EncodedBatches(self.train, *steps, device, whole, data.workers)
+
+    def held_out(self, most: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a seeded subset of the test split, for validation."""
+        return self.test.subset(most)
+
+    def with_codebook(self, codes: Tensor | None) -> "EncodedData":
+        return self
 
 
-def build_data(config: Config) -> Data:
-    train, test = build_splits(config)
+def build_splits(config: Config) -> Splits:
+    """(train, test) images that samples are held against. Raises UserError where they are not there,
+    are others, or broken."""
+    return load_splits(config.data) if config.data.kind == "pixels" else source_splits(config)
+
+
+def build_data(config: Config) -> Data | EncodedData:
+    """What a configuration trains on. Raises UserError where it is not there, is another, or broken."""
+    if config.data.kind != "pixels":
+        manifest = opened(config.data)
+        check_set(manifest)
+        train, test = (EncodedSplit(manifest, split) for split in SPLITS)
+        return EncodedData(manifest, train, test, tokenizer_of_set(manifest))
+    train, test = load_splits(config.data)
     tokenizer = None
     if config.objective.INPUTS == "tokens":
         tokenizer = fit_codebook(train, config.data.patch, config.data.codebook)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from omegaconf import OmegaConf
 
-from eltlab.compose import options_of, parse_overrides, set_key, typed
+from eltlab.compose import groups_of, options_of, parse_overrides, set_key, typed
 from eltlab.config import Config, flatten, folder
 from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
@@ -66,12 +66,11 @@ def run_verb(
         sys.exit(130)
 
 
-def options() -> str:
-    """The choices of every group of conf/, a line a group."""
+def options(root: str = "config") -> str:
+    """The choices of every group of a root in conf/, a line a group."""
     return "\n".join(
-        f"  {group.name}={{{', '.join(options_of(group))}}}"
-        for group in sorted(folder("conf").iterdir())
-        if group.is_dir()
+        f"  {group}={{{', '.join(options_of(folder('conf') / group))}}}"
+        for group in sorted(groups_of(root))
     )
 
 

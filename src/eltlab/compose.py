@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from eltlab.compute import budget_flops
-from eltlab.config import Config, folder, leaves
+from eltlab.config import Config, EncodeConfig, folder, leaves
 from eltlab.errors import UserError, first_line, nearest
 from eltlab.extend import is_extension, load_extension, source_hash
-from eltlab.rules import BUDGETS, one_budget, resolve
+from eltlab.rules import BUDGETS, one_budget, resolve, resolve_encode
 from eltlab.text import shown
 from eltlab.twins import twin
 
@@ -26,7 +26,8 @@ BUDGET_KEYS = tuple(f"budget.{key}" for key in BUDGETS)
 
 # These say which file of conf/ was chosen: set alone, they would label one thing as another.
 CHOSEN = (
-    *("model.name", "objective.name", "supervision.name", "data.name"),
+    *("model.name", "objective.name", "supervision.name", "data.name", "data.kind"),
+    "tokenizer.name",
     *("objective.file", "supervision.file", "objective.source", "supervision.source"),
 )
 
@@ -52,13 +53,20 @@ def compose_parsed(parsed: Parsed) -> Config:
     return resolve(node)
 
 
-def compose_node(parsed: Parsed) -> DictConfig:
-    """What was asked for, its types checked and its rules not."""
+def compose_encode(overrides: list[str]) -> EncodeConfig:
+    """`compose` for the keys of encode, whose root is conf/encode.yaml."""
+    return resolve_encode(compose_node(parse_overrides(overrides), "encode", EncodeConfig()))
+
+
+def compose_node(
+    parsed: Parsed, root: str = "config", schema: Config | EncodeConfig | None = None
+) -> DictConfig:
+    """What was asked for of a root in conf/, its types checked and its rules not."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
-    groups = {path.name for path in folder("conf").iterdir() if path.is_dir()}
+    groups = groups_of(root)
     extensions = {key: value for key, value in parsed if is_extension(key, value)}
     choices = []
     for key, value in parsed:
@@ -72,13 +80,13 @@ def compose_node(parsed: Parsed) -> DictConfig:
             raise UserError(f"{key}={value}: a choice of a file; write {group}={value}")
     with initialize_config_dir(str(folder("conf").resolve()), version_base="1.3"):
         try:
-            composed = hydra_compose("config", overrides=choices)
+            composed = hydra_compose(root, overrides=choices)
         except HydraException as error:
             raise UserError(f"{' '.join(choices)}: {first_line(error)}") from error
     for group, file in extensions.items():
         path = Path(file).expanduser().resolve()
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
-    node = typed(composed)
+    node = typed(composed, schema)
     if any(key in BUDGET_KEYS and value is not None for key, value in parsed):
         for key in BUDGET_KEYS:  # a budget that is asked for takes the place of the files' own
             set_key(node, key, None)
@@ -137,14 +145,14 @@ def parse_overrides(overrides: list[str]) -> Parsed:
     return parsed
 
 
-def typed(composed: DictConfig) -> DictConfig:
+def typed(composed: DictConfig, schema: Config | EncodeConfig | None = None) -> DictConfig:
     """The composed tree as a structured Config, so that every later assignment is validated."""
+    schema = schema or Config()
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
-    schema = Config()
     # A mapping that is one value, not a section of keys.
     match = plain.get("budget", {}).pop("match", None)
-    for key, kinds in Config.KINDS.items():
+    for key, kinds in schema.KINDS.items():
         given = plain.get(key)
         section = given if isinstance(given, dict) else {}
         name, file = section.get("name"), section.get("file")
@@ -159,7 +167,8 @@ def typed(composed: DictConfig) -> DictConfig:
     for top, value in plain.items():
         for dotted, leaf in leaves(str(top), value):
             set_key(node, dotted, leaf)
-    node.budget.match = match
+    if match is not None:
+        node.budget.match = match
     return node
 
 
@@ -228,6 +237,13 @@ def _check_option(group: str, value: Any) -> None:
     options = options_of(folder("conf") / group)
     if value not in options:
         raise UserError(f"{group}={value}: {nearest(str(value), options, 'options')}")
+
+
+def groups_of(root: str) -> list[str]:
+    """The groups of conf/ that a root chooses from, by its defaults list."""
+    defaults = OmegaConf.load(folder("conf") / f"{root}.yaml").defaults
+    named = [str(next(iter(entry))) for entry in defaults if isinstance(entry, DictConfig)]
+    return [name.removeprefix("optional ") for name in named]
 
 
 def options_of(group: Path) -> list[str]:

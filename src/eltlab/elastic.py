@@ -17,8 +17,10 @@ from eltlab.build import (
     choose_precision,
 )
 from eltlab.config import Config, SamplerConfig
+from eltlab.data.encoded import tokenizer_of_set
 from eltlab.data.images import to_uint8
-from eltlab.data.tokenizer import PatchCodebook
+from eltlab.data.manifest import opened
+from eltlab.data.tokenizer import Decoder, PatchCodebook
 from eltlab.generation.guidance import guided
 from eltlab.laws import Depths
 from eltlab.progress import Bar
@@ -41,11 +43,11 @@ class Elastic:
     Args:
         backbone: the averaged network, in evaluation mode, on its device.
         config: of the run; its sampler section is the default of every draw.
-        tokenizer: of masked models.
+        tokenizer: what turns drawn tokens or latents into images; None: pixels are drawn.
     """
 
     def __init__(
-        self, backbone: nn.Module, config: Config, tokenizer: PatchCodebook | None
+        self, backbone: nn.Module, config: Config, tokenizer: Decoder | None
     ) -> None:
         self.backbone, self.config, self.tokenizer = backbone, config, tokenizer
         self.objective = build_objective(config)
@@ -139,12 +141,11 @@ class Elastic:
     def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
         data = self.config.data
+        shape: tuple[int, ...] = (data.channels, data.size, data.size)
         if self.config.objective.INPUTS == "tokens":
-            assert self.tokenizer is not None
-            ids = self.objective.sample(predict, noise, (data.tokens,), sampler)
-            return self.tokenizer.decode(ids).cpu()
-        shape = (data.channels, data.size, data.size)
-        return to_uint8(self.objective.sample(predict, noise, shape, sampler)).cpu()
+            shape = (data.tokens,)
+        drawn = self.objective.sample(predict, noise, shape, sampler)
+        return (to_uint8(drawn) if self.tokenizer is None else self.tokenizer.decode(drawn)).cpu()
 
     def autocast(self) -> Any:
         if self.precision == "bf16-mixed":
@@ -173,19 +174,18 @@ def load(run: str | Path, accelerator: str = "auto") -> Elastic:
     """
     path = Path(run).expanduser()
     if path.suffix == ".safetensors":
-        config, tensors = portable.read(path)
+        config, tensors, tokenizer = portable.read(path)
         config.trainer.accelerator = accelerator
-        codes = tensors.pop(portable.CODEBOOK, None)
-        return assemble(config, tensors, codes, path)
+        return assemble(config, tensors, tokenizer, path)
     opened = Run.open(path)
     opened.config.trainer.accelerator = accelerator
     return load_run(opened.folder, opened.config)[0]
 
 
 def load_run(folder: Path, config: Config) -> tuple[Elastic, dict[str, Any]]:
-    """The EMA model of a run under this configuration, and the run's counters.
+    """The EMA model of a run under this configuration, and the run's counters. Raises UserError.
 
-    The codebook of a masked model is the one in its checkpoint.
+    The codebook over patches is the one in its checkpoint; another tokenizer is that of its data.
     """
     path = Run(folder, config).checkpoint
     checkpoint = read_checkpoint(path)
@@ -195,14 +195,20 @@ def load_run(folder: Path, config: Config) -> tuple[Elastic, dict[str, Any]]:
         if name.startswith("ema.")
     }
     counters = checkpoint["eltlab"]
-    return assemble(config, state, counters["codebook"], path), counters
+    tokenizer: Decoder | None = None
+    if config.data.kind != "pixels":
+        tokenizer = tokenizer_of_set(opened(config.data))
+    elif counters["codebook"] is not None:
+        tokenizer = PatchCodebook(counters["codebook"], config.data.channels, config.data.patch)
+    return assemble(config, state, tokenizer, path), counters
 
 
-def assemble(config: Config, state: dict[str, Tensor], codes: Tensor | None, path: Path) -> Elastic:
-    """The model of weights and codes that were read from path, on its device."""
+def assemble(
+    config: Config, state: dict[str, Tensor], tokenizer: Decoder | None, path: Path
+) -> Elastic:
+    """The model of weights that were read from path, on its device."""
     backbone = build_backbone(config)
     restore(backbone, state, path)
-    backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
-    data = config.data
-    tokenizer = None if codes is None else PatchCodebook(codes, data.channels, data.patch)
-    return Elastic(backbone, config, tokenizer)
+    device = choose_device(config.trainer.accelerator)
+    backbone.requires_grad_(False).eval().to(device)
+    return Elastic(backbone, config, None if tokenizer is None else tokenizer.to(device))

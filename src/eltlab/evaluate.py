@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,15 +23,10 @@ from eltlab.text import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eltlab.data.imagefiles import Images
-    from eltlab.data.images import ImageSet
+    from eltlab.data.sources import Splits
     from eltlab.elastic import Elastic
-    from eltlab.metrics.measure import Metrics
     from eltlab.runs import Run
 
-    Splits = tuple[Images, Images]
-
-PSNR_IMAGES = 2000
 TILES = 10  # images of each loop count that are kept to look at
 
 
@@ -53,7 +47,8 @@ def usage() -> str:
         "  samples=N            default: metrics.samples of the run\n"
         "  seed=N               of the sampling noise; default: the run's seed\n"
         "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 sampler.halting=0.05\n"
-        "  data.root=FOLDER     where the same images lie today\n"
+        "  data.root=FOLDER     where the same images, or the same encoded set, lie today\n"
+        "  metrics.images=PLACE where the images of the encoded set lie today\n"
         "  trainer.accelerator=cpu\n\n"
         "Rows go to DIR/rows.jsonl (a measurement made before is not made again), relative updates to\n"
         "DIR/dynamics.csv, pictures to DIR/samples/. Read the rows with eltlab.results.load('runs')."
@@ -90,12 +85,13 @@ def evaluate_run(
 
     from eltlab.build import build_splits
     from eltlab.elastic import load_run
+    from eltlab.metrics.floor import floor
     from eltlab.metrics.measure import build_metrics
     from eltlab.metrics.protocol import protocol_id, sampling_protocol
 
     model, counters = load_run(run.folder, config)
     train, test = splits or build_splits(config)
-    if train.origin != counters["data"]:
+    if (config.data.encoding or train.origin) != counters["data"]:
         raise UserError(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
             "differs); give data.root= where those lie"
@@ -104,7 +100,9 @@ def evaluate_run(
     reference = train if wanted is None else train.subset(wanted)
     metrics = build_metrics(config, train, reference, model.device)
     if model.tokenizer is not None:
-        tokenizer_row(run, model, counters, train.subset(min(samples, len(train))), test, metrics)
+        row = {**facts(run, model, counters), "kind": "tokenizer", "images_seen": None}
+        row |= floor(model.tokenizer, train, test, samples, metrics)
+        results.append_rows(run.rows, [row])
     protocol = sampling_protocol(
         config.sampler, samples, model.precision, metrics.extractor, metrics.reference
     )
@@ -233,49 +231,6 @@ def costs(config: Config, spent: list[Depths], images_seen: int) -> dict[str, An
         **sampling_bill(config, spent),
         "train_flops_total": round(compute.train_flops(config) * images_seen),
     }
-
-
-def tokenizer_row(
-    run: "Run",
-    model: "Elastic",
-    counters: dict[str, Any],
-    images: "ImageSet",
-    test: "Images",
-    metrics: "Metrics",
-) -> None:
-    """One row of what the codebook alone loses: the floor that masked models are read against.
-
-    PSNR on (at most PSNR_IMAGES of) the test split; the metrics of as many reconstructed training
-    images as samples are drawn, because a distance depends on their number.
-    """
-    from eltlab.data.tokenizer import psnr
-    from eltlab.metrics.protocol import protocol_id
-
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    held_out = test.subset(min(PSNR_IMAGES, len(test)))
-    protocol = {
-        "tokenizer": tokenizer.hash,
-        "extractor": metrics.extractor,
-        "reference": metrics.reference,
-        "images": f"{images.name}-{images.hash}",
-        "psnr": f"{held_out.name}-{held_out.hash}",
-    }
-    row = {
-        **facts(run, model, counters),
-        "kind": "tokenizer",
-        "images_seen": None,
-        "samples": len(images),
-        "protocol": protocol_id(protocol),
-        "protocol_text": json.dumps(protocol, sort_keys=True),
-    }
-    if results.identity(row) in {results.identity(known) for known in results.read_rows(run.rows)}:
-        return
-    decibels = psnr(held_out.images, tokenizer.decode(tokenizer.encode(held_out.images)))
-    # JSON has no infinity: a codebook that loses nothing has no PSNR.
-    row["psnr"] = decibels if math.isfinite(decibels) else None
-    rebuilt = tokenizer.decode(tokenizer.encode(images.images))
-    results.append_rows(run.rows, [row | metrics.measure(rebuilt, images.labels)])
 
 
 if __name__ == "__main__":

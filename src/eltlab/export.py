@@ -17,7 +17,7 @@ def usage() -> str:
     return (
         f"{__doc__}\n\n"
         "  run=DIR                the folder that fit printed (required)\n"
-        "  out=model.safetensors  EMA weights, codebook and configuration\n\n"
+        "  out=model.safetensors  EMA weights, tokenizer and configuration\n\n"
         "Load it where eltlab is installed, no run folder and no Lightning needed:\n"
         "  eltlab.load('model.safetensors').sample([3, 7], loops=2)"
     )
@@ -35,8 +35,7 @@ def main(overrides: list[str]) -> None:
     from eltlab.portable import write
 
     model, counters = load_run(run.folder, config)
-    codes = None if model.tokenizer is None else model.tokenizer.codes
-    write(out, config, model.backbone.state_dict(), codes, counters)
+    write(out, config, model.backbone.state_dict(), model.tokenizer, counters)
     print(f"out: {asked.out}")
 
 

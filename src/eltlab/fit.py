@@ -14,7 +14,7 @@ from eltlab.plan import bill_lines
 if TYPE_CHECKING:
     import torch
 
-    from eltlab.build import Data
+    from eltlab.build import Data, EncodedData
     from eltlab.runs import Run
 
 
@@ -55,15 +55,16 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
     if config.evaluate:
         from eltlab.metrics.measure import check_metrics
 
-        check_metrics(config, len(data.train))
+        splits = data.images(config)
+        check_metrics(config, len(splits[0]))
     with run.alone(wait):
         train(run, data, device)
         if config.evaluate:
-            evaluate_run(run, config, default_loops(config), config.seed, (data.train, data.test))
+            evaluate_run(run, config, default_loops(config), config.seed, splits)
     print(f"run: {run.folder}")
 
 
-def train(run: "Run", data: "Data", device: "torch.device") -> None:
+def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> None:
     """Trains the run from its checkpoint, or from the start, to its end."""
     from lightning import Trainer
 

@@ -1,5 +1,6 @@
-"""A model to hand on: one safetensors file that holds weights, codebook and configuration."""
+"""A model to hand on: one safetensors file that holds weights, tokenizer and configuration."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,28 @@ from torch import Tensor
 
 from eltlab.compose import parse_config
 from eltlab.config import Config, to_yaml
+from eltlab.data.tokenizer import Decoder, PatchCodebook
+from eltlab.data.tokenizers import tokenizer_of, tokenizer_tensors
 from eltlab.errors import UserError
 from eltlab.files import renamed
 
-CODEBOOK = "codebook"  # the one tensor that is not the backbone's
+# What is not the backbone's: the codes over patches, or the tensors of another tokenizer.
+CODEBOOK, TOKENIZER = "codebook", "tokenizer."
+SETTINGS = "eltlab.tokenizer"
 
 
 def write(
     path: Path,
     config: Config,
     weights: dict[str, Tensor],
-    codes: Tensor | None,
+    tokenizer: Decoder | None,
     counters: dict[str, Any],
 ) -> None:
-    """The averaged weights under the backbone's names, CODEBOOK where the model has one; in the
-    metadata the configuration as YAML, the images seen and the code that trained it."""
-    tensors = weights if codes is None else {**weights, CODEBOOK: codes}
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    metadata = {
+    """The averaged weights under the backbone's names, and the tokenizer's; in the metadata the
+    configuration as YAML, the images seen and the code that trained it."""
+    tensors, settings = parts_of(tokenizer)
+    tensors = {name: value.cpu().contiguous() for name, value in (weights | tensors).items()}
+    metadata = settings | {
         "format": "pt",
         "eltlab.config": to_yaml(config),
         "eltlab.images_seen": str(counters["images_seen"]),
@@ -36,8 +41,19 @@ def write(
         save_file(tensors, temporary, metadata)
 
 
-def read(path: Path) -> tuple[Config, dict[str, Tensor]]:
-    """The configuration and the tensors that `write` wrote. Raises UserError."""
+def parts_of(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Its tensors, and what else the metadata needs to build it again."""
+    if tokenizer is None:
+        return {}, {}
+    if isinstance(tokenizer, PatchCodebook):
+        return {CODEBOOK: tokenizer.codes}, {}
+    tensors, settings = tokenizer_tensors(tokenizer)  # type: ignore[arg-type]
+    named = {TOKENIZER + name: value for name, value in tensors.items()}
+    return named, {SETTINGS: json.dumps(settings)}
+
+
+def read(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
+    """The configuration, the weights and the tokenizer that `write` wrote. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a run folder or a file that export wrote")
     try:
@@ -50,4 +66,12 @@ def read(path: Path) -> tuple[Config, dict[str, Tensor]]:
         ) from error
     if "eltlab.config" not in metadata:
         raise UserError(f"{path}: of another program; give a file that eltlab.export wrote")
-    return parse_config(metadata["eltlab.config"], path), tensors
+    config = parse_config(metadata["eltlab.config"], path)
+    codes = tensors.pop(CODEBOOK, None)
+    if codes is not None:
+        return config, tensors, PatchCodebook(codes, config.data.channels, config.data.patch)
+    if SETTINGS not in metadata:
+        return config, tensors, None
+    ours = {name for name in tensors if name.startswith(TOKENIZER)}
+    theirs = {name.removeprefix(TOKENIZER): tensors.pop(name) for name in ours}
+    return config, tensors, tokenizer_of(theirs, json.loads(metadata[SETTINGS]))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.config import Config, defines, flatten
+from eltlab.config import Config, EncodeConfig, defines, flatten
 from eltlab.errors import UserError
 from eltlab.files import locked, renamed, write_atomic
 
@@ -50,13 +50,19 @@ def described(config: Config) -> dict[str, Any]:
     }
 
 
-def recorded(config: Config) -> dict[str, Any]:
-    """Every key of the configuration. Rows travel: of a path they keep the name, not where it lay."""
-    keys = flatten(config)
-    for key in ("runs_dir", "data.root", "metrics.weights", "objective.file", "supervision.file"):
-        if keys[key] is not None:
-            keys[key] = Path(keys[key]).name
-    return keys
+# Rows travel: of a path they keep the name, not where it lay.
+PATHS = (
+    *("runs_dir", "out", "data.root", "metrics.weights", "metrics.images", "tokenizer.weights"),
+    *("objective.file", "supervision.file"),
+)
+
+
+def recorded(config: Config | EncodeConfig) -> dict[str, Any]:
+    """Every key of the configuration."""
+    return {
+        key: Path(value).name if key in PATHS and value is not None else value
+        for key, value in flatten(config).items()
+    }
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

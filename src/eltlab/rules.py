@@ -13,17 +13,22 @@ from eltlab.config import (
     DEFAULT_IMAGES,
     MODULATED_BLOCKS,
     Config,
+    DataConfig,
     DeepConfig,
     DiffusionConfig,
+    DiffusionSamplerConfig,
+    EncodeConfig,
     FinalConfig,
     FlowConfig,
     IlsdConfig,
     MaskedConfig,
     MaskedSamplerConfig,
+    MetricsConfig,
     RandomDepthConfig,
     flatten,
 )
 from eltlab.data.folders import class_names
+from eltlab.data.manifest import fill_from_manifest
 from eltlab.errors import UserError
 from eltlab.laws import LAWS
 from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
@@ -32,12 +37,6 @@ from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 NATIVE = {"digits": (8, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10)}
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
-# Encoded sets whose costs are known, and what they hold; nothing reads them yet.
-ENCODED = {
-    "imagenet256_tokens": "tokens",
-    "imagenet256_latents": "images",
-    "ucf101_tokens": "tokens",
-}
 BUDGETS = ("images", "train_flops", "match")
 INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own enlargement
 
@@ -49,11 +48,8 @@ def resolve(node: DictConfig) -> Config:
     except MissingMandatoryValue as error:  # a field of an extension without a default
         raise UserError(f"{error.full_key}: has no default; give {error.full_key}=VALUE") from error
     assert isinstance(config, Config)
-    if config.data.classes == 0 and config.data.name == "images":
-        config.data.classes = len(class_names(config.data.root))
-    if config.metrics.extractor is None:
-        small = config.data.size < INCEPTION_FROM
-        config.metrics.extractor = "classifier" if small else "inception"
+    fill_data(config.data)
+    choose_extractor(config.metrics, config.data)
     _check_numbers(config)
     _check_dial(config)
     _check_combination(config)
@@ -285,23 +281,69 @@ def _check_sampling(config: Config) -> None:
         raise UserError(
             f"sampler.halting={sampler.halting}: must be above 0, a relative update such as 0.05"
         )
+    if isinstance(sampler, DiffusionSamplerConfig):
+        bounded = config.data.kind == "pixels"
+        if sampler.clip is None:
+            sampler.clip = bounded
+        if sampler.clip and not bounded:
+            raise UserError(
+                f"sampler.clip=true: keeps pixels in [-1, 1], and data={config.data.name} holds "
+                "latents, which have no bounds; leave it out"
+            )
     if isinstance(sampler, MaskedSamplerConfig):
         at_least(config, 0, "sampler.temperature_range sampler.confidence_noise")
         if sampler.temperature <= 0:
             raise UserError(f"sampler.temperature={sampler.temperature}: must be above 0, e.g. 0.5")
 
 
+def fill_data(data: DataConfig) -> None:
+    """Fills in what data.root says of itself. Raises UserError."""
+    if data.classes == 0 and data.name == "images":
+        data.classes = len(class_names(data.root))
+    # A configuration that names its encoding was filled in when it was made.
+    if data.kind != "pixels" and data.encoding is None:
+        if data.root is not None:
+            fill_from_manifest(data)
+        elif 0 in (data.size, data.classes):
+            raise UserError(
+                f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
+            )
+
+
+def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
+    if metrics.extractor is None:
+        metrics.extractor = "classifier" if data.pixels < INCEPTION_FROM else "inception"
+
+
 def _check_data(config: Config) -> None:
     data = config.data
     divides("data.patch", data.patch, "data.size", data.size)
-    if data.name not in ENCODED:
+    holds = {"latents": "images", "tokens": "tokens"}.get(data.kind)
+    if holds is None:
         one_of(config, "data.channels", (1, 3))
         one_of(config, "data.frames", (1,))
-    elif ENCODED[data.name] != config.objective.INPUTS:
+        if config.metrics.images is not None:
+            raise UserError(
+                f"metrics.images={config.metrics.images}: of encoded sets; the images of "
+                f"data={data.name} are those of data.root"
+            )
+    elif holds != config.objective.INPUTS:
         raise UserError(
-            f"data={data.name} holds {ENCODED[data.name]}, and objective={config.objective.name} corrupts "
+            f"data={data.name} holds {data.kind}, and objective={config.objective.name} corrupts "
             f"{config.objective.INPUTS}; choose another of the two"
         )
+    check_source(data)
+    check_metric_places(config.metrics)
+    tokens = data.tokens
+    if isinstance(config.sampler, MaskedSamplerConfig) and config.sampler.steps > tokens:
+        raise UserError(
+            f"sampler.steps={config.sampler.steps}: {tokens} tokens are unmasked in at most "
+            f"{tokens} steps; choose 1 to {tokens}"
+        )
+
+
+def check_source(data: DataConfig) -> None:
+    """Raises UserError where a set is asked to be what it is not, or its place is missing."""
     native = NATIVE.get(data.name)
     if native is not None and (data.size, data.channels, data.classes) != native:
         size, channels, classes = native
@@ -319,22 +361,21 @@ def _check_data(config: Config) -> None:
     # Absolute, so that a run can be measured from another folder.
     if data.root is not None:
         data.root = str(Path(data.root).expanduser().resolve())
-    if config.metrics.weights is not None and config.metrics.extractor != "inception":
-        raise UserError(
-            f"metrics.weights={config.metrics.weights}: weights of Inception, and metrics.extractor is "
-            f"{config.metrics.extractor}; leave it out, or choose metrics.extractor=inception"
-        )
-    if config.metrics.weights not in (None, "download"):
-        config.metrics.weights = str(Path(str(config.metrics.weights)).expanduser().resolve())
-    tokens = data.tokens
-    if isinstance(config.sampler, MaskedSamplerConfig) and config.sampler.steps > tokens:
-        raise UserError(
-            f"sampler.steps={config.sampler.steps}: {tokens} tokens are unmasked in at most "
-            f"{tokens} steps; choose 1 to {tokens}"
-        )
 
 
-def check_samples(config: Config) -> None:
+def check_metric_places(metrics: MetricsConfig) -> None:
+    if metrics.weights is not None and metrics.extractor != "inception":
+        raise UserError(
+            f"metrics.weights={metrics.weights}: weights of Inception, and metrics.extractor is "
+            f"{metrics.extractor}; leave it out, or choose metrics.extractor=inception"
+        )
+    if metrics.weights not in (None, "download"):
+        metrics.weights = str(Path(str(metrics.weights)).expanduser().resolve())
+    if metrics.images is not None:
+        metrics.images = str(Path(metrics.images).expanduser().resolve())
+
+
+def check_samples(config: Config | EncodeConfig) -> None:
     """Raises UserError where there are too few images for a distance, or more than it can use."""
     classes = config.data.classes
     for key, count in _values(config, "metrics.samples metrics.reference"):
@@ -347,25 +388,48 @@ def check_samples(config: Config) -> None:
             )
 
 
-def at_least(config: Config, low: float, keys: str) -> None:
+def resolve_encode(node: DictConfig) -> EncodeConfig:
+    """`resolve` for the keys of encode."""
+    try:
+        config = OmegaConf.to_object(node)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: is missing; give {error.full_key}=VALUE") from error
+    assert isinstance(config, EncodeConfig)
+    if config.data.kind != "pixels":
+        raise UserError(f"data={config.data.name}: encoded already; choose data=images")
+    fill_data(config.data)
+    choose_extractor(config.metrics, config.data)
+    at_least(config, 1, "data.size data.channels shard batch metrics.samples tokenizer.codes")
+    at_least(config, 0, "data.workers")
+    at_least(config, 2, "data.classes")
+    one_of(config, "data.channels", (1, 3))
+    one_of(config, "accelerator", ("auto", "cpu", "cuda"))
+    one_of(config, "metrics.extractor", ("classifier", "inception"))
+    check_source(config.data)
+    check_metric_places(config.metrics)
+    check_samples(config)
+    return config
+
+
+def at_least(config: Any, low: float, keys: str) -> None:
     for key, value in _values(config, keys):
         if value < low:
             raise UserError(f"{key}={value}: must be at least {low}")
 
 
-def within(config: Config, low: float, high: float, keys: str, open_end: bool = False) -> None:
+def within(config: Any, low: float, high: float, keys: str, open_end: bool = False) -> None:
     for key, value in _values(config, keys):
         if not low <= value <= high or (open_end and value == high):
             raise UserError(f"{key}={value}: must lie in [{low}, {high}{')' if open_end else ']'}")
 
 
-def one_of(config: Config, key: str, options: tuple[Any, ...]) -> None:
+def one_of(config: Any, key: str, options: tuple[Any, ...]) -> None:
     for _, value in _values(config, key):
         if value not in options:
             raise UserError(f"{key}={value}: choose one of {', '.join(map(str, options))}")
 
 
-def _values(config: Config, keys: str) -> list[tuple[str, Any]]:
+def _values(config: Any, keys: str) -> list[tuple[str, Any]]:
     """The set values behind space-separated dotted keys."""
     found = []
     for key in keys.split():

@@ -1,11 +1,14 @@
-"""Folders of classes, plain or zipped: what is in them, without opening an image. Free of torch."""
+"""Sets of images, folders of classes (plain or zipped) or Parquet files: what is in them, without opening
+an image. Free of torch."""
 
 import os
 import re
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from eltlab.data import parquet
 from eltlab.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -15,7 +18,8 @@ TEST_SHARE = 10  # without one, every tenth image of a class is a test image
 
 @dataclass(frozen=True)
 class Split:
-    """Paths below the root and their labels, by (label, natural order of the paths)."""
+    """Paths below the root and their labels, by (label, natural order of the paths); of Parquet files in
+    the order of their rows."""
 
     names: list[str]
     labels: list[int]
@@ -37,13 +41,16 @@ def class_names(root: str | None) -> list[str]:
 def list_images(root: str | None) -> Listing:
     """What data.root holds: ROOT/{train,test}/CLASS/IMAGE or ROOT/CLASS/IMAGE.
 
-    ROOT is a folder, or a zip of it (with or without the folder itself). Raises UserError.
+    ROOT is a folder, or a zip of it (with or without the folder itself); or Parquet files as the hub
+    has them. Raises UserError.
     """
     if root is None:
         raise UserError(
             "data.root is missing: data=images needs a folder or a zip of class folders"
         )
     path = Path(root).expanduser()
+    if parquet.is_parquet(path):
+        return _list_parquet(path)
     names = [name for name in sorted(_names(path), key=natural) if _is_image(name)]
     if not names:
         raise UserError(
@@ -75,14 +82,67 @@ def natural(name: str) -> tuple[list[str | int], str]:
 def stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
     """(size, mark) of each file: another content has another. Raises UserError.
 
+    parquet.stamps says what it is in Parquet files.
+
     The mark is the CRC in a zip. In a folder it is the time of the last change to the file's inode,
     which an unpacker or a copy cannot set, as it can the time of modification.
     """
+    if parquet.is_parquet(root):
+        return parquet.stamps(root, names)
     if root.is_file():
         infos = {info.filename: info for info in _entries(root)}
         return [(infos[name].file_size, infos[name].CRC) for name in names]
     stats = [os.stat(root / name) for name in names]
     return [(stat.st_size, stat.st_ctime_ns) for stat in stats]
+
+
+def is_packed(root: Path) -> bool:
+    """Whether the images lie in files whose stamps stay the same when they are copied."""
+    return root.is_file() or parquet.is_parquet(root)
+
+
+# --- Parquet files ----------------------------------------------------------------------------------
+
+
+def _list_parquet(root: Path) -> Listing:
+    names, splits = parquet.labelled(root)
+    if "train" not in splits and len(splits) == 1:
+        splits = {"train": next(iter(splits.values()))}
+    if not splits.get("train"):
+        raise UserError(
+            f"data.root={root}: no training rows; its splits are {_some(list(splits))}, after the files' "
+            "names; give train-….parquet, and a test or validation split beside it"
+        )
+    # Competitions keep the labels of their test split: it has -1 in their place.
+    tests = [splits[name] for name in TESTS if name in splits]
+    test = next((rows for rows in tests if all(label >= 0 for _, label in rows)), None)
+    highest = max(label for _, label in splits["train"] + (test or []))
+    classes = names or [str(label) for label in range(highest + 1)]
+    for name, label in splits["train"] + (test or []):
+        if not 0 <= label < len(classes):
+            raise UserError(
+                f"{parquet.base(root) / name}: label {label} is none of {len(classes)} classes"
+            )
+    if len(classes) < 2:
+        raise UserError(f"data.root={root}: only one class; give at least two")
+    train = splits["train"]
+    if test is None:
+        train, test = _every_tenth(train)
+    return Listing(root, classes, _rows(train), _rows(test))
+
+
+def _every_tenth(rows: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], ...]:
+    """(train, test): of each class every tenth row is a test row."""
+    seen: Counter[int] = Counter()
+    kept: tuple[list[tuple[str, int]], ...] = ([], [])
+    for name, label in rows:
+        seen[label] += 1
+        kept[seen[label] % TEST_SHARE == 0].append((name, label))
+    return kept
+
+
+def _rows(rows: list[tuple[str, int]]) -> Split:
+    return Split([name for name, _ in rows], [label for _, label in rows])
 
 
 # --- reading the names ------------------------------------------------------------------------------

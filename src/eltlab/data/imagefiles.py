@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from eltlab.data import parquet
 from eltlab.data.decode import TRANSFORM, decode
-from eltlab.data.folders import Split, list_images, stamps
+from eltlab.data.folders import Split, is_packed, list_images, stamps
 from eltlab.data.images import ImageSet, choose
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
@@ -50,9 +51,10 @@ class ImageFiles:
 
     @cached_property
     def hash(self) -> str:
-        """Of names, labels, sizes (in a zip CRCs too) and the transform; no image is read."""
-        zipped = self.root.is_file()
-        known = [stamp if zipped else stamp[:1] for stamp in self.stamps]
+        """Of names, labels, sizes (in a zip CRCs too, of Parquet files those of their footers) and the
+        transform; no image is read."""
+        packed = is_packed(self.root)
+        known = [stamp if packed else stamp[:1] for stamp in self.stamps]
         return digest(self.names, self.labels.numpy(), known, self.shape, TRANSFORM)
 
     @property
@@ -139,6 +141,7 @@ class _Decoder(Dataset):
 
     def __post_init__(self) -> None:
         self.archive: zipfile.ZipFile | None = None  # opened by the process that reads it
+        self.parquet = parquet.is_parquet(self.root)
 
     def __getitem__(self, indices: list[int]) -> Tensor | UserError:
         channels, size, _ = self.shape
@@ -157,12 +160,14 @@ class _Decoder(Dataset):
 
     def read(self, name: str) -> bytes:
         try:
+            if self.parquet:
+                return parquet.read(self.root, name)
             if not self.root.is_file():
                 return (self.root / name).read_bytes()
             if self.archive is None:
                 self.archive = zipfile.ZipFile(self.root)
             return self.archive.read(name)
-        except Exception as error:  # zipfile too: encrypted, damaged, of an unknown compression
+        except Exception as error:  # zipfile and Arrow too: encrypted, damaged, of an unknown compression
             raise UserError(f"{self.place(name)}: not readable ({error})") from error
 
 
@@ -184,7 +189,7 @@ def load_images(
     listing = list_images(root)
     if len(listing.classes) != classes:
         raise UserError(
-            f"data.classes={classes}: {listing.root} has {len(listing.classes)} class folders; leave "
+            f"data.classes={classes}: {listing.root} has {len(listing.classes)} classes; leave "
             "data.classes out"
         )
     counts = Counter(listing.train.labels)

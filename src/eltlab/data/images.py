@@ -1,6 +1,6 @@
 """Labelled images in memory, and the number ranges they travel in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -40,6 +40,11 @@ class ImageSet:
     @property
     def origin(self) -> str:
         return self._origin or self.hash
+
+    def decoded(self, batches: Iterable[list[int]]) -> Iterator[Tensor]:
+        """The images of each list of indices."""
+        for indices in batches:
+            yield self.images[indices]
 
     def parts(self, size: int) -> Iterator[Tensor]:
         """The images in order, this many at a time."""

@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,21 @@ ENCODED = 1024  # images of a stream that are encoded at a time
 VECTORS_AT_ONCE = 2**13  # patches against all codes: the distances stay in the processor's cache
 # What k-means is fitted to at most: its vectors then take 1 GiB.
 SAMPLE_IMAGES, SAMPLE_VALUES = 50_000, 2**28
+
+
+class Decoder(Protocol):
+    """What every tokenizer can do; `hash` names it."""
+
+    hash: str
+
+    def encode(self, images: Tensor) -> Any:
+        """uint8 images [N, C, H, W] → ids [N, T], or mean and log-variance (or None) of latents."""
+
+    def decode(self, drawn: Tensor, /) -> Tensor:
+        """Ids or latents → uint8 images [N, C, H, W]."""
+
+    def to(self, device: torch.device) -> "Decoder":
+        """Itself, with its network on the device."""
 
 
 class PatchCodebook:
@@ -38,7 +54,11 @@ class PatchCodebook:
             ids.append(torch.cdist(vectors, codes).argmin(dim=-1).view(len(part), tokens))
         return torch.cat(ids)
 
-    def decode(self, ids_NT: Tensor) -> Tensor:
+    def to(self, device: torch.device) -> "PatchCodebook":
+        """Itself: the codes follow what they are asked for."""
+        return self
+
+    def decode(self, ids_NT: Tensor, /) -> Tensor:
         """ids [N, T] → uint8 images [N, C, H, W]."""
         pixels_NTP = self.codes.to(ids_NT.device)[ids_NT]
         return to_uint8(unpatchify(pixels_NTP, self.patch, self.channels))
@@ -106,6 +126,21 @@ def count_distinct(vectors: np.ndarray, enough: int) -> int:
     while (distinct := len(np.unique(vectors[:rows], axis=0))) < enough and rows < len(vectors):
         rows *= 4
     return distinct
+
+
+RECONSTRUCTED = 32  # images at a time
+
+
+def reconstruct(tokenizer: Decoder, images: Tensor) -> Tensor:
+    """uint8 images [N, C, H, W] encoded and decoded again; of a latent its mean."""
+    parts, done = [], 0
+    with Bar("reconstruct", len(images)) as bar:
+        for part in images.split(RECONSTRUCTED):
+            made = tokenizer.encode(part)
+            parts.append(tokenizer.decode(made if isinstance(made, Tensor) else made[0]))
+            done += len(part)
+            bar.update(done)
+    return torch.cat(parts)
 
 
 def psnr(images: Tensor, reconstructed: Tensor) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.config import Config
+from eltlab.config import Config, EncodeConfig
 from eltlab.data.imagefiles import Images
 from eltlab.data.images import ImageSet
 from eltlab.errors import UserError
@@ -44,7 +44,7 @@ class Metrics(Protocol):
 
 
 def build_metrics(
-    config: Config, train: Images, reference: Images, device: torch.device
+    config: Config | EncodeConfig, train: Images, reference: Images, device: torch.device
 ) -> Metrics:
     """The metrics that the configuration asks for, against reference. Raises UserError."""
     if config.metrics.extractor == "classifier":
@@ -53,7 +53,7 @@ def build_metrics(
     return InceptionMetrics(config.metrics.weights, reference, device)
 
 
-def check_metrics(config: Config, train_images: int) -> None:
+def check_metrics(config: Config | EncodeConfig, train_images: int) -> None:
     """Raises UserError now for what build_metrics would raise after hours of training; cheap, but
     may download Inception's weights."""
     reference = config.metrics.reference
@@ -67,7 +67,7 @@ def check_metrics(config: Config, train_images: int) -> None:
         check_weights(config)
 
 
-def check_counts(config: Config, train_images: int) -> None:
+def check_counts(config: Config | EncodeConfig, train_images: int) -> None:
     """Raises UserError where samples or reference are too few for Inception's distances."""
     metrics = config.metrics
     for key, count in (

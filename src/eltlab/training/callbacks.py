@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, Trainer
 
 from eltlab.config import Config, flatten
-from eltlab.data.tokenizer import PatchCodebook
+from eltlab.data.tokenizer import Decoder
 from eltlab.elastic import Elastic
 from eltlab.errors import UserError
 from eltlab.files import renamed, write_atomic
@@ -147,7 +147,7 @@ class Grids(Callback):
 
     COLUMNS = 10
 
-    def __init__(self, folder: Path, config: Config, tokenizer: PatchCodebook | None) -> None:
+    def __init__(self, folder: Path, config: Config, tokenizer: Decoder | None) -> None:
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
         self.steps = spread(config.steps, config.trainer.grids)
 

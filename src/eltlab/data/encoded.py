@@ -1,0 +1,193 @@
+"""The splits of an encoded set, and the batches that are trained from them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from eltlab.data.batches import CPU, batch_indices, flips, where_flipped
+from eltlab.data.images import choose
+from eltlab.data.manifest import TOKENIZER, Manifest
+from eltlab.data.shards import FLIPPED, layout, read_shard
+from eltlab.data.tokenizers import Tokenizer, load_tokenizer
+from eltlab.errors import UserError
+from eltlab.machine import physical_memory
+from eltlab.seeds import generator
+
+MEMORY_SHARE = 4  # a set lies on the device whole where it takes a quarter of the memory there
+
+
+def tokenizer_of_set(manifest: Manifest) -> Tokenizer:
+    """What the set was encoded with. Raises UserError where another lies in its place."""
+    path = manifest.root / TOKENIZER
+    tokenizer = load_tokenizer(path)
+    wanted = manifest.encoding.tokenizer["hash"]
+    if tokenizer.hash != wanted:
+        raise UserError(
+            f"{path}: tokenizer {tokenizer.hash}, and the set was encoded with {wanted}; put that one "
+            "back, or encode again"
+        )
+    return tokenizer
+
+
+class Mapped:
+    """Rows of one tensor that lie in several mapped files: `mapped[indices]` reads those alone."""
+
+    def __init__(self, parts: list[Tensor], per_file: int) -> None:
+        self.parts, self.per_file = parts, per_file
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        out = self.parts[0].new_empty((len(indices), *self.parts[0].shape[1:]))
+        files = indices // self.per_file
+        for file in files.unique().tolist():
+            here = files == file
+            out[here] = self.parts[file][indices[here] - file * self.per_file]
+        return out
+
+    def whole(self) -> Tensor:
+        return torch.cat(self.parts)
+
+
+class EncodedSplit:
+    """One split: labels int64 [N] in memory, what the images became in mapped files."""
+
+    def __init__(self, manifest: Manifest, split: str) -> None:
+        """Raises UserError where a shard is missing or not what the manifest says."""
+        self.encoding, self.name = manifest.encoding, split
+        shards = [
+            read_shard(manifest.root / shard.file, self.encoding, shard.count)
+            for shard in manifest.shards[split]
+        ]
+        self.labels = torch.cat([shard["labels"] for shard in shards]).long()
+        self.tensors = {
+            name: Mapped([shard[name] for shard in shards], self.encoding.shard)
+            for name in layout(self.encoding, 0)
+            if name != "labels"
+        }
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def nbytes(self, flip: bool) -> int:
+        """What its tensors take."""
+        sizes = [
+            math.prod(shape) * dtype.itemsize
+            for name, (shape, dtype) in layout(self.encoding, len(self)).items()
+            if flip or not name.endswith(FLIPPED)
+        ]
+        return sum(sizes)
+
+    def fits(self, device: torch.device, flip: bool) -> bool:
+        """Whether it may lie on the device whole."""
+        memory = physical_memory()
+        if device.type == "cuda":
+            memory = torch.cuda.mem_get_info(device)[1]
+        return self.nbytes(flip) <= memory // MEMORY_SHARE
+
+    def whole(self, device: torch.device, flip: bool) -> dict[str, Tensor]:
+        return {
+            name: tensor.whole().to(device)
+            for name, tensor in self.tensors.items()
+            if flip or not name.endswith(FLIPPED)
+        }
+
+    def subset(self, most: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a seeded subset, at most this many, for validation."""
+        chosen = torch.from_numpy(choose(min(most, len(self)), len(self), self.name))
+        draws = generator("validation", "posterior")
+        return self.inputs(pick(self.tensors, chosen, None), draws), self.labels[chosen]
+
+    def inputs(self, rows: Mapping[str, Tensor], draws: torch.Generator) -> Tensor:
+        """What the objective corrupts: ids int64 [B, T], or latents float32 [B, C, H, W], drawn from
+        their posterior where they have one."""
+        if "ids" in rows:
+            return rows["ids"].long()
+        mean = rows["mean"].float()
+        if "logvar" not in rows:
+            return mean
+        noise = torch.randn(mean.shape, generator=draws, device=mean.device)
+        return mean + (rows["logvar"].float() / 2).exp() * noise
+
+
+def pick(
+    tensors: Mapping[str, Tensor | Mapped], indices: Tensor, flipped_B: Tensor | None
+) -> dict[str, Tensor]:
+    """These rows of each tensor, of its mirrored one where flipped."""
+    rows = {}
+    for name in [name for name in tensors if not name.endswith(FLIPPED)]:
+        rows[name] = tensors[name][indices]
+        if flipped_B is not None:
+            rows[name] = where_flipped(flipped_B, tensors[name + FLIPPED][indices], rows[name])
+    return rows
+
+
+@dataclass
+class _Reader(Dataset):
+    """What travels to the processes that read; item: indices, and which of them are mirrored."""
+
+    tensors: dict[str, Mapped]
+
+    def __getitem__(self, rows: tuple[Tensor, Tensor | None]) -> dict[str, Tensor]:
+        return pick(self.tensors, *rows)
+
+
+class EncodedBatches:
+    """The loader of a run on an encoded set: batches (inputs, labels) of steps start…stop − 1.
+
+    Args:
+        whole: the set lies on the device and a step only gathers; else `workers` processes read ahead
+            from the mapped files.
+    """
+
+    def __init__(
+        self,
+        split: EncodedSplit,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        flip: bool,
+        device: torch.device,
+        whole: bool,
+        workers: int,
+    ) -> None:
+        self.split, self.flip, self.device = split, flip, device
+        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+        self.workers = workers
+        self.tensors = split.whole(device, flip) if whole else None
+        self.labels = split.labels.to(device)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, rows in zip(range(self.start, self.stop), self.rows(), strict=True):
+            draws = generator(self.seed, "posterior", step, device=self.device)
+            indices = self.order(step, self.device)[0]
+            yield self.split.inputs(rows, draws), self.labels[indices]
+
+    def order(self, step: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Which examples a step trains on, and which of them are mirrored."""
+        indices = batch_indices(self.seed, step, self.batch_size, len(self.split), device)
+        flipped_B = flips(self.seed, step, self.batch_size, device) if self.flip else None
+        return indices, flipped_B
+
+    def rows(self) -> Iterator[dict[str, Tensor]]:
+        """The tensors of each step's examples, on the device."""
+        if self.tensors is not None:
+            for step in range(self.start, self.stop):
+                yield pick(self.tensors, *self.order(step, self.device))
+            return
+        loader = DataLoader(
+            _Reader(self.split.tensors),
+            sampler=(self.order(step, CPU) for step in range(self.start, self.stop)),  # type: ignore[arg-type]
+            batch_size=None,  # an item of ours is a batch already
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: the global one belongs to dropout
+        )
+        for rows in loader:
+            yield {name: row.to(self.device, non_blocking=True) for name, row in rows.items()}

@@ -1,0 +1,196 @@
+"""Images to the shards of an encoded set: resumable, shared by any number of processes."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eltlab.data.decode import TRANSFORM
+from eltlab.data.imagefiles import Images
+from eltlab.data.manifest import (
+    ENCODING,
+    NAME,
+    SPLITS,
+    TOKENIZER,
+    Encoding,
+    Manifest,
+    Shard,
+    Source,
+    parse_encoding,
+    read_manifest,
+)
+from eltlab.data.shards import FLIPPED, dtype_of, files, names, read_shard, sha256, write_shard
+from eltlab.data.tokenizers import Tokenizer, save_tokenizer
+from eltlab.errors import UserError
+from eltlab.files import locked, write_atomic
+from eltlab.progress import Bar
+
+
+@dataclass
+class Pace:
+    """What encoding took of one process."""
+
+    images: int = 0
+    seconds: float = 0.0
+    network: float = 0.0  # seconds of these in the tokenizer; in the rest it waited for pixels or the disk
+
+    def __str__(self) -> str:
+        rate = self.images / max(self.seconds, 1e-9)
+        return f"{rate:,.1f} images/s, {100 * self.network / max(self.seconds, 1e-9):.0f} % in the network"
+
+
+def describe(
+    images: dict[str, Images],
+    classes: list[str],
+    tokenizer: Tokenizer,
+    source: dict[str, Any],
+    flips: bool,
+    shard: int,
+) -> Encoding:
+    """What the set will be. Raises UserError where the tokenizer does not fit the images' size."""
+    channels, size, _ = images["train"].shape
+    if size % tokenizer.factor:
+        raise UserError(
+            f"data.size={size}: tokenizer={tokenizer.name} makes one position of "
+            f"{tokenizer.factor}x{tokenizer.factor} pixels; choose a multiple of {tokenizer.factor}"
+        )
+    side = size // tokenizer.factor
+    latents = tokenizer.kind == "latents"
+    return Encoding(
+        kind=tokenizer.kind,
+        shape=[tokenizer.channels, side, side] if latents else [side * side],
+        factor=tokenizer.factor,
+        codebook=tokenizer.codebook,
+        variance=latents and getattr(tokenizer, "variance", False),
+        flips=flips,
+        shard=shard,
+        classes=classes,
+        counts={split: len(images[split]) for split in SPLITS},
+        tokenizer={"name": tokenizer.name, "hash": tokenizer.hash},
+        source=Source(
+            size=size,
+            channels=channels,
+            transform=TRANSFORM,
+            hashes={split: images[split].origin for split in SPLITS},
+            **source,
+        ),
+    )
+
+
+def begin(out: Path, encoding: Encoding, tokenizer: Tokenizer) -> None:
+    """Says in the folder what it will hold. Raises UserError where it holds another encoding."""
+    with locked(out / ".lock"):
+        path = out / ENCODING
+        if path.is_file():
+            refuse_another(out, encoding)
+            return
+        if any(entry.name != ".lock" for entry in out.iterdir()):
+            raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
+        save_tokenizer(tokenizer, out / TOKENIZER)
+        write_atomic(path, json.dumps(asdict(encoding), indent=1) + "\n")
+
+
+def refuse_another(out: Path, encoding: Encoding) -> None:
+    try:
+        begun = parse_encoding(json.loads((out / ENCODING).read_text())).facts()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out / ENCODING}: damaged; choose another out=") from error
+    wanted = encoding.facts()
+    differing = [key for key in wanted if wanted[key] != begun[key]]
+    if differing:
+        raise UserError(
+            f"out={out}: holds another encoding ({', '.join(differing)} differ); choose another out="
+        )
+
+
+def encode_missing(
+    out: Path,
+    encoding: Encoding,
+    images: dict[str, Images],
+    tokenizer: Tokenizer,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Pace:
+    """Writes those shards that are not there and fall to this process, each whole or not at all."""
+    mine = [file for n, file in enumerate(files(encoding)) if n % world == rank]
+    left = [file for file in mine if not (out / file[0]).is_file()]
+    total, todo = (sum(len(rows) for _, _, rows in some) for some in (mine, left))
+    pace, begun = Pace(), time.monotonic()
+    with Bar("encode", total, total - todo) as bar:
+        for split in SPLITS:
+            shards = {name: rows for name, of, rows in left if of == split}
+            for name, tensors in encoded(images[split], shards, encoding, tokenizer, batch, pace):
+                write_shard(out / name, tensors)
+                pace.seconds = time.monotonic() - begun
+                bar.update(total - todo + pace.images)
+    return pace
+
+
+def encoded(
+    images: Images,
+    shards: dict[str, range],
+    encoding: Encoding,
+    tokenizer: Tokenizer,
+    batch: int,
+    pace: Pace,
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(name, tensors) of each shard. Its images are decoded while the network has those before them."""
+    batches = [
+        (name, rows[first : first + batch])
+        for name, rows in shards.items()
+        for first in range(0, len(rows), batch)
+    ]
+    decoded = images.decoded([list(rows) for _, rows in batches])
+    parts: list[dict[str, Tensor]] = []
+    for (name, rows), pixels in zip(batches, decoded, strict=True):
+        begun = time.monotonic()
+        parts.append(encode_batch(pixels, encoding, tokenizer))
+        pace.network += time.monotonic() - begun
+        pace.images += len(rows)
+        if rows[-1] == shards[name][-1]:
+            tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            labels = images.labels[shards[name].start : shards[name].stop]
+            yield name, tensors | {"labels": labels.to(torch.int32)}
+            parts = []
+
+
+def encode_batch(pixels: Tensor, encoding: Encoding, tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """uint8 [n, C, H, W] to the tensors of a shard but for the labels, on the CPU."""
+    pixels = pixels.to(tokenizer.device)
+    seen = {"": pixels}
+    if encoding.flips:
+        seen[FLIPPED] = pixels.flip(-1)
+    tensors = {}
+    for ending, these in seen.items():
+        made = tokenizer.encode(these)
+        values = (made,) if isinstance(made, Tensor) else made
+        for name, value in zip(names(encoding), values, strict=False):
+            tensors[name + ending] = value.to(dtype_of(encoding)).cpu()
+    return tensors
+
+
+def finish(out: Path, encoding: Encoding) -> Manifest | None:
+    """The manifest, written by whichever process first finds all shards there; None before that."""
+    wanted = files(encoding)
+    if not all((out / name).is_file() for name, _, _ in wanted):
+        return None
+    with locked(out / ".lock"):
+        if (out / NAME).is_file():
+            return read_manifest(out)
+        shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
+        done = 0
+        with Bar("hash shards", sum(encoding.counts.values())) as bar:
+            for name, split, rows in wanted:
+                read_shard(out / name, encoding, len(rows))
+                shards[split].append(Shard(name, len(rows), sha256(out / name)))
+                done += len(rows)
+                bar.update(done)
+        manifest = Manifest(out, encoding, shards)
+        manifest.write()
+        return manifest

@@ -1,0 +1,62 @@
+"""The images of a configuration: those it trains on, or those that its encoded set was made of."""
+
+from dataclasses import replace
+
+from eltlab.config import Config, DataConfig
+from eltlab.data.digits import load_digits
+from eltlab.data.folders import class_names
+from eltlab.data.imagefiles import Images, load_images
+from eltlab.data.known import load_cifar10, load_fashion_mnist
+from eltlab.data.manifest import SPLITS, opened
+from eltlab.errors import UserError
+
+Splits = tuple[Images, Images]
+
+
+def load_splits(data: DataConfig) -> Splits:
+    """(train, test) of a set of images. Raises UserError where they are not there or broken."""
+    match data.name:
+        case "digits":
+            return load_digits()
+        case "fashion_mnist":
+            return load_fashion_mnist(data.root)
+        case "cifar10":
+            return load_cifar10(data.root)
+    return load_images(
+        data.root, data.size, data.channels, data.classes, data.workers, data.in_memory
+    )
+
+
+def source_splits(config: Config) -> Splits:
+    """(train, test) that the encoded set of a configuration was made of: what samples are held against.
+
+    They are read as they are needed, not into memory. Raises UserError where others lie there.
+    """
+    source = opened(config.data).encoding.source
+    data = replace(
+        config.data,
+        name=source.name,
+        root=config.metrics.images or source.root,
+        size=source.size,
+        channels=source.channels,
+        kind="pixels",
+        in_memory=False,
+    )
+    try:
+        splits = load_splits(data)
+    except UserError as error:
+        raise UserError(f"the images of data.root={config.data.root}: {error}") from error
+    for name, images in zip(SPLITS, splits, strict=True):
+        if images.origin != source.hashes[name]:
+            raise UserError(
+                f"{data.root}: other {name} images than data.root={config.data.root} was encoded "
+                "from (their hash differs); say where those lie by metrics.images="
+            )
+    return splits
+
+
+def names_of_classes(data: DataConfig) -> list[str]:
+    """In the order of the labels."""
+    if data.name == "images":
+        return class_names(data.root)
+    return [str(label) for label in range(data.classes)]

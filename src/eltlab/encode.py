@@ -1,0 +1,123 @@
+"""python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once."""
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from eltlab import results
+from eltlab.cli import options, run_verb
+from eltlab.compose import compose_encode, compose_node
+from eltlab.config import EncodeConfig
+
+if TYPE_CHECKING:
+    from eltlab.data.encoding import Pace
+    from eltlab.data.manifest import Encoding
+    from eltlab.data.sources import Splits
+    from eltlab.data.tokenizers import Tokenizer
+    from eltlab.metrics.measure import Metrics
+
+
+def usage() -> str:
+    keys = OmegaConf.to_yaml(compose_node([], "encode", EncodeConfig())).splitlines()
+    lines = "\n".join(f"  {line}" for line in keys)
+    return (
+        f"{__doc__}\n\n"
+        "The same command again goes on where it was stopped. Under torchrun the processes share the\n"
+        "shards. DIR then trains: python -m eltlab.fit data=latents data.root=DIR objective=diffusion\n\n"
+        f"choices:\n{options('encode')}\n\nkeys and their defaults (write section.key=value):\n{lines}\n\n"
+        "examples:\n"
+        "  python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=taesd out=photos_latents\n"
+        "  python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=kmeans out=photos_tokens\n"
+        "  torchrun --nproc-per-node 8 -m eltlab.encode data.root=ILSVRC data.size=256 tokenizer=sd_vae …"
+    )
+
+
+def main(overrides: list[str]) -> None:
+    config = compose_encode(overrides)
+    out = Path(config.out).expanduser().resolve()
+    encode(config, out)
+    print(f"encoded: {config.out}")
+
+
+def encode(config: EncodeConfig, out: Path) -> None:
+    """Writes what is missing of the set, checks it and measures what the tokenizer loses."""
+    print(f"encode: {config.data.name} by {config.tokenizer.name}", file=sys.stderr, flush=True)
+
+    from eltlab.build import choose_device
+    from eltlab.data.encoding import begin, describe, encode_missing, finish
+    from eltlab.data.shards import check_set
+    from eltlab.data.sources import load_splits, names_of_classes
+    from eltlab.data.tokenizers import build_tokenizer
+    from eltlab.metrics.measure import check_metrics
+
+    device = choose_device(config.accelerator)
+    splits = load_splits(config.data)
+    if config.evaluate:
+        check_metrics(config, len(splits[0]))
+    tokenizer = build_tokenizer(config.tokenizer, splits[0]).to(device)
+    images = dict(zip(("train", "test"), splits, strict=True))
+    source = {"name": config.data.name, "root": config.data.root}
+    classes = names_of_classes(config.data)
+    encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
+    begin(out, encoding, tokenizer)
+    pace = encode_missing(out, encoding, images, tokenizer, config.batch, *place())
+    if pace.images:
+        print(f"encoded {pace.images:,} images: {pace}", file=sys.stderr)
+    manifest = finish(out, encoding)
+    if manifest is None:
+        print("this process has written its shards; others write the rest", file=sys.stderr)
+        return
+    check_set(manifest, again=config.verify)
+    if config.evaluate:
+        measure(config, out, encoding, splits, tokenizer, pace)
+
+
+def place() -> tuple[int, int]:
+    """(rank, world) of this process under torchrun or srun; alone (0, 1)."""
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and world in os.environ:
+            return int(os.environ[rank]), int(os.environ[world])
+    return 0, 1
+
+
+def measure(
+    config: EncodeConfig,
+    out: Path,
+    encoding: "Encoding",
+    splits: "Splits",
+    tokenizer: "Tokenizer",
+    pace: "Pace",
+) -> None:
+    """One row of kind tokenizer in the folder: what every model on the set is read against."""
+    from eltlab.machine import code_version, device_name
+    from eltlab.metrics.floor import floor
+    from eltlab.metrics.measure import build_metrics
+
+    train, test = splits
+    wanted = config.metrics.reference
+    reference = train if wanted is None else train.subset(wanted)
+    metrics: Metrics = build_metrics(config, train, reference, tokenizer.device)
+    row: dict[str, Any] = {
+        "kind": "tokenizer",
+        "run": out.name,
+        "name": tokenizer.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code_version(),
+        "device": device_name(tokenizer.device),
+        "data": config.data.name,
+        "tokens": encoding.shape[-1] ** 2 if encoding.kind == "latents" else encoding.shape[0],
+        "images_per_second": pace.images / pace.seconds if pace.images else None,
+        "cfg": results.recorded(config),
+        **floor(tokenizer, train, test, config.metrics.samples, metrics),
+    }
+    results.append_rows(out / "rows.jsonl", [row])
+    psnr = "" if row["psnr"] is None else f"PSNR {row['psnr']:.2f} dB, "
+    print(f"{tokenizer.name}: {psnr}{metrics.headline(row)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_verb(main, usage)
