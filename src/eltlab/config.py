@@ -213,6 +213,17 @@ class DataConfig:
 
 
 @dataclass
+class TokenizerConfig:
+    """Images ↔ latents or tokens; from files, from the Hugging Face hub, or fitted (kmeans)."""
+
+    name: str = MISSING  # taesd, sd_vae, vqmodel, maskgit_vqgan or kmeans
+    weights: str | None = None  # a file, a folder, or a hub id such as madebyollin/taesd
+    subfolder: str | None = None  # of weights
+    base: str | None = None  # of kmeans: the continuous tokenizer under it, whose weights these are
+    codes: int | None = None  # of kmeans: K
+
+
+@dataclass
 class OptimConfig:
     lr: float = 1e-4
     betas: list[float] = MISSING
