@@ -61,5 +61,5 @@ def fingerprint(tensors: Tensors, settings: Settings) -> str:
     """Twelve hex digits of settings and of all tensors with their names."""
     parts: list[Any] = [json.dumps(settings, sort_keys=True)]
     for name, value in sorted(tensors.items()):
-        parts += [name, value.cpu().numpy()]
+        parts += [name, value.cpu().float().numpy()]
     return digest(*parts)
