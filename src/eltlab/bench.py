@@ -24,7 +24,7 @@ from eltlab.schedule import is_loop_count
 from eltlab.text import binary, columns, si, span
 
 if TYPE_CHECKING:
-    from eltlab.build import Data
+    from eltlab.build import Data, EncodedData
     from eltlab.elastic import Elastic
     from eltlab.timing import Arm
 
@@ -215,7 +215,7 @@ def train_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def sample_rows(
-    arms: list["Arm"], data: "Data", asked: Asked, call: str, peak: float
+    arms: list["Arm"], data: "Data | EncodedData", asked: Asked, call: str, peak: float
 ) -> list[dict[str, Any]]:
     """The twin, and each vanilla loop at its own count and, any-time, at one loop: the supervision
     makes no difference to what a pass costs."""

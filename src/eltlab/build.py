@@ -11,7 +11,7 @@ from eltlab.data.batches import Batches, StreamedBatches
 from eltlab.data.encoded import EncodedBatches, EncodedSplit, tokenizer_of_set
 from eltlab.data.imagefiles import ImageFiles, Images
 from eltlab.data.images import to_float
-from eltlab.data.manifest import SPLITS, Manifest, opened
+from eltlab.data.manifest import Manifest, opened
 from eltlab.data.shards import check_set
 from eltlab.data.sources import Splits, load_splits, source_splits
 from eltlab.data.tokenizer import PatchCodebook, encode_set, fit_codebook
@@ -128,8 +128,12 @@ def build_data(config: Config) -> Data | EncodedData:
     if config.data.kind != "pixels":
         manifest = opened(config.data)
         check_set(manifest)
-        train, test = (EncodedSplit(manifest, split) for split in SPLITS)
+        train, test = EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test")
         return EncodedData(manifest, train, test, tokenizer_of_set(manifest))
+    return build_pixels(config)
+
+
+def build_pixels(config: Config) -> Data:
     train, test = load_splits(config.data)
     tokenizer = None
     if config.objective.INPUTS == "tokens":

@@ -222,13 +222,13 @@ class DataConfig:
 
 @dataclass
 class TokenizerConfig:
-    """What images are encoded with, and drawn latents or tokens decoded."""
+    """Images ↔ latents or tokens; from files, from the Hugging Face hub, or fitted (kmeans)."""
 
-    name: str = MISSING
+    name: str = MISSING  # taesd, sd_vae, vqmodel, maskgit_vqgan or kmeans
     weights: str | None = None  # a file, a folder, or a hub id such as madebyollin/taesd
-    subfolder: str | None = None  # of a hub repository
-    base: str | None = None  # of kmeans: the tokenizer whose latents are clustered
-    codes: int | None = None  # of kmeans
+    subfolder: str | None = None  # of weights
+    base: str | None = None  # of kmeans: the continuous tokenizer under it, whose weights these are
+    codes: int | None = None  # of kmeans: K
 
 
 @dataclass

@@ -46,12 +46,11 @@ class Elastic:
         tokenizer: what turns drawn tokens or latents into images; None: pixels are drawn.
     """
 
-    def __init__(
-        self, backbone: nn.Module, config: Config, tokenizer: Decoder | None
-    ) -> None:
-        self.backbone, self.config, self.tokenizer = backbone, config, tokenizer
+    def __init__(self, backbone: nn.Module, config: Config, tokenizer: Decoder | None) -> None:
+        self.backbone, self.config = backbone, config
         self.objective = build_objective(config)
         self.device = next(backbone.parameters()).device
+        self.tokenizer = None if tokenizer is None else tokenizer.to(self.device)
         self.precision = choose_precision(config.trainer.precision, self.device)
 
     def sample(
@@ -209,6 +208,5 @@ def assemble(
     """The model of weights that were read from path, on its device."""
     backbone = build_backbone(config)
     restore(backbone, state, path)
-    device = choose_device(config.trainer.accelerator)
-    backbone.requires_grad_(False).eval().to(device)
-    return Elastic(backbone, config, None if tokenizer is None else tokenizer.to(device))
+    backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
+    return Elastic(backbone, config, tokenizer)

@@ -58,7 +58,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     splits = load_splits(config.data)
     if config.evaluate:
         check_metrics(config, len(splits[0]))
-    tokenizer = build_tokenizer(config.tokenizer, splits[0]).to(device)
+    tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type)
     images = dict(zip(("train", "test"), splits, strict=True))
     source = {"name": config.data.name, "root": config.data.root}
     classes = names_of_classes(config.data)

@@ -399,7 +399,7 @@ def resolve_encode(node: DictConfig) -> EncodeConfig:
         raise UserError(f"data={config.data.name}: encoded already; choose data=images")
     fill_data(config.data)
     choose_extractor(config.metrics, config.data)
-    at_least(config, 1, "data.size data.channels shard batch metrics.samples tokenizer.codes")
+    at_least(config, 1, "data.size data.channels shard batch metrics.samples")
     at_least(config, 0, "data.workers")
     at_least(config, 2, "data.classes")
     one_of(config, "data.channels", (1, 3))

@@ -58,7 +58,7 @@ class EncodedSplit:
         """Raises UserError where a shard is missing or not what the manifest says."""
         self.encoding, self.name = manifest.encoding, split
         shards = [
-            read_shard(manifest.root / shard.file, self.encoding, shard.count)
+            read_shard(manifest.root / shard.file, self.encoding, shard.images)
             for shard in manifest.shards[split]
         ]
         self.labels = torch.cat([shard["labels"] for shard in shards]).long()
@@ -183,7 +183,7 @@ class EncodedBatches:
             return
         loader = DataLoader(
             _Reader(self.split.tensors),
-            sampler=(self.order(step, CPU) for step in range(self.start, self.stop)),  # type: ignore[arg-type]
+            sampler=(self.order(step, CPU) for step in range(self.start, self.stop)),
             batch_size=None,  # an item of ours is a batch already
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eltlab.data.autoencoders import Autoencoder
 from eltlab.data.decode import TRANSFORM
 from eltlab.data.imagefiles import Images
 from eltlab.data.manifest import (
@@ -37,7 +38,9 @@ class Pace:
 
     images: int = 0
     seconds: float = 0.0
-    network: float = 0.0  # seconds of these in the tokenizer; in the rest it waited for pixels or the disk
+    network: float = (
+        0.0  # seconds of these in the tokenizer; in the rest it waited for pixels or the disk
+    )
 
     def __str__(self) -> str:
         rate = self.images / max(self.seconds, 1e-9)
@@ -66,7 +69,7 @@ def describe(
         shape=[tokenizer.channels, side, side] if latents else [side * side],
         factor=tokenizer.factor,
         codebook=tokenizer.codebook,
-        variance=latents and getattr(tokenizer, "variance", False),
+        variance=isinstance(tokenizer, Autoencoder) and tokenizer.variance,
         flips=flips,
         shard=shard,
         classes=classes,
@@ -169,8 +172,8 @@ def encode_batch(pixels: Tensor, encoding: Encoding, tokenizer: Tokenizer) -> di
     tensors = {}
     for ending, these in seen.items():
         made = tokenizer.encode(these)
-        values = (made,) if isinstance(made, Tensor) else made
-        for name, value in zip(names(encoding), values, strict=False):
+        values = [made] if isinstance(made, Tensor) else [part for part in made if part is not None]
+        for name, value in zip(names(encoding), values, strict=True):
             tensors[name + ending] = value.to(dtype_of(encoding)).cpu()
     return tensors
 

@@ -167,7 +167,9 @@ class _Decoder(Dataset):
             if self.archive is None:
                 self.archive = zipfile.ZipFile(self.root)
             return self.archive.read(name)
-        except Exception as error:  # zipfile and Arrow too: encrypted, damaged, of an unknown compression
+        except (
+            Exception
+        ) as error:  # zipfile and Arrow too: encrypted, damaged, of an unknown compression
             raise UserError(f"{self.place(name)}: not readable ({error})") from error
 
 

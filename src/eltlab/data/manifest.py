@@ -17,7 +17,7 @@ SPLITS = ("train", "test")
 
 class Shard(NamedTuple):
     file: str  # below the folder of the set
-    count: int  # of its images
+    images: int
     sha256: str
 
 
@@ -79,14 +79,18 @@ def read_manifest(root: str | Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         begun = (folder / ENCODING).is_file()
-        mend = "the same command of encode goes on with it" if begun else "give a folder of encode's"
+        mend = (
+            "the same command of encode goes on with it" if begun else "give a folder of encode's"
+        )
         raise UserError(f"data.root={folder}: no whole encoded set (no {NAME}); {mend}")
     try:
         plain = json.loads(path.read_text())
         shards = {name: [Shard(*shard) for shard in plain["shards"][name]] for name in SPLITS}
         manifest = Manifest(folder, parse_encoding(plain["encoding"]), shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a manifest of this version; encode the images again") from error
+        raise UserError(
+            f"{path}: not a manifest of this version; encode the images again"
+        ) from error
     if manifest.id != plain.get("id"):
         raise UserError(f"{path}: changed by hand or damaged; encode the images again")
     return manifest

@@ -70,7 +70,9 @@ def opened(path: Path) -> "ParquetFile":
     try:
         return ParquetFile(path, memory_map=True)
     except Exception as error:  # Arrow's many kinds
-        raise UserError(f"{path}: not a Parquet file, or a damaged one ({first_line(error)})") from error
+        raise UserError(
+            f"{path}: not a Parquet file, or a damaged one ({first_line(error)})"
+        ) from error
 
 
 def columns_of(path: Path, file: "ParquetFile") -> Columns:

@@ -107,7 +107,7 @@ def check_shard(root: Path, shard: Shard, encoding: Encoding) -> None:
     path = root / shard.file
     if not path.is_file():
         raise UserError(f"{path}: missing; encode again, which makes what is not there")
-    tensors = read_shard(path, encoding, shard.count)
+    tensors = read_shard(path, encoding, shard.images)
     if sha256(path) != shard.sha256:
         raise corrupt(path, "its hash differs from the manifest's")
     check_values(path, tensors, encoding)
@@ -124,10 +124,10 @@ def check_set(manifest: Manifest, again: bool = False) -> None:
     if marker.is_file() and not again:
         return
     done = 0
-    with Bar("check shards", sum(shard.count for shard in shards)) as bar:
+    with Bar("check shards", sum(shard.images for shard in shards)) as bar:
         for shard in shards:
             check_shard(manifest.root, shard, manifest.encoding)
-            done += shard.count
+            done += shard.images
             bar.update(done)
     write_atomic(marker, f"{manifest.root}\n")
 

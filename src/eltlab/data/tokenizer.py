@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eltlab.data.imagefiles import Images
-from eltlab.data.images import to_float, to_uint8
+from eltlab.data.images import ImageSet, to_float, to_uint8
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, write_atomic
 from eltlab.patches import patchify, unpatchify
@@ -91,14 +92,10 @@ def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
     where there are fewer distinct patches than codes.
     """
     import sklearn
-    from sklearn.cluster import MiniBatchKMeans
 
-    channels = train.shape[0]
-    most = min(SAMPLE_IMAGES, SAMPLE_VALUES // math.prod(train.shape))
-    sample = train.subset(min(most, len(train)))
-    key = digest(sample.hash, patch, codebook, sklearn.__version__)
-    path = cache_dir() / "codebooks" / f"{train.name.replace('/', '-')}-{key}.npy"
-    if not path.is_file():
+    sample = sample_of(train)
+
+    def fit() -> np.ndarray:
         vectors = patchify(to_float(sample.images), patch).flatten(0, 1).numpy()
         distinct = count_distinct(vectors, codebook)
         if codebook > distinct:
@@ -106,18 +103,38 @@ def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
                 f"data.codebook={codebook}: the training split has {distinct} distinct "
                 f"{patch}x{patch} patches; choose at most that many codes"
             )
-        print(
-            f"k-means: {codebook} codes for {len(vectors):,} patches", file=sys.stderr, flush=True
-        )
-        # Without labels, which no one reads: the centres are the same.
-        means = MiniBatchKMeans(
-            codebook, random_state=0, n_init=3, batch_size=4096, compute_labels=False
-        ).fit(vectors)
+        return fit_means(vectors, codebook, "patches")
+
+    key = (sample.hash, patch, codebook, sklearn.__version__)
+    return PatchCodebook(cached_codes(train.name, key, fit), train.shape[0], patch)
+
+
+def sample_of(train: Images) -> ImageSet:
+    """The whole split, or the seeded subset of it that k-means is fitted to."""
+    most = min(SAMPLE_IMAGES, SAMPLE_VALUES // math.prod(train.shape))
+    return train.subset(min(most, len(train)))
+
+
+def cached_codes(name: str, key: tuple, fit: Callable[[], np.ndarray]) -> Tensor:
+    """float32 [K, F] that fit gave for this key: read from cache_dir()/codebooks once it is there."""
+    path = cache_dir() / "codebooks" / f"{name.replace('/', '-')}-{digest(*key)}.npy"
+    if not path.is_file():
         buffer = io.BytesIO()
-        np.save(buffer, means.cluster_centers_.astype(np.float32))
+        np.save(buffer, fit())
         write_atomic(path, buffer.getvalue())
-    codes = torch.from_numpy(np.load(path, allow_pickle=False))
-    return PatchCodebook(codes, channels, patch)
+    return torch.from_numpy(np.load(path, allow_pickle=False))
+
+
+def fit_means(vectors: np.ndarray, count: int, what: str) -> np.ndarray:
+    """float32 [count, F] of vectors [M, F], of which at least as many differ."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    print(f"k-means: {count} codes for {len(vectors):,} {what}", file=sys.stderr, flush=True)
+    # Without labels, which no one reads: the centres are the same.
+    means = MiniBatchKMeans(
+        count, random_state=0, n_init=3, batch_size=4096, compute_labels=False
+    ).fit(vectors)
+    return means.cluster_centers_.astype(np.float32)
 
 
 def count_distinct(vectors: np.ndarray, enough: int) -> int:

@@ -1,0 +1,136 @@
+"""Tokenizers by name: built from a configuration, written to one file and read from it again."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from eltlab.config import TokenizerConfig
+from eltlab.data.autoencoders import CONTINUOUS, Autoencoder, load_autoencoder, restore
+from eltlab.data.codebooks import (
+    Codebook,
+    LatentCodebook,
+    MaskgitVqgan,
+    VqModel,
+    fit_latent_codebook,
+)
+from eltlab.data.frozen import Settings, Tensors, fingerprint
+from eltlab.data.imagefiles import Images
+from eltlab.data.pretrained import load_pretrained, rebuild
+from eltlab.data.vqgan import vqgan_of
+from eltlab.data.vqgan_files import load_vqgan
+from eltlab.errors import UserError, nearest
+from eltlab.files import renamed
+
+Tokenizer = Autoencoder | Codebook
+NAMES = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
+METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
+
+
+def build_tokenizer(
+    config: TokenizerConfig, train: Images | None, device: str = "cpu"
+) -> Tokenizer:
+    """On this device; kmeans is fitted to train there, where the cache has no codes yet.
+
+    Raises UserError where the configuration, the weights or the hub do not allow it.
+    """
+    check(config)
+    name, subfolder = config.name, config.subfolder
+    assert config.weights is not None
+    if name == "vqmodel":
+        return VqModel(name, load_pretrained(name, config.weights, subfolder)).to(device)
+    if name == "maskgit_vqgan":
+        return MaskgitVqgan(name, load_vqgan(config.weights, subfolder)).to(device)
+    if name in CONTINUOUS:
+        return load_autoencoder(name, config.weights, subfolder).to(device)
+    if train is None:
+        raise UserError("tokenizer=kmeans is fitted to images; give data= with a training split")
+    assert config.base is not None and config.codes is not None
+    base = load_autoencoder(config.base, config.weights, subfolder).to(device)
+    return fit_latent_codebook(name, base, train, config.codes).to(device)
+
+
+def check(config: TokenizerConfig) -> None:
+    """Raises UserError where no tokenizer can be meant; reads no file."""
+    name, base, codes = config.name, config.base, config.codes
+    if name not in NAMES:
+        raise UserError(f"tokenizer.name={name}: {nearest(name, NAMES, 'tokenizers')}")
+    if config.weights is None:
+        raise UserError(
+            f"tokenizer.weights=null: {name} needs weights; give a path, or a hub id (owner/name)"
+        )
+    if name != "kmeans":
+        for key, value in (("base", base), ("codes", codes)):
+            if value is not None:
+                raise UserError(f"tokenizer.{key}={value}: only kmeans has it; leave it out")
+        return
+    if base not in CONTINUOUS:
+        raise UserError(
+            f"tokenizer.base={base}: kmeans is over a continuous tokenizer; "
+            f"choose {' or '.join(CONTINUOUS)}"
+        )
+    if codes is None or codes < 2:
+        raise UserError(f"tokenizer.codes={codes}: k-means needs at least 2 codes; give a number")
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+def tokenizer_tensors(tokenizer: Tokenizer) -> tuple[Tensors, Settings]:
+    """All that a tokenizer is: its tensors on the CPU, and settings that JSON can hold."""
+    tensors = {name: value.cpu().contiguous() for name, value in tokenizer.tensors().items()}
+    return tensors, {**tokenizer.settings(), "hash": tokenizer.hash}
+
+
+def tokenizer_of(tensors: Tensors, settings: Settings) -> Tokenizer:
+    """The tokenizer of `tokenizer_tensors`, on the CPU. Raises UserError where they are not whole."""
+    known = {key: value for key, value in settings.items() if key != "hash"}
+    if fingerprint(tensors, known) != settings.get("hash"):
+        raise UserError(
+            f"damaged: its tokenizer is not the one that its hash names ({settings.get('hash')}); "
+            "make it again"
+        )
+    name = known["name"]
+    if name == "kmeans":
+        under = {
+            key.removeprefix("base."): value
+            for key, value in tensors.items()
+            if key.startswith("base.")
+        }
+        return LatentCodebook(name, restore(known["base"], under), tensors["codes"])
+    if name == "maskgit_vqgan":
+        return MaskgitVqgan(name, vqgan_of(tensors))
+    if name == "vqmodel":
+        return VqModel(name, rebuild(known, tensors))
+    return restore(known, tensors)
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """One safetensors file that `load_tokenizer` needs nothing else beside."""
+    tensors, settings = tokenizer_tensors(tokenizer)
+    metadata = {"format": "pt", METADATA: json.dumps(settings, sort_keys=True)}
+    with renamed(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer that `save_tokenizer` wrote, on the CPU and with its hash. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a tokenizer that eltlab wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: truncated or not a safetensors file; make the tokenizer again"
+        ) from error
+    try:
+        settings = json.loads(metadata[METADATA])
+    except (KeyError, ValueError):
+        raise UserError(f"{path}: of another program; give a tokenizer that eltlab wrote") from None
+    try:
+        return tokenizer_of(tensors, settings)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
