@@ -127,11 +127,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"{path}: truncated or not a safetensors file; make the tokenizer again"
         ) from error
     try:
-        settings = json.loads(metadata[METADATA])
-    except (KeyError, ValueError):
-        raise UserError(
-            f"{path}: of another program; give a tokenizer that eltlab wrote"
-        ) from None
+        settings = dict(json.loads(metadata[METADATA]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: of another program; give a tokenizer that eltlab wrote") from None
     try:
         return tokenizer_of(tensors, settings)
     except UserError as error:

@@ -73,7 +73,9 @@ class Decoder(nn.Module):
         self.conv_in = conv(shape.channels, shape.widths[-1], 3)
         self.mid = residuals(shape.widths[-1], shape.widths[-1], shape.blocks)
         self.up = nn.ModuleList(
-            Level(residuals(*widths, shape.blocks), conv(widths[1], widths[1], 3) if n > 0 else None)
+            Level(
+                residuals(*widths, shape.blocks), conv(widths[1], widths[1], 3) if n > 0 else None
+            )
             for n, widths in enumerate(zip(before, shape.widths, strict=True))
         )
         self.norm_out = norm(shape.widths[0])
