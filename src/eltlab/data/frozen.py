@@ -44,7 +44,7 @@ def in_colour(images: Tensor, factor: int) -> Tensor:
             f"data.size={side}: a latent of this tokenizer covers {factor}x{factor} pixels; "
             f"choose a multiple of {factor}"
         )
-    # One order in memory, whatever the images lie in: PyTorch chooses kernels by it.
+    # In one order in memory too, as the weights are.
     return images.expand(-1, 3, -1, -1).contiguous()
 
 
@@ -53,7 +53,9 @@ def assigned(network: nn.Module, tensors: Tensors) -> nn.Module:
 
     Raises RuntimeError where one is missing, unknown or of another shape.
     """
-    network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
+    # In one order in memory, whatever file they are from: PyTorch chooses kernels by it.
+    plain = {name: value.float().contiguous() for name, value in tensors.items()}
+    network.load_state_dict(plain, assign=True)
     return freeze(network)
 
 

@@ -5,6 +5,8 @@ import json
 import re
 import textwrap
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,7 @@ def _from_pretrained(
     kind = diffusers_class(wanted)
     where = {"subfolder": subfolder} if place is None else {}
     source = weights if place is None else str(place)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of what our own one line says better
+    with _quiet(), torch.random.fork_rng(devices=[]):
         config = kind.load_config(source, **where)
         found = config.get("_class_name", wanted)
         if found != wanted:
@@ -88,6 +89,21 @@ def _from_pretrained(
             output_loading_info=True,
         )
     return config, network, report
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings and diffusers' own log: what matters of them our one line says."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _not_it(place: str | Path, wanted: str, problem: str) -> UserError:

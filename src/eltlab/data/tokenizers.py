@@ -67,11 +67,11 @@ def check(config: TokenizerConfig) -> None:
         return
     if base not in CONTINUOUS:
         raise UserError(
-            f"tokenizer.base={base}: kmeans is over a continuous tokenizer; "
+            f"tokenizer.base={base or 'null'}: kmeans is over a continuous tokenizer; "
             f"choose {' or '.join(CONTINUOUS)}"
         )
     if codes is None or codes < 2:
-        raise UserError(f"tokenizer.codes={codes}: k-means needs at least 2 codes; give a number")
+        raise UserError(f"tokenizer.codes={codes or 'null'}: give at least 2")
 
 
 # --- one file -------------------------------------------------------------------------------------
@@ -127,8 +127,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"{path}: truncated or not a safetensors file; make the tokenizer again"
         ) from error
     try:
-        settings = json.loads(metadata[METADATA])
-    except (KeyError, ValueError):
+        settings = dict(json.loads(metadata[METADATA]))
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: of another program; give a tokenizer that eltlab wrote") from None
     try:
         return tokenizer_of(tensors, settings)

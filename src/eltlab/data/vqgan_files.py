@@ -18,7 +18,7 @@ from eltlab.errors import UserError, first_line
 # storage.googleapis.com/maskgit-public/checkpoints, and huggingface.co/fun-research/TiTok
 FLAX_FILE, PORT_FILE = "tokenizer_imagenet256_checkpoint", "maskgit-vqgan-imagenet-f16-256.bin"
 MEND = f"{FLAX_FILE} of google-research/maskgit, or {PORT_FILE} of the hub's fun-research/TiTok"
-MOST_BYTES = 2**30  # some four times the published network: what is larger is not read
+MOST_BYTES = 2**29  # more than twice the published network: what is larger is not read
 
 
 def load_vqgan(weights: str, subfolder: str | None) -> VQGAN:
@@ -74,7 +74,9 @@ IN_BLOCK = {
 
 def from_flax(content: bytes) -> Tensors:
     """flax numbers the layers of a kind in the order in which they run; here they get their names."""
-    params = msgpack.unpackb(content, ext_hook=_array)["params"]
+    # flax writes lists as maps: what has msgpack's own arrays, or maps of thousands, is not its.
+    tree = msgpack.unpackb(content, ext_hook=_array, max_array_len=0, max_map_len=1000)
+    params = tree["params"]
     convolutions = sum(name.startswith("Conv_") for name in params["decoder"])
     levels = convolutions - 1  # one goes in and one out, and there is one between two levels
     in_encoder = sum(name.startswith("ResBlock_") for name in params["encoder"])
