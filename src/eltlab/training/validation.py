@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from eltlab.config import Config
-from eltlab.seeds import generator
+from eltlab.seeds import BatchNoise, generator
 from eltlab.training.callbacks import keep_rows, spread
 
 LEVELS = 5  # bins of the corruption, from light to heavy
@@ -62,7 +62,8 @@ class Validation(Callback):
             within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
             u_B = (level + within) / LEVELS
             draw = generator("validation", "corrupt", level, device=device)
-            inputs, target = module.objective.corrupt(self.inputs[chosen], draw, u_B)
+            noise = BatchNoise(draw, len(chosen))
+            inputs, target = module.objective.corrupt(self.inputs[chosen], noise, u_B)
             with module.trainer.precision_plugin.forward_context():
                 done = module.ema(*inputs, labels_B=self.labels[chosen], exits=self.exits)
             losses = [module.objective.loss(done.exits[n], target).item() for n in self.exits]
