@@ -25,7 +25,7 @@ from eltlab.model.backbone import (
     looped_stack,
 )
 from eltlab.rules import ENCODED
-from eltlab.seeds import generator
+from eltlab.seeds import WHOLE, Share, generator
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,20 @@ class Data:
         return self.train.origin
 
     def batches(
-        self, config: Config, start: int, device: torch.device
+        self, config: Config, start: int, device: torch.device, share: Share = WHOLE
     ) -> Batches | StreamedBatches:
-        """The batches of steps start…config.steps − 1. Token ids are encoded here, once."""
+        """The batches of steps start…config.steps − 1, or a share of each. Token ids are encoded here,
+        once."""
         train, flip = self.train, config.data.flip
         steps = (config.batch_size, config.seed, start, config.steps, flip)
         if self.tokenizer is not None:
             ids, mirrored = encode_set(self.tokenizer, train, flip)
             if mirrored is not None:
                 mirrored = mirrored.to(device)
-            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored)
+            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored, share)
         if isinstance(train, ImageFiles):
-            return StreamedBatches(train, *steps, device)
-        return Batches(train.images.to(device), train.labels.to(device), *steps)
+            return StreamedBatches(train, *steps, device, share)
+        return Batches(train.images.to(device), train.labels.to(device), *steps, share=share)
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a seeded subset of the test split, for validation."""

@@ -53,19 +53,23 @@ class Share(NamedTuple):
     pieces: int = 1
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """How many shares a batch has."""
         return self.world * self.pieces
 
     @property
-    def index(self) -> int:
+    def number(self) -> int:
         """Which of them this is."""
         return self.piece * self.world + self.rank
 
+    def each_piece(self) -> list["Share"]:
+        """This device's share of every piece."""
+        return [self._replace(piece=piece) for piece in range(self.pieces)]
+
     def rows(self, batch_size: int) -> slice:
         """Where its rows lie in the batch; the shares of a batch are equally large."""
-        size = batch_size // self.count
-        return slice(self.index * size, (self.index + 1) * size)
+        size = batch_size // self.total
+        return slice(self.number * size, (self.number + 1) * size)
 
 
 WHOLE = Share()

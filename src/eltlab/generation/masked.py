@@ -15,9 +15,7 @@ from eltlab.seeds import BatchNoise, SampleNoise
 class MaskedTarget(NamedTuple):
     ids: Tensor  # [B, T], the true tokens
     masked: Tensor  # [B, T], bool: where the loss counts
-    count: (
-        Tensor  # scalar: the masked positions of a share of the batch, in the mean over its shares
-    )
+    positions: Tensor  # scalar: how many are masked in a share of the batch, in the mean over them
 
 
 class Masked:
@@ -42,7 +40,7 @@ class Masked:
         counts_B = torch.ceil(T * self.level(all_B)).clamp(1, T)
         order_BT = noise.uniform(T).argsort(dim=1)
         masked_BT = order_BT.argsort(dim=1) < noise.mine(counts_B)[:, None]
-        target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.share.count)
+        target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.share.total)
         return (ids_BT.masked_fill(masked_BT, self.codes),), target
 
     def level(self, u: Tensor) -> Tensor:
@@ -124,4 +122,4 @@ def draw(logits_BTK: Tensor, uniform_BT: Tensor) -> Tensor:
 def masked_mean(values_BT: Tensor, target: MaskedTarget) -> Tensor:
     """The share's part of the mean over the masked positions of the batch: the mean over all shares
     is the mean over the batch."""
-    return (values_BT * target.masked).sum() / target.count
+    return (values_BT * target.masked).sum() / target.positions

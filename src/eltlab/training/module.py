@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from eltlab import seeds
 from eltlab.build import build_backbone, build_objective
@@ -16,6 +17,7 @@ from eltlab.machine import code_version, device_name, peak_memory_bytes
 from eltlab.seeds import WHOLE, BatchNoise, Share
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.meter import Meter
+from eltlab.training.sharding import like_parameters, shard
 from eltlab.training.supervision import build_supervision
 
 BAD_STEPS = 5  # steps in a row without a finite gradient, after which a run stops
@@ -59,6 +61,13 @@ class LoopedModule(LightningModule):
         self.clock = time.monotonic()
         self._optimizer_state: dict[str, Any] | None = None
 
+    def configure_model(self) -> None:
+        """Shards the networks where Lightning's strategy is to (it sets the mesh)."""
+        mesh = self.device_mesh
+        if mesh is not None:
+            half = self.trainer.precision == "bf16-mixed"
+            shard(self.backbone, self.ema, mesh["data_parallel"], half)
+
     # --- one step ---------------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -66,9 +75,9 @@ class LoopedModule(LightningModule):
         config, step = self.config, self.step
         share = self.share._replace(piece=batch_idx % self.share.pieces)
         generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
-        noise = BatchNoise(generator, share.count * len(labels_B), share)
+        noise = BatchNoise(generator, share.total * len(labels_B), share)
         # Dropout is the only draw from the global generator, and the only one that knows the share.
-        torch.manual_seed(seeds.fold(config.seed, "dropout", step, share.index))
+        torch.manual_seed(seeds.fold(config.seed, "dropout", step, share.number))
         labels_B = self.drop_labels(labels_B, noise)
         inputs, target = self.objective.corrupt(x, noise)
         done = self.backbone(
@@ -113,6 +122,8 @@ class LoopedModule(LightningModule):
         """
         clip = self.config.optim.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), clip)
+        if isinstance(norm, DTensor):  # of shards: every device must skip the same steps
+            norm = norm.full_tensor()
         bad = (~norm.isfinite()).float()
         optimizer.found_inf = bad
         self.skipped = self.skipped.to(bad.device) + bad
@@ -190,7 +201,7 @@ class LoopedModule(LightningModule):
     def on_train_start(self) -> None:
         if self._optimizer_state is not None:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            optimizer.load_state_dict(self._optimizer_state)
+            optimizer.load_state_dict(like_parameters(self._optimizer_state, optimizer))
             self._optimizer_state = None
         self.tick(count=False)
 
