@@ -21,7 +21,7 @@ Asked = TypeVar("Asked")
 
 # What may differ between a run and a later look at it.
 OPEN_KEYS = (
-    *("sampler.", "metrics.", "trainer.accelerator"),
+    *("sampler.", "metrics.", "trainer.accelerator", "trainer.devices", "trainer.nodes"),
     *("data.root", "data.workers", "data.in_memory"),  # where the same images lie today
 )
 
@@ -121,6 +121,8 @@ def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]
         raise UserError("run=DIR is missing: the folder that fit printed after 'run:'")
     run = Run.open(Path(str(folder)).expanduser())
     node = typed(OmegaConf.create(asdict(run.config)))
+    # How many devices it was trained on is no reason to measure it on as many.
+    node.trainer.devices = node.trainer.nodes = node.trainer.accumulate = 1
     own = OmegaConf.structured(defaults)
     for key, value in parsed:
         if key in own:

@@ -2,7 +2,6 @@
 other. torchrun, or `launch.py`, starts them and says in the environment which of them each one is."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -133,19 +132,22 @@ def join(device: "torch.device") -> None:
         dist.init_process_group(backend, timeout=WAIT)
 
 
-def together() -> bool:
-    """Whether this process has joined others."""
-    if "torch" not in sys.modules:
-        return False
+def joined() -> tuple[int, int]:
+    """How many processes have joined, and which of them this is: (1, 0) where none has."""
     import torch.distributed as dist
 
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    there = dist.is_available() and dist.is_initialized()
+    return (dist.get_world_size(), dist.get_rank()) if there else (1, 0)
+
+
+def together() -> bool:
+    """Whether this process has joined others."""
+    return joined()[0] > 1
 
 
 def wait() -> None:
     """Returns when every process is here."""
-    if together():
-        any_of(False)
+    any_of(False)
 
 
 def any_of(flag: bool) -> bool:

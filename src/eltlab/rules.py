@@ -131,6 +131,15 @@ def check_shares(config: Config) -> None:
         )
 
 
+def one_device(config: Config, what: str) -> None:
+    """Raises UserError for a configuration of several devices where only one is used."""
+    trainer = config.trainer
+    if trainer.devices * trainer.nodes > 1:
+        raise UserError(
+            f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}: {what}; leave both out"
+        )
+
+
 def _check_dial(config: Config) -> None:
     model = config.model
     divides("model.heads", model.heads, "model.width", model.width)
