@@ -16,6 +16,7 @@ from eltlab.config import folder
 from eltlab.model.backbone import Anatomy, initialise_backbone, looped_stack
 from eltlab.model.layers import Attention, exclude_own
 from eltlab.model.loop import relative_update
+from eltlab.seeds import BatchNoise
 
 LAYERS, LOOPS = 2, 4
 SWITCHES = {
@@ -58,7 +59,7 @@ def batch(objective: str, size: int = 4):
         x = torch.randint(16, (size, 16), generator=generator)
     else:
         x = torch.rand(size, 1, 8, 8, generator=generator) * 2 - 1
-    return build_objective(configured(objective, ())).corrupt(x, generator)
+    return build_objective(configured(objective, ())).corrupt(x, BatchNoise(generator, len(x)))
 
 
 def read(net, objective: str, exits=(LOOPS,), labels=(0, 1, 2, 3), **settings):

@@ -16,7 +16,7 @@ from eltlab.elastic import load_run
 from eltlab.errors import UserError
 from eltlab.files import renamed
 from eltlab.runs import Run
-from eltlab.seeds import generator
+from eltlab.seeds import BatchNoise, generator
 from eltlab.training.validation import LEVELS, Validation
 
 SMALL = [
@@ -67,7 +67,7 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     order = torch.randperm(len(x), generator=generator("validation", "order"))[2::LEVELS]
     u = (2 + (torch.arange(len(order)) + 0.5) / len(order)) / LEVELS
     draw = generator("validation", "corrupt", 2)
-    inputs, target = model.objective.corrupt(x[order], draw, u)
+    inputs, target = model.objective.corrupt(x[order], BatchNoise(draw, len(x[order])), u)
     with torch.inference_mode():
         done = model.backbone(*inputs, labels_B=labels[order], exits=(3,))
     level = model.objective.level(u).mean().item()

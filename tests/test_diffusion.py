@@ -12,7 +12,7 @@ from eltlab.elastic import Elastic
 from eltlab.generation.diffusion import Diffusion, alpha_sigma, ancestral_step, ddim_step
 from eltlab.generation.guidance import guided
 from eltlab.schedule import evaluations, guidance_scale, loop_schedule
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 PREDICTIONS = ("v", "epsilon", "x")
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -99,8 +99,8 @@ def test_shift_moves_logsnr_and_the_noise_that_training_sees():
     t = torch.linspace(0, 1, 11)
     torch.testing.assert_close(shifted.logsnr(t), plain.logsnr(t) - 3)
     x = torch.zeros(1000, 1, 1, 1)
-    (z, _), target = plain.corrupt(x, generator())
-    (z_shifted, _), target_shifted = shifted.corrupt(x, generator())
+    (z, _), target = plain.corrupt(x, BatchNoise(generator(), len(x)))
+    (z_shifted, _), target_shifted = shifted.corrupt(x, BatchNoise(generator(), len(x)))
     torch.testing.assert_close(target_shifted.logsnr, target.logsnr - 3)
     assert z_shifted.square().mean() > z.square().mean()
 
@@ -110,7 +110,7 @@ def test_shift_moves_logsnr_and_the_noise_that_training_sees():
 
 def test_corrupt_adds_standard_noise_at_the_told_level():
     x = images(4000)
-    (z, time), target = Diffusion(bias=0.7).corrupt(x, generator())
+    (z, time), target = Diffusion(bias=0.7).corrupt(x, BatchNoise(generator(), len(x)))
     alpha, sigma = alpha_sigma(target.logsnr)
     noise = (z - alpha * x) / sigma
     # At σ = 5e-4 float32 leaves three digits of the noise; moments do not feel it.
@@ -137,9 +137,9 @@ def rescaled(time: torch.Tensor) -> torch.Tensor:
 
 def test_corrupt_is_a_function_of_its_generator():
     x = images(3)
-    (z, time), _ = Diffusion().corrupt(x, generator(1))
-    (again, time_again), _ = Diffusion().corrupt(x, generator(1))
-    (other, _), _ = Diffusion().corrupt(x, generator(2))
+    (z, time), _ = Diffusion().corrupt(x, BatchNoise(generator(1), len(x)))
+    (again, time_again), _ = Diffusion().corrupt(x, BatchNoise(generator(1), len(x)))
+    (other, _), _ = Diffusion().corrupt(x, BatchNoise(generator(2), len(x)))
     assert torch.equal(z, again) and torch.equal(time, time_again)
     assert not torch.equal(z, other)
 
@@ -161,7 +161,7 @@ def test_to_x_inverts_the_exact_prediction(prediction, zeta):
 @every_prediction
 def test_loss_is_zero_for_the_perfect_prediction_and_above_it_otherwise(prediction):
     objective, x = Diffusion(prediction), images(64)
-    (z, _), target = objective.corrupt(x, generator())
+    (z, _), target = objective.corrupt(x, BatchNoise(generator(), len(x)))
     alpha, sigma = alpha_sigma(target.logsnr)
     perfect = exact(prediction, x, z, alpha, sigma)
     assert objective.loss(perfect, target) < 1e-6
@@ -174,7 +174,7 @@ def test_loss_is_zero_for_the_perfect_prediction_and_above_it_otherwise(predicti
 def test_losses_are_weighted_errors_of_x(prediction):
     """GT = w·‖x̂ − x‖² and Dist = w·‖x̂_student − x̂_teacher‖², whatever the network predicts."""
     objective, x = Diffusion(prediction, bias=0.5), images(8)
-    (z, _), target = objective.corrupt(x, generator())
+    (z, _), target = objective.corrupt(x, BatchNoise(generator(), len(x)))
     alpha, sigma = alpha_sigma(target.logsnr)
     teacher, student = torch.randn(2, 8, 2, 4, 4, generator=generator(3))
 

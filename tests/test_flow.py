@@ -16,7 +16,7 @@ from eltlab.errors import UserError
 from eltlab.evaluate import costs
 from eltlab.generation.flow import Flow
 from eltlab.results import read_rows
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 both_samplers = pytest.mark.parametrize("name", ["euler", "heun"])
 
@@ -34,19 +34,19 @@ def images(count: int = 4) -> torch.Tensor:
 
 def test_corruption_lies_on_the_line_and_the_target_is_its_slope():
     x = images(64)
-    (z, t), velocity = Flow().corrupt(x, generator())
+    (z, t), velocity = Flow().corrupt(x, BatchNoise(generator(), len(x)))
     t = t.view(-1, 1, 1, 1)
     noise = velocity + x
     torch.testing.assert_close(z, x + t * velocity)
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
-    (again, _), same = Flow().corrupt(x, generator())
-    (other, _), _ = Flow().corrupt(x, generator(1))
+    (again, _), same = Flow().corrupt(x, BatchNoise(generator(), len(x)))
+    (other, _), _ = Flow().corrupt(x, BatchNoise(generator(1), len(x)))
     assert torch.equal(z, again) and torch.equal(velocity, same) and not torch.equal(z, other)
 
 
 def test_the_ends_are_the_data_and_pure_noise():
     x = images(2)
-    (z, t), velocity = Flow().corrupt(x, generator(), torch.tensor([0.0, 1.0]))
+    (z, t), velocity = Flow().corrupt(x, BatchNoise(generator(), len(x)), torch.tensor([0.0, 1.0]))
     assert t.tolist() == [0, 1]
     assert torch.equal(z[0], x[0])
     torch.testing.assert_close(z[1], (velocity + x)[1])
@@ -55,7 +55,7 @@ def test_the_ends_are_the_data_and_pure_noise():
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.6)])
 def test_times_are_logit_normal(mean, std):
     count = 100_000
-    (_, t), _ = Flow(mean, std).corrupt(torch.zeros(count, 1, 1, 1), generator())
+    (_, t), _ = Flow(mean, std).corrupt(torch.zeros(count, 1, 1, 1), BatchNoise(generator(), count))
     logit = torch.logit(t.double())
     assert abs(logit.mean() - mean) < 5 * std / math.sqrt(count)
     assert abs(logit.std() - std) < 5 * std / math.sqrt(2 * count)
@@ -65,9 +65,9 @@ def test_times_are_logit_normal(mean, std):
 
 def test_a_level_is_the_time_at_its_quantile():
     objective, u = Flow(-0.5, 1.3, shift=3.0), torch.linspace(0.01, 0.99, 9)
-    (_, t), _ = objective.corrupt(torch.zeros(9, 1, 1, 1), generator(), u)
+    (_, t), _ = objective.corrupt(torch.zeros(9, 1, 1, 1), BatchNoise(generator(), 9), u)
     assert torch.equal(t, objective.level(u)) and (t.diff() > 0).all()
-    (_, drawn), _ = objective.corrupt(torch.zeros(50_000, 1, 1, 1), generator())
+    (_, drawn), _ = objective.corrupt(torch.zeros(50_000, 1, 1, 1), BatchNoise(generator(), 50_000))
     for share, time in zip(u, t, strict=True):
         assert abs((drawn < time).float().mean() - share) < 5 * 0.5 / math.sqrt(50_000)
 
@@ -85,7 +85,7 @@ def test_shift_multiplies_the_ratio_of_noise_to_signal():
 
 def test_losses_are_their_formulas_and_the_teacher_gets_no_gradient():
     objective, x = Flow(), images(3)
-    _, velocity = objective.corrupt(x, generator())
+    _, velocity = objective.corrupt(x, BatchNoise(generator(), len(x)))
     student = torch.randn(x.shape, generator=generator(1)).requires_grad_()
     teacher = torch.randn(x.shape, generator=generator(2)).requires_grad_()
     truth = ((student - velocity) ** 2).mean()

@@ -16,7 +16,7 @@ from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
 from eltlab.generation import masked
 from eltlab.generation.masked import Masked, MaskedTarget, draw, unmasking_schedule
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 CODES, TOKENS = 7, 16
 
@@ -34,7 +34,7 @@ def random_ids(count: int, seed: int = 3) -> torch.Tensor:
 
 def test_corrupt_masks_a_cosine_share_of_each_sample():
     ids = random_ids(500)
-    (seen,), target = Masked(CODES).corrupt(ids, generator(1))
+    (seen,), target = Masked(CODES).corrupt(ids, BatchNoise(generator(1), len(ids)))
     u = torch.rand(500, generator=generator(1))  # the objective's first draw
     expected = torch.ceil(TOKENS * torch.cos(math.pi / 2 * u.double())).clamp(min=1)
     counts = target.masked.sum(dim=1)
@@ -46,7 +46,7 @@ def test_corrupt_masks_a_cosine_share_of_each_sample():
 
 
 def test_corrupt_masks_every_position_as_often():
-    _, target = Masked(CODES).corrupt(random_ids(4000), generator())
+    _, target = Masked(CODES).corrupt(random_ids(4000), BatchNoise(generator(), 4000))
     share = target.masked.float().mean(dim=0)
     # E[⌈T·cos(π/2·u)⌉/T] is 2/π and a little from rounding up.
     assert abs(share.mean() - (2 / math.pi + 0.5 / TOKENS)) < 0.02
@@ -54,13 +54,15 @@ def test_corrupt_masks_every_position_as_often():
 
 
 def test_at_least_one_token_is_masked_at_the_smallest_ratio():
-    _, target = Masked(CODES).corrupt(torch.zeros(20_000, 2, dtype=torch.long), generator())
+    _, target = Masked(CODES).corrupt(
+        torch.zeros(20_000, 2, dtype=torch.long), BatchNoise(generator(), 20_000)
+    )
     assert target.masked.sum(dim=1).min() == 1
 
 
 def logits_and_target(count: int = 6):
     ids = random_ids(count)
-    _, target = Masked(CODES).corrupt(ids, generator(2))
+    _, target = Masked(CODES).corrupt(ids, BatchNoise(generator(2), len(ids)))
     return torch.randn(2, count, TOKENS, CODES, generator=generator(4)), target
 
 
@@ -270,6 +272,7 @@ def test_class_label_and_guidance_reach_the_samples():
 
 
 def test_masked_mean_ignores_what_is_not_masked():
-    target = MaskedTarget(torch.zeros(1, 3, dtype=torch.long), torch.tensor([[True, False, True]]))
+    chosen = torch.tensor([[True, False, True]])
+    target = MaskedTarget(torch.zeros(1, 3, dtype=torch.long), chosen, chosen.sum())
     values = torch.tensor([[1.0, 100.0, 4.0]])
-    assert masked.masked_mean(values, target.masked) == 2.5
+    assert masked.masked_mean(values, target) == 2.5

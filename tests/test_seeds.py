@@ -4,12 +4,13 @@ import pytest
 import torch
 from conftest import tiny
 
-from eltlab.build import build_backbone
+from eltlab.build import build_backbone, build_objective
 from eltlab.data.batches import batch_indices
 from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
+from eltlab.generation.masked import Masked
 from eltlab.model.backbone import initialise_backbone
-from eltlab.seeds import SampleNoise, fold, generator
+from eltlab.seeds import WHOLE, BatchNoise, SampleNoise, Share, fold, generator
 
 PURPOSES = ("weights", "corrupt", "dropout", "student", "sample", "order")
 
@@ -80,6 +81,48 @@ def test_drawing_leaves_the_global_state_alone(objective):
     SampleNoise(0, [0, 1]).uniform(3)
     batch_indices(0, 3, 8, 20)
     initialise_backbone(net, generator(0, "weights"))
-    model.objective.corrupt(x, generator(0, "corrupt", 1))
+    model.objective.corrupt(x, BatchNoise(generator(0, "corrupt", 1), len(x)))
     model.sample([1, 2, 3], guidance=2.0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("world", "pieces"), [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_the_shares_of_a_batch_are_the_batch(world, pieces):
+    """In rows, each once; and in noise, whatever they are cut into."""
+    whole = BatchNoise(generator(0, "corrupt", 3), 8)
+    drawn = [whole.uniform(), whole.normal(2), whole.uniform(3)]
+    shares = [Share(rank, world, piece, pieces) for piece in range(pieces) for rank in range(world)]
+    parts = []
+    for share in shares:
+        noise = BatchNoise(generator(0, "corrupt", 3), 8, share)
+        parts.append([noise.uniform(), noise.normal(2), noise.uniform(3)])
+    for all_rows, of_shares in zip(drawn, zip(*parts, strict=True), strict=True):
+        assert torch.equal(all_rows, torch.cat(of_shares))
+
+
+def test_the_noise_of_a_whole_batch_is_what_the_generator_gives():
+    noise, g = BatchNoise(generator(1), 5), generator(1)
+    assert torch.equal(noise.uniform(), torch.rand(5, generator=g))
+    assert torch.equal(noise.normal(2, 3), torch.randn(5, 2, 3, generator=g))
+
+
+@pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
+def test_the_mean_over_shares_is_the_loss_of_the_batch(objective):
+    """Of ground truth and distillation, though shares have unequal numbers of masked tokens."""
+    objective = build_objective(tiny(f"objective={objective}"))
+    g = generator("test")
+    x = torch.randn(8, 1, 8, 8, generator=g)
+    student, teacher = torch.randn(2, 8, 1, 8, 8, generator=g)
+    if isinstance(objective, Masked):
+        x = torch.randint(16, (8, 16), generator=g)
+        student, teacher = torch.randn(2, 8, 16, 16, generator=g)
+
+    def losses(share: Share) -> torch.Tensor:
+        noise = BatchNoise(generator("step"), 8, share)
+        rows = share.rows(8)
+        _, target = objective.corrupt(x[rows], noise)
+        truth = objective.loss(student[rows], target)
+        return torch.stack([truth, objective.distill(student[rows], teacher[rows], target)])
+
+    parts = [losses(Share(rank, 2, piece, 2)) for rank in (0, 1) for piece in (0, 1)]
+    torch.testing.assert_close(torch.stack(parts).mean(0), losses(WHOLE))

@@ -10,6 +10,7 @@ from conftest import perturbed, tiny
 from eltlab.build import build_backbone, build_objective
 from eltlab.config import DeepConfig, FinalConfig, IlsdConfig, RandomDepthConfig, WeightConfig
 from eltlab.laws import depth_law
+from eltlab.seeds import BatchNoise
 from eltlab.training.module import LoopedModule
 from eltlab.training.supervision import (
     Deep,
@@ -37,7 +38,7 @@ def one_step(name: str, exits=(1, 2, 3, 4)):
         x = torch.randint(16, (8, 16), generator=generator)
     else:
         x = torch.rand(8, 1, 8, 8, generator=generator) * 2 - 1
-    inputs, target = objective.corrupt(x, generator)
+    inputs, target = objective.corrupt(x, BatchNoise(generator, len(x)))
     preds = net(*inputs, labels_B=torch.arange(8), exits=exits).exits
     return net, objective, preds, target
 

@@ -11,6 +11,7 @@ from eltlab import fit
 from eltlab.compose import compose
 from eltlab.errors import Diverged
 from eltlab.generation.masked import Masked
+from eltlab.seeds import BatchNoise
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.module import LoopedModule, learning_rate
 
@@ -140,11 +141,13 @@ def test_learning_rate_warms_up_then_holds_or_falls() -> None:
 def test_labels_are_dropped_at_their_rate_by_the_step_alone() -> None:
     module = LoopedModule(compose([*TINY, "objective.label_dropout=0.25"]))
     labels = torch.arange(40_000) % 10
-    generator = torch.Generator().manual_seed(1)
-    dropped = module.drop_labels(labels, generator) == 10
-    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.01)
-    again = module.drop_labels(labels, torch.Generator().manual_seed(1)) == 10
-    assert torch.equal(dropped, again)
+
+    def dropped() -> Tensor:
+        noise = BatchNoise(torch.Generator().manual_seed(1), len(labels))
+        return module.drop_labels(labels, noise) == 10
+
+    assert dropped().float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(dropped(), dropped())
 
 
 def test_weight_decay_spares_gains_and_biases() -> None:

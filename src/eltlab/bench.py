@@ -19,7 +19,7 @@ from eltlab.errors import UserError
 from eltlab.laws import Depths
 from eltlab.machine import machine_of
 from eltlab.memory import side_by_side
-from eltlab.rules import divides
+from eltlab.rules import divides, one_device
 from eltlab.schedule import is_loop_count
 from eltlab.text import binary, columns, si, span
 
@@ -59,6 +59,8 @@ def main(overrides: list[str]) -> None:
     asked, rest = own_keys(overrides, Asked())
     asked = checked(asked)
     configs = compared(rest, asked)
+    for config in configs:
+        one_device(config, "bench times one device")
     check_memory(configs)
     out = writable(Path(asked.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser())
 

@@ -28,7 +28,7 @@ from eltlab.model.backbone import (
     initialise_backbone,
     looped_stack,
 )
-from eltlab.seeds import generator
+from eltlab.seeds import WHOLE, Share, generator
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,20 @@ class Data:
         return self.train.origin
 
     def batches(
-        self, config: Config, start: int, device: torch.device
+        self, config: Config, start: int, device: torch.device, share: Share = WHOLE
     ) -> Batches | StreamedBatches:
-        """The batches of steps start…config.steps − 1. Token ids are encoded here, once."""
+        """The batches of steps start…config.steps − 1, or a share of each. Token ids are encoded here,
+        once."""
         train, flip = self.train, config.data.flip
         steps = (config.batch_size, config.seed, start, config.steps, flip)
         if self.tokenizer is not None:
             ids, mirrored = encode_set(self.tokenizer, train, flip)
             if mirrored is not None:
                 mirrored = mirrored.to(device)
-            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored)
+            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored, share)
         if isinstance(train, ImageFiles):
-            return StreamedBatches(train, *steps, device)
-        return Batches(train.images.to(device), train.labels.to(device), *steps)
+            return StreamedBatches(train, *steps, device, share)
+        return Batches(train.images.to(device), train.labels.to(device), *steps, share=share)
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a seeded subset of the test split, for validation."""
@@ -100,14 +101,16 @@ class EncodedData:
     def hash(self) -> str:
         return self.manifest.id
 
-    def batches(self, config: Config, start: int, device: torch.device) -> EncodedBatches:
-        """The batches of steps start…config.steps − 1."""
+    def batches(
+        self, config: Config, start: int, device: torch.device, share: Share = WHOLE
+    ) -> EncodedBatches:
+        """The batches of steps start…config.steps − 1, or a share of each."""
         data = config.data
         whole = data.in_memory
         if whole is None:
             whole = self.train.fits(device, data.flip)
         steps = (config.batch_size, config.seed, start, config.steps, data.flip)
-        return EncodedBatches(self.train, *steps, device, whole, data.workers)
+        return EncodedBatches(self.train, *steps, device, whole, data.workers, share)
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a seeded subset of the test split, for validation."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from omegaconf import OmegaConf
 
+from eltlab import devices
 from eltlab.compose import groups_of, options_of, parse_overrides, set_key, typed
 from eltlab.config import Config, flatten, folder
 from eltlab.errors import UserError, nearest
@@ -20,7 +21,7 @@ Asked = TypeVar("Asked")
 
 # What may differ between a run and a later look at it.
 OPEN_KEYS = (
-    *("sampler.", "metrics.", "trainer.accelerator"),
+    *("sampler.", "metrics.", "trainer.accelerator", "trainer.devices", "trainer.nodes"),
     *("data.root", "data.workers", "data.in_memory"),  # where the same images lie today
 )
 
@@ -50,20 +51,27 @@ def run_verb(
                 )
             if argument.startswith("-"):
                 raise UserError(f"{shown(argument)}: only key=value and --help are understood")
-        main(arguments)
+        with devices.only_the_first_speaks():
+            main(arguments)
     except UserError as error:
+        devices.let_others_speak(error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        devices.let_others_speak(error)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: {what}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"stopped; {stopped}", file=sys.stderr)
+        if devices.first():
+            print(f"stopped; {stopped}", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        devices.let_others_speak(error)
+        raise
 
 
 def options(root: str = "config") -> str:
@@ -112,6 +120,8 @@ def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]
         raise UserError("run=DIR is missing: the folder that fit printed after 'run:'")
     run = Run.open(Path(str(folder)).expanduser())
     node = typed(OmegaConf.create(asdict(run.config)))
+    # How many devices it was trained on is no reason to measure it on as many.
+    node.trainer.devices = node.trainer.nodes = node.trainer.accumulate = 1
     own = OmegaConf.structured(defaults)
     for key, value in parsed:
         if key in own:

@@ -249,6 +249,10 @@ class EmaConfig:
 @dataclass
 class TrainerConfig:
     accelerator: str = "auto"
+    devices: int = 1  # of a node: a process each
+    nodes: int = 1
+    strategy: str = "auto"  # auto: ddp where there are several devices
+    accumulate: int = 1  # pieces of a batch, one after the other: less memory, the same step
     precision: str = "auto"
     compile: bool = False
     recompute: bool = False  # run each block again in the backward: less memory, more FLOPs

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eltlab import portable
+from eltlab import devices, portable
 from eltlab.build import (
     build_backbone,
     build_objective,
@@ -121,19 +121,30 @@ class Elastic:
         spent = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
         return Drawn(images, spent, updates)
 
-    def draw_all(self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str) -> Drawn:
+    def draw_all(
+        self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
+    ) -> Drawn | None:
         """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
 
-        The loops spent are shares of the images; the relative updates are those of the first batch.
+        Processes that have joined (devices.py) draw a batch each in turn, and the first one is given
+        all of them; the others None. The loops spent are shares of the images; the relative updates
+        are those of the first batch.
         """
+        batches = list(torch.arange(len(labels)).split(self.config.batch_size))
+        world, rank = devices.joined()
         parts: list[Drawn] = []
-        done = 0
         with Bar(title, len(labels)) as bar:
-            for part in labels.split(self.config.batch_size):
-                indices = list(range(done, done + len(part)))
-                parts.append(self.draw(part, loops, seed, indices, track=not parts))
-                done += len(part)
-                bar.update(done)
+            for turn in range(0, len(batches), world):
+                drawn = None
+                for chosen in batches[turn : turn + world][rank : rank + 1]:
+                    drawn = self.draw(
+                        labels[chosen], loops, seed, chosen.tolist(), track=chosen[0] == 0
+                    )
+                given = devices.gathered(drawn) or []
+                parts += [part for part in given if part is not None]
+                bar.update(sum(len(part.images) for part in parts))
+        if not parts:
+            return None
         images = [drawn.images for drawn in parts]
         return Drawn(torch.cat(images), shares(parts), parts[0].updates)
 

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab import compute, results
+from eltlab import compute, devices, results
 from eltlab.bill import exact, model_bill, sampling_bill
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.files import digest, locked, write_atomic
+from eltlab.launch import launch
 from eltlab.laws import Depths
 from eltlab.rules import check_samples
 from eltlab.schedule import SCHEDULE_FORMS, LoopSchedule, is_loop_schedule
@@ -49,7 +50,7 @@ def usage() -> str:
         "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 sampler.halting=0.05\n"
         "  data.root=FOLDER     where the same images, or the same encoded set, lie today\n"
         "  metrics.images=PLACE where the images of the encoded set lie today\n"
-        "  trainer.accelerator=cpu\n\n"
+        "  trainer.accelerator=cpu trainer.devices=2\n\n"
         "Rows go to DIR/rows.jsonl (a measurement made before is not made again), relative updates to\n"
         "DIR/dynamics.csv, pictures to DIR/samples/. Read the rows with eltlab.results.load('runs')."
     )
@@ -62,6 +63,10 @@ def main(overrides: list[str]) -> None:
     if asked.samples is not None:
         config.metrics.samples = asked.samples
         check_samples(config)
+    if devices.needs_launch(config):
+        launch("evaluate", overrides, config.trainer.devices)
+        return
+    devices.settle(config)
     evaluate_run(run, config, counts, config.seed if asked.seed is None else asked.seed)
     print(f"run: {run.folder}")
 
@@ -83,13 +88,18 @@ def evaluate_run(
     samples = config.metrics.samples
     import torch
 
-    from eltlab.build import build_splits
+    from eltlab.build import build_splits, choose_device
     from eltlab.elastic import load_run
     from eltlab.metrics.floor import floor
     from eltlab.metrics.measure import build_metrics
     from eltlab.metrics.protocol import protocol_id, sampling_protocol
 
+    devices.join(choose_device(config.trainer.accelerator))
+    devices.wait()  # the first process may have just written the checkpoint
     model, counters = load_run(run.folder, config)
+    labels = torch.arange(samples) % config.data.classes  # balanced
+    if not devices.first():
+        return assist(model, labels, seed)
     train, test = splits or build_splits(config)
     if (config.data.encoding or train.origin) != counters["data"]:
         raise UserError(
@@ -109,7 +119,6 @@ def evaluate_run(
     if config.objective.source is not None:  # the sampler is the extension's own code
         protocol["objective"] = config.objective.source
     known = {results.identity(row) for row in results.read_rows(run.rows)}
-    labels = torch.arange(samples) % config.data.classes  # balanced
     for asked in loops:
         name = name_of(asked, config.sampler.halting)
         row = {
@@ -125,7 +134,9 @@ def evaluate_run(
         if results.identity(row) in known:
             print(f"{name}: measured before", file=sys.stderr)
             continue
+        devices.told(asked)
         drawn = model.draw_all(labels, asked, seed, name)
+        assert drawn is not None  # of the first process
         row |= costs(config, drawn.spent, counters["images_seen"])
         row |= metrics.measure(drawn.images, labels) | metrics.floor()
         with locked(run.rows.with_suffix(".lock")):
@@ -134,6 +145,13 @@ def evaluate_run(
         results.append_rows(run.rows, [row])  # the last: a row that is there is not measured again
         spent = "" if config.sampler.halting is None else f" ({row['loops']:.2f} spent)"
         print(f"{name}{spent}: {metrics.headline(row)}", file=sys.stderr)
+    devices.told(None)
+
+
+def assist(model: "Elastic", labels: "Tensor", seed: int) -> None:
+    """Draws this process's batches of all that the first one measures, until it says that it is done."""
+    while (asked := devices.told()) is not None:
+        model.draw_all(labels, asked, seed, "")
 
 
 def check_loops(loops: Any, steps: int) -> None:

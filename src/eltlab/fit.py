@@ -2,12 +2,16 @@
 
 import importlib.util
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
+from eltlab import devices
 from eltlab.cli import options, run_verb
 from eltlab.compose import compose
 from eltlab.config import Config, to_yaml
 from eltlab.errors import UserError
+from eltlab.launch import launch
 from eltlab.machine import machine_of
 from eltlab.plan import bill_lines
 
@@ -31,7 +35,11 @@ def usage() -> str:
 
 
 def main(overrides: list[str]) -> None:
-    train_and_measure(compose(overrides))
+    config = compose(overrides)
+    if devices.needs_launch(config):
+        launch("fit", overrides, config.trainer.devices)
+    else:
+        train_and_measure(config)
 
 
 def train_and_measure(config: Config, wait: bool = False) -> None:
@@ -39,6 +47,7 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
 
     wait: where another process trains it, goes on with what that leaves; without, UserError.
     """
+    devices.settle(config)
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
     from eltlab.build import build_data, choose_device, choose_precision
@@ -57,11 +66,20 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
 
         splits = data.images(config)
         check_metrics(config, len(splits[0]))
-    with run.alone(wait):
+    devices.join(device)
+    with held(run, wait):
         train(run, data, device)
         if config.evaluate:
             evaluate_run(run, config, default_loops(config), config.seed, splits)
     print(f"run: {run.folder}")
+
+
+@contextmanager
+def held(run: "Run", wait: bool) -> Iterator[None]:
+    """Holds the run for all of its processes: the first takes the lock, which the others await."""
+    with run.alone(wait) if devices.first() else nullcontext():
+        devices.wait()
+        yield
 
 
 def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> None:
@@ -79,7 +97,8 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
     checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
     if checkpoint is not None:
         data = data.with_codebook(checkpoint["eltlab"]["codebook"])
-    module = LoopedModule(config, data.codebook, data.hash)
+    share = devices.share(config)
+    module = LoopedModule(config, data.codebook, data.hash, share)
     if checkpoint is not None:
         check_architecture(module, checkpoint["state_dict"], run.checkpoint)
         module.resume(checkpoint)
@@ -89,7 +108,8 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
         check_precision(checkpoint["eltlab"]["precision"], precision)
         check_images(checkpoint["eltlab"]["data"], data.hash, config)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
-    run.write_config()
+    if devices.first():
+        run.write_config()
     module.backbone.stack.recompute = config.trainer.recompute  # type: ignore[union-attr]
     if config.trainer.compile:
         module.backbone.stack.compile_blocks()  # type: ignore[operator, union-attr]
@@ -99,8 +119,11 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
     quiet_lightning()
     trainer = Trainer(
         accelerator=device.type,
-        devices=1,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.nodes,
+        accumulate_grad_batches=config.trainer.accumulate,
         precision=precision,  # type: ignore[arg-type]
+        **placement(config),
         max_epochs=1,
         callbacks=[  # the checkpoint last: what a step leaves is on disk before the step counts
             Reports(run.folder, config),
@@ -115,11 +138,36 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
         default_root_dir=run.folder,
     )
     try:
-        trainer.fit(module, data.batches(config, module.start, device))
+        trainer.fit(module, data.batches(config, module.start, device, share))
     except SystemExit:
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None
         raise
+
+
+def placement(config: Config) -> dict[str, Any]:
+    """How Lightning's Trainer spreads a run over its processes; nothing where it has but one."""
+    if devices.world() == 1:
+        return {}
+    from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from eltlab.training.sharding import Sharded
+
+    environment = TorchElasticEnvironment()  # which reads RANK, WORLD_SIZE and LOCAL_RANK
+    if config.trainer.strategy == "fsdp":
+        return {"strategy": Sharded(), "plugins": environment}
+    strategy = DDPStrategy(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=leaves_unused(config),
+    )
+    return {"strategy": strategy, "plugins": environment}
+
+
+def leaves_unused(config: Config) -> bool:
+    """Whether some steps give a parameter no gradient: the injection, in a pass of one loop."""
+    return config.model.inject_input and 1 in config.supervision.spent(config.loops).depths
 
 
 def check_precision(trained: str, now: str) -> None:

@@ -105,10 +105,35 @@ def _check_numbers(config: Config) -> None:
     one_of(config, "optim.schedule", ("constant", "cosine"))
     one_of(config, "trainer.precision", ("auto", "32-true", "bf16-mixed"))
     one_of(config, "trainer.accelerator", ("auto", "cpu", "cuda"))
+    one_of(config, "trainer.strategy", ("auto", "ddp", "fsdp"))
+    at_least(config, 1, "trainer.devices trainer.nodes trainer.accumulate")
+    check_shares(config)
     one_of(config, "metrics.extractor", ("classifier", "inception"))
     betas = config.optim.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optim.betas={betas}: give two numbers in [0, 1), e.g. [0.9,0.99]")
+
+
+def check_shares(config: Config) -> None:
+    """Raises UserError where a batch does not go evenly over the devices and pieces."""
+    trainer, batch = config.trainer, config.batch_size
+    shares = trainer.devices * trainer.nodes * trainer.accumulate
+    if batch % shares:
+        divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+        raise UserError(
+            f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes} trainer.accumulate="
+            f"{trainer.accumulate}: their product {shares} does not divide batch_size={batch}, the batch "
+            f"of all devices and pieces together; make it one of {divisors}"
+        )
+
+
+def one_device(config: Config, what: str) -> None:
+    """Raises UserError for a configuration of several devices where only one is used."""
+    trainer = config.trainer
+    if trainer.devices * trainer.nodes > 1:
+        raise UserError(
+            f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}: {what}; leave both out"
+        )
 
 
 def _check_dial(config: Config) -> None:

@@ -47,6 +47,7 @@ def main(overrides: list[str]) -> None:
 
     model, _ = load_run(run.folder, config)
     drawn = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
+    assert drawn is not None  # by this process alone
     rows = drawn.images.split(math.ceil(math.sqrt(asked.count)))
     save_grid(Path(asked.out).expanduser(), list(rows), [""] * len(rows))
     print(f"out: {asked.out}")

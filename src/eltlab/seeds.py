@@ -5,6 +5,8 @@ uninterrupted one draws, and evaluation cannot disturb training (DESIGN decision
 """
 
 import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,3 +42,68 @@ class SampleNoise:
         """[samples, *shape], uniform on [0, 1)."""
         draws = [torch.rand(shape, generator=g) for g in self.generators]
         return torch.stack(draws).to(self.device)
+
+
+class Share(NamedTuple):
+    """One device's part of a global batch in one of the pieces whose gradients are accumulated."""
+
+    rank: int = 0
+    world: int = 1  # devices
+    piece: int = 0
+    pieces: int = 1
+
+    @property
+    def total(self) -> int:
+        """How many shares a batch has."""
+        return self.world * self.pieces
+
+    @property
+    def number(self) -> int:
+        """Which of them this is."""
+        return self.piece * self.world + self.rank
+
+    def each_piece(self) -> list["Share"]:
+        """This device's share of every piece."""
+        return [self._replace(piece=piece) for piece in range(self.pieces)]
+
+    def rows(self, batch_size: int) -> slice:
+        """Where its rows lie in the batch; the shares of a batch are equally large."""
+        size = batch_size // self.total
+        return slice(self.number * size, (self.number + 1) * size)
+
+
+WHOLE = Share()
+
+
+class BatchNoise:
+    """The noise of a training batch: drawn for all of its rows, of which this share's are given.
+
+    So what a row is given depends neither on the number of devices nor on that of the pieces.
+
+    Args:
+        generator: of the step, on the device of the noise.
+        batch_size: of the global batch.
+    """
+
+    def __init__(self, generator: torch.Generator, batch_size: int, share: Share = WHOLE) -> None:
+        self.generator, self.batch_size, self.share = generator, batch_size, share
+
+    def normal(self, *shape: int) -> Tensor:
+        """[rows, *shape], standard normal."""
+        return self.mine(self._draw(torch.randn, shape))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """[rows, *shape], uniform on [0, 1)."""
+        return self.mine(self.uniform_of_all(*shape))
+
+    def uniform_of_all(self, *shape: int) -> Tensor:
+        """[batch_size, *shape], of which `mine` are this share's: for what depends on the whole batch."""
+        return self._draw(torch.rand, shape)
+
+    def mine(self, values: Tensor) -> Tensor:
+        """This share's rows of what is there for the whole batch."""
+        return values[self.share.rows(self.batch_size)]
+
+    def _draw(self, law: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        size = (self.batch_size, *shape)
+        return law(size, generator=self.generator, device=self.generator.device)

@@ -16,6 +16,7 @@ from eltlab.constraints import holds, keys_in
 from eltlab.errors import UserError, nearest
 from eltlab.files import digest
 from eltlab.results import read_rows
+from eltlab.rules import one_device
 from eltlab.runs import Run
 from eltlab.space import LABEL, Cell, Dice, decided, draw, grid, keys_of
 from eltlab.study_file import StudyFile, at_loops, read_study, study_path
@@ -71,6 +72,7 @@ class Study:
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
             parsed.append(("budget.train_flops", self.budget))
         config = compose_parsed([*parsed, ("seed", seed), ("runs_dir", self.runs_dir)])
+        one_device(config, "a trial of a study runs on one device")
         name = f"{self.name}/{self.arm(cell, config)}"
         check_measured(self.file, config, name)
         return replace(config, name=name, study=self.name, trial=trial)

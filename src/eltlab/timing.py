@@ -14,6 +14,7 @@ from torch import Tensor
 from eltlab import compute
 from eltlab.config import Config, Spent
 from eltlab.live import LiveBytes
+from eltlab.seeds import BatchNoise
 from eltlab.training.ema import ema_decay, ema_update
 from eltlab.training.module import LoopedModule, learning_rate
 
@@ -161,7 +162,8 @@ def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
 def pass_seconds(arm: Arm, batch: Batch) -> float:
     """Seconds of one network evaluation of the average at the trained loop count."""
     x, labels_B = batch
-    inputs, _ = arm.module.objective.corrupt(x, torch.Generator(arm.device).manual_seed(0))
+    noise = BatchNoise(torch.Generator(arm.device).manual_seed(0), len(x))
+    inputs, _ = arm.module.objective.corrupt(x, noise)
     clock = Clock(arm.device)
     with arm.autocast():
         arm.module.ema(*inputs, labels_B=labels_B, exits=(arm.config.loops,))

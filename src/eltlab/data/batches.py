@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eltlab.data.imagefiles import ImageFiles
 from eltlab.data.images import to_float
-from eltlab.seeds import generator
+from eltlab.seeds import WHOLE, Share, generator
 
 CPU = torch.device("cpu")
 
@@ -44,8 +44,16 @@ def where_flipped(flipped_B: Tensor, mirrored: Tensor, straight: Tensor) -> Tens
     return torch.where(flipped_B.view(-1, *[1] * (straight.dim() - 1)), mirrored, straight)
 
 
+def pieces(start: int, stop: int, share: Share) -> Iterator[tuple[int, Share]]:
+    """Each step, with this share of each of its pieces."""
+    for step in range(start, stop):
+        for piece in share.each_piece():
+            yield step, piece
+
+
 class Batches:
-    """The loader of a run whose data lie in memory: batches (inputs, labels) of steps start…stop − 1.
+    """The loader of a run whose data lie in memory: (inputs, labels) of steps start…stop − 1, this
+    share's rows of each piece of a batch.
 
     Tensors stay where they are (moved to the device once, before training); a step only gathers, and
     brings images into [−1, 1].
@@ -66,22 +74,24 @@ class Batches:
         stop: int,
         flip: bool = False,
         mirrored: Tensor | None = None,
+        share: Share = WHOLE,
     ) -> None:
         self.inputs, self.labels, self.mirrored = inputs, labels, mirrored
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.flip = flip
+        self.flip, self.share = flip, share
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.share.pieces
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(self.start, self.stop):
-            size, device = len(self.inputs), self.inputs.device
-            indices = batch_indices(self.seed, step, self.batch_size, size, device)
+        size, device = len(self.inputs), self.inputs.device
+        for step, share in pieces(self.start, self.stop, self.share):
+            rows = share.rows(self.batch_size)
+            indices = batch_indices(self.seed, step, self.batch_size, size, device)[rows]
             x = self.inputs[indices]
             if self.flip:
                 mirrored = x.flip(-1) if self.mirrored is None else self.mirrored[indices]
-                flipped_B = flips(self.seed, step, self.batch_size, device)
+                flipped_B = flips(self.seed, step, self.batch_size, device)[rows]
                 x = where_flipped(flipped_B, mirrored, x)
             yield to_float(x) if x.dtype == torch.uint8 else x, self.labels[indices]
 
@@ -103,22 +113,27 @@ class StreamedBatches:
         stop: int,
         flip: bool,
         device: torch.device,
+        share: Share = WHOLE,
     ) -> None:
-        self.files, self.flip, self.device = files, flip, device
+        self.files, self.flip, self.device, self.share = files, flip, device, share
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.share.pieces
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        steps, size = range(self.start, self.stop), len(self.files)
-        orders = (batch_indices(self.seed, n, self.batch_size, size).tolist() for n in steps)
+        seed, batch_size, size = self.seed, self.batch_size, len(self.files)
+        taken = [
+            (step, share.rows(batch_size))
+            for step, share in pieces(self.start, self.stop, self.share)
+        ]
+        orders = (batch_indices(seed, n, batch_size, size)[rows].tolist() for n, rows in taken)
         decoded = self.files.decoded(orders, pin=self.device.type == "cuda")
         labels = self.files.labels.to(self.device)
-        for step, images in zip(steps, decoded, strict=True):
+        for (step, rows), images in zip(taken, decoded, strict=True):
             x = images.to(self.device, non_blocking=True)
             if self.flip:
-                flipped_B = flips(self.seed, step, self.batch_size, self.device)
+                flipped_B = flips(seed, step, batch_size, self.device)[rows]
                 x = where_flipped(flipped_B, x.flip(-1), x)
-            indices = batch_indices(self.seed, step, self.batch_size, size, self.device)
+            indices = batch_indices(seed, step, batch_size, size, self.device)[rows]
             yield to_float(x), labels[indices]

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from eltlab.data.batches import CPU, batch_indices, flips, where_flipped
+from eltlab.data.batches import CPU, batch_indices, flips, pieces, where_flipped
 from eltlab.data.images import choose
 from eltlab.data.manifest import TOKENIZER, Manifest
 from eltlab.data.shards import FLIPPED, layout, read_shard
 from eltlab.data.tokenizers import Tokenizer, load_tokenizer
 from eltlab.errors import UserError
 from eltlab.machine import physical_memory
-from eltlab.seeds import generator
+from eltlab.seeds import WHOLE, BatchNoise, Share, generator
 
 MEMORY_SHARE = 4  # a set lies on the device whole where it takes a quarter of the memory there
 
@@ -97,10 +97,10 @@ class EncodedSplit:
     def subset(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a seeded subset, at most this many, for validation."""
         chosen = torch.from_numpy(choose(min(most, len(self)), len(self), self.name))
-        draws = generator("validation", "posterior")
-        return self.inputs(pick(self.tensors, chosen, None), draws), self.labels[chosen]
+        noise = BatchNoise(generator("validation", "posterior"), len(chosen))
+        return self.inputs(pick(self.tensors, chosen, None), noise), self.labels[chosen]
 
-    def inputs(self, rows: Mapping[str, Tensor], draws: torch.Generator) -> Tensor:
+    def inputs(self, rows: Mapping[str, Tensor], noise: BatchNoise) -> Tensor:
         """What the objective corrupts: ids int64 [B, T], or latents float32 [B, C, H, W], drawn from
         their posterior where they have one."""
         if "ids" in rows:
@@ -108,8 +108,7 @@ class EncodedSplit:
         mean = rows["mean"].float()
         if "logvar" not in rows:
             return mean
-        noise = torch.randn(mean.shape, generator=draws, device=mean.device)
-        return mean + (rows["logvar"].float() / 2).exp() * noise
+        return mean + (rows["logvar"].float() / 2).exp() * noise.normal(*mean.shape[1:])
 
 
 def pick(
@@ -135,7 +134,8 @@ class _Reader(Dataset):
 
 
 class EncodedBatches:
-    """The loader of a run on an encoded set: batches (inputs, labels) of steps start…stop − 1.
+    """The loader of a run on an encoded set: (inputs, labels) of steps start…stop − 1, this share's rows
+    of each piece of a batch.
 
     Args:
         whole: the set lies on the device and a step only gathers; else `workers` processes read ahead
@@ -153,37 +153,42 @@ class EncodedBatches:
         device: torch.device,
         whole: bool,
         workers: int,
+        share: Share = WHOLE,
     ) -> None:
-        self.split, self.flip, self.device = split, flip, device
+        self.split, self.flip, self.device, self.share = split, flip, device, share
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
         self.workers = workers
         self.tensors = split.whole(device, flip) if whole else None
         self.labels = split.labels.to(device)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.share.pieces
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for step, rows in zip(range(self.start, self.stop), self.rows(), strict=True):
+        for (step, share), rows in zip(self.pieces(), self.rows(), strict=True):
             draws = generator(self.seed, "posterior", step, device=self.device)
-            indices = self.order(step, self.device)[0]
-            yield self.split.inputs(rows, draws), self.labels[indices]
+            noise = BatchNoise(draws, self.batch_size, share)
+            indices = self.order(step, share, self.device)[0]
+            yield self.split.inputs(rows, noise), self.labels[indices]
 
-    def order(self, step: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Which examples a step trains on, and which of them are mirrored."""
-        indices = batch_indices(self.seed, step, self.batch_size, len(self.split), device)
-        flipped_B = flips(self.seed, step, self.batch_size, device) if self.flip else None
-        return indices, flipped_B
+    def pieces(self) -> Iterator[tuple[int, Share]]:
+        return pieces(self.start, self.stop, self.share)
+
+    def order(self, step: int, share: Share, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Which examples a piece of a step trains on, and which of them are mirrored."""
+        seed, batch_size, rows = self.seed, self.batch_size, share.rows(self.batch_size)
+        indices = batch_indices(seed, step, batch_size, len(self.split), device)[rows]
+        return indices, flips(seed, step, batch_size, device)[rows] if self.flip else None
 
     def rows(self) -> Iterator[dict[str, Tensor]]:
-        """The tensors of each step's examples, on the device."""
+        """The tensors of the examples of each piece, on the device."""
         if self.tensors is not None:
-            for step in range(self.start, self.stop):
-                yield pick(self.tensors, *self.order(step, self.device))
+            for piece in self.pieces():
+                yield pick(self.tensors, *self.order(*piece, self.device))
             return
         loader = DataLoader(
             _Reader(self.split.tensors),
-            sampler=(self.order(step, CPU) for step in range(self.start, self.stop)),
+            sampler=(self.order(*piece, CPU) for piece in self.pieces()),
             batch_size=None,  # an item of ours is a batch already
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",

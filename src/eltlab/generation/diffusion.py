@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eltlab.config import DiffusionSamplerConfig
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 
 class NoisyTarget(NamedTuple):
@@ -63,16 +63,14 @@ class Diffusion:
         return slope.float() * math.exp(self.bias) * torch.sigmoid(self.logsnr(t) - self.bias)
 
     def corrupt(
-        self, x: Tensor, generator: torch.Generator, t: Tensor | None = None
+        self, x: Tensor, noise: BatchNoise, t: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], NoisyTarget]:
         """The network's inputs (z, time) and the target, at a time t ~ U(0, 1) a sample unless given."""
-        if t is None:
-            t = torch.rand(len(x), generator=generator, device=x.device)
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        t = noise.uniform() if t is None else t
         logsnr = self.logsnr(t)
         zeta = logsnr.view(-1, *[1] * (x.dim() - 1))
         alpha, sigma = alpha_sigma(zeta)
-        z = alpha * x + sigma * noise
+        z = alpha * x + sigma * noise.normal(*x.shape[1:])
         return (z, time_input(logsnr)), NoisyTarget(x, z, zeta, self.weight(t).view_as(zeta))
 
     def level(self, u: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eltlab.config import FlowSamplerConfig
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 
 class Flow:
@@ -35,15 +35,13 @@ class Flow:
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def corrupt(
-        self, x: Tensor, generator: torch.Generator, u: Tensor | None = None
+        self, x: Tensor, noise: BatchNoise, u: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The network's inputs (z, t) and the velocity, at a quantile u ~ U(0, 1) a sample unless given."""
-        if u is None:
-            u = torch.rand(len(x), generator=generator, device=x.device)
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
-        time = self.level(u)
+        time = self.level(noise.uniform() if u is None else u)
+        epsilon = noise.normal(*x.shape[1:])
         t = time.view(-1, *[1] * (x.dim() - 1))
-        return ((1 - t) * x + t * noise, time), noise - x
+        return ((1 - t) * x + t * epsilon, time), epsilon - x
 
     def loss(self, pred: Tensor, target: Tensor) -> Tensor:
         """GT = ‖v̂ − (ε − x)‖², mean over the batch and the image; the law of t is the weighting."""

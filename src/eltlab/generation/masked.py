@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eltlab.config import MaskedSamplerConfig
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 
 class MaskedTarget(NamedTuple):
     ids: Tensor  # [B, T], the true tokens
     masked: Tensor  # [B, T], bool: where the loss counts
+    positions: Tensor  # scalar: how many are masked in a share of the batch, in the mean over them
 
 
 class Masked:
@@ -30,16 +31,17 @@ class Masked:
         self.label_smoothing = label_smoothing
 
     def corrupt(
-        self, ids_BT: Tensor, generator: torch.Generator, u_B: Tensor | None = None
+        self, ids_BT: Tensor, noise: BatchNoise, u_B: Tensor | None = None
     ) -> tuple[tuple[Tensor], MaskedTarget]:
         """Masks ⌈T·cos(π/2·u)⌉ random tokens, u ~ U(0, 1) a sample unless given; at least one."""
-        B, T = ids_BT.shape
-        if u_B is None:
-            u_B = torch.rand(B, generator=generator, device=ids_BT.device)
-        count_B = torch.ceil(T * self.level(u_B)).clamp(1, T)
-        order_BT = torch.rand(B, T, generator=generator, device=ids_BT.device).argsort(dim=1)
-        masked_BT = order_BT.argsort(dim=1) < count_B[:, None]
-        return (ids_BT.masked_fill(masked_BT, self.codes),), MaskedTarget(ids_BT, masked_BT)
+        T = ids_BT.shape[1]
+        # Of the whole batch: its masked positions weigh alike, whichever share of it they lie in.
+        all_B = noise.uniform_of_all() if u_B is None else u_B
+        counts_B = torch.ceil(T * self.level(all_B)).clamp(1, T)
+        order_BT = noise.uniform(T).argsort(dim=1)
+        masked_BT = order_BT.argsort(dim=1) < noise.mine(counts_B)[:, None]
+        target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.share.total)
+        return (ids_BT.masked_fill(masked_BT, self.codes),), target
 
     def level(self, u: Tensor) -> Tensor:
         """The mask ratio cos(π/2·u)."""
@@ -53,13 +55,13 @@ class Masked:
             label_smoothing=self.label_smoothing,
             reduction="none",
         ).view_as(target.ids)
-        return masked_mean(losses_BT, target.masked)
+        return masked_mean(losses_BT, target)
 
     def distill(self, student_BTK: Tensor, teacher_BTK: Tensor, target: MaskedTarget) -> Tensor:
         """Dist: −Σ_v P_teacher(v)·log P_student(v), no temperature, mean over the masked positions."""
         teacher = F.softmax(teacher_BTK.detach().float(), dim=-1)
         losses_BT = -(teacher * F.log_softmax(student_BTK.float(), dim=-1)).sum(dim=-1)
-        return masked_mean(losses_BT, target.masked)
+        return masked_mean(losses_BT, target)
 
     def sample(
         self,
@@ -117,6 +119,7 @@ def draw(logits_BTK: Tensor, uniform_BT: Tensor) -> Tensor:
     return index.clamp_max(logits_BTK.shape[-1] - 1)
 
 
-def masked_mean(values_BT: Tensor, masked_BT: Tensor) -> Tensor:
-    weights = masked_BT.to(values_BT.dtype)
-    return (values_BT * weights).sum() / weights.sum().clamp_min(1)
+def masked_mean(values_BT: Tensor, target: MaskedTarget) -> Tensor:
+    """The share's part of the mean over the masked positions of the batch: the mean over all shares
+    is the mean over the batch."""
+    return (values_BT * target.masked).sum() / target.positions

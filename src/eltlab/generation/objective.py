@@ -3,23 +3,26 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from eltlab.seeds import SampleNoise
+from eltlab.seeds import BatchNoise, SampleNoise
 
 
 class Objective(Protocol):
     def corrupt(
-        self, x: Any, generator: torch.Generator, u: Tensor | None = None, /
+        self, x: Any, noise: BatchNoise, u: Tensor | None = None, /
     ) -> tuple[tuple[Tensor, ...], Any]:
-        """The network's inputs and the target. u [B] in [0, 1) is how far each sample is corrupted."""
+        """The network's inputs and the target for x, a share of a batch.
+
+        u [B] in [0, 1) is how far each sample is corrupted, drawn from the noise unless given for a
+        whole batch.
+        """
 
     def level(self, u: Tensor) -> Tensor:
         """What u means for a reader: the time of diffusion, the mask ratio of masked models."""
 
     def loss(self, pred: Tensor, target: Any) -> Tensor:
-        """Ground truth: a scalar, the mean over the batch."""
+        """Ground truth: a scalar, the mean over the share; over all shares, that of the batch."""
 
     def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor:
         """The student's loss towards the teacher; no gradient to the teacher."""

@@ -3,12 +3,14 @@
 import csv
 import io
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
 
+from eltlab import devices
 from eltlab.config import Config, flatten
 from eltlab.data.tokenizer import Decoder
 from eltlab.elastic import Elastic
@@ -20,7 +22,20 @@ from eltlab.text import counted
 from eltlab.training.module import LoopedModule
 
 
-class Reports(Callback):
+class AfterSteps(Callback):
+    """Acts after every optimizer step, on every device: after the last piece of a batch."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % module.share.pieces == 0:
+            self.after_step(trainer, module)
+
+    def after_step(self, trainer: Trainer, module: Any) -> None:
+        raise NotImplementedError
+
+
+class Reports(AfterSteps):
     """The progress bar, and every trainer.log_every steps a line of metrics.csv, TensorBoard and, with
     trainer.wandb, Weights & Biases."""
 
@@ -30,31 +45,40 @@ class Reports(Callback):
         self.columns = metric_columns(config.loops)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        keep_rows(self.path, self.columns, module.start)
-        self.writer = SummaryWriter(str(self.events), purge_step=module.start + 1)
-        self.tracker = start_wandb(self.path.parent, module.config)
+        if devices.first():
+            self.open(module)
         self.since = (module.step, module.train_seconds)
         config = module.config
         total = config.steps * config.batch_size
         self.bar = Bar("train", total, module.images_seen)
         self.bar.__enter__()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+    def open(self, module: Any) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        keep_rows(self.path, self.columns, module.start)
+        self.writer = SummaryWriter(str(self.events), purge_step=module.start + 1)
+        self.tracker = start_wandb(self.path.parent, module.config)
+
+    def after_step(self, trainer: Trainer, module: Any) -> None:
         module.tick()
         note = ""
         if module.reports_after(module.step - 1):
-            values = self.write(module)
+            values = self.report(module)
             note = f"loss {values['loss']:.3f}" if "loss" in values else ""
         self.bar.update(module.images_seen, note)
 
-    def write(self, module: LoopedModule) -> dict[str, float]:
+    def report(self, module: LoopedModule) -> dict[str, float]:
         values = module.report()
         step, seconds = self.since
         images = (module.step - step) * module.config.batch_size
         values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
         self.since = (module.step, module.train_seconds)
+        if devices.first():
+            self.write(module, values)
+        return values
+
+    def write(self, module: LoopedModule, values: dict[str, float]) -> None:
         row = {"step": module.step, "images": module.images_seen, **values}
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)
@@ -62,10 +86,11 @@ class Reports(Callback):
             self.writer.add_scalar(name, value, module.step)
         if self.tracker is not None:
             self.tracker.log(row, step=module.step)
-        return values
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.bar.__exit__(None, None, None)
+        if not devices.first():
+            return
         self.writer.close()
         if self.tracker is not None:
             self.tracker.finish()
@@ -127,22 +152,26 @@ def start_wandb(folder: Path, config: Config) -> Any:
         ) from error
 
 
-class Checkpoints(Callback):
+class Checkpoints(AfterSteps):
     """checkpoints/last.ckpt, whole or absent, every trainer.checkpoint_seconds and at the end."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path, seconds
         self.saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+    def after_step(self, trainer: Trainer, module: Any) -> None:
         due = time.monotonic() - self.saved >= self.seconds
-        if due or module.step == module.config.steps:
-            with renamed(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
-            self.saved = time.monotonic()
+        if devices.any_of(due) or module.step == module.config.steps:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Every device gives what it holds; the first writes."""
+        with renamed(self.path) if devices.first() else nullcontext(self.path) as place:
+            trainer.save_checkpoint(place)
+        self.saved = time.monotonic()
 
 
-class Grids(Callback):
+class Grids(AfterSteps):
     """samples/: the same noise and labels at several loop counts, trainer.grids times over the run."""
 
     COLUMNS = 10
@@ -151,7 +180,7 @@ class Grids(Callback):
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
         self.steps = spread(config.steps, config.trainer.grids)
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+    def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
             return
         model = Elastic(module.ema, self.config, self.tokenizer)
@@ -159,8 +188,9 @@ class Grids(Callback):
         loops = self.config.evaluate_loops
         assert loops  # resolve has filled it in
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
-        path = self.folder / f"images_{module.images_seen:012}.png"
-        save_grid(path, rows, [counted(count) for count in loops])
+        if devices.first():
+            path = self.folder / f"images_{module.images_seen:012}.png"
+            save_grid(path, rows, [counted(count) for count in loops])
         module.tick(count=False)
 
 

@@ -1,9 +1,14 @@
-"""Means of what happened since the last report, kept on the device: no synchronisation in the step."""
+"""Means of what happened since the last report, kept on the device: no synchronisation in the step.
+
+What a device adds is of its share of the batch; a report is the mean over all devices.
+"""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from eltlab import devices
 
 
 class Meter:
@@ -21,21 +26,25 @@ class Meter:
 
     def state(self) -> dict[str, dict[str, float]]:
         """Sums and counts as plain numbers, for a checkpoint; `restore` takes them."""
-        sums = {name: float(total) for name, total in self.sums.items()}
-        return {"sums": sums, "counts": dict(self.counts)}
+        return {"sums": self.totals(), "counts": dict(self.counts)}
 
     def restore(self, state: dict[str, dict[str, float]]) -> None:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
     def flush(self) -> dict[str, float]:
-        tensors = {n: total for n, total in self.sums.items() if isinstance(total, Tensor)}
-        totals = {n: total for n, total in self.sums.items() if not isinstance(total, Tensor)}
-        if tensors:
-            stacked = torch.stack([total.float() for total in tensors.values()]).tolist()
-            totals.update(zip(tensors, stacked, strict=True))
+        totals = self.totals()
         means = {name: totals[name] / count for name, count in self.counts.items()}
         self.sums, self.counts = {}, {}
         return means
+
+    def totals(self) -> dict[str, float]:
+        """The sums, means over all devices. Waits for the device and the others."""
+        tensors = {n: total for n, total in self.sums.items() if isinstance(total, Tensor)}
+        totals = {n: total for n, total in self.sums.items() if not isinstance(total, Tensor)}
+        if tensors:
+            stacked = devices.mean(torch.stack([total.float() for total in tensors.values()]))
+            totals.update(zip(tensors, stacked.tolist(), strict=True))
+        return totals
 
 
 def _detached(value: Tensor | float) -> Tensor | float:

@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from eltlab import seeds
 from eltlab.build import build_backbone, build_objective
 from eltlab.config import Config
 from eltlab.errors import Diverged
 from eltlab.machine import code_version, device_name, peak_memory_bytes
+from eltlab.seeds import WHOLE, BatchNoise, Share
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.meter import Meter
+from eltlab.training.sharding import like_parameters, shard
 from eltlab.training.supervision import build_supervision
 
 BAD_STEPS = 5  # steps in a row without a finite gradient, after which a run stops
@@ -25,11 +28,20 @@ class LoopedModule(LightningModule):
 
     A step is a function of the weights, the optimizer and (seed, step) alone: one pass of L loops
     serves every exit that the supervision asks for, and nothing waits for the device.
+
+    Args:
+        share: which device of how many this is, and the pieces of a batch.
     """
 
-    def __init__(self, config: Config, codebook: Tensor | None = None, data_hash: str = "") -> None:
+    def __init__(
+        self,
+        config: Config,
+        codebook: Tensor | None = None,
+        data_hash: str = "",
+        share: Share = WHOLE,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.share = config, share
         # Kept in the checkpoint: a run always decodes with the codes it was trained on, and does not
         # go on with other images.
         self.codebook, self.data_hash = codebook, data_hash
@@ -49,16 +61,25 @@ class LoopedModule(LightningModule):
         self.clock = time.monotonic()
         self._optimizer_state: dict[str, Any] | None = None
 
+    def configure_model(self) -> None:
+        """Shards the networks where Lightning's strategy is to (it sets the mesh)."""
+        mesh = self.device_mesh
+        if mesh is not None:
+            half = self.trainer.precision == "bf16-mixed"
+            shard(self.backbone, self.ema, mesh["data_parallel"], half)
+
     # --- one step ---------------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, labels_B = batch
         config, step = self.config, self.step
+        share = self.share._replace(piece=batch_idx % self.share.pieces)
         generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
-        # Dropout is the only draw from the global generator, and the only one that knows the rank.
-        torch.manual_seed(seeds.fold(config.seed, "dropout", step, self.global_rank))
-        labels_B = self.drop_labels(labels_B, generator)
-        inputs, target = self.objective.corrupt(x, generator)
+        noise = BatchNoise(generator, share.total * len(labels_B), share)
+        # Dropout is the only draw from the global generator, and the only one that knows the share.
+        torch.manual_seed(seeds.fold(config.seed, "dropout", step, share.number))
+        labels_B = self.drop_labels(labels_B, noise)
+        inputs, target = self.objective.corrupt(x, noise)
         done = self.backbone(
             *inputs,
             labels_B=labels_B,
@@ -71,10 +92,9 @@ class LoopedModule(LightningModule):
             self.meter.add({f"update_{n + 1}": u for n, u in enumerate(done.updates)})
         return losses.total
 
-    def drop_labels(self, labels_B: Tensor, generator: torch.Generator) -> Tensor:
-        """Replaces a share label_dropout of the labels by the null label (for CFG)."""
-        u_B = torch.rand(len(labels_B), generator=generator, device=labels_B.device)
-        dropped = u_B < self.config.objective.label_dropout
+    def drop_labels(self, labels_B: Tensor, noise: BatchNoise) -> Tensor:
+        """Replaces a fraction label_dropout of the labels by the null label (for CFG)."""
+        dropped = noise.uniform() < self.config.objective.label_dropout
         return labels_B.masked_fill(dropped, self.config.data.classes)
 
     def reports_after(self, step: int) -> bool:
@@ -102,6 +122,8 @@ class LoopedModule(LightningModule):
         """
         clip = self.config.optim.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), clip)
+        if isinstance(norm, DTensor):  # of shards: every device must skip the same steps
+            norm = norm.full_tensor()
         bad = (~norm.isfinite()).float()
         optimizer.found_inf = bad
         self.skipped = self.skipped.to(bad.device) + bad
@@ -179,7 +201,7 @@ class LoopedModule(LightningModule):
     def on_train_start(self) -> None:
         if self._optimizer_state is not None:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            optimizer.load_state_dict(self._optimizer_state)
+            optimizer.load_state_dict(like_parameters(self._optimizer_state, optimizer))
             self._optimizer_state = None
         self.tick(count=False)
 

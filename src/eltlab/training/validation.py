@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch import Tensor
 
+from eltlab import devices
 from eltlab.config import Config
-from eltlab.seeds import generator
-from eltlab.training.callbacks import keep_rows, spread
+from eltlab.seeds import BatchNoise, generator
+from eltlab.training.callbacks import AfterSteps, keep_rows, spread
 
 LEVELS = 5  # bins of the corruption, from light to heavy
 COLUMNS = ["step", "images", "exit", "level", "loss", "gap"]
 
 
-class Validation(Callback):
+class Validation(AfterSteps):
     """trainer.validations times over the run: the loss of every exit at LEVELS levels.
 
     level is the mean time (diffusion) or mask ratio (masked) of the bin; gap is how far the exit is
@@ -35,17 +36,20 @@ class Validation(Callback):
         self.inputs, self.labels = inputs, labels
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        keep_rows(self.path, COLUMNS, module.start)
+        if devices.first():
+            keep_rows(self.path, COLUMNS, module.start)
         self.inputs = self.inputs.to(module.device)
         self.labels = self.labels.to(module.device)
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+    def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
             return
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            for line in self.measure(module):
-                writer.writerow({"step": module.step, "images": module.images_seen, **line})
+        measured = self.measure(module)  # by every device: the average may lie in shards
+        if devices.first():
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                for line in measured:
+                    writer.writerow({"step": module.step, "images": module.images_seen, **line})
         module.tick(count=False)
 
     @torch.inference_mode()
@@ -62,7 +66,8 @@ class Validation(Callback):
             within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
             u_B = (level + within) / LEVELS
             draw = generator("validation", "corrupt", level, device=device)
-            inputs, target = module.objective.corrupt(self.inputs[chosen], draw, u_B)
+            noise = BatchNoise(draw, len(chosen))
+            inputs, target = module.objective.corrupt(self.inputs[chosen], noise, u_B)
             with module.trainer.precision_plugin.forward_context():
                 done = module.ema(*inputs, labels_B=self.labels[chosen], exits=self.exits)
             losses = [module.objective.loss(done.exits[n], target).item() for n in self.exits]
