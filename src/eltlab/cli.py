@@ -14,6 +14,7 @@ from eltlab.config import Config, flatten, folder
 from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
 from eltlab.runs import Run
+from eltlab.signals import Stopped
 from eltlab.text import shown
 
 Asked = TypeVar("Asked")
@@ -34,7 +35,8 @@ GOES_ON = "the same command goes on from the last checkpoint"
 def run_verb(
     main: Callable[[list[str]], None], usage: Callable[[], str], stopped: str = GOES_ON
 ) -> None:
-    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C.
+    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C,
+    143 and 140 for a fit that SIGTERM and SIGUSR2 stopped.
 
     stopped: what a user who stops it should know.
     """
@@ -64,6 +66,9 @@ def run_verb(
     except KeyboardInterrupt:
         print(f"stopped; {stopped}", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stop:
+        print(f"{stop}; {stopped}", file=sys.stderr)
+        sys.exit(stop.code)
 
 
 def options() -> str:

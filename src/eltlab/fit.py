@@ -10,6 +10,7 @@ from eltlab.config import Config, to_yaml
 from eltlab.errors import UserError
 from eltlab.machine import machine_of
 from eltlab.plan import bill_lines
+from eltlab.signals import Requests, listening
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +36,15 @@ def main(overrides: list[str]) -> None:
 
 
 def train_and_measure(config: Config, wait: bool = False) -> None:
-    """The run of a configuration, from where it stands to its last row.
+    """The run of a configuration, from where it stands to its last row. Raises Stopped at a signal.
 
     wait: where another process trains it, goes on with what that leaves; without, UserError.
     """
+    with listening() as requests:
+        _train_and_measure(config, wait, requests)
+
+
+def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
     from eltlab.build import build_data, choose_device, choose_precision
@@ -57,13 +63,13 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
 
         check_metrics(config, len(data.train))
     with run.alone(wait):
-        train(run, data, device)
+        train(run, data, device, requests)
         if config.evaluate:
             evaluate_run(run, config, default_loops(config), config.seed, (data.train, data.test))
     print(f"run: {run.folder}")
 
 
-def train(run: "Run", data: "Data", device: "torch.device") -> None:
+def train(run: "Run", data: "Data", device: "torch.device", requests: Requests) -> None:
     """Trains the run from its checkpoint, or from the start, to its end."""
     from lightning import Trainer
 
@@ -71,6 +77,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
     from eltlab.runs import check_architecture, read_checkpoint
     from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
     from eltlab.training.module import LoopedModule
+    from eltlab.training.stopping import Stopping, environment
     from eltlab.training.validation import Validation
 
     config = run.config
@@ -96,6 +103,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
     if config.trainer.validations:
         validation = [Validation(run.folder, config, *data.held_out(Validation.IMAGES))]
     quiet_lightning()
+    checkpoints = Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds)
     trainer = Trainer(
         accelerator=device.type,
         devices=1,
@@ -105,8 +113,10 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
             Reports(run.folder, config),
             *validation,
             Grids(run.folder / "samples", config, data.tokenizer),
-            Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
+            checkpoints,
+            Stopping(requests, checkpoints.save),
         ],
+        plugins=environment(),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -119,6 +129,7 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None
         raise
+    requests.heed()
 
 
 def check_precision(trained: str, now: str) -> None:

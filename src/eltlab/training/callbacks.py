@@ -137,9 +137,12 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         due = time.monotonic() - self.saved >= self.seconds
         if due or module.step == module.config.steps:
-            with renamed(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
-            self.saved = time.monotonic()
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        with renamed(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
+        self.saved = time.monotonic()
 
 
 class Grids(Callback):
