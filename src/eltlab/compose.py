@@ -26,7 +26,7 @@ BUDGET_KEYS = tuple(f"budget.{key}" for key in BUDGETS)
 
 # These say which file of conf/ was chosen: set alone, they would label one thing as another.
 CHOSEN = (
-    *("model.name", "objective.name", "supervision.name", "data.name"),
+    *("model.name", "objective.name", "supervision.name", "data.name", "trainer.name"),
     *("objective.file", "supervision.file", "objective.source", "supervision.source"),
 )
 

@@ -27,12 +27,20 @@ def usage() -> str:
         "examples:\n"
         "  python -m eltlab.fit\n"
         "  python -m eltlab.fit objective=diffusion loops=2 seed=1\n"
-        "  python -m eltlab.fit model=elt_b loops=12"
+        "  python -m eltlab.fit model=elt_b loops=12\n"
+        "  python -m eltlab.fit trainer=slurm trainer.devices=4      # a job (docs/cluster.md)"
     )
 
 
 def main(overrides: list[str]) -> None:
-    train_and_measure(compose(overrides))
+    config = compose(overrides)
+    if config.trainer.name == "slurm":
+        from eltlab.cluster import submit_fit
+
+        check_wandb(config)
+        submit_fit(config)
+    else:
+        train_and_measure(config)
 
 
 def train_and_measure(config: Config, wait: bool = False) -> None:

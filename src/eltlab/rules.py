@@ -61,6 +61,7 @@ def resolve(node: DictConfig) -> Config:
     _check_budget(config)
     _check_sampling(config)
     _check_data(config)
+    _check_slurm(config)
     check_samples(config)
     if config.evaluate_loops is None:
         config.evaluate_loops = default_evaluate_loops(config.loops)
@@ -113,6 +114,21 @@ def _check_numbers(config: Config) -> None:
     betas = config.optim.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optim.betas={betas}: give two numbers in [0, 1), e.g. [0.9,0.99]")
+
+
+def _check_slurm(config: Config) -> None:
+    at_least(config, 1, "trainer.nodes trainer.devices trainer.slurm.cpus_per_task")
+    at_least(config, 1, "trainer.slurm.signal_seconds trainer.slurm.memory")
+    one_of(config, "trainer.name", ("local", "slurm"))
+    one_of(config, "trainer.slurm.cluster", ("slurm", "local"))
+    trainer, slurm = config.trainer, config.trainer.slurm
+    if slurm.hours * 3600 <= slurm.signal_seconds:
+        raise UserError(
+            f"trainer.slurm.hours={slurm.hours}: over before trainer.slurm.signal_seconds="
+            f"{slurm.signal_seconds} could be left; give more hours"
+        )
+    if trainer.name == "slurm" and slurm.cluster == "local" and trainer.nodes > 1:
+        raise UserError(f"trainer.nodes={trainer.nodes}: trainer.slurm.cluster=local has one node")
 
 
 def _check_dial(config: Config) -> None:
