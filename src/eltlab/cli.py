@@ -15,6 +15,7 @@ from eltlab.config import Config, flatten, folder
 from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
 from eltlab.runs import Run
+from eltlab.signals import Stopped
 from eltlab.text import shown
 
 Asked = TypeVar("Asked")
@@ -35,7 +36,8 @@ GOES_ON = "the same command goes on from the last checkpoint"
 def run_verb(
     main: Callable[[list[str]], None], usage: Callable[[], str], stopped: str = GOES_ON
 ) -> None:
-    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C.
+    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C,
+    143 and 140 for a fit that SIGTERM and SIGUSR2 stopped.
 
     stopped: what a user who stops it should know.
     """
@@ -69,6 +71,10 @@ def run_verb(
         if devices.first():
             print(f"stopped; {stopped}", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stop:
+        if devices.first():
+            print(f"{stop}; {stopped}", file=sys.stderr)
+        sys.exit(stop.code)
     except Exception as error:
         devices.let_others_speak(error)
         raise

@@ -27,7 +27,7 @@ BUDGET_KEYS = tuple(f"budget.{key}" for key in BUDGETS)
 # These say which file of conf/ was chosen: set alone, they would label one thing as another.
 CHOSEN = (
     *("model.name", "objective.name", "supervision.name", "data.name", "data.kind"),
-    "tokenizer.name",
+    *("trainer.name", "tokenizer.name"),
     *("objective.file", "supervision.file", "objective.source", "supervision.source"),
 )
 

@@ -247,7 +247,23 @@ class EmaConfig:
 
 
 @dataclass
+class SlurmConfig:
+    """What a job of trainer=slurm asks for, beside nodes and devices."""
+
+    cluster: str = "slurm"  # local: processes on this machine, to try it out
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    hours: float = 24.0  # at a time: the job is queued again until the run is finished
+    cpus_per_task: int = 4
+    memory: float | None = None  # GB a node; None: what the partition gives
+    signal_seconds: int = 90  # before the time is up, at which the run stops
+
+
+@dataclass
 class TrainerConfig:
+    name: str = "local"
     accelerator: str = "auto"
     devices: int = 1  # of a node: a process each
     nodes: int = 1
@@ -261,6 +277,7 @@ class TrainerConfig:
     grids: int = 4
     validations: int = 8
     wandb: bool = False
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
 
 @dataclass

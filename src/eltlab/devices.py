@@ -72,7 +72,7 @@ def needs_launch(config: Config) -> bool:
     if config.trainer.nodes > 1:
         raise UserError(
             f"trainer.nodes={config.trainer.nodes}: start the command on every node, by torchrun "
-            "--nnodes=… --nproc-per-node=… -m eltlab.fit"
+            "--nnodes=… --nproc-per-node=… -m eltlab.fit, or submit it by trainer=slurm"
         )
     return True
 

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eltlab import devices
 from eltlab.cli import options, run_verb
@@ -14,6 +14,7 @@ from eltlab.errors import UserError
 from eltlab.launch import launch
 from eltlab.machine import machine_of
 from eltlab.plan import bill_lines
+from eltlab.signals import Requests, listening
 
 if TYPE_CHECKING:
     import torch
@@ -30,23 +31,34 @@ def usage() -> str:
         "examples:\n"
         "  python -m eltlab.fit\n"
         "  python -m eltlab.fit objective=diffusion loops=2 seed=1\n"
-        "  python -m eltlab.fit model=elt_b loops=12"
+        "  python -m eltlab.fit model=elt_b loops=12\n"
+        "  python -m eltlab.fit trainer=slurm trainer.devices=4      # a job (docs/cluster.md)"
     )
 
 
 def main(overrides: list[str]) -> None:
     config = compose(overrides)
-    if devices.needs_launch(config):
+    if config.trainer.name == "slurm":
+        from eltlab.cluster import submit_fit
+
+        check_wandb(config)
+        submit_fit(config)
+    elif devices.needs_launch(config):
         launch("fit", overrides, config.trainer.devices)
     else:
         train_and_measure(config)
 
 
 def train_and_measure(config: Config, wait: bool = False) -> None:
-    """The run of a configuration, from where it stands to its last row.
+    """The run of a configuration, from where it stands to its last row. Raises Stopped at a signal.
 
     wait: where another process trains it, goes on with what that leaves; without, UserError.
     """
+    with listening() as requests:
+        _train_and_measure(config, wait, requests)
+
+
+def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
     devices.settle(config)
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
@@ -68,7 +80,7 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
         check_metrics(config, len(splits[0]))
     devices.join(device)
     with held(run, wait):
-        train(run, data, device)
+        train(run, data, device, requests)
         if config.evaluate:
             evaluate_run(run, config, default_loops(config), config.seed, splits)
     print(f"run: {run.folder}")
@@ -82,7 +94,9 @@ def held(run: "Run", wait: bool) -> Iterator[None]:
         yield
 
 
-def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> None:
+def train(
+    run: "Run", data: "Data | EncodedData", device: "torch.device", requests: Requests
+) -> None:
     """Trains the run from its checkpoint, or from the start, to its end."""
     from lightning import Trainer
 
@@ -90,6 +104,8 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
     from eltlab.runs import check_architecture, read_checkpoint
     from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
     from eltlab.training.module import LoopedModule
+    from eltlab.training.placement import placement
+    from eltlab.training.stopping import Stopping
     from eltlab.training.validation import Validation
 
     config = run.config
@@ -117,6 +133,7 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
     if config.trainer.validations:
         validation = [Validation(run.folder, config, *data.held_out(Validation.IMAGES))]
     quiet_lightning()
+    checkpoints = Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds)
     trainer = Trainer(
         accelerator=device.type,
         devices=config.trainer.devices,
@@ -129,7 +146,8 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
             Reports(run.folder, config),
             *validation,
             Grids(run.folder / "samples", config, data.tokenizer),
-            Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds),
+            checkpoints,
+            Stopping(requests, checkpoints.save),
         ],
         logger=False,
         enable_checkpointing=False,
@@ -143,31 +161,7 @@ def train(run: "Run", data: "Data | EncodedData", device: "torch.device") -> Non
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None
         raise
-
-
-def placement(config: Config) -> dict[str, Any]:
-    """How Lightning's Trainer spreads a run over its processes; nothing where it has but one."""
-    if devices.world() == 1:
-        return {}
-    from lightning.pytorch.plugins.environments import TorchElasticEnvironment
-    from lightning.pytorch.strategies import DDPStrategy
-
-    from eltlab.training.sharding import Sharded
-
-    environment = TorchElasticEnvironment()  # which reads RANK, WORLD_SIZE and LOCAL_RANK
-    if config.trainer.strategy == "fsdp":
-        return {"strategy": Sharded(), "plugins": environment}
-    strategy = DDPStrategy(
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        find_unused_parameters=leaves_unused(config),
-    )
-    return {"strategy": strategy, "plugins": environment}
-
-
-def leaves_unused(config: Config) -> bool:
-    """Whether some steps give a parameter no gradient: the injection, in a pass of one loop."""
-    return config.model.inject_input and 1 in config.supervision.spent(config.loops).depths
+    requests.heed()
 
 
 def check_precision(trained: str, now: str) -> None:

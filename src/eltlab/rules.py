@@ -57,6 +57,7 @@ def resolve(node: DictConfig) -> Config:
     _check_budget(config)
     _check_sampling(config)
     _check_data(config)
+    _check_slurm(config)
     check_samples(config)
     if config.evaluate_loops is None:
         config.evaluate_loops = default_evaluate_loops(config.loops)
@@ -134,6 +135,21 @@ def one_device(config: Config, what: str) -> None:
         raise UserError(
             f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}: {what}; leave both out"
         )
+
+
+def _check_slurm(config: Config) -> None:
+    at_least(config, 1, "trainer.slurm.cpus_per_task trainer.slurm.signal_seconds")
+    at_least(config, 1, "trainer.slurm.memory")
+    one_of(config, "trainer.name", ("local", "slurm"))
+    one_of(config, "trainer.slurm.cluster", ("slurm", "local"))
+    trainer, slurm = config.trainer, config.trainer.slurm
+    if slurm.hours * 3600 <= slurm.signal_seconds:
+        raise UserError(
+            f"trainer.slurm.hours={slurm.hours}: over before trainer.slurm.signal_seconds="
+            f"{slurm.signal_seconds} could be left; give more hours"
+        )
+    if trainer.name == "slurm" and slurm.cluster == "local" and trainer.nodes > 1:
+        raise UserError(f"trainer.nodes={trainer.nodes}: trainer.slurm.cluster=local has one node")
 
 
 def _check_dial(config: Config) -> None:

@@ -7,22 +7,28 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from eltlab.cli import STORAGE, run_verb, study_keys, url_of
+from eltlab.compose import compose
+from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.processes import die_with
+from eltlab.signals import Stopped
 from eltlab.study import Study, grid_trials, load_study
 from eltlab.study_file import known_studies
 from eltlab.study_plan import plan_lines
+from eltlab.text import shown
 
 if TYPE_CHECKING:
     from eltlab.ledger import Ledger
 
 GRACE = 30.0  # seconds that workers have to end their trials and to give them back
+# Where workers run, which is no part of what a study is.
+PLACES = ("trainer=", "trainer.slurm.")
 CRASHES = 5  # workers that died without a trial finished in between, after which a sweep gives up
 
 
@@ -50,7 +56,9 @@ def usage() -> str:
         "with the study however it ended, on any number of machines at once, or says that it is finished.\n\n"
         "  preset=quick            a part of the study file that says how it differs\n"
         "  workers=2               trials at a time on this machine, which share its cores and GPUs;\n"
-        "                          default: one a GPU, else as many as the study's threads leave room for\n"
+        "                          default: one a GPU, else as many as the study's threads leave room for;\n"
+        "                          0 starts none and shows those of others at work\n"
+        "  trainer=slurm           as many jobs of a cluster instead; trainer.slurm.KEY as in fit\n"
         "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs;\n"
         f"                          also as {STORAGE} in the environment, which hides its password\n"
         "  runs_dir=runs           the study's folder is RUNS_DIR/NAME[-PRESET]\n"
@@ -67,9 +75,10 @@ def usage() -> str:
 
 def main(arguments: list[str]) -> None:
     name, asked, overrides = study_keys(arguments, Asked())
-    check_asked(asked)
+    place, overrides = placed(overrides)
+    check_asked(asked, place)
     study = load_study(name, asked.preset, overrides, asked.runs_dir, changes(asked))
-    workers = asked.workers or workers_here(study, asked.storage)
+    workers = workers_here(study, asked.storage) if asked.workers is None else asked.workers
     if asked.worker is not None:
         be_worker(study, asked, workers)
         return
@@ -83,7 +92,12 @@ def main(arguments: list[str]) -> None:
     if asked.retry:
         ledger.retry()
     left = ledger.left()
-    if left:
+    if left and place.trainer.name == "slurm":
+        submit_workers(study, asked, place, min(workers, left), arguments)
+        return
+    if left and not workers:
+        watch(ledger)
+    elif left:
         workers = min(workers, left)
         count = f"{left} trials to do, {workers} at a time"
         print(f"sweep: {study.name}, {count}", file=sys.stderr, flush=True)
@@ -102,11 +116,26 @@ def changes(asked: Asked) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def check_asked(asked: Asked) -> None:
-    for key in ("workers", "lease"):
-        value = getattr(asked, key)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"{key}={value}: must be a number above 0")
+def placed(overrides: list[str]) -> tuple[Config, list[str]]:
+    """A configuration that says where workers run, and the overrides that are left. Raises UserError."""
+    mine = [text for text in overrides if text.startswith(PLACES)]
+    return compose(mine), [text for text in overrides if text not in mine]
+
+
+def check_asked(asked: Asked, place: Config) -> None:
+    if not 0 < asked.lease < float("inf"):
+        raise UserError(f"lease={asked.lease}: must be a number above 0")
+    if asked.workers is not None and asked.workers < 0:
+        raise UserError(f"workers={asked.workers}: must be at least 0")
+    if place.trainer.name != "slurm":
+        return
+    if not asked.workers:
+        raise UserError(f"trainer=slurm workers={asked.workers}: say how many jobs, e.g. workers=8")
+    if asked.storage is not None and asked.storage.startswith("sqlite:"):
+        raise UserError(
+            "trainer=slurm with storage=sqlite:…: SQLite does not serve many machines; take "
+            "storage=postgresql://…"
+        )
 
 
 def open_ledger(study: Study, asked: Asked, workers: int) -> "Ledger":
@@ -121,15 +150,70 @@ def open_ledger(study: Study, asked: Asked, workers: int) -> "Ledger":
 def be_worker(study: Study, asked: Asked, workers: int) -> None:
     if asked.sweep is not None:
         die_with(asked.sweep, signal.SIGTERM)
-    from eltlab.worker import Stopped, patiently, work
-
-    threads = study.file.threads or max(1, cores() // workers)
     try:
-        # The sweep that started this process has opened the storage before.
-        ledger = patiently(lambda: open_ledger(study, asked, workers), asked.lease)
-        work(ledger, threads)
+        serve(study, asked, workers)
     except Stopped:
         sys.exit(143)
+
+
+def serve(study: Study, asked: Asked, workers: int) -> None:
+    """Runs trials as one of so many workers of a machine. Raises Stopped at a signal."""
+    from eltlab.worker import patiently, work
+
+    threads = study.file.threads or max(1, cores() // workers)
+    # Who had this process started has opened the storage before.
+    ledger = patiently(lambda: open_ledger(study, asked, workers), asked.lease)
+    work(ledger, threads)
+
+
+def watch(ledger: "Ledger") -> None:
+    """Shows how others run the trials, until none is left."""
+    from eltlab.view import View
+    from eltlab.worker import patiently
+
+    print(
+        f"sweep: {ledger.study.name}, the workers of others; Ctrl-C ends the look", file=sys.stderr
+    )
+    with View(ledger, 0) as view:
+        while patiently(ledger.left, ledger.lease):
+            time.sleep(1)
+            view.update()
+
+
+# --- workers in jobs of a cluster -----------------------------------------------------------------
+
+
+def submit_workers(
+    study: Study, asked: Asked, place: Config, count: int, arguments: list[str]
+) -> None:
+    """Submits so many workers, each a job of an array."""
+    from eltlab.cluster import WorkerJob, check_cluster, resources, submit, submitit
+
+    slurm = place.trainer.slurm
+    check_cluster(slurm)
+    variables = {}
+    if asked.storage is None:
+        print(
+            f"storage: the journal in {study.folder} serves many machines only where the file system's "
+            "locks (flock) reach them all; else give storage=postgresql://…",
+            file=sys.stderr,
+        )
+    else:
+        variables[STORAGE] = asked.storage  # a job's script and command are open to others
+    mine = ("storage=", "workers=", "retry=", *PLACES)
+    rest = [text for text in arguments if not text.startswith(mine)]
+    job = WorkerJob(rest, None if asked.storage is None else shown(asked.storage))
+    config = replace(study.base, name=study.name, trainer=replace(study.base.trainer, slurm=slurm))
+    with submitit().helpers.environment_variables(**variables):
+        submit([job] * count, study.folder / "slurm", slurm, resources(config, 1, 1))
+    print("workers=0 in place of trainer=slurm watches them, and writes the table", file=sys.stderr)
+    print(f"study: {study.folder}")
+
+
+def work_in_job(arguments: list[str]) -> None:
+    """Runs trials as the one worker of a job. Raises Stopped at a signal."""
+    name, asked, overrides = study_keys(arguments, Asked())
+    serve(load_study(name, asked.preset, overrides, asked.runs_dir, changes(asked)), asked, 1)
 
 
 # --- the workers of this machine ------------------------------------------------------------------

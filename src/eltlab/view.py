@@ -96,6 +96,7 @@ def status(ledger: Ledger, trials: list[FrozenTrial], workers: int) -> str:
     count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     left = ledger.left()
+    at_once = workers or max(count[TrialState.RUNNING], 1)  # 0: those of others
     parts = [f"{ledger.study.name}: {count[TrialState.COMPLETE]} done"]
     parts += [f"{count[TrialState.RUNNING]} running, {left - count[TrialState.RUNNING]} to come"]
     for state, word in ((TrialState.FAIL, "failed"), (TrialState.PRUNED, "pruned")):
@@ -106,5 +107,5 @@ def status(ledger: Ledger, trials: list[FrozenTrial], workers: int) -> str:
         parts.append(f"best {best.value:.4g} ({best.user_attrs.get('arm')})")
     seconds = [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
     if seconds and left:
-        parts.append(f"{span(sum(seconds) / len(seconds) * left / workers)} left")
+        parts.append(f"{span(sum(seconds) / len(seconds) * left / at_once)} left")
     return ", ".join(parts)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from eltlab import signals
 from eltlab.config import Config
 from eltlab.errors import UserError
 from eltlab.ledger import Claimed, Ledger
@@ -23,21 +24,18 @@ from eltlab.processes import die_with
 from eltlab.pruning import Pruned, Watched
 from eltlab.results import read_rows
 from eltlab.runs import Run
+from eltlab.signals import Stopped
 from eltlab.storage import Refused
 
 Answer = TypeVar("Answer")
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPS = (*signals.STOPS, signal.SIGINT, signal.SIGHUP)
 LOOK = 0.05  # seconds between two looks at a trial that runs
 WAIT = 0.5  # seconds between two looks at a study in which others run the last trials
 GRACE = 10.0  # seconds that a trial has to end after it was asked to
 AGAIN = 1.0  # seconds until a storage that refused is asked again
 LEASES = 3  # for which a storage may refuse, after which the worker gives up
 LAST_LINES = 20  # of a trial that failed, which are written down
-
-
-class Stopped(Exception):
-    """The worker was asked to stop."""
 
 
 class Lost(Exception):
@@ -105,7 +103,7 @@ def stop_on_signals() -> None:
 def heed_signals() -> None:
     """Raises Stopped where this worker was asked to stop."""
     if asked_to_stop:
-        raise Stopped
+        raise Stopped(asked_to_stop[0])
 
 
 # --- a trial --------------------------------------------------------------------------------------
@@ -188,6 +186,7 @@ def run_child(
         patiently(watched.tell, ledger.lease)
     code = os.waitstatus_to_exitcode(status)
     if code:
+        heed_signals()  # that came to all processes of a job
         how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
         raise UserError(f"{how}{last_lines(log)}")
 
@@ -230,6 +229,9 @@ def fit_quietly(config: Config, threads: int) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
     return 0
 
 

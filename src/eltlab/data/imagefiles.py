@@ -21,6 +21,7 @@ from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.machine import physical_memory
 from eltlab.progress import Bar
+from eltlab.signals import outlive_stops
 
 MEMORY_SHARE = 4  # decoded images may take a quarter of the machine's memory
 PART = 256  # images that a worker decodes at a time into the cache
@@ -77,6 +78,7 @@ class ImageFiles:
             batch_size=None,  # an item of ours is a batch already
             num_workers=self.workers,
             pin_memory=pin,
+            worker_init_fn=outlive_stops,
             generator=torch.Generator(),  # its own: the global one belongs to dropout
         )
         try:

@@ -19,6 +19,7 @@ from eltlab.files import renamed, write_atomic
 from eltlab.pictures import save_grid
 from eltlab.progress import Bar
 from eltlab.text import counted
+from eltlab.training.agreement import Agreement
 from eltlab.training.module import LoopedModule
 
 
@@ -159,10 +160,16 @@ class Checkpoints(AfterSteps):
         self.path, self.seconds = path, seconds
         self.saved = time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self.agreement = Agreement()
+
     def after_step(self, trainer: Trainer, module: Any) -> None:
         due = time.monotonic() - self.saved >= self.seconds
-        if devices.any_of(due) or module.step == module.config.steps:
+        if self.agreement.agreed(due) or module.step == module.config.steps:
             self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        self.agreement.answer()
 
     def save(self, trainer: Trainer) -> None:
         """Every device gives what it holds; the first writes."""

@@ -1,0 +1,246 @@
+"""Jobs on a cluster, through submitit: submitted here, they do their work there, and one that is stopped
+is queued again. A job's work knows nothing of it."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eltlab.compose import parse_config
+from eltlab.config import Config, SlurmConfig, flatten, to_yaml
+from eltlab.errors import UserError, first_line
+from eltlab.results import read_rows
+from eltlab.runs import Run, read_checkpoint
+from eltlab.signals import Stopped, listening
+
+LIMITS = 100  # times that a job may reach its time limit; those that it is pre-empted do not count
+
+# --- submitting -----------------------------------------------------------------------------------
+
+
+def submitit() -> Any:
+    """The package. Raises UserError where it is not installed."""
+    # Before it is imported, here as in the job: a cluster may have set another.
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError(
+            "trainer=slurm: the package submitit is not installed; pip install 'eltlab[slurm]'"
+        ) from error
+    return submitit
+
+
+def check_cluster(slurm: SlurmConfig) -> None:
+    """Raises UserError where no job can be submitted."""
+    submitit()
+    if slurm.cluster == "slurm" and shutil.which("sbatch") is None:
+        raise UserError(
+            "trainer=slurm: no sbatch here; submit on a login node of the cluster, or try it out on this "
+            "machine by trainer.slurm.cluster=local"
+        )
+
+
+def submit_fit(config: Config) -> None:
+    """Submits a run as one job, unless it is finished or being trained. Raises UserError."""
+    run, trainer = Run.of(config), config.trainer
+    check_cluster(trainer.slurm)
+    if finished(run):
+        print(f"finished before, at {config.images:,} images", file=sys.stderr)
+    else:
+        with run.alone():  # a job that still waits is not seen: whichever comes second gives way
+            pass
+        job = FitJob(to_yaml(config))
+        asked = resources(config, trainer.nodes, trainer.devices)
+        submit([job], run.folder / "slurm", trainer.slurm, asked)
+    print(f"run: {run.folder}")
+
+
+def submit(
+    jobs: "Sequence[Job]", folder: Path, slurm: SlurmConfig, asked: dict[str, Any]
+) -> list[str]:
+    """Submits jobs, several as one array, with their logs in folder; their ids. Raises UserError."""
+    helpers = submitit().helpers
+    limits = {f"{cluster}_max_num_timeout": LIMITS for cluster in ("slurm", "local")}
+    executor = submitit().AutoExecutor(folder, cluster=slurm.cluster, **limits)
+    executor.update_parameters(**asked)
+    try:
+        with helpers.clean_env():  # else a job that is submitted in another takes after that
+            ids = [str(job.job_id) for job in executor.submit_array(jobs)]
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        said = " ".join(str(error).split()) or first_line(error)
+        raise UserError(f"the cluster took no job: {said}") from error
+    tell(ids, folder, slurm)
+    return ids
+
+
+def tell(ids: list[str], folder: Path, slurm: SlurmConfig) -> None:
+    """How to watch jobs, and to end them."""
+    print(f"submitted: {', '.join(ids)}", file=sys.stderr)
+    print(f"logs: tail -F {folder / ids[0]}_0_log.out", file=sys.stderr)
+    if slurm.cluster == "slurm":
+        whole = ids[0].partition("_")[0]  # an array's number stands for all of it
+        print(f"squeue --job {whole} shows, scancel {whole} ends it", file=sys.stderr)
+
+
+def resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
+    """What a job asks for, as AutoExecutor takes it: a task a device."""
+    slurm = config.trainer.slurm
+    assert config.name is not None
+    asked: dict[str, Any] = {
+        "name": config.name.replace("/", "-"),
+        "timeout_min": math.ceil(slurm.hours * 60),
+        "nodes": nodes,
+        "tasks_per_node": devices,
+        "cpus_per_task": slurm.cpus_per_task,
+        "stderr_to_stdout": True,
+        "slurm_signal_delay_s": slurm.signal_seconds,
+        # srun does not take it over from sbatch (since SLURM 22.05).
+        "slurm_srun_args": [f"--cpus-per-task={slurm.cpus_per_task}"],
+        "slurm_additional_parameters": {"requeue": True},  # where a cluster's default is not to
+    }
+    if config.trainer.accelerator != "cpu":
+        asked["gpus_per_node"] = devices
+    if slurm.memory is not None:
+        asked["mem_gb"] = slurm.memory
+    for key in ("partition", "account", "qos", "constraint"):
+        if getattr(slurm, key) is not None:
+            asked[f"slurm_{key}"] = getattr(slurm, key)
+    return asked
+
+
+def finished(run: Run) -> bool:
+    """Whether a job would find nothing to do. Where that is not sure it is not: the job will see."""
+    from eltlab.evaluate import default_loops, schedule_name
+
+    config = run.config
+    if not run.checkpoint.is_file():
+        return False
+    if read_checkpoint(run.checkpoint)["eltlab"]["images_seen"] < config.images:
+        return False
+    measured_by = {
+        key: value
+        for key, value in flatten(config).items()
+        if key.startswith(("sampler.", "metrics."))
+    }
+    there = [
+        (row["loop_schedule"], row["loops"])
+        for row in read_rows(run.rows)
+        if row["kind"] == "eval"
+        and row["images_seen"] == config.images
+        and measured_by.items() <= row["cfg"].items()
+    ]
+    wanted = [(schedule_name(n, config.sampler.halting), n) for n in default_loops(config)]
+    named = {name for name, _ in there}
+    return not config.evaluate or all(
+        each in there if each[0] == "constant" else each[0] in named for each in wanted
+    )
+
+
+# --- in the job -----------------------------------------------------------------------------------
+
+
+class Job:
+    """Work that submitit pickles, loads in the job and calls there."""
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def __call__(self) -> None:
+        in_job(self.work)
+
+    def checkpoint(self) -> Any:
+        """What the job will be when it is queued again: the same, for its run knows where it stands."""
+        return submitit().helpers.DelayedSubmission(self)
+
+
+@dataclass
+class FitJob(Job):
+    """A run. Its configuration as it was when it was submitted: conf/ may change meanwhile."""
+
+    config: str
+
+    def work(self) -> None:
+        from eltlab.fit import train_and_measure
+
+        config = parse_config(self.config, Path("the job's configuration"))
+        share_ranks()
+        train_and_measure(config)
+
+
+@dataclass
+class WorkerJob(Job):
+    """A worker of a study, by the arguments of its command; a storage's URL, which may hold a password,
+    comes by the environment alone."""
+
+    arguments: list[str]
+    storage: str | None  # without its password
+
+    def work(self) -> None:
+        from eltlab.cli import STORAGE
+        from eltlab.sweep import work_in_job
+
+        if self.storage is not None and not os.environ.get(STORAGE):
+            raise UserError(
+                f"storage={self.storage}: {STORAGE} did not come with the job; let sbatch pass the "
+                "environment on (SBATCH_EXPORT or --export of this cluster leave it out)"
+            )
+        work_in_job(self.arguments)
+
+
+def in_job(work: Callable[[], None]) -> None:
+    """Does a job's work, and queues the job again where it is stopped."""
+    requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, which does it
+    assert callable(requeue)
+    try:
+        with listening():  # from now on: submitit passes over a SIGTERM
+            work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        job = submitit().JobEnvironment()
+        if job.global_rank == 0:  # the others' job is the same one
+            queue_again(job, lambda: requeue(signal.SIGUSR2, None), stop.code)
+
+
+def queue_again(job: Any, requeue: Callable[[], Any], code: int) -> None:
+    """Queues this job again and ends it; without the first where SLURM is ending it: after scancel it
+    should not come back, and where SLURM requeues by itself it need not be told to."""
+    if job.cluster == "slurm" and state(job.job_id) == "COMPLETING":
+        print(f"job {job.job_id}: SLURM is ending it; not queued again from here", file=sys.stderr)
+        sys.exit(code)
+    try:
+        requeue()
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"not queued again: {error}; the same command goes on with the run", file=sys.stderr)
+        sys.exit(code)
+
+
+def state(job: str) -> str:
+    """What SLURM says of a job: RUNNING, COMPLETING, …; nothing where it does not answer."""
+    command = ["squeue", "--noheader", "--format=%T", "--jobs", job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def share_ranks() -> None:
+    """Tells this task its rank by torchrun's variables, so that a run knows one kind of launch only."""
+    job = submitit().JobEnvironment()
+    if job.num_tasks == 1:
+        return
+    # A task sees all devices of its node and takes that of its local rank, as under torchrun.
+    shared = submitit().helpers.TorchDistributedEnvironment()
+    shared.export(set_cuda_visible_devices=False, overwrite=True)
+    os.environ["GROUP_RANK"] = str(job.node)
+    os.environ["TORCHELASTIC_RUN_ID"] = job.job_id  # by which Lightning knows torchrun

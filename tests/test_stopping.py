@@ -1,0 +1,151 @@
+"""SIGTERM and SIGUSR2: a run stops after its step with its checkpoint, and goes on exactly."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from conftest import TINY
+from PIL import Image
+from test_runs import assert_same, folder, outcome
+
+from eltlab import fit
+from eltlab.cli import run_verb
+from eltlab.signals import Requests, Stopped, listening
+from eltlab.training.agreement import Agreement
+
+# Some seconds of training, whose checkpoints are those at the end and at a signal.
+ASKED = [*TINY, "budget.images=2400", "trainer.checkpoint_seconds=1000", "trainer.log_every=10"]
+ASKED += ["trainer.validations=4", "trainer.grids=0", "model.dropout=0.1", "evaluate_loops=[4]"]
+
+
+def begun(runs: Path, asked: list[str], log: Path) -> int:
+    """The command fit in a fork of this process, with a process group of its own, some steps after it
+    began; its pid."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        sys.stdout = sys.stderr = log.open("w", buffering=1)
+        sys.argv = ["fit", *asked, f"runs_dir={runs}"]
+        try:
+            run_verb(fit.main, fit.usage)
+            os._exit(0)
+        except SystemExit as end:
+            os._exit(end.code)
+        finally:
+            os._exit(1)
+    while not any(len(p.read_text().splitlines()) > 2 for p in runs.rglob("metrics.csv")):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), log.read_text()
+        time.sleep(0.02)
+    return child
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    fit.main([*ASKED, f"runs_dir={runs}"])
+    return runs
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 140)])
+def test_a_run_that_is_stopped_goes_on_exactly(
+    number: signal.Signals, code: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    child = begun(tmp_path, ASKED, log)
+    os.kill(child, number)
+    assert ended(child) == code, log.read_text()
+    last = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    seen = last["eltlab"]["images_seen"]
+    assert 0 < seen < 2400
+    said = f"stopped by {number.name} at {seen:,} images; the same command goes on"
+    assert log.read_text().splitlines()[-1].startswith(said)
+    assert "Traceback" not in log.read_text()
+    fit.main([*ASKED, f"runs_dir={tmp_path}"])
+    assert_same(weights_rows_metrics(undisturbed), weights_rows_metrics(tmp_path))
+
+
+def weights_rows_metrics(runs: Path) -> tuple:
+    checkpoint, rows, metrics = outcome(runs)
+    for row in rows:  # how a run is watched may differ
+        for key in [key for key in row["cfg"] if key.startswith("trainer.")]:
+            row["cfg"].pop(key)
+    validation = (folder(runs) / "validation.csv").read_text()
+    return checkpoint["state_dict"], checkpoint["optimizer_states"], rows, metrics, validation
+
+
+def test_a_signal_to_all_processes_spares_those_that_decode(tmp_path: Path) -> None:
+    """SLURM signals every process of a job."""
+    for n in range(32):
+        path = tmp_path / "data" / "train" / str(n % 2) / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), n, np.uint8)).save(path)
+    asked = [*ASKED, "objective=flow", "data=images", f"data.root={tmp_path / 'data'}"]
+    asked += ["data.size=8", "data.patch=4", "data.in_memory=false", "data.workers=1"]
+    asked += ["evaluate=false", "trainer.validations=0"]
+    log = tmp_path / "log"
+    child = begun(tmp_path / "runs", asked, log)
+    os.killpg(child, signal.SIGTERM)
+    assert ended(child) == 143, log.read_text()
+    assert (folder(tmp_path / "runs") / "checkpoints" / "last.ckpt").is_file()
+    assert "Traceback" not in log.read_text()
+
+
+def test_outside_training_a_signal_ends_the_block_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, listening():
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_step_a_signal_is_noted_and_the_first_one_counts() -> None:
+    with listening() as requests:
+        requests.later = True
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGUSR2 here"):
+            requests.heed(" here")
+    Requests().heed()  # nothing came
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with listening():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- many ranks -----------------------------------------------------------------------------------
+
+
+def vote(rank: int, folder: Path) -> None:
+    """Rank 1 is asked to stop in its third step; what each step was told."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    agreement = Agreement()
+    told = [agreement.agreed(rank == 1 and step >= 3) for step in range(1, 6)]
+    told.append(agreement.answer())
+    (folder / str(rank)).write_text(str([int(each) for each in told]))
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(vote, (tmp_path,), nprocs=2, start_method="fork")
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "[0, 0, 0, 1, 1, 1]"
+
+
+def test_one_rank_needs_nobody() -> None:
+    agreement = Agreement()
+    assert not agreement.agreed(False) and agreement.agreed(True) and not agreement.answer()
