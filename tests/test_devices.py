@@ -13,23 +13,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import torch.utils.tensorboard
 from conftest import TINY, tiny
 
-import eltlab.training.sharding
-import eltlab.training.validation  # noqa: F401  # imported before any fork, for speed
+import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
 from eltlab import devices, evaluate, files, fit
 from eltlab.data.batches import Batches
 from eltlab.elastic import load
 from eltlab.errors import UserError
 from eltlab.generation.masked import Masked
-from eltlab.runs import read_checkpoint
+from eltlab.launch import exit_code
+from eltlab.runs import Run, read_checkpoint
 from eltlab.seeds import Share
 from eltlab.training.callbacks import Checkpoints
+from eltlab.worker import preload
 
 SMALL = [
     *TINY,
@@ -121,7 +122,8 @@ ARMS = {
     # The injection gets no gradient in steps of one loop.
     "random depth": ("objective=masked", "supervision=random_depth", "model.inject_input=true"),
 }
-SPREAD = {
+SPREAD: dict[str, tuple[int, tuple[str, ...]]] = {
+    "alone": (1, ()),
     "ddp": (2, ()),
     "fsdp": (2, ("trainer.strategy=fsdp",)),
     "accumulation": (1, ("trainer.accumulate=2",)),
@@ -133,20 +135,32 @@ SPREAD = {
 }
 
 
-@pytest.fixture(scope="module", params=ARMS)
-def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """(overrides, run folder) of an arm that one process trained."""
-    overrides = ARMS[request.param]
-    return overrides, fitted(tmp_path_factory.mktemp("alone"), 1, *overrides)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The run folder of an arm that was spread so; each is trained once."""
+    preload()
+    tiny()  # whose imports forks need not do again
+
+    @cache
+    def run(arm: str, spread: str = "alone") -> Path:
+        world, settings = SPREAD[spread]
+        return fitted(tmp_path_factory.mktemp("runs"), world, *ARMS[arm], *settings)
+
+    return run
 
 
-@pytest.mark.parametrize("spread", SPREAD)
+@pytest.mark.parametrize(
+    ("arm", "spread"),
+    [
+        *(("masked", spread) for spread in SPREAD if spread != "alone"),
+        *(("diffusion", spread) for spread in ("ddp", "fsdp")),
+        *(("random depth", spread) for spread in ("ddp, accumulation, recomputation", "fsdp")),
+    ],
+)
 def test_devices_and_pieces_train_as_one_process_does(
-    alone: tuple, tmp_path: Path, spread: str
+    trained: Callable[..., Path], arm: str, spread: str
 ) -> None:
-    overrides, one = alone
-    world, settings = SPREAD[spread]
-    other = fitted(tmp_path, world, *overrides, *settings)
+    one, other = trained(arm), trained(arm, spread)
     assert other.name == one.name  # the same run: world size is no part of what it is
     assert_same_run(one, other)
     assert len(list((other / "samples").glob("*.png"))) == 1
@@ -164,9 +178,8 @@ def stop_at(step: int) -> None:
     Checkpoints.after_step = after_step  # type: ignore[method-assign]
 
 
-def test_a_run_goes_on_at_another_world_size(alone: tuple, tmp_path: Path) -> None:
+def test_a_run_goes_on_at_another_world_size(trained: Callable[..., Path], tmp_path: Path) -> None:
     """1, 2 sharded, 2 replicated, 1 in pieces: the losses are those of a run that nobody stopped."""
-    overrides, one = alone
     legs = [
         (2, 1, ()),
         (4, 2, ("trainer.strategy=fsdp",)),
@@ -177,12 +190,12 @@ def test_a_run_goes_on_at_another_world_size(alone: tuple, tmp_path: Path) -> No
 
         def leg(step: int = step, settings: tuple = settings) -> None:
             stop_at(step)
-            fit.main([*SMALL, f"runs_dir={tmp_path}", *overrides, *settings])
+            fit.main([*SMALL, f"runs_dir={tmp_path}", *ARMS["masked"], *settings])
 
         assert processes(world, leg) == [0] * world
         path = folder(tmp_path) / "checkpoints" / "last.ckpt"
         assert read_checkpoint(path)["eltlab"]["step"] == step
-    assert_same_run(one, folder(tmp_path))
+    assert_same_run(trained("masked"), folder(tmp_path))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -209,17 +222,17 @@ def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy
 
 def test_shards_compute_in_bf16_and_reduce_in_float32(tmp_path: Path) -> None:
     half = ["objective=diffusion", "trainer.precision=bf16-mixed", "optim.lr=0.0001"]
+    half += ["budget.images=32", "trainer.checkpoint_seconds=60"]
     one = fitted(tmp_path / "one", 1, *half)
     other = fitted(tmp_path / "two", 2, *half, "trainer.strategy=fsdp")
     assert_same_run(one, other, tolerance=0.03)
     assert {value.dtype for value in weights(other).values()} == {torch.float32}
 
 
-def test_a_checkpoint_of_shards_is_one_of_a_single_device(tmp_path: Path) -> None:
+def test_a_checkpoint_of_shards_is_one_of_a_single_device(trained: Callable[..., Path]) -> None:
     """Key by key, in the optimizer too."""
-    one = fitted(tmp_path / "one", 1)
-    other = fitted(tmp_path / "two", 2, "trainer.strategy=fsdp")
-    left, right = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, other))
+    runs = [trained("masked", spread) for spread in ("alone", "fsdp")]
+    left, right = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs)
     assert list(left["state_dict"]) == list(right["state_dict"])
     states = [checkpoint["optimizer_states"][0] for checkpoint in (left, right)]
     assert states[0]["param_groups"] == states[1]["param_groups"]
@@ -232,8 +245,10 @@ def test_a_checkpoint_of_shards_is_one_of_a_single_device(tmp_path: Path) -> Non
 # --- evaluation -----------------------------------------------------------------------------------
 
 
-def test_evaluation_over_processes_draws_the_same_samples(alone: tuple, tmp_path: Path) -> None:
-    _, run = alone
+def test_evaluation_over_processes_draws_the_same_samples(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = trained("masked")
     labels = torch.arange(20) % 10  # batches of 8, 8 and 4
 
     def draw() -> None:
@@ -252,8 +267,8 @@ def test_evaluation_over_processes_draws_the_same_samples(alone: tuple, tmp_path
         assert drawn["updates"] == found[0]["updates"] and drawn["spent"] == found[0]["spent"]
 
 
-def test_rows_of_two_processes_are_those_of_one(alone: tuple) -> None:
-    _, run = alone
+def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) -> None:
+    run = trained("diffusion")
     command = [f"run={run}", "loops=[1,4to1]", "sampler.guidance=2"]
     written = []
     for world in (2, 1):
@@ -315,30 +330,39 @@ def test_several_nodes_need_torchrun() -> None:
 PYTHON = [sys.executable, "-m"]
 
 
-def command(arguments: list[str], **settings) -> subprocess.Popen:
+def command(*arguments: str) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*PYTHON, *arguments], **pipes, **settings)
+    return subprocess.Popen([*PYTHON, *arguments], **pipes)
 
 
-def test_fit_starts_its_processes_and_only_the_first_speaks(tmp_path: Path) -> None:
-    asked = [*SMALL, f"runs_dir={tmp_path}", "trainer.devices=2"]
-    process = command(["eltlab.fit", *asked])
+def test_fit_starts_its_processes_and_ctrl_c_stops_them(tmp_path: Path) -> None:
+    long = [*SMALL, f"runs_dir={tmp_path}", "budget.images=8000000", "trainer.devices=2"]
+    process = command("eltlab.fit", *long)
+    while not list(tmp_path.rglob("last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert out == f"run: {folder(tmp_path)}\n"
-    assert err.count("fit: ") == 1 and "rank" not in err and "W1" not in err
+    assert process.returncode == 130 and out == ""
+    assert err.count("fit: ") == 1  # only the first process speaks
+    assert err.count("stopped; the same command goes on from the last checkpoint") == 1
+    assert "Traceback" not in err and "rank" not in err
 
-    # Under torchrun, and where another process holds the run: one message, its code, no traceback.
-    with files.locked(folder(tmp_path) / ".lock"):
-        process = command(["eltlab.fit", *asked])
+
+def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Path) -> None:
+    """It is the first process alone that meets this one: another holds the run."""
+    run = Run.of(tiny(*SMALL, f"runs_dir={tmp_path}"))
+    with files.locked(run.folder / ".lock"):
+        process = command("eltlab.fit", *SMALL, f"runs_dir={tmp_path}", "trainer.devices=2")
         out, err = process.communicate()
     assert process.returncode == 2 and out == ""
     assert err.count("error: run ") == 1 and "another process is training it" in err
     assert "Traceback" not in err and "Error" not in err
 
 
-def test_torchrun_starts_fit_and_ctrl_c_stops_every_process(tmp_path: Path) -> None:
-    arguments = [
+@pytest.mark.slow  # three more starts of a process
+def test_torchrun_starts_fit(trained: Callable[..., Path], tmp_path: Path) -> None:
+    launcher = [
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node",
@@ -346,19 +370,12 @@ def test_torchrun_starts_fit_and_ctrl_c_stops_every_process(tmp_path: Path) -> N
         "-m",
         "eltlab.fit",
     ]
-    overrides = [*SMALL, f"runs_dir={tmp_path}", "evaluate=false"]
-    process = command([*arguments, *overrides])
+    process = command(*launcher, *SMALL, f"runs_dir={tmp_path}")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out == f"run: {folder(tmp_path)}\n"
+    assert_same_run(trained("masked"), folder(tmp_path))
 
-    long = [*SMALL, f"runs_dir={tmp_path / 'long'}", "budget.images=8000000", "trainer.devices=2"]
-    process = command(["eltlab.fit", *long])
-    while not list(tmp_path.glob("long/**/last.ckpt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert process.returncode == 130 and out == ""
-    assert err.count("stopped; the same command goes on from the last checkpoint") == 1
-    assert "Traceback" not in err
+
+def test_the_exit_code_is_that_of_the_process_that_failed() -> None:
+    assert exit_code([-15, 2]) == 2 and exit_code([-9]) == 137

@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from eltlab.data.imagefiles import Images
 from eltlab.data.images import to_float, to_uint8
 from eltlab.errors import UserError
-from eltlab.files import cache_dir, digest, write_atomic
+from eltlab.files import cache_dir, digest, make_once
 from eltlab.patches import patchify, unpatchify
 from eltlab.progress import Bar
 
@@ -78,7 +79,8 @@ def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
     sample = train.subset(min(most, len(train)))
     key = digest(sample.hash, patch, codebook, sklearn.__version__)
     path = cache_dir() / "codebooks" / f"{train.name.replace('/', '-')}-{key}.npy"
-    if not path.is_file():
+
+    def fit(path: Path) -> None:
         vectors = patchify(to_float(sample.images), patch).flatten(0, 1).numpy()
         distinct = count_distinct(vectors, codebook)
         if codebook > distinct:
@@ -95,7 +97,9 @@ def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
         ).fit(vectors)
         buffer = io.BytesIO()
         np.save(buffer, means.cluster_centers_.astype(np.float32))
-        write_atomic(path, buffer.getvalue())
+        path.write_bytes(buffer.getvalue())
+
+    make_once(path, fit)
     codes = torch.from_numpy(np.load(path, allow_pickle=False))
     return PatchCodebook(codes, channels, patch)
 
