@@ -67,7 +67,7 @@ def settle(config: Config) -> None:
 
 def needs_launch(config: Config) -> bool:
     """Whether this process should start those that do the work. Raises UserError where it cannot."""
-    if launched() or config.trainer.devices * config.trainer.nodes == 1:
+    if launched() or config.world == 1:
         return False
     if config.trainer.nodes > 1:
         raise UserError(

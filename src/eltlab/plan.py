@@ -73,7 +73,7 @@ def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
     """The bill, and the seconds of training and of one sample where this machine is calibrated."""
     costs = bill(config, machine.kind, machine.precision)
     rate = calibration.rate_of(config, machine)
-    train = rate and costs["train_flops_total"] / rate.train
+    train = rate and costs["train_flops_total"] / (rate.train * config.world)
     sample = rate and costs["flops_per_sample"] / rate.sample
     return {**costs, "train_seconds": train, "sample_seconds": sample}
 
