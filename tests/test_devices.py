@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -164,6 +164,22 @@ def test_devices_and_pieces_train_as_one_process_does(
     assert other.name == one.name  # the same run: world size is no part of what it is
     assert_same_run(one, other)
     assert len(list((other / "samples").glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_compiled_blocks_train_to_the_same_losses(
+    trained: Callable[..., Path], tmp_path: Path, strategy: str
+) -> None:
+    """Dynamo makes the graphs; eager runs them, for which no compiler is needed."""
+    settings = ["trainer.compile=true", f"trainer.strategy={strategy}"]
+
+    def work() -> None:
+        torch.compile = partial(torch.compile, backend="eager")  # type: ignore[assignment]
+        fit.main([*SMALL, f"runs_dir={tmp_path}", *ARMS["diffusion"], *settings])
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+    assert processes(2, work) == [0, 0]
+    assert_same_run(trained("diffusion"), folder(tmp_path))
 
 
 def stop_at(step: int) -> None:

@@ -58,6 +58,7 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
     # Before the folder is made: what is missing is said at once and leaves nothing behind.
     check_wandb(config)
     device = choose_device(config.trainer.accelerator)
+    devices.join(device)
     precision = choose_precision(config.trainer.precision, device)
     print(*bill_lines(config, machine_of(device.type, precision)), sep="\n", file=sys.stderr)
     data = build_data(config)
@@ -65,7 +66,6 @@ def train_and_measure(config: Config, wait: bool = False) -> None:
         from eltlab.metrics.measure import check_metrics
 
         check_metrics(config, len(data.train))
-    devices.join(device)
     with held(run, wait):
         train(run, data, device)
         if config.evaluate:
