@@ -38,7 +38,6 @@ SMALL = [
     "optim.lr=0.001",
     "optim.warmup_images=0",
     "trainer.log_every=1",
-    "trainer.checkpoint_seconds=0",
     "trainer.grids=1",
     "trainer.validations=2",
     "evaluate=false",
@@ -206,7 +205,8 @@ def test_a_run_goes_on_at_another_world_size(trained: Callable[..., Path], tmp_p
 
         def leg(step: int = step, settings: tuple = settings) -> None:
             stop_at(step)
-            fit.main([*SMALL, f"runs_dir={tmp_path}", *ARMS["masked"], *settings])
+            asked = [*ARMS["masked"], "trainer.checkpoint_seconds=0", *settings]
+            fit.main([*SMALL, f"runs_dir={tmp_path}", *asked])
 
         assert processes(world, leg) == [0] * world
         path = folder(tmp_path) / "checkpoints" / "last.ckpt"
@@ -238,7 +238,7 @@ def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy
 
 def test_shards_compute_in_bf16_and_reduce_in_float32(tmp_path: Path) -> None:
     half = ["objective=diffusion", "trainer.precision=bf16-mixed", "optim.lr=0.0001"]
-    half += ["budget.images=32", "trainer.checkpoint_seconds=60"]
+    half += ["budget.images=32"]
     one = fitted(tmp_path / "one", 1, *half)
     other = fitted(tmp_path / "two", 2, *half, "trainer.strategy=fsdp")
     assert_same_run(one, other, tolerance=0.03)
@@ -278,6 +278,7 @@ def test_evaluation_over_processes_draws_the_same_samples(
     for world in (1, 2, 3):
         assert processes(world, draw) == [0] * world
         found.append(torch.load(tmp_path / f"{world}.pt"))
+    assert torch.equal(found[0]["images"], load(run).sample(labels, loops=3, seed=5))
     for drawn in found[1:]:
         assert torch.equal(drawn["images"], found[0]["images"])
         assert drawn["updates"] == found[0]["updates"] and drawn["spent"] == found[0]["spent"]
@@ -292,7 +293,6 @@ def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) ->
         written.append([json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()])
         (run / "rows.jsonl").unlink()
     for two, one in zip(*written, strict=True):
-        assert two["cfg"].pop("trainer.devices") == 2 and one["cfg"].pop("trainer.devices") == 1
         assert two.pop("created") and one.pop("created")
         assert two == one
 
@@ -353,6 +353,7 @@ def command(*arguments: str) -> subprocess.Popen:
 
 def test_fit_starts_its_processes_and_ctrl_c_stops_them(tmp_path: Path) -> None:
     long = [*SMALL, f"runs_dir={tmp_path}", "budget.images=8000000", "trainer.devices=2"]
+    long.append("trainer.checkpoint_seconds=0.1")
     process = command("eltlab.fit", *long)
     while not list(tmp_path.rglob("last.ckpt")):
         assert process.poll() is None, process.communicate()
