@@ -17,6 +17,7 @@ from eltlab import bench, fit
 from eltlab.build import build_data
 from eltlab.compute import network, train_flops_per_image
 from eltlab.config import Spent
+from eltlab.devices import share
 from eltlab.errors import UserError
 from eltlab.results import comparable, load, read_rows
 from eltlab.timing import PARTS, Arm, interleaved, matmul_rate, rates
@@ -25,13 +26,15 @@ CPU = torch.device("cpu")
 
 
 def arm(config) -> Arm:
-    return Arm(config, CPU, "32-true", build_data(config).batches(config, 0, CPU))
+    batches = build_data(config).batches(config, 0, CPU, share(config))
+    return Arm(config, CPU, "32-true", batches)
 
 
-@pytest.mark.parametrize("objective", ["masked", "diffusion"])
-def test_its_steps_are_those_of_fit(tmp_path, objective):
+@pytest.mark.parametrize(("objective", "pieces"), [("masked", 1), ("masked", 4), ("diffusion", 1)])
+def test_its_steps_are_those_of_fit(tmp_path, objective, pieces):
     """Eight steps of either end in the same weights, averages and moments, bit by bit."""
     asked = [f"objective={objective}", "optim.warmup_images=32", "model.dropout=0.1"]
+    asked.append(f"trainer.accumulate={pieces}")
     fit.main([*TINY, *asked, "evaluate=false", f"runs_dir={tmp_path}"])
     [file] = tmp_path.rglob("last.ckpt")
     trained = torch.load(file, weights_only=True)
@@ -299,6 +302,7 @@ def test_rows_without_samples_make_no_paragraph(tmp_path):
         ("batches=[0]", "give counts of at least 1"),
         ("model=elt_g batch_size=4096", "give fewer splits or a smaller batch_size"),
         ("repeat=3", "unknown key repeat=3"),
+        ("trainer.devices=2", "trainer.devices=2 trainer.nodes=1: bench times one device"),
     ],
 )
 def test_mistakes_are_told(wrong, said, tmp_path):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from eltlab.data.imagefiles import ImageFiles, load_images
 from eltlab.data.images import ImageSet
 from eltlab.data.known import load_cifar10, load_fashion_mnist
 from eltlab.errors import UserError
+from eltlab.seeds import Share
 
 # --- what the tests read --------------------------------------------------------------------------
 
@@ -544,6 +546,20 @@ def test_streamed_batches_are_those_in_memory(folder, objective, flip, workers):
         for (x, y), (x_streamed, y_streamed) in zip(one, other, strict=True):
             assert torch.equal(x, x_streamed) and torch.equal(y, y_streamed)
             assert x.dtype == x_streamed.dtype and len(x) == 10
+
+
+def test_a_device_streams_the_rows_that_it_takes_from_memory(folder):
+    config = small(folder, "objective=diffusion", "data.flip=true", "trainer.accumulate=5")
+    share, cpu = Share(rank=1, world=2, pieces=5), torch.device("cpu")
+    batches = [
+        build_data(replace(config, data=replace(config.data, in_memory=kind))).batches(
+            config, 8, cpu, share
+        )
+        for kind in (True, False)
+    ]
+    assert [len(each) for each in batches] == [15, 15]
+    for (x, y), (x_streamed, y_streamed) in zip(*batches, strict=True):
+        assert torch.equal(x, x_streamed) and torch.equal(y, y_streamed) and len(x) == 1
 
 
 @pytest.mark.parametrize("objective", ["diffusion", "masked"])

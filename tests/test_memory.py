@@ -111,7 +111,7 @@ def wide(seed):
 
 
 def a_batch(config):
-    size, data = config.batch_size, config.data
+    size, data = config.share_size, config.data
     labels = torch.randint(data.classes, (size,))
     if config.objective.INPUTS == "tokens":
         return torch.randint(data.codebook, (size, data.tokens)), labels
@@ -311,6 +311,25 @@ def test_an_extension_that_distils_is_counted_as_ilsd_is():
         for flag in (False, True)
     ]
     assert found[1] == ilsd and found[0].activations < 0.9 * ilsd.activations
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_keep_the_gradients_of_those_before(kind, recompute):
+    """The activations are those of a piece, and the gradients are there as its backward begins."""
+    names = overrides(*kind, 64, 2, 128, (0, 2, 0, 3), 4, 2, 1)
+    settings = ["trainer.accumulate=4", f"trainer.recompute={recompute}", "batch_size=32"]
+    measured, closed = both(tiny(*names, *settings))
+    assert closed == pytest.approx(measured, rel=0.15)
+
+
+def test_a_device_holds_its_share_of_the_batch():
+    whole, halves, pieces = (
+        training_memory(tiny(*WIDE, "batch_size=64", *settings), "cuda", "32-true")
+        for settings in ([], ["trainer.devices=2"], ["trainer.accumulate=2"])
+    )
+    assert halves == pieces and halves.static == whole.static
+    assert halves.activations < 0.7 * whole.activations
 
 
 def test_recompute_lowers_the_peak():

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eltlab import results
+from eltlab import devices, results
 from eltlab.bill import model_bill, sampling_bill
 from eltlab.cli import options, own_keys, run_verb
 from eltlab.compose import compose
@@ -70,7 +70,9 @@ def main(overrides: list[str]) -> None:
     device = choose_device(configs[0].trainer.accelerator)
     precision = choose_precision(configs[0].trainer.precision, device)
     data = build_data(configs[0])
-    arms = [Arm(c, device, precision, data.batches(c, 0, device)) for c in configs]
+    arms = [
+        Arm(c, device, precision, data.batches(c, 0, device, devices.share(c))) for c in configs
+    ]
     call = uuid.uuid4().hex[:12]
     rows = train_rows(arms, asked, call)
     results.append_rows(out, rows)

@@ -72,7 +72,7 @@ def entry_of(config: Config, machine: Machine) -> Rate:
         tokens=net.tokens,
         params=params_total(net),
         loops=config.loops,
-        batch=config.batch_size,
+        batch=config.share_size,
         other=digest(net, config.supervision, config.objective, trainer.compile, trainer.recompute),
     )
 

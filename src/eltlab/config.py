@@ -356,6 +356,16 @@ class Config:
         """Training images of the run, in whole batches."""
         return self.steps * self.batch_size
 
+    @property
+    def world(self) -> int:
+        """Devices of the run, on all nodes."""
+        return self.trainer.devices * self.trainer.nodes
+
+    @property
+    def share_size(self) -> int:
+        """Images of a batch that one device trains on at a time."""
+        return self.batch_size // (self.world * self.trainer.accumulate)
+
 
 @dataclass
 class EncodeConfig:

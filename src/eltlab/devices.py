@@ -2,6 +2,7 @@
 other. torchrun, or `launch.py`, starts them and says in the environment which of them each one is."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab.config import Config
 from eltlab.errors import UserError
+from eltlab.processes import die_with
 from eltlab.rules import check_shares
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ def world() -> int:
     return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
+def local_world() -> int:
+    """How many of them on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world()))
+
+
 def first() -> bool:
     """Whether this is the process that prints, holds the run and writes its files."""
     return rank() == 0
@@ -54,7 +61,7 @@ def settle(config: Config) -> None:
     if not launched():
         return
     trainer = config.trainer
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", world()))
+    devices = local_world()
     nodes = world() // devices
     if (trainer.devices, trainer.nodes) not in ((1, 1), (devices, nodes)):
         raise UserError(
@@ -67,7 +74,7 @@ def settle(config: Config) -> None:
 
 def needs_launch(config: Config) -> bool:
     """Whether this process should start those that do the work. Raises UserError where it cannot."""
-    if launched() or config.trainer.devices * config.trainer.nodes == 1:
+    if launched() or config.world == 1:
         return False
     if config.trainer.nodes > 1:
         raise UserError(
@@ -111,21 +118,20 @@ def let_others_speak(error: BaseException) -> None:
 
 
 def join(device: "torch.device") -> None:
-    """Meets the other processes of this run. Raises UserError where there is no device for this one."""
+    """Meets the other processes of this run. Raises UserError where there are too few devices."""
     if world() == 1:
         return
     import torch
     import torch.distributed as dist
 
-    local = int(os.environ["LOCAL_RANK"])
+    die_with(os.getppid(), signal.SIGTERM)  # of the launcher, however that dies
     if device.type == "cuda":
-        there = torch.cuda.device_count()
-        if local >= there:
+        wanted, there = local_world(), torch.cuda.device_count()
+        if wanted > there:
             raise UserError(
-                f"trainer.devices={os.environ.get('LOCAL_WORLD_SIZE', world())}: torch finds {there} "
-                "CUDA devices here; give at most as many"
+                f"trainer.devices={wanted}: torch finds {there} CUDA devices here; give at most as many"
             )
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         # Flags and samples lie on the CPU: to tell them needs no wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -135,11 +135,10 @@ class Elastic:
         parts: list[Drawn] = []
         with Bar(title, len(labels)) as bar:
             for turn in range(0, len(batches), world):
-                drawn = None
-                for chosen in batches[turn : turn + world][rank : rank + 1]:
-                    drawn = self.draw(
-                        labels[chosen], loops, seed, chosen.tolist(), track=chosen[0] == 0
-                    )
+                mine, drawn = turn + rank, None
+                if mine < len(batches):
+                    chosen = batches[mine]
+                    drawn = self.draw(labels[chosen], loops, seed, chosen.tolist(), track=mine == 0)
                 given = devices.gathered(drawn) or []
                 parts += [part for part in given if part is not None]
                 bar.update(sum(len(part.images) for part in parts))

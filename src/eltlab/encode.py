@@ -1,6 +1,5 @@
 """python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once."""
 
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from eltlab import results
+from eltlab import devices, results
 from eltlab.cli import options, run_verb
 from eltlab.compose import compose_encode, compose_node
 from eltlab.config import EncodeConfig
+from eltlab.data.manifest import SPLITS
 
 if TYPE_CHECKING:
     from eltlab.data.encoding import Pace
@@ -55,33 +55,26 @@ def encode(config: EncodeConfig, out: Path) -> None:
     from eltlab.metrics.measure import check_metrics
 
     device = choose_device(config.accelerator)
+    devices.join(device)
     splits = load_splits(config.data)
     if config.evaluate:
         check_metrics(config, len(splits[0]))
     tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type)
-    images = dict(zip(("train", "test"), splits, strict=True))
+    images = dict(zip(SPLITS, splits, strict=True))
     source = {"name": config.data.name, "root": config.data.root}
     classes = names_of_classes(config.data)
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
-    pace = encode_missing(out, encoding, images, tokenizer, config.batch, *place())
+    share = devices.rank(), devices.world()
+    pace = encode_missing(out, encoding, images, tokenizer, config.batch, *share)
     if pace.images:
         print(f"encoded {pace.images:,} images: {pace}", file=sys.stderr)
-    manifest = finish(out, encoding)
-    if manifest is None:
-        print("this process has written its shards; others write the rest", file=sys.stderr)
+    devices.wait()
+    if not devices.first():
         return
-    check_set(manifest, again=config.verify)
+    check_set(finish(out, encoding), again=config.verify)
     if config.evaluate:
         measure(config, out, encoding, splits, tokenizer, pace)
-
-
-def place() -> tuple[int, int]:
-    """(rank, world) of this process under torchrun or srun; alone (0, 1)."""
-    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if rank in os.environ and world in os.environ:
-            return int(os.environ[rank]), int(os.environ[world])
-    return 0, 1
 
 
 def measure(

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,7 +219,7 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
     """What every row of a run says of its configuration, its training and its machine."""
     from eltlab.machine import code_version, device_name
 
-    config = model.config
+    config = as_trained(model.config, run.config)
     assert config.name is not None
     return {
         **model_bill(config, model.device.type, model.precision),
@@ -237,6 +237,13 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
         "peak_memory_bytes": counters["peak_memory_bytes"],
         **results.described(config),
     }
+
+
+def as_trained(config: Config, trained: Config) -> Config:
+    """A configuration that is measured, spread over the devices and pieces of its training again."""
+    keys = ("devices", "nodes", "strategy", "accumulate")
+    spread = {key: getattr(trained.trainer, key) for key in keys}
+    return replace(config, trainer=replace(config.trainer, **spread))
 
 
 def costs(config: Config, spent: list[Depths], images_seen: int) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
     # Before the folder is made: what is missing is said at once and leaves nothing behind.
     check_wandb(config)
     device = choose_device(config.trainer.accelerator)
+    devices.join(device)
     precision = choose_precision(config.trainer.precision, device)
     print(*bill_lines(config, machine_of(device.type, precision)), sep="\n", file=sys.stderr)
     data = build_data(config)
@@ -78,7 +79,6 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
 
         splits = data.images(config)
         check_metrics(config, len(splits[0]))
-    devices.join(device)
     with held(run, wait):
         train(run, data, device, requests)
         if config.evaluate:

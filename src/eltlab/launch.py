@@ -17,7 +17,7 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    hush("torch.distributed")
     # Each process by itself would take all cores, and they would slow each other many times.
     threads = max(1, len(os.sched_getaffinity(0)) // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -39,6 +39,14 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
             sys.exit(exit_code([failure.exitcode for failure in error.failures.values()]))
         except SignalException as error:
             sys.exit(128 + error.sigval)
+
+
+def hush(package: str) -> None:
+    """What the modules of a package, as far as they are imported, log is not shown; each of torch's has
+    a level of its own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(package):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def exit_code(codes: list[int]) -> int:

@@ -37,11 +37,13 @@ class Memory(NamedTuple):
 
 
 def training_memory(config: Config, device: str, precision: str) -> Memory:
-    """Of a training step. device: cpu or cuda; precision: 32-true or bf16-mixed."""
+    """Of a training step on each device, as DDP spreads it. device: cpu or cuda; precision: 32-true or
+    bf16-mixed."""
     net, spent = network(config), config.supervision.spent(config.loops)
     half, cuda, loops = precision == "bf16-mixed", device == "cuda", max(spent.depths)
     reads, recompute = (spent.readouts, spent.distilled), config.trainer.recompute
-    run = Pass(net, config.batch_size, loops, half, cuda, True, *reads, recompute)
+    kept = config.world > 1 or config.trainer.accumulate > 1
+    run = Pass(net, config.share_size, loops, half, cuda, True, *reads, recompute, kept)
     return Memory(static_training_bytes(net), max(training_moments(run).values()))
 
 
@@ -105,6 +107,7 @@ class Pass:
     readouts: int = 1
     distilled: bool = False
     recompute: bool = False
+    keeps_gradients: bool = False  # those of an earlier piece, or DDP's buckets, as a pass begins
 
     @property
     def e(self) -> int:
@@ -162,7 +165,8 @@ def training_moments(run: Pass) -> dict[str, int]:
     if run.recompute and net.coda and not run.begins:
         blocks -= (readouts - 1) * state  # an exit's coda starts where the next loop does
     # The noisy images go with the loss; the copies that a repeated block had, with autocast.
-    back = outside - images + blocks + (0 if run.recompute else copies) - F32 * params_total(net)
+    back = outside - images + blocks + (0 if run.recompute else copies)
+    back -= F32 * params_total(net) * (not run.keeps_gradients)
     moments = {
         "loss": outside + blocks + copies + heads + run.image_rows * loss_forward(run),
         "heads": back + heads + run.image_rows * loss_backward(run),
@@ -178,7 +182,8 @@ def training_moments(run: Pass) -> dict[str, int]:
         begun = 2 * state * run.begins  # states that nothing else keeps
         moments["forward"] = outside + blocks + copies + rows * layer_working(run) - state + begun
         moments["last"] += again
-        moments["first"] = outside - images + before * state + again + passing - unmade(run)
+        made = summing(run) if run.keeps_gradients else -unmade(run)
+        moments["first"] = outside - images + before * state + again + passing + made
     return moments
 
 
@@ -239,6 +244,13 @@ def unmade(run: Pass) -> int:
     if run.loops == 1:
         return F32 * (lacking + layer)
     return F32 * (lacking + net.prelude * layer) + (F32 - run.e) * net.unique_layers * layer
+
+
+def summing(run: Pass) -> int:
+    """Bytes of the shared weights' gradients, which are summed over the loops before they are added to
+    those of earlier pieces."""
+    net = run.net
+    return run.e * net.unique_layers * (params_blocks(net) // net.layers) * (run.loops > 1)
 
 
 def head_kept(run: Pass) -> int:

@@ -73,7 +73,7 @@ def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
     """The bill, and the seconds of training and of one sample where this machine is calibrated."""
     costs = bill(config, machine.kind, machine.precision)
     rate = calibration.rate_of(config, machine)
-    train = rate and costs["train_flops_total"] / rate.train
+    train = rate and costs["train_flops_total"] / (rate.train * config.world)
     sample = rate and costs["flops_per_sample"] / rate.sample
     return {**costs, "train_seconds": train, "sample_seconds": sample}
 
@@ -119,8 +119,15 @@ def bill_lines(config: Config, machine: Machine) -> list[str]:
         if own[key] is not None:
             beside = [(write(other[key]), ratio(other[key], own[key])) for other in others]
             rows.append([label, write(own[key]), *(cell for pair in beside for cell in pair)])
-    where = f"batch {config.batch_size}, {machine.precision} on {machine.kind}"
+    where = f"{dealt(config)}, {machine.precision} on {machine.kind}"
     return [*columns(rows), f"memory and times: {where}", *calibration.note(config, machine)]
+
+
+def dealt(config: Config) -> str:
+    """The batch, and how it goes over devices and pieces."""
+    text, pieces = f"batch {config.batch_size}", config.trainer.accumulate
+    text += f" over {config.world} devices" if config.world > 1 else ""
+    return text + (f" in {pieces} pieces" if pieces > 1 else "")
 
 
 def ratio(value: float, own: float) -> str:
@@ -176,8 +183,10 @@ def mended(config: Config, machine: Machine, limit: float) -> list[tuple[str, in
         if trainer in tried:
             continue  # it is so already
         tried.append(trainer)
-        for halvings in range(config.batch_size.bit_length()):
-            batch = config.batch_size >> halvings
+        for halvings in range(
+            config.share_size.bit_length()
+        ):  # each device keeps an image at least
+            batch = (config.share_size >> halvings) * (config.batch_size // config.share_size)
             smaller = replace(config, trainer=trainer, batch_size=batch)
             size = needed(smaller, machine._replace(precision=trainer.precision))
             if size <= limit:

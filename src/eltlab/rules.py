@@ -118,7 +118,7 @@ def _check_numbers(config: Config) -> None:
 def check_shares(config: Config) -> None:
     """Raises UserError where a batch does not go evenly over the devices and pieces."""
     trainer, batch = config.trainer, config.batch_size
-    shares = trainer.devices * trainer.nodes * trainer.accumulate
+    shares = config.world * trainer.accumulate
     if batch % shares:
         divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
         raise UserError(
@@ -131,7 +131,7 @@ def check_shares(config: Config) -> None:
 def one_device(config: Config, what: str) -> None:
     """Raises UserError for a configuration of several devices where only one is used."""
     trainer = config.trainer
-    if trainer.devices * trainer.nodes > 1:
+    if config.world > 1:
         raise UserError(
             f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}: {what}; leave both out"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from eltlab import compute
 from eltlab.config import Config, Spent
 from eltlab.live import LiveBytes
-from eltlab.seeds import BatchNoise
+from eltlab.seeds import BatchNoise, Share
 from eltlab.training.ema import ema_decay, ema_update
 from eltlab.training.module import LoopedModule, learning_rate
 
@@ -60,7 +60,12 @@ class Clock:
 
 
 class Arm:
-    """One configuration in training, whose steps are taken one at a time, as `fit` takes them."""
+    """One configuration in training, whose steps are taken one at a time, as `fit` takes them on the
+    first of its devices, without the others.
+
+    Args:
+        batches: its shares of the pieces of batches.
+    """
 
     def __init__(
         self, config: Config, device: torch.device, precision: str, batches: Iterable[Batch]
@@ -68,7 +73,8 @@ class Arm:
         self.config, self.device, self.precision = config, device, precision
         self.recompute = config.trainer.recompute
         self.batches = iter(batches)
-        self.module = LoopedModule(config).to(device)
+        self.share = Share(0, config.world, 0, config.trainer.accumulate)
+        self.module = LoopedModule(config, share=self.share).to(device)
         stack: Any = self.module.backbone.stack
         stack.recompute = self.recompute
         if config.trainer.compile:
@@ -84,14 +90,16 @@ class Arm:
         """Takes one step."""
         module, clock = self.module, Clock(self.device)
         exits = module.supervision.exits(module.step)
-        batch = next(self.batches)
-        clock.mark()
-        with self.autocast():
-            loss = module.training_step(batch, 0)
-        clock.mark()
-        self.optimizer.zero_grad()  # here, as Lightning does: the forward holds the old gradients
-        loss.backward()
-        clock.mark()
+        for piece in range(self.share.pieces):
+            batch = next(self.batches)
+            clock.mark()
+            with self.autocast():
+                loss = module.training_step(batch, piece) / self.share.pieces
+            clock.mark()
+            if piece == 0:  # here, as Lightning does: the forward holds the old gradients
+                self.optimizer.zero_grad()
+            loss.backward()
+            clock.mark()
         module.configure_gradient_clipping(self.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, module.step)
@@ -99,14 +107,16 @@ class Arm:
         ema_update(module.ema, module.backbone, ema_decay(self.config.ema.decay, module.step))
         clock.mark()
         module.step += 1
-        parts = dict(zip(PARTS, clock.seconds(), strict=True))
+        *passes, optimizer = clock.seconds()
+        taken = [*(sum(passes[n::3]) for n in range(3)), optimizer]
+        parts = dict(zip(PARTS, taken, strict=True))
         return Step(parts, *(self.flops(exits, flag) for flag in (self.recompute, False)))
 
     def flops(self, exits: tuple[int, ...], recompute: bool) -> float:
-        """FLOPs of a step that reads these exits."""
+        """FLOPs of a step that reads these exits, on this device."""
         spent = Spent({max(exits): 1.0}, len(set(exits)))
         each = compute.train_flops_per_image(compute.network(self.config), spent, recompute)
-        return each * self.config.batch_size
+        return each * self.config.batch_size / self.config.world
 
     def gradient_bytes(self) -> int:
         gradients = (parameter.grad for parameter in self.module.backbone.parameters())
@@ -149,7 +159,7 @@ class Arm:
 
 def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
     """The same random batch for ever, of the configuration's shapes: no data are needed."""
-    data, count = config.data, config.batch_size
+    data, count = config.data, config.share_size
     labels = torch.randint(data.classes, (count,), device=device)
     if config.objective.INPUTS == "tokens":
         x = torch.randint(data.codebook, (count, data.tokens), device=device)
@@ -202,7 +212,7 @@ def rates(
     for arm, trained, drawn in zip(arms, steps, interleaved(passes, repeats, 1), strict=True):
         train = sum(step.flops for step in trained) / sum(step.seconds for step in trained)
         macs = compute.macs_per_pass(compute.network(arm.config), arm.config.loops)
-        found.append((train, 2 * macs * arm.config.batch_size / statistics.median(drawn)))
+        found.append((train, 2 * macs * arm.config.share_size / statistics.median(drawn)))
     return found
 
 

@@ -183,18 +183,15 @@ def encode_batch(pixels: Tensor, encoding: Encoding, tokenizer: Tokenizer) -> di
     return tensors
 
 
-def finish(out: Path, encoding: Encoding) -> Manifest | None:
-    """The manifest, written by whichever process first finds all shards there; None before that."""
-    wanted = files(encoding)
-    if not all((out / name).is_file() for name, _, _ in wanted):
-        return None
+def finish(out: Path, encoding: Encoding) -> Manifest:
+    """The manifest of a set whose shards are all there. Raises UserError where one is not as it should."""
     with locked(out / ".lock"):
         if (out / NAME).is_file():
             return read_manifest(out)
         shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
         done = 0
         with Bar("hash shards", sum(encoding.counts.values())) as bar:
-            for name, split, rows in wanted:
+            for name, split, rows in files(encoding):
                 read_shard(out / name, encoding, len(rows))
                 shards[split].append(Shard(name, len(rows), sha256(out / name)))
                 done += len(rows)

@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from eltlab.data.imagefiles import Images
 from eltlab.data.images import ImageSet, to_float, to_uint8
 from eltlab.errors import UserError
-from eltlab.files import cache_dir, digest, write_atomic
+from eltlab.files import cache_dir, digest, make_once
 from eltlab.patches import patchify, unpatchify
 from eltlab.progress import Bar
 
@@ -118,10 +119,13 @@ def sample_of(train: Images) -> ImageSet:
 def cached_codes(name: str, key: tuple, fit: Callable[[], np.ndarray]) -> Tensor:
     """float32 [K, F] that fit gave for this key: read from cache_dir()/codebooks once it is there."""
     path = cache_dir() / "codebooks" / f"{name.replace('/', '-')}-{digest(*key)}.npy"
-    if not path.is_file():
+
+    def write(place: Path) -> None:
         buffer = io.BytesIO()
         np.save(buffer, fit())
-        write_atomic(path, buffer.getvalue())
+        place.write_bytes(buffer.getvalue())
+
+    make_once(path, write)
     return torch.from_numpy(np.load(path, allow_pickle=False))
 
 

@@ -1,0 +1,614 @@
+"""Encoded sets: what encode writes, what training reads, and what is refused of either."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sets import asked, make, photographs, tokenizer_weights
+
+import eltlab
+from eltlab import export, fit
+from eltlab.build import build_data
+from eltlab.compose import compose_encode
+from eltlab.config import identity
+from eltlab.data import shards
+from eltlab.data.encoded import EncodedBatches
+from eltlab.data.manifest import TOKENIZER, read_manifest
+from eltlab.data.sources import source_splits
+from eltlab.data.tokenizers import load_tokenizer
+from eltlab.elastic import load_run
+from eltlab.errors import UserError
+from eltlab.evaluate import evaluate_run
+from eltlab.results import read_rows
+from eltlab.runs import Run
+from eltlab.seeds import Share
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Three classes of 12 training and 4 test photographs."""
+    return photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return tokenizer_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def latents(images, weights, tmp_path_factory) -> Path:
+    """A set of means and log-variances."""
+    return make(images, weights, tmp_path_factory.mktemp("latents") / "set").root
+
+
+@pytest.fixture(scope="module")
+def tokens(images, weights, tmp_path_factory) -> Path:
+    return make(images, weights, tmp_path_factory.mktemp("tokens") / "set", tokenizer="kmeans").root
+
+
+@pytest.fixture
+def copied(latents, tmp_path) -> Path:
+    """A set to spoil."""
+    return Path(shutil.copytree(latents, tmp_path / "copy"))
+
+
+def fails(function, *arguments: object) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def on(root: Path, *overrides: str, kind: str = "latents"):
+    """A tiny run on an encoded set."""
+    objective = "diffusion" if kind == "latents" else "masked"
+    data = [f"data={kind}", f"data.root={root}", "data.workers=0", f"objective={objective}"]
+    return tiny(
+        *(data), "data.codebook=1024" if kind == "latents" else "data.codebook=0", *overrides
+    )
+
+
+# --- what encode writes ---------------------------------------------------------------------------
+
+
+def test_a_set_holds_what_the_tokenizer_makes_of_each_image(images, latents) -> None:
+    manifest = read_manifest(latents)
+    splits = dict(zip(("train", "test"), source_splits(on(latents)), strict=True))
+    tokenizer = load_tokenizer(latents / TOKENIZER)
+    for split, files in manifest.shards.items():
+        assert [file.images for file in files] == [5] * (len(splits[split]) // 5) + [
+            len(splits[split]) % 5
+        ]
+        held = [load_file(latents / file.file) for file in files]
+        pixels = splits[split].subset(None).images
+        for ending, seen in (("", pixels), ("_flipped", pixels.flip(-1))):
+            mean, logvar = tokenizer.encode(seen)
+            for name, value in (("mean", mean), ("logvar", logvar)):
+                found = torch.cat([shard[name + ending] for shard in held])
+                assert found.dtype == torch.float16
+                torch.testing.assert_close(found.float(), value, atol=2e-3, rtol=2e-3)
+        labels = torch.cat([shard["labels"] for shard in held])
+        assert labels.tolist() == splits[split].labels.tolist()
+    assert manifest.encoding.classes == sorted(path.name for path in (images / "train").iterdir())
+    assert manifest.encoding.shape == [2, 8, 8] and manifest.encoding.variance
+
+
+def test_tokens_are_ids_of_the_fitted_codes(tokens) -> None:
+    manifest = read_manifest(tokens)
+    tokenizer = load_tokenizer(tokens / TOKENIZER)
+    pixels = source_splits(on(tokens, kind="tokens"))[1].subset(None).images
+    held = [load_file(tokens / file.file) for file in manifest.shards["test"]]
+    assert held[0]["ids"].dtype == torch.int16
+    assert torch.equal(torch.cat([shard["ids"] for shard in held]).long(), tokenizer.encode(pixels))
+    mirrored = torch.cat([shard["ids_flipped"] for shard in held]).long()
+    assert torch.equal(mirrored, tokenizer.encode(pixels.flip(-1)))
+    assert manifest.encoding.codebook == 12 and manifest.encoding.shape == [64]
+
+
+def test_a_set_without_flips_has_none_and_cannot_mirror(images, weights, tmp_path) -> None:
+    manifest = make(images, weights, tmp_path / "set", "flips=false", tokenizer="taesd")
+    assert load_file(tmp_path / "set/train-00000.safetensors").keys() == {"mean", "labels"}
+    assert not manifest.encoding.variance
+    assert "was encoded with flips=false" in fails(on, tmp_path / "set", "data.flip=true")
+    assert build_data(on(tmp_path / "set")).held_out(4)[0].shape == (4, 2, 8, 8)
+
+
+def test_the_id_is_of_the_content_and_not_of_the_place(latents, copied, images) -> None:
+    assert read_manifest(copied).id == read_manifest(latents).id
+    assert identity(on(copied)) == identity(on(latents))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "eltlab.encode", *arguments]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in root.glob("*.safetensors")}
+
+
+def killed_at_random(
+    kills: int, images: Path, weights: Path, out: Path, again: list[str], seed: int
+) -> int:
+    """Begins encode until it is done, with so many SIGKILLs in between, each while it writes shards;
+    how often it was killed before it had written all."""
+    rng, ended_early = random.Random(seed), 0
+    for _ in range(kills):
+        before = len(list(out.glob("t*-*.safetensors")))
+        process = subprocess.Popen(again, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        more = rng.randrange(1, 6)
+        while process.poll() is None:
+            if len(list(out.glob("t*-*.safetensors"))) >= before + more:
+                time.sleep(rng.random() / 100)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.0005)
+        process.wait()
+        ended_early += (
+            process.returncode == -signal.SIGKILL and not (out / "manifest.json").exists()
+        )
+    assert subprocess.run(again, capture_output=True).returncode == 0
+    return ended_early
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(20, marks=pytest.mark.chaos)], ids=["three", "twenty"]
+)
+def test_encode_under_kills_ends_as_an_undisturbed_one(kills, weights, tmp_path) -> None:
+    images = photographs(tmp_path / "images", 3, 15 * kills, 5 * kills)
+    more = ["shard=2", "batch=2"]
+    make(images, weights, tmp_path / "whole", *more)
+    out = tmp_path / "killed"
+    again = command(*asked(images, weights, out, *more))
+    assert killed_at_random(kills, images, weights, out, again, kills) >= kills - 1
+    assert contents(out) == contents(tmp_path / "whole")
+    assert read_manifest(out).id == read_manifest(tmp_path / "whole").id
+    left = {path.name for path in out.iterdir() if path.name.startswith(".")}
+    assert left <= {".lock"}
+
+
+def test_processes_share_the_shards(images, weights, latents, tmp_path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    out = tmp_path / "set"
+    done = subprocess.run(
+        [*torchrun, "--master-port", "0", "-m", "eltlab.encode", *asked(images, weights, out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "encoded 26 images" in done.stderr  # of 48: six of eleven shards
+    assert contents(out) == contents(latents)
+
+
+def test_the_same_command_again_says_that_it_is_done(images, weights, latents, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")}
+    make(images, weights, latents)
+    assert "encoded" not in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")}
+
+
+def test_a_shard_that_was_deleted_is_made_again(images, weights, copied) -> None:
+    path = copied / "train-00002.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    assert f"{path}: missing" in fails(build_data, on(copied))
+    make(images, weights, copied)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (["data.size=8"], "shape, source"),
+        (["flips=false"], "flips"),
+        (["shard=6"], "shard"),
+    ],
+)
+def test_another_encoding_does_not_go_on_in_the_folder(
+    changed, named, images, weights, latents
+) -> None:
+    assert f"holds another encoding ({named} differ)" in fails(
+        make, images, weights, latents, *changed
+    )
+
+
+def test_another_tokenizer_does_not_go_on_in_the_folder(images, weights, latents) -> None:
+    taesd = asked(images, weights, latents, tokenizer="taesd")
+    config = compose_encode(taesd)
+    message = fails(eltlab.encode.encode, config, latents)
+    assert "holds another encoding (variance, tokenizer differ)" in message
+
+
+def test_other_images_do_not_go_on_in_the_folder(images, weights, latents, tmp_path) -> None:
+    fewer = Path(shutil.copytree(images, tmp_path / "fewer"))
+    next((fewer / "val").rglob("*.jpeg")).unlink()
+    assert "(counts, source differ)" in fails(make, fewer, weights, latents)
+
+
+def test_a_folder_of_something_else_is_left_alone(images, weights, tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    assert "holds something else" in fails(make, images, weights, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".lock"}
+
+
+def test_where_the_disk_is_full_no_partial_shard_has_its_name(images, weights, tmp_path) -> None:
+    out = tmp_path / "set"
+
+    def small_disk() -> None:
+        # The tokenizer's file fits, a shard of 12 images does not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    again = asked(images, weights, out, "shard=64", "data.size=64")
+    done = subprocess.run(command(*again), capture_output=True, text=True, preexec_fn=small_disk)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "train-00000.safetensors: not written (File too large); make room" in done.stderr
+    assert {path.name for path in out.iterdir()} == {".lock", "encoding.json", TOKENIZER}
+    assert subprocess.run(command(*again), capture_output=True).returncode == 0
+    assert read_manifest(out).shards["train"][0].images == 36
+
+
+def test_odd_modes_and_sizes_are_encoded_and_unreadable_images_named(weights, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    odd = {
+        "grey.png": Image.fromarray(rng.integers(0, 255, (9, 40), np.uint8)),
+        "deep.png": Image.fromarray(rng.integers(0, 60000, (30, 30)).astype(np.uint16)),
+        "palette.gif": Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).quantize(8),
+        "alpha.png": Image.fromarray(rng.integers(0, 255, (20, 21, 4), np.uint8)),
+        "print.jpg": Image.fromarray(rng.integers(0, 255, (50, 20, 3), np.uint8)).convert("CMYK"),
+        "dot.bmp": Image.fromarray(rng.integers(0, 255, (1, 1, 3), np.uint8)),
+    }
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            for name, image in odd.items():
+                path = tmp_path / "odd" / split / label / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+    manifest = make(tmp_path / "odd", weights, tmp_path / "set")
+    assert manifest.encoding.counts == {"train": 12, "test": 12}
+    broken = tmp_path / "odd/train/b/print.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    message = fails(make, tmp_path / "odd", weights, tmp_path / "again")
+    assert message.startswith(f"{broken}: not a readable image")
+    assert not (tmp_path / "again/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data=digits", "data.root=null"], "tokenizers see and draw colour; give data.channels=3"),
+        (["data.size=15"], "choose a multiple of 2"),
+        (["data=latents"], "data=latents: encoded already"),
+        (["tokenizer=vqgan"], "did you mean"),
+        (["tokenizer.name=taesd"], "write tokenizer=taesd"),
+        (["loops=2"], "unknown key loops=2"),
+        (["shard=0"], "shard=0: must be at least 1"),
+        (["metrics.samples=3"], "give at least two a class"),
+    ],
+)
+def test_mistakes_have_mends(overrides, said, images, weights, tmp_path) -> None:
+    arguments = [*asked(images, weights, tmp_path / "set"), *overrides]
+    if overrides[0].startswith("data="):
+        arguments = [text for text in arguments if not text.startswith(("data.root", "data.size"))]
+
+    def run() -> None:
+        eltlab.encode.encode(compose_encode(arguments), tmp_path / "set")
+
+    assert said in fails(run)
+    assert not (tmp_path / "set").exists()
+
+
+def test_help_needs_no_torch() -> None:
+    check = "import sys; sys.argv.append('--help'); import runpy; "
+    check += "runpy.run_module('eltlab.encode', run_name='__main__'); "
+    check += "print({'torch', 'diffusers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n") and "tokenizer={kmeans" in done.stdout
+
+
+# --- the floor ------------------------------------------------------------------------------------
+
+
+def test_the_floor_is_measured_once_and_is_the_run_s_too(images, weights, tmp_path) -> None:
+    out = tmp_path / "set"
+    make(images, weights, out, "evaluate=true", "metrics.extractor=classifier", tokenizer="kmeans")
+    [row] = read_rows(out / "rows.jsonl")
+    assert row["kind"] == "tokenizer" and row["samples"] == 12 and row["name"] == "kmeans"
+    assert row["fd_classifier"] > 0 and row["psnr"] > 0 and row["tokens"] == 64
+    config = on(
+        out,
+        *("metrics.samples=12", f"runs_dir={tmp_path}/runs", "loops=2", "evaluate_loops=[2]"),
+        *("trainer.grids=1", "sampler.steps=2"),
+        kind="tokens",
+    )
+    fit.train_and_measure(config)
+    floor, measured = read_rows(Run.of(config).rows)
+    for key in ("protocol", "fd_classifier", "psnr"):
+        assert floor[key] == row[key]
+    reference = json.loads(measured["protocol_text"])["reference"]
+    assert reference == json.loads(row["protocol_text"])["reference"]
+    assert reference.startswith("images/train-36-")
+
+
+# --- what training reads --------------------------------------------------------------------------
+
+
+def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, share=None):
+    config = on(root, "budget.images=80", *overrides, kind=kind)
+    given = (share,) if share is not None else ()
+    return list(build_data(config).batches(config, start, CPU, *given))
+
+
+@pytest.mark.parametrize("kind", ["latents", "tokens"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_read_from_files_or_from_memory_batches_are_the_same(kind, workers, request) -> None:
+    root = request.getfixturevalue(kind)
+    whole = batches(root, "data.flip=true", "data.in_memory=true", kind=kind)
+    read = batches(
+        root, "data.flip=true", "data.in_memory=false", f"data.workers={workers}", kind=kind
+    )
+    assert len(whole) == len(read) == 10
+    for (x, labels), (other, theirs) in zip(whole, read, strict=True):
+        assert torch.equal(x, other) and torch.equal(labels, theirs)
+        assert x.dtype == (torch.int64 if kind == "tokens" else torch.float32)
+
+
+def test_each_example_is_its_own_and_mirrored_half_of_the_time(tokens) -> None:
+    config = on(tokens, kind="tokens")
+    data = build_data(config)
+    straight = data.train.whole(CPU, True)
+    seen = {False: 0, True: 0}
+    known = {
+        (tuple(row.tolist()), int(label)): ending != ""
+        for ending in ("_flipped", "")
+        for row, label in zip(straight["ids" + ending], data.train.labels, strict=True)
+    }
+    for x, labels in batches(tokens, "data.flip=true", kind="tokens"):
+        for row, label in zip(x, labels, strict=True):
+            seen[known[tuple(row.tolist()), int(label)]] += 1
+    assert seen[False] + seen[True] == 80 and 20 < seen[True] < 60
+    plain = batches(tokens, kind="tokens")
+    assert not any(
+        known[tuple(row.tolist()), int(label)]
+        for x, labels in plain
+        for row, label in zip(x, labels, strict=True)
+    )
+
+
+def test_latents_are_drawn_from_their_posterior_anew_at_each_step(latents) -> None:
+    data = build_data(on(latents))
+    rows = {name: tensor.whole() for name, tensor in data.train.tensors.items()}
+    mean, deviation = rows["mean"].float(), (rows["logvar"].float() / 2).exp()
+    draws = [batches(latents, f"seed={seed}") for seed in (0, 0, 1)]
+    for (x, _), (again, _) in zip(draws[0], draws[1], strict=True):
+        assert torch.equal(x, again)
+    assert not torch.equal(draws[0][0][0], draws[2][0][0])
+    # 80 images see each of 36 more than once: their residuals are unit normal, and differ.
+    residuals = []
+    for x, _ in draws[0]:
+        for image in x:
+            best = (((image - mean) / deviation) ** 2).flatten(1).mean(1).argmin()
+            residuals.append(((image - mean[best]) / deviation[best]).flatten())
+    values = torch.stack(residuals)
+    assert abs(values.mean().item()) < 0.05 and abs(values.std().item() - 1) < 0.05
+    assert len(values.unique(dim=0)) == 80
+
+
+def test_a_run_goes_on_with_the_same_batches(latents) -> None:
+    later = batches(latents, "data.flip=true", start=6)
+    for (x, labels), (again, theirs) in zip(
+        batches(latents, "data.flip=true")[6:], later, strict=True
+    ):
+        assert torch.equal(x, again) and torch.equal(labels, theirs)
+
+
+def test_shares_of_a_batch_make_the_whole(latents) -> None:
+    whole = batches(latents, "data.flip=true")
+    parts = [batches(latents, "data.flip=true", share=Share(rank, 2, 0, 2)) for rank in (0, 1)]
+    for step, (x, labels) in enumerate(whole):
+        pieces = [parts[rank][2 * step + piece] for piece in (0, 1) for rank in (0, 1)]
+        assert torch.equal(x, torch.cat([piece[0] for piece in pieces]))
+        assert torch.equal(labels, torch.cat([piece[1] for piece in pieces]))
+
+
+def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> None:
+    config = on(latents)
+    data = build_data(config)
+    assert isinstance(data.batches(config, 0, CPU), EncodedBatches)
+    assert data.batches(config, 0, CPU).tensors is not None
+    size = data.train.nbytes(flip=False)
+    assert size == sum(t.nbytes for t in data.train.whole(CPU, False).values())
+    monkeypatch.setattr("eltlab.data.encoded.physical_memory", lambda: 4 * size - 4)
+    assert data.batches(config, 0, CPU).tensors is None
+
+
+# --- a run on it ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["latents", "tokens"])
+def test_a_run_is_handed_on_without_its_set(kind, request, tmp_path, monkeypatch) -> None:
+    root = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "set"))
+    config = on(
+        root,
+        *("evaluate=false", f"runs_dir={tmp_path}/runs", "loops=2", "trainer.grids=1"),
+        "data.flip=true",
+        kind=kind,
+    )
+    fit.train_and_measure(config)
+    run = Run.of(config)
+    labels = [0, 1, 2]
+    drawn = eltlab.load(run.folder).sample(labels)
+    assert drawn.shape == (3, 3, 16, 16) and drawn.dtype == torch.uint8
+    export.main([f"run={run.folder}", f"out={tmp_path}/model.safetensors"])
+    moved = root.rename(tmp_path / "elsewhere")
+    assert "no whole encoded set" in fails(eltlab.load, run.folder)
+    assert torch.equal(eltlab.load(tmp_path / "model.safetensors").sample(labels), drawn)
+    config.data.root = str(moved)
+    assert torch.equal(load_run(run.folder, config)[0].sample(labels), drawn)
+    # Neither with another set, nor with another tokenizer in it.
+    other = request.getfixturevalue({"latents": "tokens", "tokens": "latents"}[kind])
+    config.data.root = str(other)
+    assert "another encoded set" in fails(load_run, run.folder, config)
+    config.data.root = str(moved)
+    shutil.copy(other / TOKENIZER, moved / TOKENIZER)
+    assert "and the set was encoded with" in fails(load_run, run.folder, config)
+
+
+def test_samples_are_held_against_the_images_wherever_they_lie(
+    images, weights, tmp_path, latents
+) -> None:
+    here = Path(shutil.copytree(images, tmp_path / "here"))
+    root = make(here, weights, tmp_path / "set").root
+    there = here.rename(tmp_path / "there")
+    config = on(root, "metrics.samples=12", f"runs_dir={tmp_path}/runs", "trainer.grids=0")
+    assert f"data.root={here}: not there" in fails(fit.train_and_measure, config)
+    assert not (tmp_path / "runs").exists()
+    config = on(root, "metrics.samples=12", f"runs_dir={tmp_path}/runs", f"metrics.images={there}")
+    fit.train_and_measure(config)
+    rows = read_rows(Run.of(config).rows)
+    assert {row["kind"] for row in rows} == {"tokenizer", "eval"}
+    next((there / "train").rglob("*.jpeg")).write_bytes(b"")
+    message = fails(evaluate_run, Run.of(config), config, [1], 0)
+    assert "other train images" in message and "metrics.images=" in message
+
+
+# --- sets that are not what they should be -------------------------------------------------------
+
+
+def spoilt(root: Path, **tensors: torch.Tensor) -> None:
+    """A shard with other tensors, and a manifest that knows its hash."""
+    path = root / "train-00001.safetensors"
+    save_file(load_file(path) | tensors, path)
+    manifest = read_manifest(root)
+    shard = manifest.shards["train"][1]
+    manifest.shards["train"][1] = shard._replace(sha256=shards.sha256(path))
+    manifest.write()
+
+
+def test_a_truncated_shard_is_named(copied) -> None:
+    path = copied / "train-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert fails(build_data, on(copied)).startswith(f"{path}: a corrupt shard")
+
+
+def test_a_shard_with_one_bit_flipped_is_named(copied) -> None:
+    build_data(on(copied))  # checked, and to be checked again once a file has changed
+    path = copied / "test-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert f"{path}: a corrupt shard (its hash differs" in fails(build_data, on(copied))
+
+
+def test_a_shard_of_another_shape_is_named(copied) -> None:
+    spoilt(copied, mean=torch.zeros(5, 2, 8, 7, dtype=torch.float16))
+    message = fails(build_data, on(copied))
+    assert (
+        "train-00001.safetensors: a corrupt shard (mean is ((5, 2, 8, 7), torch.float16)" in message
+    )
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_out_of_range_are_named(label, copied) -> None:
+    spoilt(copied, labels=torch.tensor([0, 1, 2, 0, label], dtype=torch.int32))
+    message = fails(build_data, on(copied))
+    assert "train-00001.safetensors: a corrupt shard (labels from" in message
+    assert "not 0 to 2" in message
+
+
+def test_ids_out_of_range_and_infinite_latents_are_named(tokens, copied, tmp_path) -> None:
+    other = Path(shutil.copytree(tokens, tmp_path / "tokens"))
+    ids = torch.zeros(5, 64, dtype=torch.int16)
+    ids[2, 2] = 12
+    spoilt(other, ids_flipped=ids)
+    message = fails(build_data, on(other, kind="tokens"))
+    assert "ids_flipped from 0 to 12, not 0 to 11" in message
+    spoilt(copied, mean=torch.full((5, 2, 8, 8), torch.inf, dtype=torch.float16))
+    assert "mean is not finite everywhere" in fails(build_data, on(copied))
+
+
+def test_a_manifest_that_was_changed_is_refused(copied) -> None:
+    path = copied / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"factor": 2', '"factor": 4'))
+    assert "changed by hand or damaged" in fails(on, copied)
+    path.write_text(text[:100])
+    assert "not a manifest of this version" in fails(on, copied)
+    path.unlink()
+    assert "the same command of encode goes on with it" in fails(on, copied)
+    assert "give a folder of encode's" in fails(on, copied.parent)
+
+
+def test_a_manifest_of_another_tokenizer_is_refused(copied, weights, images, tmp_path) -> None:
+    """Consistent in itself, and beside a tokenizer that it does not name."""
+    manifest = read_manifest(copied)
+    manifest.encoding.tokenizer["hash"] = "0" * 12
+    manifest.write()
+    assert f"{copied / TOKENIZER}: tokenizer" in fails(build_data, on(copied))
+
+
+def test_a_damaged_tokenizer_is_named(copied) -> None:
+    path = copied / TOKENIZER
+    path.write_bytes(path.read_bytes()[:-10])
+    assert f"{path}: truncated" in fails(build_data, on(copied))
+
+
+def test_verify_reads_every_shard_again(images, weights, copied, monkeypatch, capsys) -> None:
+    read: list[str] = []
+    real = shards.check_shard
+    monkeypatch.setattr(
+        shards,
+        "check_shard",
+        lambda root, shard, e: (read.append(shard.file), real(root, shard, e)),
+    )
+    make(images, weights, copied)
+    make(images, weights, copied)
+    assert len(read) == len(set(read)) == 11  # the second time it was known
+    make(images, weights, copied, "verify=true")
+    assert len(read) == 22
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data=tokens"], "holds latents; choose data=latents"),
+        (["data=imagenette128_latents"], "data.size=16: the set in data.root="),
+        (["objective=masked"], "holds latents, and objective=masked corrupts tokens"),
+        (["sampler.clip=true"], "latents, which have no bounds"),
+        (["data.classes=4"], "data.classes=4: the set in data.root="),
+        (["data.root=null"], "data.root is missing"),
+        (["data.kind=pixels"], "write data=pixels"),
+        (["data.encoding=123456789abc"], "another encoded set"),
+    ],
+)
+def test_what_does_not_fit_the_set_is_refused(overrides, said, latents) -> None:
+    def run() -> None:
+        build_data(tiny(f"data.root={latents}", "data=latents", "objective=diffusion", *overrides))
+
+    assert said in fails(run)
+
+
+@pytest.mark.parametrize(
+    "name", ["imagenet256_latents", "imagenet256_tokens", "imagenette128_latents", "ucf101_tokens"]
+)
+def test_known_sets_are_planned_without_their_files(name) -> None:
+    objective = "masked" if name.endswith("tokens") else "diffusion"
+    config = tiny(f"data={name}", f"objective={objective}", "data.codebook=1024", "sampler.steps=4")
+    assert config.data.root is None
+    assert "data.root is missing" in fails(build_data, config)
+
+
+def test_images_have_no_other_place() -> None:
+    assert "metrics.images=/x: of encoded sets" in fails(tiny, "metrics.images=/x")
