@@ -171,7 +171,7 @@ def test_without_a_database_the_journal_is_warned_of(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trainer=slurm"], "trainer=slurm workers=None: say how many jobs, e.g. workers=8"),
+        (["trainer=slurm"], "trainer=slurm: say how many jobs, e.g. workers=8"),
         (["trainer=slurm", "workers=0"], "say how many jobs"),
         (["trainer=slurm", "workers=2", "storage=sqlite:///a.db"], "take storage=postgresql://"),
         (["trainer=slurm", "workers=2"], "no sbatch here"),

@@ -70,7 +70,9 @@ def test_a_run_that_is_stopped_goes_on_exactly(
     said = f"stopped by {number.name} at {seen:,} images; the same command goes on"
     assert log.read_text().splitlines()[-1].startswith(said)
     assert "Traceback" not in log.read_text()
+    before = signal.getsignal(number)
     fit.main([*ASKED, f"runs_dir={tmp_path}"])
+    assert signal.getsignal(number) == before
     assert_same(weights_rows_metrics(undisturbed), weights_rows_metrics(tmp_path))
 
 

@@ -68,9 +68,9 @@ def submit(
     """Submits jobs, several as one array, with their logs in folder; their ids. Raises UserError."""
     helpers = submitit().helpers
     limits = {f"{cluster}_max_num_timeout": LIMITS for cluster in ("slurm", "local")}
-    executor = submitit().AutoExecutor(folder, cluster=slurm.cluster, **limits)
-    executor.update_parameters(**asked)
     try:
+        executor = submitit().AutoExecutor(folder, cluster=slurm.cluster, **limits)
+        executor.update_parameters(**asked)
         with helpers.clean_env():  # else a job that is submitted in another takes after that
             ids = [str(job.job_id) for job in executor.submit_array(jobs)]
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:

@@ -130,7 +130,7 @@ def check_asked(asked: Asked, place: Config) -> None:
     if place.trainer.name != "slurm":
         return
     if not asked.workers:
-        raise UserError(f"trainer=slurm workers={asked.workers}: say how many jobs, e.g. workers=8")
+        raise UserError("trainer=slurm: say how many jobs, e.g. workers=8")
     if asked.storage is not None and asked.storage.startswith("sqlite:"):
         raise UserError(
             "trainer=slurm with storage=sqlite:…: SQLite does not serve many machines; take "
