@@ -351,18 +351,22 @@ def command(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen([*PYTHON, *arguments], **pipes)
 
 
-def test_fit_starts_its_processes_and_ctrl_c_stops_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_stops_all_processes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     long = [*SMALL, f"runs_dir={tmp_path}", "budget.images=8000000", "trainer.devices=2"]
     long.append("trainer.checkpoint_seconds=0.1")
     process = command("eltlab.fit", *long)
     while not list(tmp_path.rglob("last.ckpt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 130 and out == ""
+    assert process.returncode == 128 + number and out == ""
     assert err.count("fit: ") == 1  # only the first process speaks
-    assert err.count("stopped; the same command goes on from the last checkpoint") == 1
+    if number == signal.SIGINT:
+        assert err.count("stopped; the same command goes on from the last checkpoint") == 1
     assert "Traceback" not in err and "torch" not in err and "rank" not in err
 
 

@@ -1,6 +1,7 @@
 """python -m eltlab.fit [overrides]: trains one run, resumes it, and measures every loop count."""
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -141,6 +142,10 @@ def train(run: "Run", data: "Data", device: "torch.device") -> None:
     except SystemExit:
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None
+        raise
+    except RuntimeError:
+        if trainer.received_sigterm:  # another process heeded it first: the connection is gone
+            sys.exit(128 + signal.SIGTERM)
         raise
 
 
