@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, tiny
+from studies import opened
 
 import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
 from eltlab import devices, evaluate, files, fit
@@ -29,6 +30,7 @@ from eltlab.generation.masked import Masked
 from eltlab.launch import exit_code
 from eltlab.runs import Run, read_checkpoint
 from eltlab.seeds import Share
+from eltlab.study import grid_trials
 from eltlab.training.callbacks import Checkpoints
 from eltlab.worker import preload
 
@@ -334,6 +336,12 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
         devices.settle(tiny("trainer.devices=4"))
     with pytest.raises(UserError, match="8 does not divide batch_size=12"):
         devices.settle(tiny("batch_size=12", "trainer.accumulate=2"))
+
+
+def test_a_trial_of_a_study_keeps_to_one_device(tmp_path: Path) -> None:
+    study = opened(tmp_path, overrides=["trainer.devices=2"])
+    with pytest.raises(UserError, match="a trial of a study runs on one device; leave both out"):
+        grid_trials(study)
 
 
 def test_several_nodes_need_torchrun() -> None:
