@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, tiny
+from studies import opened
 
 import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
 from eltlab import devices, evaluate, files, fit
@@ -29,6 +30,7 @@ from eltlab.generation.masked import Masked
 from eltlab.launch import exit_code
 from eltlab.runs import Run, read_checkpoint
 from eltlab.seeds import Share
+from eltlab.study import grid_trials
 from eltlab.training.callbacks import Checkpoints
 from eltlab.worker import preload
 
@@ -336,6 +338,12 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
         devices.settle(tiny("batch_size=12", "trainer.accumulate=2"))
 
 
+def test_a_trial_of_a_study_keeps_to_one_device(tmp_path: Path) -> None:
+    study = opened(tmp_path, overrides=["trainer.devices=2"])
+    with pytest.raises(UserError, match="a trial of a study runs on one device; leave both out"):
+        grid_trials(study)
+
+
 def test_several_nodes_need_torchrun() -> None:
     with pytest.raises(UserError, match=r"trainer\.nodes=2: start the command on every node"):
         fit.main([*SMALL, "trainer.nodes=2"])
@@ -351,18 +359,22 @@ def command(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen([*PYTHON, *arguments], **pipes)
 
 
-def test_fit_starts_its_processes_and_ctrl_c_stops_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_stops_all_processes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     long = [*SMALL, f"runs_dir={tmp_path}", "budget.images=8000000", "trainer.devices=2"]
     long.append("trainer.checkpoint_seconds=0.1")
     process = command("eltlab.fit", *long)
     while not list(tmp_path.rglob("last.ckpt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 130 and out == ""
+    assert process.returncode == 128 + number and out == ""
     assert err.count("fit: ") == 1  # only the first process speaks
-    assert err.count("stopped; the same command goes on from the last checkpoint") == 1
+    if number == signal.SIGINT:
+        assert err.count("stopped; the same command goes on from the last checkpoint") == 1
     assert "Traceback" not in err and "torch" not in err and "rank" not in err
 
 
