@@ -181,15 +181,15 @@ def test_encode_under_kills_ends_as_an_undisturbed_one(kills, weights, tmp_path)
 
 
 def test_processes_share_the_shards(images, weights, latents, tmp_path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     out = tmp_path / "set"
     done = subprocess.run(
-        [*torchrun, "--master-port", "0", "-m", "eltlab.encode", *asked(images, weights, out)],
+        [*torchrun, "-m", "eltlab.encode", *asked(images, weights, out)],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "encoded 26 images" in done.stderr  # of 48: six of eleven shards
+    assert "encoded 27 images" in done.stderr  # of 48: six of eleven shards
     assert contents(out) == contents(latents)
 
 
@@ -248,8 +248,8 @@ def test_where_the_disk_is_full_no_partial_shard_has_its_name(images, weights, t
     out = tmp_path / "set"
 
     def small_disk() -> None:
-        # The tokenizer's file fits, a shard of 12 images does not.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        # The tokenizer's file fits, a shard of 36 images does not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
     again = asked(images, weights, out, "shard=64", "data.size=64")
     done = subprocess.run(command(*again), capture_output=True, text=True, preexec_fn=small_disk)
@@ -302,6 +302,7 @@ def test_mistakes_have_mends(overrides, said, images, weights, tmp_path) -> None
     arguments = [*asked(images, weights, tmp_path / "set"), *overrides]
     if overrides[0].startswith("data="):
         arguments = [text for text in arguments if not text.startswith(("data.root", "data.size"))]
+        arguments += ["metrics.samples=20"]
 
     def run() -> None:
         eltlab.encode.encode(compose_encode(arguments), tmp_path / "set")
@@ -584,7 +585,7 @@ def test_verify_reads_every_shard_again(images, weights, copied, monkeypatch, ca
     ("overrides", "said"),
     [
         (["data=tokens"], "holds latents; choose data=latents"),
-        (["data=imagenette128_latents"], "data.size=16: the set in data.root="),
+        (["data=imagenette128_latents"], "data.classes=10: the set in data.root="),
         (["objective=masked"], "holds latents, and objective=masked corrupts tokens"),
         (["sampler.clip=true"], "latents, which have no bounds"),
         (["data.classes=4"], "data.classes=4: the set in data.root="),
@@ -605,7 +606,7 @@ def test_what_does_not_fit_the_set_is_refused(overrides, said, latents) -> None:
 )
 def test_known_sets_are_planned_without_their_files(name) -> None:
     objective = "masked" if name.endswith("tokens") else "diffusion"
-    config = tiny(f"data={name}", f"objective={objective}", "data.codebook=1024", "sampler.steps=4")
+    config = tiny(f"data={name}", f"objective={objective}", "data.codebook=1024", "metrics.samples=2000")
     assert config.data.root is None
     assert "data.root is missing" in fails(build_data, config)
 

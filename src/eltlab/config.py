@@ -377,7 +377,7 @@ class EncodeConfig:
     out: str = MISSING
     flips: bool = True  # each image mirrored as well, for data.flip=true in training
     shard: int = 1024  # images of a file
-    batch: int = 32  # images that the network sees at a time
+    batch: int | None = None  # images that the network sees at a time; None: 2 on a CPU, else 64
     accelerator: str = "auto"
     evaluate: bool = True
     verify: bool = False
@@ -428,9 +428,9 @@ def identity(config: Config) -> str:
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
     for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
         del affects["data"][key]  # where known data lie, and how any are read
-    if config.data.kind == "pixels":
-        for key in ("kind", "factor", "encoding"):
-            del affects["data"][key]  # of encoded sets alone
+    for key, of_pixels in (("kind", "pixels"), ("factor", 1), ("encoding", None)):
+        if affects["data"][key] == of_pixels:
+            del affects["data"][key]  # so that encoded sets gave no run on pixels another name
     affects["budget"] = config.budget.images  # however it was asked for
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)

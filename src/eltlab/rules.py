@@ -341,11 +341,12 @@ def fill_data(data: DataConfig) -> None:
     """Fills in what data.root says of itself. Raises UserError."""
     if data.classes == 0 and data.name == "images":
         data.classes = len(class_names(data.root))
-    # A configuration that names its encoding was filled in when it was made.
-    if data.kind != "pixels" and data.encoding is None:
+    # A configuration that was filled in before says so by its encoding, and needs no set in its place.
+    blank = 0 in (data.size, data.classes)
+    if data.kind != "pixels" and (blank or data.encoding is None):
         if data.root is not None:
             fill_from_manifest(data)
-        elif 0 in (data.size, data.classes):
+        elif blank:
             raise UserError(
                 f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
             )

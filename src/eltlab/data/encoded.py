@@ -76,7 +76,7 @@ class EncodedSplit:
         sizes = [
             math.prod(shape) * dtype.itemsize
             for name, (shape, dtype) in layout(self.encoding, len(self)).items()
-            if flip or not name.endswith(FLIPPED)
+            if name != "labels" and (flip or not name.endswith(FLIPPED))
         ]
         return sum(sizes)
 

@@ -124,6 +124,8 @@ def fill_from_manifest(data: DataConfig) -> None:
             f"data.flip=true: the set in data.root={data.root} was encoded with flips=false; leave it "
             "out, or encode again with flips=true"
         )
+    if data.encoding not in (None, manifest.id):
+        raise another(manifest, data)
     data.encoding = manifest.id
 
 
@@ -152,8 +154,12 @@ def opened(data: DataConfig) -> Manifest:
         )
     manifest = read_manifest(data.root)
     if manifest.id != data.encoding:
-        raise UserError(
-            f"data.root={data.root}: another encoded set ({manifest.id}) than the run's "
-            f"({data.encoding}); give the folder of that one"
-        )
+        raise another(manifest, data)
     return manifest
+
+
+def another(manifest: Manifest, data: DataConfig) -> UserError:
+    return UserError(
+        f"data.root={data.root}: another encoded set ({manifest.id}) than {data.encoding}, which is asked "
+        "for; give the folder of that one"
+    )

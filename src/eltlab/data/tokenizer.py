@@ -149,7 +149,7 @@ def count_distinct(vectors: np.ndarray, enough: int) -> int:
     return distinct
 
 
-RECONSTRUCTED = 32  # images at a time
+RECONSTRUCTED = 8  # images at a time
 
 
 def reconstruct(tokenizer: Decoder, images: Tensor) -> Tensor:

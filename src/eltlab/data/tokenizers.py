@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from eltlab.config import TokenizerConfig
 from eltlab.data.autoencoders import CONTINUOUS, Autoencoder, load_autoencoder, restore
@@ -21,7 +21,7 @@ from eltlab.data.pretrained import load_pretrained, rebuild
 from eltlab.data.vqgan import vqgan_of
 from eltlab.data.vqgan_files import load_vqgan
 from eltlab.errors import UserError, nearest
-from eltlab.files import renamed
+from eltlab.files import write_atomic
 
 Tokenizer = Autoencoder | Codebook
 NAMES = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
@@ -109,9 +109,10 @@ def tokenizer_of(tensors: Tensors, settings: Settings) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """One safetensors file that `load_tokenizer` needs nothing else beside."""
     tensors, settings = tokenizer_tensors(tokenizer)
-    metadata = {"format": "pt", METADATA: json.dumps(settings, sort_keys=True)}
-    with renamed(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    # One key alone: safetensors writes several in any order, and equal sets have equal files.
+    metadata = {METADATA: json.dumps(settings, sort_keys=True)}
+    # Not by save_file, which has an error of its own for a full disk.
+    write_atomic(path, save(tensors, metadata))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
