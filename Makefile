@@ -9,6 +9,7 @@ PRESET ?=
 WORKERS ?=
 STORAGE ?=
 RUNS_DIR ?=
+DATA ?=
 RUNS ?= runs
 TABLE ?= table
 OUT ?= report.html
@@ -20,7 +21,8 @@ UV_PIP = $(UV) pip
 STAMP := $(VENV)/.setup
 OURS := $(VENV)/.eltlab
 SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$(WORKERS)) \
-  $(if $(STORAGE),'storage=$(STORAGE)') $(if $(RUNS_DIR),'runs_dir=$(RUNS_DIR)')
+  $(if $(STORAGE),'storage=$(STORAGE)') $(if $(RUNS_DIR),'runs_dir=$(RUNS_DIR)') \
+  $(if $(DATA),'data.root=$(DATA)')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lint format test test-slow demo sweep dashboard chaos schedules cifar table report notebook readme paper-table bench lock wheel clean
@@ -66,15 +68,15 @@ test-slow: setup ## the tests that take long
 demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/demo.sh $(DEMO_ARGS)
 
-sweep: setup ## a study of sweeps/, begun or gone on with: SWEEP=loops_vs_depth (PRESET= WORKERS= STORAGE= RUNS_DIR=)
+sweep: setup ## a study of sweeps/, begun or gone on with: SWEEP=loops_vs_depth (PRESET= WORKERS= STORAGE= RUNS_DIR= DATA=)
 	@test -n "$(SWEEP)" || { $(VPY) -m eltlab.sweep --help; exit 2; }
 	$(VPY) -m eltlab.sweep $(SWEEP_ARGS)
 
-dashboard: setup ## optuna-dashboard on a study: SWEEP= (PRESET= STORAGE= RUNS_DIR=)
+dashboard: setup ## optuna-dashboard on a study: SWEEP= (PRESET= STORAGE= RUNS_DIR= DATA=)
 	@test -n "$(SWEEP)" || { $(VPY) -m eltlab.dashboard --help; exit 2; }
 	$(VPY) -m eltlab.dashboard $(filter-out workers=%,$(SWEEP_ARGS))
 
-chaos: setup ## studies under twenty SIGKILLs, on a journal and on PostgreSQL
+chaos: setup ## studies and encode under twenty SIGKILLs each
 	$(VPY) -m pytest -m chaos $(PYTEST_ARGS)
 
 schedules: setup ## loop schedules and halting on the digits, after `make sweep SWEEP=supervision`

@@ -17,6 +17,7 @@ from eltlab.study_file import known_studies, read_study, study_path
 NAMES = [
     "anytime",
     "block_size",
+    "imagenette",
     "ilsd_weight",
     "loop_anatomy",
     "loops_vs_depth",
@@ -116,7 +117,7 @@ def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
 # --- a smoke run ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "imagenette"])
 def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
     """The first and the last of a grid, by a worker: it runs what the ledger has."""
     own = [] if name in GRIDS else ["trials=2"]

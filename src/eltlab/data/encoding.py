@@ -133,8 +133,9 @@ def encode_missing(
     with Bar("encode", total, total - todo) as bar:
         for split in SPLITS:
             shards = {name: rows for name, of, rows in left if of == split}
-            for name, tensors in encoded(images[split], shards, encoding, tokenizer, batch, pace):
-                write_shard(out / name, tensors)
+            for made in encoded(images[split], shards, encoding, tokenizer, batch, pace):
+                if made is not None:
+                    write_shard(out / made[0], made[1])
                 pace.seconds = time.monotonic() - begun
                 bar.update(total - todo + pace.images)
     return pace
@@ -147,8 +148,9 @@ def encoded(
     tokenizer: Tokenizer,
     batch: int,
     pace: Pace,
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(name, tensors) of each shard. Its images are decoded while the network has those before them."""
+) -> Iterator[tuple[str, dict[str, Tensor]] | None]:
+    """None after each batch, (name, tensors) of a shard after its last. Images are decoded while the
+    network has those before them."""
     batches = [
         (name, rows[first : first + batch])
         for name, rows in shards.items()
@@ -161,7 +163,9 @@ def encoded(
         parts.append(encode_batch(pixels, encoding, tokenizer))
         pace.network += time.monotonic() - begun
         pace.images += len(rows)
-        if rows[-1] == shards[name][-1]:
+        if rows[-1] != shards[name][-1]:
+            yield None
+        else:
             tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             labels = images.labels[shards[name].start : shards[name].stop]
             yield name, tensors | {"labels": labels.to(torch.int32)}

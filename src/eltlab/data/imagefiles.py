@@ -158,6 +158,8 @@ class _Decoder(Dataset):
 
     def place(self, name: str) -> str:
         place = f"{self.root}, {name}" if self.root.is_file() else str(self.root / name)
+        if self.parquet:
+            place = str(parquet.base(self.root) / name)
         return place if place.isprintable() else repr(place)
 
     def read(self, name: str) -> bytes:

@@ -63,8 +63,13 @@ def labelled(root: Path) -> tuple[list[str] | None, dict[str, list[tuple[str, in
     return classes, splits
 
 
-@lru_cache(maxsize=4)
 def opened(path: Path) -> "ParquetFile":
+    return _opened(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, changed: int) -> "ParquetFile":
+    """changed: another file in its place is another file."""
     from pyarrow.parquet import ParquetFile
 
     try:
@@ -116,7 +121,8 @@ def read(root: Path, name: str) -> bytes:
     """The encoded image FILE:ROW. Its neighbours are kept, for whoever reads them next."""
     file, _, row = name.rpartition(":")
     path = base(root) / file
-    first, values = _row_group(path, *_group_of(path, int(row)))
+    group, first = _group_of(path, int(row))
+    values = _row_group(path, path.stat().st_mtime_ns, group)
     content = values[int(row) - first]["bytes"].as_py()
     if content is None:
         raise ValueError("the image lies outside the Parquet file")
@@ -140,7 +146,8 @@ def _group_sizes(path: Path) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=2)
-def _row_group(path: Path, group: int, first: int) -> tuple[int, Any]:
+def _row_group(path: Path, changed: int, group: int) -> Any:
+    """The image column of a row group."""
     file = opened(path)
     table = file.read_row_group(group, [columns_of(path, file).image], use_threads=False)
-    return first, table.column(0).combine_chunks()
+    return table.column(0).combine_chunks()

@@ -1,0 +1,158 @@
+"""Image sets in Parquet files, as the library datasets writes them for Hugging Face's hub."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from test_images import encoded, fails, noise, put
+
+from eltlab.compose import compose
+from eltlab.data.folders import class_names, list_images
+from eltlab.data.imagefiles import ImageFiles, load_images
+
+NAMES = ["cat", "dog", "owl"]
+# What datasets 2 and later write into the schema for Image and ClassLabel columns.
+FEATURES = {
+    "image": {"_type": "Image"},
+    "label": {"names": NAMES, "_type": "ClassLabel"},
+}
+
+
+def write(
+    path: Path,
+    labels: list[int],
+    first: int = 0,
+    features: dict | None = FEATURES,
+    columns: tuple[str, str] = ("image", "label"),
+    **options: object,
+) -> Path:
+    """Images of noise number first… with these labels."""
+    images = [
+        {"bytes": encoded(noise(first + i, 10, 8)), "path": f"{i}.png"} for i in range(len(labels))
+    ]
+    table = pa.table({columns[0]: images, columns[1]: pa.array(labels, pa.int64())})
+    if features is not None:
+        info = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": info})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **{"row_group_size": 4, **options})
+    return path
+
+
+TRAIN = [i % 3 for i in range(14)]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """The layout of the hub: data/SPLIT-NNNNN-of-NNNNN.parquet."""
+    write(tmp_path / "set/data/train-00000-of-00002.parquet", TRAIN[:9])
+    write(tmp_path / "set/data/train-00001-of-00002.parquet", TRAIN[9:], 9)
+    write(tmp_path / "set/data/validation-00000-of-00001.parquet", [2, 0, 1, 1], 50)
+    return tmp_path / "set"
+
+
+def load(root: Path, in_memory: bool = False, workers: int = 0):
+    return load_images(str(root), 8, 3, 3, workers, in_memory)
+
+
+def test_rows_keep_their_order_and_their_classes_names(root) -> None:
+    listing = list_images(str(root))
+    assert listing.classes == NAMES == class_names(str(root))
+    assert listing.train.labels == TRAIN and listing.test.labels == [2, 0, 1, 1]
+    assert listing.train.names[8:10] == [
+        "data/train-00000-of-00002.parquet:8",
+        "data/train-00001-of-00002.parquet:0",
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_those_of_a_folder_of_the_same_files(root, tmp_path, workers) -> None:
+    train, test = load(root, workers=workers)
+    assert isinstance(train, ImageFiles)
+    for split, first, labels in ((train, 0, TRAIN), (test, 50, [2, 0, 1, 1])):
+        for i, label in enumerate(labels):
+            path = tmp_path / "folder" / split.name.removeprefix("images/") / NAMES[label]
+            path.mkdir(parents=True, exist_ok=True)
+            (path / f"{i}.png").write_bytes(encoded(noise(first + i, 10, 8)))
+    of_folder = load(tmp_path / "folder")
+    for mine, theirs in zip((train, test), of_folder, strict=True):
+        mine, theirs = mine.load(), theirs.load()
+        order = mine.labels.argsort(stable=True)  # a folder's order is by class
+        assert torch.equal(mine.images[order], theirs.images)
+        assert torch.equal(mine.labels[order], theirs.labels)
+
+
+def test_rows_are_read_in_any_order(root) -> None:
+    train = load(root)[0]
+    whole = train.load().images
+    order = [13, 0, 5, 5, 9, 8]
+    [read] = train.decoded([order])
+    assert torch.equal(read, whole[order])
+    assert torch.equal(train.subset(6).images, load(root, True)[0].subset(6).images)
+
+
+def test_one_file_is_a_set_with_every_tenth_row_held_out(tmp_path) -> None:
+    file = write(tmp_path / "animals.parquet", [0, 1] * 12, features=None, columns=("img", "label"))
+    listing = list_images(str(file))
+    assert listing.classes == ["0", "1"]
+    assert listing.test.names == ["animals.parquet:18", "animals.parquet:19"]
+    assert len(listing.train.names) == 22 and listing.train.labels == [0, 1] * 11
+    assert compose(["data=images", f"data.root={file}"]).data.classes == 2
+
+
+def test_a_test_split_without_labels_is_passed_over(root) -> None:
+    write(root / "data/test-00000-of-00001.parquet", [-1, -1, -1])
+    assert list_images(str(root)).test.labels == [2, 0, 1, 1]
+
+
+def test_the_hash_is_of_the_content_and_not_of_the_place(root, tmp_path) -> None:
+    before = load(root)[0].hash
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    os.utime(copy / "data/train-00000-of-00002.parquet", (1, 1))
+    assert load(copy)[0].hash == before
+    write(copy / "data/train-00001-of-00002.parquet", TRAIN[9:], 10)
+    assert load(copy)[0].hash != before
+
+
+def test_what_is_no_set_is_refused(root, tmp_path) -> None:
+    train = root / "data/train-00000-of-00002.parquet"
+    cut = tmp_path / "cut/train.parquet"
+    cut.parent.mkdir()
+    cut.write_bytes(train.read_bytes()[:-20])
+    assert f"{cut}: not a Parquet file, or a damaged one" in fails(class_names, str(cut))
+    text = write(tmp_path / "text/train.parquet", [0, 1], features=None, columns=("text", "label"))
+    assert "columns text, label; needs image and label" in fails(class_names, str(text))
+    high = write(tmp_path / "high/train.parquet", [0, 3])
+    assert f"{high}:1: label 3 is none of 3 classes" in fails(class_names, str(high))
+    write(tmp_path / "two/test.parquet", [0, 1])
+    write(tmp_path / "two/validation.parquet", [0, 1])
+    assert "no training rows; its splits are test, validation" in fails(
+        class_names, str(tmp_path / "two")
+    )
+
+
+def test_an_image_that_is_not_there_or_broken_is_named(tmp_path) -> None:
+    images = [{"bytes": encoded(noise(i)), "path": "x.png"} for i in range(24)]
+    images[3]["bytes"] = None
+    images[5]["bytes"] = b"no image"
+    labels = pa.array([0, 1] * 12, pa.int64())
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"image": images, "label": labels}), file)
+    train = load_images(str(file), 8, 3, 2, 0, False)[0]
+    message = fails(lambda: list(train.decoded([[3]])))
+    assert message.startswith(f"{tmp_path}/train.parquet:3: not readable (the image lies outside")
+    assert fails(lambda: list(train.decoded([[5]]))).startswith(
+        f"{tmp_path}/train.parquet:5: not a readable image"
+    )
+
+
+def test_a_folder_of_images_beside_no_parquet_file_is_a_folder(tmp_path) -> None:
+    put(tmp_path, *(f"{label}/{i}.png" for label in "ab" for i in range(12)))
+    assert Image.open(tmp_path / "a/1.png").size == (8, 8)
+    assert list_images(str(tmp_path)).classes == ["a", "b"]
