@@ -606,7 +606,9 @@ def test_what_does_not_fit_the_set_is_refused(overrides, said, latents) -> None:
 )
 def test_known_sets_are_planned_without_their_files(name) -> None:
     objective = "masked" if name.endswith("tokens") else "diffusion"
-    config = tiny(f"data={name}", f"objective={objective}", "data.codebook=1024", "metrics.samples=2000")
+    config = tiny(
+        f"data={name}", f"objective={objective}", "data.codebook=1024", "metrics.samples=2000"
+    )
     assert config.data.root is None
     assert "data.root is missing" in fails(build_data, config)
 

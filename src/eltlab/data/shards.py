@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eltlab.data.manifest import SPLITS, Encoding, Manifest, Shard
 from eltlab.errors import UserError
-from eltlab.files import cache_dir, digest, renamed, write_atomic
+from eltlab.files import cache_dir, digest, make_once, renamed
 from eltlab.progress import Bar
 
 FLIPPED = "_flipped"  # ends the names of what the mirrored images became
@@ -114,22 +114,27 @@ def check_shard(root: Path, shard: Shard, encoding: Encoding) -> None:
 
 
 def check_set(manifest: Manifest, again: bool = False) -> None:
-    """Reads every shard and checks it, unless this very set of files was checked before.
+    """Reads every shard and checks it, unless this very set of files was checked before; of several
+    processes one does and the others wait.
 
     Raises UserError naming the shard.
     """
     shards = [shard for name in SPLITS for shard in manifest.shards[name]]
+
+    def check(marker: Path) -> None:
+        done = 0
+        with Bar("check shards", sum(shard.images for shard in shards)) as bar:
+            for shard in shards:
+                check_shard(manifest.root, shard, manifest.encoding)
+                done += shard.images
+                bar.update(done)
+        marker.write_text(f"{manifest.root}\n")
+
     key = digest(manifest.id, [stamp(manifest.root / shard.file) for shard in shards])
     marker = cache_dir() / "checked" / key
-    if marker.is_file() and not again:
-        return
-    done = 0
-    with Bar("check shards", sum(shard.images for shard in shards)) as bar:
-        for shard in shards:
-            check_shard(manifest.root, shard, manifest.encoding)
-            done += shard.images
-            bar.update(done)
-    write_atomic(marker, f"{manifest.root}\n")
+    if again:
+        marker.unlink(missing_ok=True)
+    make_once(marker, check)
 
 
 def stamp(path: Path) -> tuple[int, ...]:

@@ -1,0 +1,104 @@
+"""docs/imagenet.md: its commands as they are written, on few photographs; its study."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sets import photographs
+from studies import ledger_of
+from test_studies import SMALL, check_trials
+
+from eltlab.compose import compose, compose_encode
+from eltlab.config import folder
+from eltlab.study import grid_trials, load_study
+
+PAGE = folder("docs") / "imagenet.md"
+# Ten classes of four and two photographs are enough for these.
+FEWER = {
+    "metrics.samples=100": "metrics.samples=20",
+    "metrics.reference=1000": "metrics.reference=30",
+    "budget.images=16000": "budget.images=64",
+    "sampler.steps=16": "sampler.steps=2",
+}
+
+
+def commands(block: int) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return blocks[block].strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder in which the page's three commands were given, for few images."""
+    place = tmp_path_factory.mktemp("imagenet")
+    images = photographs(place / "images", 10, 4, 2)
+    with zipfile.ZipFile(place / "imagenette.zip", "w") as archive:
+        for file in images.rglob("*.jpeg"):
+            archive.write(file, file.relative_to(images))
+    (place / "taesd").symlink_to(Path(os.environ["ELTLAB_DATA"]) / "taesd")
+    for line in commands(0):
+        for many, few in FEWER.items():
+            line = line.replace(many, few)
+        python, *arguments = line.split()
+        assert python == "python"
+        done = subprocess.run(
+            [sys.executable, *arguments, *no_gpu(arguments)],
+            cwd=place,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    return place
+
+
+def no_gpu(arguments: list[str]) -> list[str]:
+    given = {"eltlab.encode": ["accelerator=cpu"], "eltlab.fit": ["trainer.accelerator=cpu"]}
+    return given.get(arguments[1], [])
+
+
+def test_three_commands_lead_from_a_zip_to_a_row_with_fid_and_its_floor(place) -> None:
+    table = pd.read_parquet(place / "imagenette.parquet")
+    rows = table[table["kind"] == "eval"]
+    assert rows["loops"].tolist() == [1, 2, 3, 4] and (rows["fid"] > 0).all()
+    floors = table[table["kind"] == "tokenizer"]
+    assert len(floors) == 2 and floors["protocol"].nunique() == 1  # of the set, and the run's
+    assert floors["fid"].nunique() == 1 and (floors["fid"] < rows["fid"].min()).all()
+    assert (floors["psnr"] > 15).all()
+    assert rows["protocol_text"].str.contains("inception").all()
+
+
+def test_the_same_three_commands_stand_for_imagenet() -> None:
+    """Their keys are right: what they would need is not here."""
+    here, there = commands(0), commands(1)
+    verbs = [[re.search(r"-m (eltlab\.\S+)", line)[1] for line in lines] for lines in (here, there)]
+    assert verbs[0] == verbs[1] == ["eltlab.encode", "eltlab.fit", "eltlab.analysis.table"]
+    encoding = [text for text in there[0].split() if "=" in text and not text.startswith("-")]
+    config = compose_encode(
+        ["data=cifar10", *(text for text in encoding if not text.startswith("data."))]
+    )
+    assert config.tokenizer.weights == "stabilityai/sd-vae-ft-mse"
+    training = [text for text in there[1].split() if "=" in text]
+    run = compose([text for text in training if not text.startswith("data.root")])
+    assert (run.data.name, run.trainer.nodes, run.trainer.devices) == ("imagenet256_latents", 4, 8)
+    assert run.sampler.clip is False
+
+
+def test_the_study_trains_on_the_set(place, tmp_path) -> None:
+    own = [f"data.root={place / 'imagenette_latents'}", *SMALL, "metrics.samples=20"]
+    own += ["metrics.reference=30", "trainer.accelerator=cpu"]
+    study = load_study("imagenette", "quick", own, str(tmp_path), {})
+    planned = grid_trials(study)
+    arms = [trial.config.name.partition("/")[2] for trial in planned]
+    assert arms == ["loops1-final", "loops4-ilsd", "loops4-final"]
+    ledger_of(study).fill([planned[0], planned[1]])
+    command = [sys.executable, "-m", "eltlab.sweep", "imagenette", "preset=quick", *own]
+    done = subprocess.run(
+        [*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    check_trials(study, tmp_path)
