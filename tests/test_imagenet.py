@@ -22,7 +22,7 @@ PAGE = folder("docs") / "imagenet.md"
 FEWER = {
     "metrics.samples=100": "metrics.samples=20",
     "metrics.reference=1000": "metrics.reference=30",
-    "budget.images=16000": "budget.images=64",
+    "budget.images=64000": "budget.images=64",
     "sampler.steps=16": "sampler.steps=2",
 }
 
