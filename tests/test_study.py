@@ -204,6 +204,39 @@ def test_what_else_the_quick_studies_say() -> None:
     assert quick("pareto").min(axis=1).idxmin() == "width32-unique_layers2-loops3"
 
 
+def held_out(name: str) -> pd.DataFrame:
+    """The mean held-out loss over levels: a line an arm and time, a column an exit."""
+    paths = sorted((ROOT / "analysis" / "data" / name).rglob("validation.csv"))
+    losses = {
+        path.parts[-3]: pd.read_csv(path).groupby(["images", "exit"])["loss"].mean().unstack()
+        for path in paths
+    }
+    return pd.concat(losses, names=["arm"])
+
+
+def test_what_a_first_look_at_imagenette_says() -> None:
+    quick = held_out("imagenette_quick")
+    first, last = quick.groupby("arm").first(), quick.groupby("arm").last()
+    assert (last[1] < first[1]).all()  # all learn
+    twin, vanilla, elastic = (
+        last.loc[arm] for arm in ("loops1-final", "loops4-final", "loops4-ilsd")
+    )
+    assert twin[1] < vanilla[4] < elastic[4]
+    assert elastic[1] - elastic[4] < 0.01 < 0.06 < vanilla[1] - vanilla[4]
+    rows = load(ROOT / "analysis" / "data" / "imagenette_quick.jsonl")
+    fid = rows.loc[rows["kind"] == "eval", "fid"]
+    assert fid.max() < 1.03 * fid.min()
+    longer = load(ROOT / "analysis" / "data" / "imagenette_fit.jsonl")
+    measured = longer[longer["kind"] == "eval"]
+    assert list(measured["fid"]) == sorted(measured["fid"], reverse=True)  # it falls with the loops
+    assert measured["fid"].iloc[-1] < fid.min()
+    floors = pd.concat([rows, longer]).query("kind == 'tokenizer'")
+    assert floors["protocol"].nunique() == floors["fid"].nunique() == 1
+    documented = (ROOT / "docs" / "results.md").read_text()
+    for value in [*measured["fid"], floors["fid"].iloc[0]]:
+        assert f"{value:.4g}" in documented
+
+
 def test_what_elasticity_costs() -> None:
     from eltlab.analysis import anytime, dynamics
 
