@@ -244,6 +244,17 @@ def test_a_folder_of_something_else_is_left_alone(images, weights, tmp_path) -> 
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".lock"}
 
 
+def test_a_folder_that_was_left_at_its_first_file_is_gone_on_with(
+    images, weights, latents, tmp_path
+) -> None:
+    out = tmp_path / "set"
+    out.mkdir()
+    shutil.copy(latents / TOKENIZER, out)
+    (out / ".encoding.json.host.1.tmp").write_text("{")
+    make(images, weights, out)
+    assert contents(out) == contents(latents)
+
+
 def test_where_the_disk_is_full_no_partial_shard_has_its_name(images, weights, tmp_path) -> None:
     out = tmp_path / "set"
 

@@ -396,9 +396,7 @@ def test_a_worker_that_is_killed_ends_in_one_line(folder, monkeypatch):
 
     train, _ = load(folder, in_memory=False, workers=1)
     monkeypatch.setattr(imagefiles, "decode", killed)
-    assert "data.workers=1: a process that decodes was killed" in fails(
-        lambda: list(train.parts(4))
-    )
+    assert "data.workers=1: a process that reads was killed" in fails(lambda: list(train.parts(4)))
 
 
 # --- sets: in memory, cached, streamed ------------------------------------------------------------

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from eltlab.data.batches import CPU, batch_indices, flips, pieces, where_flipped
 from eltlab.data.images import choose
 from eltlab.data.manifest import TOKENIZER, Manifest
+from eltlab.data.readahead import read_ahead
 from eltlab.data.shards import FLIPPED, layout, read_shard
 from eltlab.data.tokenizers import Tokenizer, load_tokenizer
 from eltlab.errors import UserError
@@ -186,13 +187,7 @@ class EncodedBatches:
             for piece in self.pieces():
                 yield pick(self.tensors, *self.order(*piece, self.device))
             return
-        loader = DataLoader(
-            _Reader(self.split.tensors),
-            sampler=(self.order(*piece, CPU) for piece in self.pieces()),
-            batch_size=None,  # an item of ours is a batch already
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own: the global one belongs to dropout
-        )
-        for rows in loader:
+        reader = _Reader(self.split.tensors)
+        orders = (self.order(*piece, CPU) for piece in self.pieces())
+        for rows in read_ahead(reader, orders, self.workers, pin=self.device.type == "cuda"):
             yield {name: row.to(self.device, non_blocking=True) for name, row in rows.items()}

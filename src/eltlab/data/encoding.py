@@ -97,7 +97,9 @@ def begin(out: Path, encoding: Encoding, tokenizer: Tokenizer) -> None:
         if path.is_file():
             refuse_another(out, encoding)
             return
-        if any(entry.name != ".lock" for entry in out.iterdir()):
+        # A kill may have left the tokenizer alone, or a part of it under a hidden name.
+        left = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+        if left not in ([], [TOKENIZER]):
             raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
         save_tokenizer(tokenizer, out / TOKENIZER)
         write_atomic(path, json.dumps(asdict(encoding), indent=1) + "\n")

@@ -11,17 +11,17 @@ import numpy as np
 import PIL
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from eltlab.data import parquet
 from eltlab.data.decode import TRANSFORM, decode
 from eltlab.data.folders import Split, is_packed, list_images, stamps
 from eltlab.data.images import ImageSet, choose
+from eltlab.data.readahead import read_ahead
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.machine import physical_memory
 from eltlab.progress import Bar
-from eltlab.signals import outlive_stops
 
 MEMORY_SHARE = 4  # decoded images may take a quarter of the machine's memory
 PART = 256  # images that a worker decodes at a time into the cache
@@ -72,27 +72,11 @@ class ImageFiles:
 
         pin: into page-locked memory, from which a copy to the device need not be waited for.
         """
-        loader = DataLoader(
-            _Decoder(self.root, self.names, self.shape),
-            sampler=batches,
-            batch_size=None,  # an item of ours is a batch already
-            num_workers=self.workers,
-            pin_memory=pin,
-            worker_init_fn=outlive_stops,
-            generator=torch.Generator(),  # its own: the global one belongs to dropout
-        )
-        try:
-            for images in loader:
-                if isinstance(images, UserError):
-                    raise images
-                yield images
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                f"data.workers={self.workers}: a process that decodes was killed, most likely for want "
-                "of memory or of /dev/shm; try data.workers=0"
-            ) from error
+        decoder = _Decoder(self.root, self.names, self.shape)
+        for images in read_ahead(decoder, batches, self.workers, pin):
+            if isinstance(images, UserError):
+                raise images
+            yield images
 
     def parts(self, size: int) -> Iterator[Tensor]:
         """The images in order, this many at a time."""
