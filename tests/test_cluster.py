@@ -206,7 +206,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
     return command
 
 
-MANY = ["trainer.nodes=4", "trainer.devices=8", "trainer.accelerator=cuda"]
+MANY = ["trainer.nodes=4", "trainer.devices=8", "trainer.accelerator=cuda", "batch_size=32"]
 
 
 def test_sbatch_is_given_what_was_asked_for(slurm, tmp_path, capsys) -> None:

@@ -113,11 +113,13 @@ def test_the_page_has_the_table():
     assert f"```text\n{paper.page()}\n```" in (ROOT / "docs" / "compute.md").read_text()
 
 
-def test_fit_says_that_encoded_sets_cannot_be_read_yet(tmp_path):
+def test_fit_says_that_an_encoded_set_is_missing(tmp_path):
     from eltlab import fit
     from eltlab.errors import UserError
 
-    with pytest.raises(UserError, match="cannot read encoded sets yet"):
+    with pytest.raises(
+        UserError, match="data.root is missing: data=imagenet256_tokens needs the folder"
+    ):
         fit.main(["experiment=paper/elt_l_8x3", f"runs_dir={tmp_path}", "trainer.accelerator=cpu"])
     assert not list(tmp_path.iterdir())
 

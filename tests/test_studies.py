@@ -17,8 +17,8 @@ from eltlab.study_file import known_studies, read_study, study_path
 NAMES = [
     "anytime",
     "block_size",
-    "imagenette",
     "ilsd_weight",
+    "imagenette",
     "loop_anatomy",
     "loops_vs_depth",
     "pareto",

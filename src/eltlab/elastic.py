@@ -154,7 +154,10 @@ class Elastic:
         if self.config.objective.INPUTS == "tokens":
             shape = (data.tokens,)
         drawn = self.objective.sample(predict, noise, shape, sampler)
-        return (to_uint8(drawn) if self.tokenizer is None else self.tokenizer.decode(drawn)).cpu()
+        if data.kind == "pixels" and self.config.objective.INPUTS == "images":
+            return to_uint8(drawn).cpu()
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(drawn).cpu()
 
     def autocast(self) -> Any:
         if self.precision == "bf16-mixed":
