@@ -225,6 +225,15 @@ def test_another_encoding_does_not_go_on_in_the_folder(
     )
 
 
+def test_a_tokenizer_that_was_lost_or_damaged_is_written_again(images, weights, copied) -> None:
+    path = copied / TOKENIZER
+    content = path.read_bytes()
+    for spoil in (path.unlink, lambda: path.write_bytes(content[:-9])):
+        spoil()
+        make(images, weights, copied)
+        assert path.read_bytes() == content
+
+
 def test_another_tokenizer_does_not_go_on_in_the_folder(images, weights, latents) -> None:
     taesd = asked(images, weights, latents, tokenizer="taesd")
     config = compose_encode(taesd)
@@ -601,6 +610,7 @@ def test_verify_reads_every_shard_again(images, weights, copied, monkeypatch, ca
         (["sampler.clip=true"], "latents, which have no bounds"),
         (["data.classes=4"], "data.classes=4: the set in data.root="),
         (["data.root=null"], "data.root is missing"),
+        (["data.frames=4"], "data.frames=4: the set in data.root="),
         (["data.kind=pixels"], "write data=pixels"),
         (["data.encoding=123456789abc"], "another encoded set"),
     ],

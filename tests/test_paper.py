@@ -118,7 +118,7 @@ def test_fit_says_that_an_encoded_set_is_missing(tmp_path):
     from eltlab.errors import UserError
 
     with pytest.raises(
-        UserError, match="data.root is missing: data=imagenet256_tokens needs the folder"
+        UserError, match=r"data\.root is missing: data=imagenet256_tokens needs the folder"
     ):
         fit.main(["experiment=paper/elt_l_8x3", f"runs_dir={tmp_path}", "trainer.accelerator=cpu"])
     assert not list(tmp_path.iterdir())

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from eltlab.compose import parse_config
-from eltlab.config import Config, SlurmConfig, flatten, to_yaml
+from eltlab.config import Config, SlurmConfig, to_yaml
 from eltlab.errors import UserError, first_line
-from eltlab.results import read_rows
+from eltlab.results import read_rows, recorded
 from eltlab.runs import Run, read_checkpoint
 from eltlab.signals import Stopped, listening
 
@@ -126,7 +126,7 @@ def finished(run: Run) -> bool:
         return False
     measured_by = {
         key: value
-        for key, value in flatten(config).items()
+        for key, value in recorded(config).items()
         if key.startswith(("sampler.", "metrics."))
     }
     there = [

@@ -20,7 +20,7 @@ from eltlab.config import Config, SamplerConfig
 from eltlab.data.encoded import tokenizer_of_set
 from eltlab.data.images import to_uint8
 from eltlab.data.manifest import opened
-from eltlab.data.tokenizer import Decoder, PatchCodebook
+from eltlab.data.tokenizer import RECONSTRUCTED, Decoder, PatchCodebook
 from eltlab.generation.guidance import guided
 from eltlab.laws import Depths
 from eltlab.progress import Bar
@@ -157,7 +157,9 @@ class Elastic:
         if data.kind == "pixels" and self.config.objective.INPUTS == "images":
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
-        return self.tokenizer.decode(drawn).cpu()
+        # In parts: a decoder's last layers take many times what the latents do.
+        parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(RECONSTRUCTED)]
+        return torch.cat(parts)
 
     def autocast(self) -> Any:
         if self.precision == "bf16-mixed":

@@ -115,4 +115,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    run_verb(main, usage)
+    run_verb(main, usage, "the same command writes the shards that are missing")

@@ -26,7 +26,7 @@ from eltlab.data.manifest import (
     read_manifest,
 )
 from eltlab.data.shards import FLIPPED, dtype_of, files, names, read_shard, sha256, write_shard
-from eltlab.data.tokenizers import Tokenizer, save_tokenizer
+from eltlab.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 from eltlab.progress import Bar
@@ -96,6 +96,7 @@ def begin(out: Path, encoding: Encoding, tokenizer: Tokenizer) -> None:
         path = out / ENCODING
         if path.is_file():
             refuse_another(out, encoding)
+            restore_tokenizer(out / TOKENIZER, tokenizer)
             return
         # A kill may have left the tokenizer alone, or a part of it under a hidden name.
         left = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
@@ -103,6 +104,16 @@ def begin(out: Path, encoding: Encoding, tokenizer: Tokenizer) -> None:
             raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
         save_tokenizer(tokenizer, out / TOKENIZER)
         write_atomic(path, json.dumps(asdict(encoding), indent=1) + "\n")
+
+
+def restore_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """Writes the set's tokenizer again where its file is damaged, gone or another's."""
+    try:
+        if load_tokenizer(path).hash == tokenizer.hash:
+            return
+    except UserError:
+        pass
+    save_tokenizer(tokenizer, path)
 
 
 def refuse_another(out: Path, encoding: Encoding) -> None:

@@ -111,13 +111,8 @@ def fill_from_manifest(data: DataConfig) -> None:
         raise UserError(
             f"data.root={data.root}: holds {encoding.kind}; choose data={encoding.kind}"
         )
+    check_numbers(manifest, data)
     for key, found in numbers(encoding).items():
-        wanted = getattr(data, key)
-        if wanted not in (0, found):
-            raise UserError(
-                f"data.{key}={wanted}: the set in data.root={data.root} has {found}; leave it out, or "
-                f"choose data={data.kind}"
-            )
         setattr(data, key, found)
     if data.flip and not encoding.flips:
         raise UserError(
@@ -131,7 +126,7 @@ def fill_from_manifest(data: DataConfig) -> None:
 
 def numbers(encoding: Encoding) -> dict[str, int]:
     """The keys of data.* that an encoded set decides."""
-    numbers = {"classes": len(encoding.classes)}
+    numbers = {"classes": len(encoding.classes), "frames": 1}
     if encoding.kind == "latents":
         channels, size, _ = encoding.shape
         return {**numbers, "channels": channels, "size": size, "factor": encoding.factor}
@@ -155,7 +150,19 @@ def opened(data: DataConfig) -> Manifest:
     manifest = read_manifest(data.root)
     if manifest.id != data.encoding:
         raise another(manifest, data)
+    check_numbers(manifest, data)  # a configuration that named the set itself was not filled in
     return manifest
+
+
+def check_numbers(manifest: Manifest, data: DataConfig) -> None:
+    """Raises UserError where a configuration says of the set what it is not; 0 says nothing."""
+    for key, found in numbers(manifest.encoding).items():
+        wanted = getattr(data, key)
+        if wanted not in (0, found):
+            raise UserError(
+                f"data.{key}={wanted}: the set in data.root={data.root} has {found}; leave it out, or "
+                f"choose data={data.kind}"
+            )
 
 
 def another(manifest: Manifest, data: DataConfig) -> UserError:

@@ -45,7 +45,10 @@ def source_splits(config: Config) -> Splits:
     try:
         splits = load_splits(data)
     except UserError as error:
-        raise UserError(f"the images of data.root={config.data.root}: {error}") from error
+        raise UserError(
+            f"the images that data.root={config.data.root} was encoded from: {error}; say where they lie "
+            "by metrics.images="
+        ) from error
     for name, images in zip(SPLITS, splits, strict=True):
         if images.origin != source.hashes[name]:
             raise UserError(
