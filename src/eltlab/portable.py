@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from eltlab.data.tokenizer import Decoder, PatchCodebook
 from eltlab.data.tokenizers import tokenizer_of, tokenizer_tensors
 from eltlab.errors import UserError
 from eltlab.files import renamed
+from eltlab.tensorfiles import read_tensors
 
 # What is not the backbone's: the codes over patches, or the tensors of another tokenizer.
 CODEBOOK, TOKENIZER = "codebook", "tokenizer."
@@ -56,14 +56,7 @@ def read(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
     """The configuration, the weights and the tokenizer that `write` wrote. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a run folder or a file that export wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: truncated or not a safetensors file; export the run again"
-        ) from error
+    tensors, metadata = read_tensors(path, "export the run again")
     if "eltlab.config" not in metadata:
         raise UserError(f"{path}: of another program; give a file that eltlab.export wrote")
     config = parse_config(metadata["eltlab.config"], path)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from eltlab.data.batches import CPU, batch_indices, flips, pieces, where_flipped
+from eltlab.data.imagefiles import MEMORY_SHARE
 from eltlab.data.images import choose
 from eltlab.data.manifest import TOKENIZER, Manifest
 from eltlab.data.readahead import read_ahead
@@ -17,8 +18,6 @@ from eltlab.data.tokenizers import Tokenizer, load_tokenizer
 from eltlab.errors import UserError
 from eltlab.machine import physical_memory
 from eltlab.seeds import WHOLE, BatchNoise, Share, generator
-
-MEMORY_SHARE = 4  # a set lies on the device whole where it takes a quarter of the memory there
 
 
 def tokenizer_of_set(manifest: Manifest) -> Tokenizer:
@@ -169,7 +168,7 @@ class EncodedBatches:
         for (step, share), rows in zip(self.pieces(), self.rows(), strict=True):
             draws = generator(self.seed, "posterior", step, device=self.device)
             noise = BatchNoise(draws, self.batch_size, share)
-            indices = self.order(step, share, self.device)[0]
+            indices = self.indices(step, share, self.device)
             yield self.split.inputs(rows, noise), self.labels[indices]
 
     def pieces(self) -> Iterator[tuple[int, Share]]:
@@ -177,9 +176,14 @@ class EncodedBatches:
 
     def order(self, step: int, share: Share, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Which examples a piece of a step trains on, and which of them are mirrored."""
-        seed, batch_size, rows = self.seed, self.batch_size, share.rows(self.batch_size)
-        indices = batch_indices(seed, step, batch_size, len(self.split), device)[rows]
-        return indices, flips(seed, step, batch_size, device)[rows] if self.flip else None
+        flipped_B = None
+        if self.flip:
+            flipped_B = flips(self.seed, step, self.batch_size, device)[share.rows(self.batch_size)]
+        return self.indices(step, share, device), flipped_B
+
+    def indices(self, step: int, share: Share, device: torch.device) -> Tensor:
+        of_all = batch_indices(self.seed, step, self.batch_size, len(self.split), device)
+        return of_all[share.rows(self.batch_size)]
 
     def rows(self) -> Iterator[dict[str, Tensor]]:
         """The tensors of the examples of each piece, on the device."""

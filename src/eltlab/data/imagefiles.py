@@ -23,7 +23,7 @@ from eltlab.files import cache_dir, digest, make_once
 from eltlab.machine import physical_memory
 from eltlab.progress import Bar
 
-MEMORY_SHARE = 4  # decoded images may take a quarter of the machine's memory
+MEMORY_SHARE = 4  # a set may take a quarter of the memory that it lies in
 PART = 256  # images that a worker decodes at a time into the cache
 
 

@@ -11,6 +11,7 @@ from eltlab.errors import UserError
 from eltlab.files import digest, write_atomic
 
 NAME = "manifest.json"
+ENCODING = "encoding.json"  # of a set that is begun
 TOKENIZER = "tokenizer.safetensors"
 SPLITS = ("train", "test")
 
@@ -94,9 +95,6 @@ def read_manifest(root: str | Path) -> Manifest:
     if manifest.id != plain.get("id"):
         raise UserError(f"{path}: changed by hand or damaged; encode the images again")
     return manifest
-
-
-ENCODING = "encoding.json"
 
 
 def parse_encoding(plain: Mapping[str, Any]) -> Encoding:

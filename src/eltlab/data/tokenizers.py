@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from eltlab.config import TokenizerConfig
@@ -22,6 +21,7 @@ from eltlab.data.vqgan import vqgan_of
 from eltlab.data.vqgan_files import load_vqgan
 from eltlab.errors import UserError, nearest
 from eltlab.files import write_atomic
+from eltlab.tensorfiles import read_tensors
 
 Tokenizer = Autoencoder | Codebook
 NAMES = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
@@ -119,14 +119,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer that `save_tokenizer` wrote, on the CPU and with its hash. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a tokenizer that eltlab wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: truncated or not a safetensors file; make the tokenizer again"
-        ) from error
+    tensors, metadata = read_tensors(path, "make the tokenizer again")
     try:
         settings = dict(json.loads(metadata[METADATA]))
     except (KeyError, TypeError, ValueError):
