@@ -1,5 +1,6 @@
 """Encoded sets: what encode writes, what training reads, and what is refused of either."""
 
+import hashlib
 import json
 import random
 import resource
@@ -23,7 +24,7 @@ from eltlab import export, fit
 from eltlab.build import build_data
 from eltlab.compose import compose_encode
 from eltlab.config import identity
-from eltlab.data import shards
+from eltlab.data import encoding, shards
 from eltlab.data.encoded import EncodedBatches
 from eltlab.data.manifest import TOKENIZER, read_manifest
 from eltlab.data.sources import source_splits
@@ -198,6 +199,78 @@ def test_the_same_command_again_says_that_it_is_done(images, weights, latents, c
     make(images, weights, latents)
     assert "encoded" not in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")}
+
+
+def test_a_shard_that_is_made_anew_is_in_the_manifest_with_its_new_hash(
+    images, weights, copied, monkeypatch
+) -> None:
+    path, before = copied / "train-00002.safetensors", read_manifest(copied)
+    path.unlink()
+    encoded_as(monkeypatch, lambda value: value * 1.25)  # as on another device
+    after = make(images, weights, copied)
+    assert after.id != before.id
+    assert after.shards["train"][2].sha256 == shards.sha256(path)
+    assert after.shards["test"] == before.shards["test"]
+    build_data(on(copied))
+    # The others are held to the hashes that they had, also where encode was stopped in between.
+    path.unlink()
+    other = copied / "test-00001.safetensors"
+    content = bytearray(other.read_bytes())
+    content[-3] ^= 1
+    other.write_bytes(content)
+    for _ in range(2):
+        assert f"{other}: a corrupt shard (its hash differs" in fails(make, images, weights, copied)
+        assert "the same command of encode goes on with it" in fails(on, copied)
+    other.unlink()
+    assert make(images, weights, copied).shards["test"][1] != after.shards["test"][1]
+    build_data(on(copied))
+
+
+def encoded_as(monkeypatch, change) -> None:
+    real = encoding.encode_batch
+
+    def encode_batch(*given):
+        return {name: change(value) for name, value in real(*given).items()}
+
+    monkeypatch.setattr(encoding, "encode_batch", encode_batch)
+
+
+def test_a_damaged_manifest_is_made_again(images, weights, copied) -> None:
+    before = read_manifest(copied)
+    path = copied / "manifest.json"
+    path.write_text(path.read_text()[:100])
+    assert "encode the images again" in fails(on, copied)
+    assert make(images, weights, copied) == before
+
+
+def test_a_shard_that_another_encode_finished_first_stays(latents, tmp_path) -> None:
+    path = tmp_path / "train-00000.safetensors"
+    held = load_file(latents / path.name)
+    shards.write_shard(path, held)
+    shards.write_shard(path, {name: value + 1 for name, value in held.items()})
+    assert torch.equal(load_file(path)["mean"], held["mean"])
+
+
+def test_a_new_set_is_read_once(images, weights, tmp_path, monkeypatch) -> None:
+    hashed: list[str] = []
+    real = hashlib.file_digest
+
+    def file_digest(file, name):
+        hashed.append(Path(file.name).name)
+        return real(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", file_digest)
+    manifest = make(images, weights, tmp_path / "set")
+    build_data(on(tmp_path / "set"))
+    assert sorted(hashed) == sorted(s.file for of in manifest.shards.values() for s in of)
+
+
+def test_values_that_cannot_be_trained_on_make_no_manifest(
+    images, weights, tmp_path, monkeypatch
+) -> None:
+    encoded_as(monkeypatch, lambda value: value * torch.inf)
+    assert "is not finite everywhere" in fails(make, images, weights, tmp_path / "set")
+    assert not (tmp_path / "set/manifest.json").exists()
 
 
 def test_a_shard_that_was_deleted_is_made_again(images, weights, copied) -> None:

@@ -49,7 +49,6 @@ def encode(config: EncodeConfig, out: Path) -> None:
 
     from eltlab.build import choose_device
     from eltlab.data.encoding import begin, describe, encode_missing, finish
-    from eltlab.data.shards import check_set
     from eltlab.data.sources import load_splits, names_of_classes
     from eltlab.data.tokenizers import build_tokenizer
     from eltlab.metrics.measure import check_metrics
@@ -74,7 +73,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     devices.wait()
     if not devices.first():
         return
-    check_set(finish(out, encoding), again=config.verify)
+    finish(out, encoding, again=config.verify)
     if config.evaluate:
         measure(config, out, encoding, splits, tokenizer, pace)
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; flushed to disk and renamed to path where the block succeeds."""
+def renamed(path: Path, keep: Path | None = None) -> Iterator[Path]:
+    """A temporary path to write to; flushed to disk and renamed to path where the block succeeds.
+
+    keep: a lock under which a file that has come to path meanwhile stays, and this one is dropped.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
@@ -30,7 +33,9 @@ def renamed(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with locked(keep) if keep is not None else nullcontext():
+            if keep is None or not path.exists():
+                os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from eltlab.data.decode import TRANSFORM
 from eltlab.data.imagefiles import Images
 from eltlab.data.manifest import (
     ENCODING,
+    LOCK,
     NAME,
     SPLITS,
     TOKENIZER,
@@ -25,11 +26,22 @@ from eltlab.data.manifest import (
     parse_encoding,
     read_manifest,
 )
-from eltlab.data.shards import FLIPPED, dtype_of, files, names, read_shard, sha256, write_shard
+from eltlab.data.shards import (
+    FLIPPED,
+    check_set,
+    check_shard,
+    dtype_of,
+    files,
+    mark_checked,
+    names,
+    write_shard,
+)
 from eltlab.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 from eltlab.progress import Bar
+
+HASHES = ".hashes.json"  # of the shards of a set whose manifest was taken back
 
 
 @dataclass
@@ -92,10 +104,11 @@ def describe(
 
 def begin(out: Path, encoding: Encoding, tokenizer: Tokenizer) -> None:
     """Says in the folder what it will hold. Raises UserError where it holds another encoding."""
-    with locked(out / ".lock"):
+    with locked(out / LOCK):
         path = out / ENCODING
         if path.is_file():
             refuse_another(out, encoding)
+            reopen(out, encoding)
             restore_tokenizer(out / TOKENIZER, tokenizer)
             return
         # A kill may have left the tokenizer alone, or a part of it under a hidden name.
@@ -127,6 +140,43 @@ def refuse_another(out: Path, encoding: Encoding) -> None:
         raise UserError(
             f"out={out}: holds another encoding ({', '.join(differing)} differ); choose another out="
         )
+
+
+def reopen(out: Path, encoding: Encoding) -> None:
+    """Takes a manifest back that does not hold: of a set that lacks shards, or one that was changed.
+
+    Made again on another device a shard has other bits, so only those that are there are held to the
+    hashes that they had; HASHES keeps these until there is a manifest again, whoever makes it.
+    """
+    known = standing(out, encoding)
+    if known is not None and all((out / name).is_file() for name in known):
+        return
+    if known is None:
+        known = kept_hashes(out)
+    there = {name: sha256 for name, sha256 in known.items() if (out / name).is_file()}
+    if there:
+        write_atomic(out / HASHES, json.dumps(there))
+    else:
+        (out / HASHES).unlink(missing_ok=True)
+    (out / NAME).unlink(missing_ok=True)
+
+
+def standing(out: Path, encoding: Encoding) -> dict[str, str] | None:
+    """The hash of each shard, of a manifest of this encoding; None where there is none."""
+    try:
+        manifest = read_manifest(out)
+    except UserError:
+        return None
+    if manifest.encoding.facts() != encoding.facts():
+        return None
+    return {shard.file: shard.sha256 for split in SPLITS for shard in manifest.shards[split]}
+
+
+def kept_hashes(out: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((out / HASHES).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def encode_missing(
@@ -200,19 +250,31 @@ def encode_batch(pixels: Tensor, encoding: Encoding, tokenizer: Tokenizer) -> di
     return tensors
 
 
-def finish(out: Path, encoding: Encoding) -> Manifest:
-    """The manifest of a set whose shards are all there. Raises UserError where one is not as it should."""
-    with locked(out / ".lock"):
-        if (out / NAME).is_file():
-            return read_manifest(out)
-        shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
-        done = 0
-        with Bar("hash shards", sum(encoding.counts.values())) as bar:
-            for name, split, rows in files(encoding):
-                read_shard(out / name, encoding, len(rows))
-                shards[split].append(Shard(name, len(rows), sha256(out / name)))
-                done += len(rows)
-                bar.update(done)
-        manifest = Manifest(out, encoding, shards)
-        manifest.write()
-        return manifest
+def finish(out: Path, encoding: Encoding, again: bool = False) -> Manifest:
+    """The manifest of a set whose shards are all there, each of them checked: now, or before and not again.
+
+    Raises UserError where one is not as it should.
+    """
+    with locked(out / LOCK):
+        if not (out / NAME).is_file():
+            manifest = Manifest(out, encoding, checked(out, encoding, kept_hashes(out)))
+            manifest.write()
+            (out / HASHES).unlink(missing_ok=True)
+            mark_checked(manifest)
+            return manifest
+    manifest = read_manifest(out)
+    check_set(manifest, again)
+    return manifest
+
+
+def checked(out: Path, encoding: Encoding, known: dict[str, str]) -> dict[str, list[Shard]]:
+    """The shards of each split; known: hashes that some of them must have."""
+    shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
+    done = 0
+    with Bar("check shards", sum(encoding.counts.values())) as bar:
+        for name, split, rows in files(encoding):
+            shard = Shard(name, len(rows), known.get(name, ""))
+            shards[split].append(check_shard(out, shard, encoding))
+            done += len(rows)
+            bar.update(done)
+    return shards

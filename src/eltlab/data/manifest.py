@@ -13,6 +13,7 @@ from eltlab.files import digest, write_atomic
 NAME = "manifest.json"
 ENCODING = "encoding.json"  # of a set that is begun
 TOKENIZER = "tokenizer.safetensors"
+LOCK = ".lock"
 SPLITS = ("train", "test")
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eltlab.data.manifest import SPLITS, Encoding, Manifest, Shard
+from eltlab.data.manifest import LOCK, SPLITS, Encoding, Manifest, Shard
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once, renamed
 from eltlab.progress import Bar
@@ -53,10 +53,11 @@ def files(encoding: Encoding) -> list[tuple[str, str, range]]:
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Whole or absent. Raises UserError where it cannot be written."""
+    """Whole or absent; where another process has written it meanwhile, that one stays, whose hash may be
+    in a manifest already. Raises UserError where it cannot be written."""
     content = save({name: value.contiguous() for name, value in tensors.items()})
     try:
-        with renamed(path) as temporary:
+        with renamed(path, keep=path.parent / LOCK) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise UserError(
@@ -102,15 +103,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_shard(root: Path, shard: Shard, encoding: Encoding) -> None:
-    """Raises UserError where a shard is not byte for byte what the manifest says."""
+def check_shard(root: Path, shard: Shard, encoding: Encoding) -> Shard:
+    """The shard with its hash. Raises UserError where it is not whole, or has another hash than it is said
+    to have (none: "")."""
     path = root / shard.file
     if not path.is_file():
         raise UserError(f"{path}: missing; encode again, which makes what is not there")
     tensors = read_shard(path, encoding, shard.images)
-    if sha256(path) != shard.sha256:
+    found = sha256(path)
+    if shard.sha256 not in ("", found):
         raise corrupt(path, "its hash differs from the manifest's")
     check_values(path, tensors, encoding)
+    return shard._replace(sha256=found)
 
 
 def check_set(manifest: Manifest, again: bool = False) -> None:
@@ -128,13 +132,28 @@ def check_set(manifest: Manifest, again: bool = False) -> None:
                 check_shard(manifest.root, shard, manifest.encoding)
                 done += shard.images
                 bar.update(done)
-        marker.write_text(f"{manifest.root}\n")
+        write_marker(marker, manifest)
 
-    key = digest(manifest.id, [stamp(manifest.root / shard.file) for shard in shards])
-    marker = cache_dir() / "checked" / key
+    marker = marker_of(manifest)
     if again:
         marker.unlink(missing_ok=True)
     make_once(marker, check)
+
+
+def mark_checked(manifest: Manifest) -> None:
+    """Spares `check_set` what its caller has just done."""
+    make_once(marker_of(manifest), lambda marker: write_marker(marker, manifest))
+
+
+def marker_of(manifest: Manifest) -> Path:
+    """The file of the cache that says that these very files were checked."""
+    shards = [shard for name in SPLITS for shard in manifest.shards[name]]
+    key = digest(manifest.id, [stamp(manifest.root / shard.file) for shard in shards])
+    return cache_dir() / "checked" / key
+
+
+def write_marker(marker: Path, manifest: Manifest) -> None:
+    marker.write_text(f"{manifest.root}\n")
 
 
 def stamp(path: Path) -> tuple[int, ...]:
