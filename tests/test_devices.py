@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 
@@ -297,6 +298,25 @@ def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) ->
     for two, one in zip(*written, strict=True):
         assert two.pop("created") and one.pop("created")
         assert two == one
+
+
+def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
+    def work() -> None:
+        devices.WAIT = timedelta(seconds=1)
+        devices.join(torch.device("cpu"))
+        if devices.first():
+            time.sleep(2)
+        devices.wait()
+        if devices.first():
+            time.sleep(2)
+        assert devices.told(7 if devices.first() else None) == 7
+        if not devices.first():
+            time.sleep(3)  # hangs in a step
+            return
+        with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
+            devices.mean(torch.ones(1))
+
+    assert processes(2, work) == [0, 0]
 
 
 # --- shares ---------------------------------------------------------------------------------------

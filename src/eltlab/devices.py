@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
     from eltlab.seeds import Share
 
-# How long one process waits for another: the first measures while the others have nothing to do.
+# How long a step waits for another process: one that hangs, and did not end, is noticed after that. The
+# launcher notices one that ended, and ends the others.
 WAIT = timedelta(hours=2)
+# How long the others wait where the first works alone, or the slowest is awaited: it measures against all
+# of ImageNet, holds a set's shards against its manifest, or waits for the lock of a run that another command
+# trains. None of it has a limit that could be known, and nothing computed is lost meanwhile.
+PATIENCE = timedelta(days=30)
+_patient: Any = None  # the group of all processes that waits as long
 # Seconds between an error here and its report. What another process has to say comes first: ours may
 # be a consequence, and the launcher ends all of them with the first that leaves.
 AFTER_OTHERS, AFTER_MISTAKES = 5.0, 2.0
@@ -136,6 +142,8 @@ def join(device: "torch.device") -> None:
         # Flags and samples lie on the CPU: to tell them needs no wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=WAIT)
+        global _patient
+        _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def joined() -> tuple[int, int]:
@@ -152,20 +160,11 @@ def together() -> bool:
 
 
 def wait() -> None:
-    """Returns when every process is here."""
-    any_of(False)
+    """Returns when every process is here, however long that takes."""
+    if together():
+        import torch.distributed as dist
 
-
-def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
-    if not together():
-        return flag
-    import torch
-    import torch.distributed as dist
-
-    value = torch.tensor(int(flag))
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value.item())
+        dist.barrier(_patient)
 
 
 def mean(values: "torch.Tensor") -> "torch.Tensor":
@@ -180,13 +179,13 @@ def mean(values: "torch.Tensor") -> "torch.Tensor":
 
 
 def told(value: Any = None) -> Any:
-    """What the first process gives."""
+    """What the first process gives, however long that takes."""
     if not together():
         return value
     import torch.distributed as dist
 
     box = [value]
-    dist.broadcast_object_list(box)
+    dist.broadcast_object_list(box, group=_patient)
     return box[0]
 
 
