@@ -225,7 +225,7 @@ def test_sbatch_is_given_what_was_asked_for(slurm, tmp_path, capsys) -> None:
     wanted |= {"signal=USR2@120", "requeue", "open-mode=append", "job-name=a-b"}
     assert wanted <= given
     [task] = [line for line in script.splitlines() if line.startswith("srun ")]
-    assert "--cpus-per-task=6" in task
+    assert "--cpus-per-task=6" in task and "--kill-on-bad-exit=1" in task
     assert (run / "slurm" / "77_submitted.pkl").is_file()
 
 

@@ -101,8 +101,9 @@ def resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
         "cpus_per_task": slurm.cpus_per_task,
         "stderr_to_stdout": True,
         "slurm_signal_delay_s": slurm.signal_seconds,
-        # srun does not take it over from sbatch (since SLURM 22.05).
-        "slurm_srun_args": [f"--cpus-per-task={slurm.cpus_per_task}"],
+        # Of the first, srun does not take it over from sbatch (since SLURM 22.05). Of the second: a rank
+        # that dies ends the job, and the others do not wait for it until the job's time is up.
+        "slurm_srun_args": [f"--cpus-per-task={slurm.cpus_per_task}", "--kill-on-bad-exit=1"],
         "slurm_additional_parameters": {"requeue": True},  # where a cluster's default is not to
     }
     if config.trainer.accelerator != "cpu":
