@@ -24,7 +24,7 @@ from eltlab import export, fit
 from eltlab.build import build_data
 from eltlab.compose import compose_encode
 from eltlab.config import identity
-from eltlab.data import encoding, shards
+from eltlab.data import codebooks, encoding, shards
 from eltlab.data.encoded import EncodedBatches
 from eltlab.data.manifest import TOKENIZER, read_manifest
 from eltlab.data.sources import source_splits
@@ -305,6 +305,21 @@ def test_a_tokenizer_that_was_lost_or_damaged_is_written_again(images, weights, 
         spoil()
         make(images, weights, copied)
         assert path.read_bytes() == content
+
+
+def test_fitted_codes_go_on_without_the_cache_that_they_were_fitted_in(
+    images, weights, tokens, tmp_path, monkeypatch
+) -> None:
+    out = Path(shutil.copytree(tokens, tmp_path / "set"))
+    (out / "test-00000.safetensors").unlink()
+    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
+    real = codebooks.fit_means  # as another processor would
+    monkeypatch.setattr(codebooks, "fit_means", lambda *given: real(*given) + 1e-3)
+    make(images, weights, out, tokenizer="kmeans")
+    assert contents(out) == contents(tokens)
+    eleven = compose_encode(asked(images, weights, out, "tokenizer.codes=11", tokenizer="kmeans"))
+    message = fails(eltlab.encode.encode, eleven, out)
+    assert "holds another encoding (codebook, tokenizer differ)" in message
 
 
 def test_another_tokenizer_does_not_go_on_in_the_folder(images, weights, latents) -> None:

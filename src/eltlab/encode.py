@@ -48,7 +48,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     print(f"encode: {config.data.name} by {config.tokenizer.name}", file=sys.stderr, flush=True)
 
     from eltlab.build import choose_device
-    from eltlab.data.encoding import begin, describe, encode_missing, finish
+    from eltlab.data.encoding import begin, describe, encode_missing, finish, fitted_before
     from eltlab.data.sources import load_splits, names_of_classes
     from eltlab.data.tokenizers import build_tokenizer
     from eltlab.metrics.measure import check_metrics
@@ -58,7 +58,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     splits = load_splits(config.data)
     if config.evaluate:
         check_metrics(config, len(splits[0]))
-    tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type)
+    tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type, fitted_before(out))
     images = dict(zip(SPLITS, splits, strict=True))
     source = {"name": config.data.name, "root": config.data.root}
     classes = names_of_classes(config.data)

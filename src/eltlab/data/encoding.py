@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eltlab.data.autoencoders import Autoencoder
+from eltlab.data.codebooks import LatentCodebook
 from eltlab.data.decode import TRANSFORM
 from eltlab.data.imagefiles import Images
 from eltlab.data.manifest import (
@@ -117,6 +118,18 @@ def begin(out: Path, encoding: Encoding, tokenizer: Tokenizer) -> None:
             raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
         save_tokenizer(tokenizer, out / TOKENIZER)
         write_atomic(path, json.dumps(asdict(encoding), indent=1) + "\n")
+
+
+def fitted_before(out: Path) -> LatentCodebook | None:
+    """The codes that a set was begun with, where they lie there whole: fitted again without the cache that
+    they are in, they may be others, and the set would be refused."""
+    try:
+        begun = parse_encoding(json.loads((out / ENCODING).read_text()))
+        tokenizer = load_tokenizer(out / TOKENIZER)
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return None
+    same = tokenizer.hash == begun.tokenizer["hash"]
+    return tokenizer if same and isinstance(tokenizer, LatentCodebook) else None
 
 
 def restore_tokenizer(path: Path, tokenizer: Tokenizer) -> None:

@@ -29,10 +29,14 @@ METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
 
 
 def build_tokenizer(
-    config: TokenizerConfig, train: Images | None, device: str = "cpu"
+    config: TokenizerConfig,
+    train: Images | None,
+    device: str = "cpu",
+    fitted: LatentCodebook | None = None,
 ) -> Tokenizer:
     """On this device; kmeans is fitted to train there, where the cache has no codes yet.
 
+    fitted: taken instead where its base and its count of codes are those asked for.
     Raises UserError where the configuration, the weights or the hub do not allow it.
     """
     check(config)
@@ -48,6 +52,8 @@ def build_tokenizer(
         raise UserError("tokenizer=kmeans is fitted to images; give data= with a training split")
     assert config.base is not None and config.codes is not None
     base = load_autoencoder(config.base, config.weights, subfolder).to(device)
+    if fitted is not None and fitted.codebook == config.codes and fitted.network.hash == base.hash:
+        return fitted.to(device)
     return fit_latent_codebook(name, base, train, config.codes).to(device)
 
 
