@@ -401,6 +401,14 @@ def test_odd_modes_and_sizes_are_encoded_and_unreadable_images_named(weights, tm
         (["data=latents"], "data=latents: encoded already"),
         (["tokenizer=vqgan"], "did you mean"),
         (["tokenizer.name=taesd"], "write tokenizer=taesd"),
+        (["tokenizer.codes=8"], "tokenizer.codes=8: only kmeans has it"),
+        (["tokenizer.base=taesd"], "tokenizer.base=taesd: only kmeans has it"),
+        (["tokenizer.weights=null"], "tokenizer.weights=null: sd_vae needs weights"),
+        (["data.channels=1"], "tokenizers see and draw colour; give data.channels=3"),
+        (["data.flip=true"], "data.flip: of no use to encode"),
+        (["data.codebook=8"], "data.codebook: of no use to encode"),
+        (["data.encoding=abc"], "data.encoding: of no use to encode"),
+        (["metrics.images=/x"], "metrics.images: of no use to encode"),
         (["loops=2"], "unknown key loops=2"),
         (["shard=0"], "shard=0: must be at least 1"),
         (["metrics.samples=3"], "give at least two a class"),
@@ -722,5 +730,16 @@ def test_known_sets_are_planned_without_their_files(name) -> None:
     assert "data.root is missing" in fails(build_data, config)
 
 
-def test_images_have_no_other_place() -> None:
+def test_images_have_no_keys_of_encoded_sets(tokens) -> None:
     assert "metrics.images=/x: of encoded sets" in fails(tiny, "metrics.images=/x")
+    assert "data.encoding=abc: of encoded sets" in fails(tiny, "data.encoding=abc")
+    assert "data.factor=2: of latents" in fails(tiny, "data.factor=2")
+    assert "data.factor=2: of latents" in fails(lambda: on(tokens, "data.factor=2", kind="tokens"))
+
+
+def test_what_a_tokenizer_cannot_be_is_said_without_torch() -> None:
+    check = "import sys; from eltlab.compose import compose_encode\n"
+    check += "try: compose_encode(['data=cifar10', 'out=x', 'tokenizer.codes=8'])\n"
+    check += "except Exception as error: print(error, {'torch', 'diffusers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.endswith("leave it out set()\n") and "codes=8" in done.stdout

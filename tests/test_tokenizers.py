@@ -26,10 +26,10 @@ from eltlab.data.autoencoders import load_autoencoder
 from eltlab.data.imagefiles import load_images
 from eltlab.data.images import ImageSet, to_float, to_uint8
 from eltlab.data.tokenizer import psnr
+from eltlab.data.tokenizer_names import check
 from eltlab.data.tokenizers import (
     METADATA,
     build_tokenizer,
-    check,
     load_tokenizer,
     save_tokenizer,
     tokenizer_of,

@@ -15,7 +15,7 @@ from eltlab.compute import budget_flops
 from eltlab.config import Config, EncodeConfig, folder, leaves
 from eltlab.errors import UserError, first_line, nearest
 from eltlab.extend import is_extension, load_extension, source_hash
-from eltlab.rules import BUDGETS, one_budget, resolve, resolve_encode
+from eltlab.rules import BUDGETS, one_budget, refuse_idle, resolve, resolve_encode
 from eltlab.text import shown
 from eltlab.twins import twin
 
@@ -55,7 +55,9 @@ def compose_parsed(parsed: Parsed) -> Config:
 
 def compose_encode(overrides: list[str]) -> EncodeConfig:
     """`compose` for the keys of encode, whose root is conf/encode.yaml."""
-    return resolve_encode(compose_node(parse_overrides(overrides), "encode", EncodeConfig()))
+    parsed = parse_overrides(overrides)
+    refuse_idle(key for key, value in parsed if value is not None)
+    return resolve_encode(compose_node(parsed, "encode", EncodeConfig()))
 
 
 def compose_node(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from eltlab.config import (
 )
 from eltlab.data.folders import class_names
 from eltlab.data.manifest import fill_from_manifest
+from eltlab.data.tokenizer_names import check as check_tokenizer
 from eltlab.errors import UserError
 from eltlab.laws import LAWS
 from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
@@ -357,8 +359,22 @@ def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
         metrics.extractor = "classifier" if data.pixels < INCEPTION_FROM else "inception"
 
 
+def check_encoded_keys(data: DataConfig) -> None:
+    """Raises UserError where a key of encoded sets says something of images, or one of latents of tokens:
+    it would give the run another name and change nothing else."""
+    if data.kind == "pixels" and data.encoding is not None:
+        raise UserError(
+            f"data.encoding={data.encoding}: of encoded sets, and data={data.name} is of images; leave it out"
+        )
+    if data.kind != "latents" and data.factor != 1:
+        raise UserError(
+            f"data.factor={data.factor}: of latents, and data={data.name} is of {data.kind}; leave it out"
+        )
+
+
 def _check_data(config: Config) -> None:
     data = config.data
+    check_encoded_keys(data)
     divides("data.patch", data.patch, "data.size", data.size)
     holds = {"latents": "images", "tokens": "tokens"}.get(data.kind)
     if holds is None:
@@ -430,6 +446,24 @@ def check_samples(config: Config | EncodeConfig) -> None:
             )
 
 
+# What encode has no use for, set by a user; the files of conf/data say some of it for training.
+IDLE = {
+    "data.flip": "training mirrors images; flips=true encodes each image mirrored as well",
+    "data.codebook": "codes over patches of pixels; tokenizer=kmeans has tokenizer.codes",
+    "data.patch": "a tokenizer has positions of its own",
+    "data.factor": "a tokenizer has positions of its own",
+    "data.encoding": "the id of a set that is encoded already",
+    "metrics.images": "of encoded sets; the images to encode are those of data.root",
+}
+
+
+def refuse_idle(keys: Iterable[str]) -> None:
+    """Raises UserError for a key that encode would pass over."""
+    for key in keys:
+        if key in IDLE:
+            raise UserError(f"{key}: of no use to encode ({IDLE[key]}); leave it out")
+
+
 def resolve_encode(node: DictConfig) -> EncodeConfig:
     """`resolve` for the keys of encode."""
     try:
@@ -439,12 +473,17 @@ def resolve_encode(node: DictConfig) -> EncodeConfig:
     assert isinstance(config, EncodeConfig)
     if config.data.kind != "pixels":
         raise UserError(f"data={config.data.name}: encoded already; choose data=images")
+    check_tokenizer(config.tokenizer)
     fill_data(config.data)
     choose_extractor(config.metrics, config.data)
-    at_least(config, 1, "data.size data.channels shard batch metrics.samples")
+    at_least(config, 1, "data.size shard batch metrics.samples")
     at_least(config, 0, "data.workers")
     at_least(config, 2, "data.classes")
-    one_of(config, "data.channels", (1, 3))
+    if config.data.channels != 3:
+        raise UserError(
+            f"data.channels={config.data.channels}: tokenizers see and draw colour; give "
+            "data.channels=3, which decodes grey images as grey colours (data=images)"
+        )
     one_of(config, "accelerator", ("auto", "cpu", "cuda"))
     one_of(config, "metrics.extractor", ("classifier", "inception"))
     check_source(config.data)

@@ -12,8 +12,6 @@ from eltlab.data.images import to_float, to_uint8
 from eltlab.data.pretrained import load_pretrained, locate, rebuild, settings_of, unfit
 from eltlab.errors import first_line
 
-CONTINUOUS = ("taesd", "sd_vae")
-
 
 class Autoencoder:
     """A network of diffusers; its latents have about unit variance.

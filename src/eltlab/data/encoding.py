@@ -70,11 +70,6 @@ def describe(
 ) -> Encoding:
     """What the set will be. Raises UserError where the tokenizer does not fit the images' size."""
     channels, size, _ = images["train"].shape
-    if channels != 3:
-        raise UserError(
-            f"data.channels={channels}: tokenizers see and draw colour; give data.channels=3, which "
-            "decodes grey images as grey colours (data=images)"
-        )
     if size % tokenizer.factor:
         raise UserError(
             f"data.size={size}: tokenizer={tokenizer.name} makes one position of "

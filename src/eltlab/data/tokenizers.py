@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from eltlab.config import TokenizerConfig
-from eltlab.data.autoencoders import CONTINUOUS, Autoencoder, load_autoencoder, restore
+from eltlab.data.autoencoders import Autoencoder, load_autoencoder, restore
 from eltlab.data.codebooks import (
     Codebook,
     LatentCodebook,
@@ -17,14 +17,14 @@ from eltlab.data.codebooks import (
 from eltlab.data.frozen import Settings, Tensors, fingerprint
 from eltlab.data.imagefiles import Images
 from eltlab.data.pretrained import load_pretrained, rebuild
+from eltlab.data.tokenizer_names import CONTINUOUS, check
 from eltlab.data.vqgan import vqgan_of
 from eltlab.data.vqgan_files import load_vqgan
-from eltlab.errors import UserError, nearest
+from eltlab.errors import UserError
 from eltlab.files import write_atomic
 from eltlab.tensorfiles import read_tensors
 
 Tokenizer = Autoencoder | Codebook
-NAMES = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
 METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
 
 
@@ -55,29 +55,6 @@ def build_tokenizer(
     if fitted is not None and fitted.codebook == config.codes and fitted.network.hash == base.hash:
         return fitted.to(device)
     return fit_latent_codebook(name, base, train, config.codes).to(device)
-
-
-def check(config: TokenizerConfig) -> None:
-    """Raises UserError where no tokenizer can be meant; reads no file."""
-    name, base, codes = config.name, config.base, config.codes
-    if name not in NAMES:
-        raise UserError(f"tokenizer.name={name}: {nearest(name, NAMES, 'tokenizers')}")
-    if config.weights is None:
-        raise UserError(
-            f"tokenizer.weights=null: {name} needs weights; give a path, or a hub id (owner/name)"
-        )
-    if name != "kmeans":
-        for key, value in (("base", base), ("codes", codes)):
-            if value is not None:
-                raise UserError(f"tokenizer.{key}={value}: only kmeans has it; leave it out")
-        return
-    if base not in CONTINUOUS:
-        raise UserError(
-            f"tokenizer.base={base or 'null'}: kmeans is over a continuous tokenizer; "
-            f"choose {' or '.join(CONTINUOUS)}"
-        )
-    if codes is None or codes < 2:
-        raise UserError(f"tokenizer.codes={codes or 'null'}: give at least 2")
 
 
 # --- one file -------------------------------------------------------------------------------------
