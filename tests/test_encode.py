@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 from sets import asked, make, photographs, tokenizer_weights
 
 import eltlab
-from eltlab import export, fit
+from eltlab import devices, export, fit
 from eltlab.build import build_data
 from eltlab.compose import compose_encode
 from eltlab.config import identity
-from eltlab.data import codebooks, encoding, shards
+from eltlab.data import codebooks, encoding, folders, shards
 from eltlab.data.encoded import EncodedBatches
 from eltlab.data.manifest import TOKENIZER, read_manifest
 from eltlab.data.sources import source_splits
@@ -263,6 +263,28 @@ def test_a_new_set_is_read_once(images, weights, tmp_path, monkeypatch) -> None:
     manifest = make(images, weights, tmp_path / "set")
     build_data(on(tmp_path / "set"))
     assert sorted(hashed) == sorted(s.file for of in manifest.shards.values() for s in of)
+
+
+def test_encode_lists_the_images_once(images, weights, tmp_path, monkeypatch) -> None:
+    listed: list[Path] = []
+    real = folders._folder_names
+    monkeypatch.setattr(folders, "_folder_names", lambda root: (listed.append(root), real(root))[1])
+    eltlab.encode.main(asked(images, weights, tmp_path / "set"))
+    assert listed == [images]
+    folders.class_names(str(images))
+    assert len(listed) == 2  # after it the tree is looked at again
+
+
+def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
+    latents, tmp_path, monkeypatch
+) -> None:
+    asked_for: list[int] = []
+    monkeypatch.setattr("eltlab.build.source_splits", lambda config: asked_for.append(1))
+    monkeypatch.setattr(fit.devices, "first", lambda: False)
+    monkeypatch.setattr(fit, "train", lambda *_: None)
+    monkeypatch.setattr("eltlab.evaluate.evaluate_run", lambda *given: asked_for.append(given[-1]))
+    fit.train_and_measure(on(latents, "metrics.samples=12", f"runs_dir={tmp_path}/runs"))
+    assert asked_for == [None]
 
 
 def test_values_that_cannot_be_trained_on_make_no_manifest(
@@ -506,7 +528,7 @@ def test_each_example_is_its_own_and_mirrored_half_of_the_time(tokens) -> None:
 
 def test_latents_are_drawn_from_their_posterior_anew_at_each_step(latents) -> None:
     data = build_data(on(latents))
-    rows = {name: tensor.whole() for name, tensor in data.train.tensors.items()}
+    rows = {name: tensor.whole(CPU) for name, tensor in data.train.tensors.items()}
     mean, deviation = rows["mean"].float(), (rows["logvar"].float() / 2).exp()
     draws = [batches(latents, f"seed={seed}") for seed in (0, 0, 1)]
     for (x, _), (again, _) in zip(draws[0], draws[1], strict=True):
@@ -547,8 +569,20 @@ def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> Non
     assert data.batches(config, 0, CPU).tensors is not None
     size = data.train.nbytes(flip=False)
     assert size == sum(t.nbytes for t in data.train.whole(CPU, False).values())
+    monkeypatch.setattr("eltlab.data.encoded.physical_memory", lambda: 4 * size)
+    assert data.batches(config, 0, CPU).tensors is not None
+    monkeypatch.setattr(devices, "local_world", lambda: 2)  # each with a copy in the same memory
+    assert data.batches(config, 0, CPU).tensors is None
+    monkeypatch.undo()
     monkeypatch.setattr("eltlab.data.encoded.physical_memory", lambda: 4 * size - 4)
     assert data.batches(config, 0, CPU).tensors is None
+
+
+def test_a_set_comes_to_the_device_a_file_at_a_time(latents, monkeypatch) -> None:
+    mapped = build_data(on(latents)).train.tensors["mean"]
+    monkeypatch.setattr(torch, "cat", None)
+    assert torch.equal(mapped.whole(CPU), mapped[torch.arange(36)])
+    assert mapped.whole(torch.device("meta")).shape == (36, 2, 8, 8)
 
 
 # --- a run on it ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from eltlab import devices
 from eltlab.config import Config, DiffusionConfig, FlowConfig, MaskedConfig
 from eltlab.data.batches import Batches, StreamedBatches
 from eltlab.data.encoded import EncodedBatches, EncodedSplit, tokenizer_of_set
@@ -108,7 +109,7 @@ class EncodedData:
         data = config.data
         whole = data.in_memory
         if whole is None:
-            whole = self.train.fits(device, data.flip)
+            whole = self.train.fits(device, data.flip, devices.local_world())
         steps = (config.batch_size, config.seed, start, config.steps, data.flip)
         return EncodedBatches(self.train, *steps, device, whole, data.workers, share)
 

@@ -11,6 +11,7 @@ from eltlab import devices, results
 from eltlab.cli import options, run_verb
 from eltlab.compose import compose_encode, compose_node
 from eltlab.config import EncodeConfig
+from eltlab.data.folders import listed_once
 from eltlab.data.manifest import SPLITS
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ def usage() -> str:
 
 
 def main(overrides: list[str]) -> None:
-    config = compose_encode(overrides)
-    out = Path(config.out).expanduser().resolve()
-    encode(config, out)
+    with listed_once():
+        config = compose_encode(overrides)
+        out = Path(config.out).expanduser().resolve()
+        encode(config, out)
     print(f"encoded: {config.out}")
 
 

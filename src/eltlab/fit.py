@@ -74,7 +74,8 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
     precision = choose_precision(config.trainer.precision, device)
     print(*bill_lines(config, machine_of(device.type, precision)), sep="\n", file=sys.stderr)
     data = build_data(config)
-    if config.evaluate:
+    splits = None
+    if config.evaluate and devices.first():  # which alone measures; the others wait in held
         from eltlab.metrics.measure import check_metrics
 
         splits = data.images(config)

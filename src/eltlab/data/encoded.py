@@ -47,8 +47,15 @@ class Mapped:
             out[here] = self.parts[file][indices[here] - file * self.per_file]
         return out
 
-    def whole(self) -> Tensor:
-        return torch.cat(self.parts)
+    def whole(self, device: torch.device) -> Tensor:
+        """All rows on the device, file by file: beside them no more than one file's are in memory."""
+        rows = sum(map(len, self.parts))
+        out = self.parts[0].new_empty((rows, *self.parts[0].shape[1:]), device=device)
+        for part, place in zip(
+            self.parts, out.split([len(part) for part in self.parts]), strict=True
+        ):
+            place.copy_(part)
+        return out
 
 
 class EncodedSplit:
@@ -80,16 +87,16 @@ class EncodedSplit:
         ]
         return sum(sizes)
 
-    def fits(self, device: torch.device, flip: bool) -> bool:
-        """Whether it may lie on the device whole."""
-        memory = physical_memory()
-        if device.type == "cuda":
+    def fits(self, device: torch.device, flip: bool, processes: int = 1) -> bool:
+        """Whether it may lie on the device whole; so many processes of this node each have a copy."""
+        memory = physical_memory() // processes
+        if device.type == "cuda":  # one for each process
             memory = torch.cuda.mem_get_info(device)[1]
         return self.nbytes(flip) <= memory // MEMORY_SHARE
 
     def whole(self, device: torch.device, flip: bool) -> dict[str, Tensor]:
         return {
-            name: tensor.whole().to(device)
+            name: tensor.whole(device)
             for name, tensor in self.tensors.items()
             if flip or not name.endswith(FLIPPED)
         }

@@ -5,6 +5,8 @@ import os
 import re
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +35,24 @@ class Listing:
     test: Split
 
 
+_listings: dict[Path, Listing] | None = None  # in `listed_once`
+
+
 def class_names(root: str | None) -> list[str]:
     """The classes of data.root, in the order of their labels. Raises UserError."""
     return list_images(root).classes
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """In this block a root is listed when it is first asked for, and not again: for a verb that asks for
+    classes, then for images, of a tree that may have a million files on a network's disk."""
+    global _listings
+    before, _listings = _listings, {}
+    try:
+        yield
+    finally:
+        _listings = before
 
 
 def list_images(root: str | None) -> Listing:
@@ -49,6 +66,15 @@ def list_images(root: str | None) -> Listing:
             "data.root is missing: data=images needs a folder or a zip of class folders"
         )
     path = Path(root).expanduser()
+    if _listings is None:
+        return _listed(path)
+    path = path.resolve()  # as it will be asked for next (rules.check_source)
+    if path not in _listings:
+        _listings[path] = _listed(path)
+    return _listings[path]
+
+
+def _listed(path: Path) -> Listing:
     if parquet.is_parquet(path):
         return _list_parquet(path)
     names = [name for name in sorted(_names(path), key=natural) if _is_image(name)]
