@@ -44,23 +44,50 @@ def where_flipped(flipped_B: Tensor, mirrored: Tensor, straight: Tensor) -> Tens
     return torch.where(flipped_B.view(-1, *[1] * (straight.dim() - 1)), mirrored, straight)
 
 
-def pieces(start: int, stop: int, share: Share) -> Iterator[tuple[int, Share]]:
-    """Each step, with this share of each of its pieces."""
-    for step in range(start, stop):
-        for piece in share.each_piece():
-            yield step, piece
+class Loader:
+    """What the loaders of a run share: they give steps start…stop − 1, of each its pieces, and of each piece
+    this share's rows.
+
+    Args:
+        size: of the set.
+        flip: mirror half of the images.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, start: int, stop: int, flip: bool, share: Share
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.start, self.stop, self.flip, self.share = start, stop, flip, share
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.share.pieces
+
+    def pieces(self) -> Iterator[tuple[int, Share]]:
+        """Each step, with this share of each of its pieces."""
+        for step in range(self.start, self.stop):
+            for piece in self.share.each_piece():
+                yield step, piece
+
+    def indices(self, step: int, share: Share, device: torch.device = CPU) -> Tensor:
+        """Which examples a piece trains on, int64 [B]."""
+        of_all = batch_indices(self.seed, step, self.batch_size, self.size, device)
+        return of_all[share.rows(self.batch_size)]
+
+    def flipped(self, step: int, share: Share, device: torch.device = CPU) -> Tensor | None:
+        """Which of them are mirrored, bool [B]; None where none is."""
+        if not self.flip:
+            return None
+        return flips(self.seed, step, self.batch_size, device)[share.rows(self.batch_size)]
 
 
-class Batches:
-    """The loader of a run whose data lie in memory: (inputs, labels) of steps start…stop − 1, this
-    share's rows of each piece of a batch.
+class Batches(Loader):
+    """The loader of a run whose data lie in memory: (inputs, labels) of each piece.
 
     Tensors stay where they are (moved to the device once, before training); a step only gathers, and
     brings images into [−1, 1].
 
     Args:
         inputs: uint8 images [N, C, H, W], or what the objective takes as it is, such as ids [N, T].
-        flip: mirror half of the images.
         mirrored: the inputs of the mirrored images, where they are not those of images in reverse.
     """
 
@@ -76,27 +103,21 @@ class Batches:
         mirrored: Tensor | None = None,
         share: Share = WHOLE,
     ) -> None:
+        super().__init__(len(inputs), batch_size, seed, start, stop, flip, share)
         self.inputs, self.labels, self.mirrored = inputs, labels, mirrored
-        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.flip, self.share = flip, share
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.share.pieces
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size, device = len(self.inputs), self.inputs.device
-        for step, share in pieces(self.start, self.stop, self.share):
-            rows = share.rows(self.batch_size)
-            indices = batch_indices(self.seed, step, self.batch_size, size, device)[rows]
+        for piece in self.pieces():
+            indices = self.indices(*piece, self.inputs.device)
+            flipped_B = self.flipped(*piece, self.inputs.device)
             x = self.inputs[indices]
-            if self.flip:
+            if flipped_B is not None:
                 mirrored = x.flip(-1) if self.mirrored is None else self.mirrored[indices]
-                flipped_B = flips(self.seed, step, self.batch_size, device)[rows]
                 x = where_flipped(flipped_B, mirrored, x)
             yield to_float(x) if x.dtype == torch.uint8 else x, self.labels[indices]
 
 
-class StreamedBatches:
+class StreamedBatches(Loader):
     """The batches that `Batches` gives of the same images, decoded while the network trains.
 
     Args:
@@ -115,25 +136,16 @@ class StreamedBatches:
         device: torch.device,
         share: Share = WHOLE,
     ) -> None:
-        self.files, self.flip, self.device, self.share = files, flip, device, share
-        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.share.pieces
+        super().__init__(len(files), batch_size, seed, start, stop, flip, share)
+        self.files, self.device = files, device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        seed, batch_size, size = self.seed, self.batch_size, len(self.files)
-        taken = [
-            (step, share.rows(batch_size))
-            for step, share in pieces(self.start, self.stop, self.share)
-        ]
-        orders = (batch_indices(seed, n, batch_size, size)[rows].tolist() for n, rows in taken)
+        orders = (self.indices(*piece).tolist() for piece in self.pieces())
         decoded = self.files.decoded(orders, pin=self.device.type == "cuda")
         labels = self.files.labels.to(self.device)
-        for (step, rows), images in zip(taken, decoded, strict=True):
+        for piece, images in zip(self.pieces(), decoded, strict=True):
             x = images.to(self.device, non_blocking=True)
-            if self.flip:
-                flipped_B = flips(seed, step, batch_size, self.device)[rows]
+            flipped_B = self.flipped(*piece, self.device)
+            if flipped_B is not None:
                 x = where_flipped(flipped_B, x.flip(-1), x)
-            indices = batch_indices(seed, step, batch_size, size, self.device)[rows]
-            yield to_float(x), labels[indices]
+            yield to_float(x), labels[self.indices(*piece, self.device)]

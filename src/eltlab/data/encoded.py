@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eltlab.data.batches import CPU, batch_indices, flips, pieces, where_flipped
+from eltlab.data.batches import CPU, Loader, where_flipped
 from eltlab.data.imagefiles import MEMORY_SHARE
 from eltlab.data.images import choose
 from eltlab.data.manifest import TOKENIZER, Manifest
@@ -140,9 +140,8 @@ class _Reader(Dataset):
         return pick(self.tensors, *rows)
 
 
-class EncodedBatches:
-    """The loader of a run on an encoded set: (inputs, labels) of steps start…stop − 1, this share's rows
-    of each piece of a batch.
+class EncodedBatches(Loader):
+    """The loader of a run on an encoded set: (inputs, labels) of each piece.
 
     Args:
         whole: the set lies on the device and a step only gathers; else `workers` processes read ahead
@@ -162,14 +161,10 @@ class EncodedBatches:
         workers: int,
         share: Share = WHOLE,
     ) -> None:
-        self.split, self.flip, self.device, self.share = split, flip, device, share
-        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.workers = workers
+        super().__init__(len(split), batch_size, seed, start, stop, flip, share)
+        self.split, self.device, self.workers = split, device, workers
         self.tensors = split.whole(device, flip) if whole else None
         self.labels = split.labels.to(device)
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.share.pieces
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for (step, share), rows in zip(self.pieces(), self.rows(), strict=True):
@@ -178,27 +173,18 @@ class EncodedBatches:
             indices = self.indices(step, share, self.device)
             yield self.split.inputs(rows, noise), self.labels[indices]
 
-    def pieces(self) -> Iterator[tuple[int, Share]]:
-        return pieces(self.start, self.stop, self.share)
-
-    def order(self, step: int, share: Share, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Which examples a piece of a step trains on, and which of them are mirrored."""
-        flipped_B = None
-        if self.flip:
-            flipped_B = flips(self.seed, step, self.batch_size, device)[share.rows(self.batch_size)]
-        return self.indices(step, share, device), flipped_B
-
-    def indices(self, step: int, share: Share, device: torch.device) -> Tensor:
-        of_all = batch_indices(self.seed, step, self.batch_size, len(self.split), device)
-        return of_all[share.rows(self.batch_size)]
+    def orders(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Of each piece, which examples it trains on, and which of them are mirrored."""
+        for piece in self.pieces():
+            yield self.indices(*piece, device), self.flipped(*piece, device)
 
     def rows(self) -> Iterator[dict[str, Tensor]]:
         """The tensors of the examples of each piece, on the device."""
         if self.tensors is not None:
-            for piece in self.pieces():
-                yield pick(self.tensors, *self.order(*piece, self.device))
+            for order in self.orders(self.device):
+                yield pick(self.tensors, *order)
             return
         reader = _Reader(self.split.tensors)
-        orders = (self.order(*piece, CPU) for piece in self.pieces())
-        for rows in read_ahead(reader, orders, self.workers, pin=self.device.type == "cuda"):
+        pin = self.device.type == "cuda"
+        for rows in read_ahead(reader, self.orders(CPU), self.workers, pin=pin):
             yield {name: row.to(self.device, non_blocking=True) for name, row in rows.items()}
