@@ -45,6 +45,19 @@ def write(
     return path
 
 
+@pytest.mark.parametrize("inside", ["", "train/"])
+def test_a_stray_file_does_not_take_the_place_of_class_folders(inside, tmp_path) -> None:
+    for name in NAMES:
+        (tmp_path / inside / name).mkdir(parents=True)
+        for i in range(11):
+            (tmp_path / inside / name / f"{i}.png").write_bytes(encoded(noise(i, 10, 8)))
+    assert len(list_images(str(tmp_path)).train.names) >= 30
+    write(tmp_path / "captions.parquet", TRAIN)
+    message = fails(lambda: list_images(str(tmp_path)))
+    assert "class folders of images (cat, dog, owl) beside captions.parquet" in message
+    assert len(list_images(str(tmp_path / "captions.parquet")).classes) == 3
+
+
 TRAIN = [i % 3 for i in range(14)]
 
 

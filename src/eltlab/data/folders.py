@@ -131,6 +131,7 @@ def is_packed(root: Path) -> bool:
 
 
 def _list_parquet(root: Path) -> Listing:
+    _check_unmixed(root)
     names, splits = parquet.labelled(root)
     if "train" not in splits and len(splits) == 1:
         splits = {"train": next(iter(splits.values()))}
@@ -155,6 +156,21 @@ def _list_parquet(root: Path) -> Listing:
     if test is None:
         train, test = _every_tenth(train)
     return Listing(root, classes, _rows(train), _rows(test))
+
+
+def _check_unmixed(root: Path) -> None:
+    """Raises UserError where Parquet files lie beside class folders: which of the two is meant?"""
+    classes = [
+        folder
+        for top in (root, root / "train")
+        for folder in sorted(top.glob("*/"))
+        if any(_is_image(file.name) for file in folder.iterdir())
+    ]
+    if len(classes) > 1:  # one may hold the pictures of a set's page
+        raise UserError(
+            f"data.root={root}: class folders of images ({_some([folder.name for folder in classes])}) "
+            f"beside {parquet.files(root)[0].name}; put one of the two elsewhere"
+        )
 
 
 def _every_tenth(rows: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], ...]:
