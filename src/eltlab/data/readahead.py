@@ -1,5 +1,7 @@
 """Processes that read ahead of whoever needs the data."""
 
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -7,7 +9,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from eltlab.errors import UserError
+from eltlab.processes import die_with
 from eltlab.signals import outlive_stops
+
+
+def _begin(worker: int) -> None:
+    """In a process that reads. It has inherited the lock of the run: were it to outlive a training process
+    that was killed, by the seconds until it noticed, the same command would be told that the run is trained.
+    """
+    outlive_stops(worker)
+    die_with(os.getppid(), signal.SIGKILL)
 
 
 def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
@@ -22,7 +33,7 @@ def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) 
         batch_size=None,  # an item of ours is a batch already
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=outlive_stops,
+        worker_init_fn=_begin,
         generator=torch.Generator(),  # its own: the global one belongs to dropout
     )
     try:
