@@ -165,14 +165,14 @@ def registered() -> Iterator[None]:
 
 
 def test_torch_fidelity_measures_with_it(network, registered):
-    sets = [noise(3, 9, 1, 8, 8, seed=seed) // (seed + 1) for seed in (0, 1)]
+    sets = [noise(2, 9, 1, 8, 8, seed=seed) // (seed + 1) for seed in (0, 1)]
     found = torch_fidelity.calculate_metrics(
         input1=Clips(sets[0]),
         input2=Clips(sets[1]),
         feature_extractor="i3d",
         fid=True,
         cuda=False,
-        batch_size=3,
+        batch_size=2,
         save_cpu_ram=True,
         verbose=False,
         cache=False,
