@@ -90,6 +90,17 @@ def test_each_layer_is_that_of_the_reference(tree, network):
             assert np.abs(found - known).max() < 1e-5 * np.abs(known).max(), name
 
 
+def test_black_and_white_are_as_far_apart_as_in_tensorflow(network):
+    """The FVD of equal clips is the squared distance of their logits.
+
+    Google's code gives 151.39244 for 30 frames of black and of white, as the README of
+    JunyaoHu/common_metrics_on_video_quality says ("Comparison with original Tensorflow FVD metric").
+    """
+    black, white = (torch.full((1, 30, 1, 8, 8), value, dtype=torch.uint8) for value in (0, 255))
+    distance = (logits(network, black) - logits(network, white)).square().sum().item()
+    assert distance == pytest.approx(151.39244, rel=1e-4)  # measured: 151.39241
+
+
 def test_every_array_of_the_file_is_used(tree, network):
     counts = [len(list(i3d_weights._leaves(tree[part]))) for part in ("params", "batch_stats")]
     assert counts == [57 * 2 + 2, 57 * 2]
