@@ -196,6 +196,8 @@ class RandomDepthConfig(SupervisionConfig):
 class DataConfig:
     name: str = MISSING
     root: str | None = None
+    stride: int = 1  # of clips: every so many-th frame of a video is taken
+    split: int = 1  # of UCF-101: which of its three official splits
     frames: int = 1  # of tokens a clip; 1: images
     size: int = MISSING  # pixels a side; of latents: positions a side
     channels: int = MISSING
@@ -406,11 +408,13 @@ def leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
 SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")
+FOLDERS = ("images", "clips")  # sets that are what lies in data.root
+OF_IMAGES = (("kind", "pixels"), ("factor", 1), ("encoding", None), ("stride", 1), ("split", 1))
 
 
 def defines(key: str) -> bool:
     """Whether a dotted key makes another model of a configuration; a run's identity is made of these
-    (and, for data=images, of where they lie)."""
+    (and, for data=images and clips, of where they lie)."""
     section, _, name = key.partition(".")
     inside = section in SECTIONS and name not in PLACES
     return inside or key in (*NUMBERS, "budget.images", "trainer.precision")
@@ -426,11 +430,11 @@ def identity(config: Config) -> str:
     affects = {key: plain[key] for key in SECTIONS + NUMBERS}
     for key in ("objective", "supervision"):
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
-    for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
+    for key in ("workers", "in_memory", *(() if config.data.name in FOLDERS else ("root",))):
         del affects["data"][key]  # where known data lie, and how any are read
-    for key, of_pixels in (("kind", "pixels"), ("factor", 1), ("encoding", None)):
-        if affects["data"][key] == of_pixels:
-            del affects["data"][key]  # so that encoded sets gave no run on pixels another name
+    for key, of_images in OF_IMAGES:
+        if affects["data"][key] == of_images:
+            del affects["data"][key]  # so that other sets gave no run on images another name
     affects["budget"] = config.budget.images  # however it was asked for
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)

@@ -17,13 +17,14 @@ QUIET_SECONDS = 30.0  # between two lines where nobody watches a bar
 
 
 class Bar:
-    """``with Bar("train", total, done) as bar: bar.update(done, "loss 0.3")``; counts in images.
+    """``with Bar("train", total, done) as bar: bar.update(done, "loss 0.3")``; counts in images,
+    or in another unit.
 
-    On a terminal: a bar with images/s and the time left. Elsewhere a line every half minute.
+    On a terminal: a bar with the rate and the time left. Elsewhere a line every half minute.
     """
 
-    def __init__(self, label: str, total: int, done: int = 0) -> None:
-        self.label, self.total, self.first = label, total, done
+    def __init__(self, label: str, total: int, done: int = 0, unit: str = "images") -> None:
+        self.label, self.total, self.first, self.unit = label, total, done, unit
         self.started = self.spoke = time.monotonic()
         self.progress: Progress | None = None
         if sys.stderr.isatty():
@@ -55,12 +56,12 @@ class Bar:
     def update(self, done: int, note: str = "") -> None:
         # The mean rate since the start: it is there after one step, however long a step takes.
         rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        left = f"{rate:,.0f} images/s, {duration((self.total - done) / max(rate, 1e-9))} left"
+        left = f"{rate:,.0f} {self.unit}/s, {duration((self.total - done) / max(rate, 1e-9))} left"
         if self.progress is not None:
             self.progress.update(self.task, completed=done, rate=left, note=note)
         elif time.monotonic() - self.spoke >= QUIET_SECONDS:
             self.spoke = time.monotonic()
-            text = f"{self.label}: {done:,} of {self.total:,} images, {left} {note}"
+            text = f"{self.label}: {done:,} of {self.total:,} {self.unit}, {left} {note}"
             print(text.rstrip(), file=sys.stderr, flush=True)
 
 

@@ -17,12 +17,17 @@ def decode(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            image = plain(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
+            return fitted(ImageOps.exif_transpose(opened), size, channels)
     except Exception as error:  # Pillow's readers raise nearly anything for a broken file
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
             f"{name}: not a readable image ({reason}); mend it or take it away"
         ) from error
+
+
+def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """uint8 [channels, size, size] of an upright image: `TRANSFORM`."""
+    image = plain(image).convert("L" if channels == 1 else "RGB")
     pixels = np.array(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

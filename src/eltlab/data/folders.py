@@ -77,25 +77,32 @@ def list_images(root: str | None) -> Listing:
 def _listed(path: Path) -> Listing:
     if parquet.is_parquet(path):
         return _list_parquet(path)
-    names = [name for name in sorted(_names(path), key=natural) if _is_image(name)]
+    names = [name for name in sorted(_names(path), key=natural) if _is_shown(name, SUFFIXES)]
     if not names:
         raise UserError(
             f"data.root={path}: no images there; give a folder of class folders of "
             f"{' '.join(SUFFIXES)} files, or a zip of one"
         )
-    depth = 1 if path.is_file() and _has_one_top(names) else 0
+    return arranged(path, names, depth=1 if path.is_file() and _has_one_top(names) else 0)
+
+
+def arranged(path: Path, names: list[str], what: str = "images", depth: int = 0) -> Listing:
+    """The splits and classes that these names below path, in their order, lie in. Raises UserError.
+
+    depth: of the folder that holds the classes, or train/ and test/.
+    """
     top = _groups(names, depth)
     splits = {name.lower(): members for name, members in top.items()}
     if "train" not in splits:
-        classes = _checked_classes(path, top)
+        classes = _checked_classes(path, top, what)
         return Listing(path, classes, *_held_out(classes, top))
     train = _groups(splits["train"], depth + 1)
-    classes = _checked_classes(path, train, "train/")
+    classes = _checked_classes(path, train, what, "train/")
     test_name = next((name for name in TESTS if name in splits), None)
     if test_name is None:
         return Listing(path, classes, *_held_out(classes, train))
     test = _groups(splits[test_name], depth + 1)
-    _check_test(path, classes, list(test), test_name)
+    _check_test(path, classes, list(test), test_name, what)
     return Listing(path, classes, _split(classes, train), _split(classes, test))
 
 
@@ -244,10 +251,15 @@ def _entries(path: Path) -> list[zipfile.ZipInfo]:
     return entries
 
 
-def _is_image(name: str) -> bool:
+def files_below(root: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """The files below a folder that end so, in natural order; hidden ones are left out."""
+    return [name for name in sorted(_folder_names(root), key=natural) if _is_shown(name, suffixes)]
+
+
+def _is_shown(name: str, suffixes: tuple[str, ...]) -> bool:
     parts = name.split("/")
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return name.lower().endswith(SUFFIXES) and not hidden
+    return name.lower().endswith(suffixes) and not hidden
 
 
 # --- arranging them ---------------------------------------------------------------------------------
@@ -268,11 +280,13 @@ def _has_one_top(names: list[str]) -> bool:
     return len({name.split("/", 1)[0] for name in names}) == 1 and bool(_groups(names, 1))
 
 
-def _checked_classes(path: Path, groups: dict[str, list[str]], where: str = "") -> list[str]:
+def _checked_classes(
+    path: Path, groups: dict[str, list[str]], what: str, where: str = ""
+) -> list[str]:
     classes = sorted(groups, key=natural)
     if not classes:
         raise UserError(
-            f"data.root={path}: the images lie in {where or 'the folder'} itself; put those of each "
+            f"data.root={path}: the {what} lie in {where or 'the folder'} itself; put those of each "
             f"class into a folder of their own, {where}CLASS/"
         )
     if len(classes) == 1:
@@ -282,10 +296,10 @@ def _checked_classes(path: Path, groups: dict[str, list[str]], where: str = "") 
     return classes
 
 
-def _check_test(path: Path, classes: list[str], test: list[str], name: str) -> None:
+def _check_test(path: Path, classes: list[str], test: list[str], name: str, what: str) -> None:
     if not test:
         raise UserError(
-            f"data.root={path}: the images in {name}/ lie in no class folder; put those of each class "
+            f"data.root={path}: the {what} in {name}/ lie in no class folder; put those of each class "
             f"into {name}/CLASS/, or take {name}/ away"
         )
     for other in test:

@@ -3,9 +3,11 @@
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -15,7 +17,7 @@ from torch.utils.data import Dataset
 
 from eltlab.data import parquet
 from eltlab.data.decode import TRANSFORM, decode
-from eltlab.data.folders import Split, is_packed, list_images, stamps
+from eltlab.data.folders import Listing, Split, is_packed, list_images, stamps
 from eltlab.data.images import ImageSet, choose
 from eltlab.data.readahead import read_ahead
 from eltlab.errors import UserError
@@ -24,7 +26,7 @@ from eltlab.machine import physical_memory
 from eltlab.progress import Bar
 
 MEMORY_SHARE = 4  # a set may take a quarter of the memory that it lies in
-PART = 256  # images that a worker decodes at a time into the cache
+PART, PART_BYTES = 256, 2**26  # images that a worker decodes at a time into the cache, at most
 
 
 class ImageFiles:
@@ -41,7 +43,10 @@ class ImageFiles:
     ) -> None:
         self.name, self.root, self.names, self.workers = name, root, split.names, workers
         self.labels = torch.tensor(split.labels, dtype=torch.long)
-        self.shape = (channels, size, size)
+        self.shape: tuple[int, ...] = (channels, size, size)
+        self.transform, self.unit = TRANSFORM, "images"
+        # Another Pillow may decode to other pixels.
+        self.versions: tuple[str, ...] = (PIL.__version__,)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +61,7 @@ class ImageFiles:
         transform; no image is read."""
         packed = is_packed(self.root)
         known = [stamp if packed else stamp[:1] for stamp in self.stamps]
-        return digest(self.names, self.labels.numpy(), known, self.shape, TRANSFORM)
+        return digest(self.names, self.labels.numpy(), known, self.shape, self.transform)
 
     @property
     def origin(self) -> str:
@@ -68,15 +73,15 @@ class ImageFiles:
         return len(self) * int(np.prod(self.shape))
 
     def decoded(self, batches: Iterable[list[int]], pin: bool = False) -> Iterator[Tensor]:
-        """uint8 [B, C, H, W] for each list of indices, in their order. Raises UserError.
+        """uint8 [B, *shape] for each list of indices, in their order. Raises UserError.
 
         pin: into page-locked memory, from which a copy to the device need not be waited for.
         """
-        decoder = _Decoder(self.root, self.names, self.shape)
-        for images in read_ahead(decoder, batches, self.workers, pin):
-            if isinstance(images, UserError):
-                raise images
-            yield images
+        yield from unless_failed(read_ahead(self.decoder(), batches, self.workers, pin))
+
+    def decoder(self) -> "Decoder":
+        """What decodes them, made to travel to other processes."""
+        return _ImageDecoder(self.shape, self.root, self.names)
 
     def parts(self, size: int) -> Iterator[Tensor]:
         """The images in order, this many at a time."""
@@ -88,15 +93,15 @@ class ImageFiles:
         if count is None or count == len(self):
             return self.load()
         chosen = choose(count, len(self), self.name).tolist()
-        split = Split([self.names[i] for i in chosen], self.labels[chosen].tolist())
-        channels, size, _ = self.shape
-        part = ImageFiles(self.name, self.root, split, size, channels, self.workers).load()
-        return ImageSet(self.name, part.images, part.labels)
+        part = copy(self)
+        for known in ("stamps", "hash"):  # of the whole
+            part.__dict__.pop(known, None)
+        part.names, part.labels = [self.names[i] for i in chosen], self.labels[chosen]
+        return ImageSet(self.name, part.load().images, part.labels)
 
     def load(self) -> ImageSet:
         """All images in memory: decoded once, then read from the cache until a file changes."""
-        # Another Pillow may decode to other pixels.
-        key = digest(self.names, self.stamps, self.shape, TRANSFORM, PIL.__version__)
+        key = digest(self.names, self.stamps, self.shape, self.transform, *self.versions)
         path = cache_dir() / "images" / f"{key}.npy"
         make_once(path, self._write)
         images = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -108,43 +113,62 @@ class ImageFiles:
         done = 0
         with (
             path.open("wb") as file,
-            Bar(f"decode {self.name}", len(self)) as bar,
+            Bar(f"decode {self.name}", len(self), unit=self.unit) as bar,
         ):
             np.lib.format.write_array_header_1_0(file, header)
-            for part in self.parts(PART):
+            for part in self.parts(max(1, min(PART, PART_BYTES // int(np.prod(self.shape))))):
                 file.write(part.numpy().tobytes())
                 done += len(part)
                 bar.update(done)
 
 
+def unless_failed(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, which a process made, up to a UserError among them, which is raised."""
+    for item in items:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
 @dataclass
-class _Decoder(Dataset):
+class Decoder(Dataset):
     """What travels to the worker processes; item: a list of indices."""
 
+    shape: tuple[int, ...]
+
+    def __getitem__(self, indices: list[int]) -> Tensor | UserError:
+        images = np.empty((len(indices), *self.shape), dtype=np.uint8)
+        try:
+            self.fill(images, indices)
+        except UserError as error:
+            return error  # raised by the main process: the loader would wrap it in a traceback
+        return torch.from_numpy(images)
+
+    def fill(self, images: np.ndarray, indices: list[int]) -> None:
+        """Decodes the examples of these indices into images. Raises UserError."""
+        raise NotImplementedError
+
+
+@dataclass
+class _ImageDecoder(Decoder):
     root: Path
     names: list[str]
-    shape: tuple[int, int, int]
 
     def __post_init__(self) -> None:
         self.archive: zipfile.ZipFile | None = None  # opened by the process that reads it
         self.parquet = parquet.is_parquet(self.root)
 
-    def __getitem__(self, indices: list[int]) -> Tensor | UserError:
+    def fill(self, images: np.ndarray, indices: list[int]) -> None:
         channels, size, _ = self.shape
-        images = np.empty((len(indices), *self.shape), dtype=np.uint8)
-        try:
-            for image, index in zip(images, indices, strict=True):
-                name = self.names[index]
-                image[:] = decode(self.read(name), size, channels, self.place(name))
-        except UserError as error:
-            return error  # raised by the main process: the loader would wrap it in a traceback
-        return torch.from_numpy(images)
+        for image, index in zip(images, indices, strict=True):
+            name = self.names[index]
+            image[:] = decode(self.read(name), size, channels, self.place(name))
 
     def place(self, name: str) -> str:
         place = f"{self.root}, {name}" if self.root.is_file() else str(self.root / name)
         if self.parquet:
             place = str(parquet.base(self.root) / name)
-        return place if place.isprintable() else repr(place)
+        return printable(place)
 
     def read(self, name: str) -> bytes:
         try:
@@ -159,6 +183,10 @@ class _Decoder(Dataset):
             Exception
         ) as error:  # zipfile and Arrow too: encrypted, damaged, of an unknown compression
             raise UserError(f"{self.place(name)}: not readable ({error})") from error
+
+
+def printable(place: str) -> str:
+    return place if place.isprintable() else repr(place)
 
 
 Images = ImageSet | ImageFiles
@@ -177,25 +205,40 @@ def load_images(
     Raises UserError where the folder has not this many classes, or too few images.
     """
     listing = list_images(root)
+    check_classes(listing, classes)
+    check_examples(listing)
+    train = ImageFiles("images/train", listing.root, listing.train, size, channels, workers)
+    test = ImageFiles("images/test", listing.root, listing.test, size, channels, workers)
+    return held(train, test, in_memory)
+
+
+def held(train: ImageFiles, test: ImageFiles, in_memory: bool | None) -> tuple[Images, Images]:
+    """Both splits, in memory or as they are; None: in memory where that takes a quarter of it at most."""
+    if in_memory is None:
+        in_memory = train.nbytes + test.nbytes <= physical_memory() // MEMORY_SHARE
+    return (train.load(), test.load()) if in_memory else (train, test)
+
+
+def check_classes(listing: Listing, classes: int) -> None:
+    """Raises UserError where a configuration has another number of them."""
     if len(listing.classes) != classes:
         raise UserError(
             f"data.classes={classes}: {listing.root} has {len(listing.classes)} classes; leave "
             "data.classes out"
         )
+
+
+def check_examples(listing: Listing, what: str = "images", held_out: str = "every tenth") -> None:
+    """Raises UserError where there are too few to train on, or none to test on."""
     counts = Counter(listing.train.labels)
     for label, name in enumerate(listing.classes):
         if counts[label] < 2:
             raise UserError(
-                f"data.root={listing.root}: class {name} has {counts[label]} training images; give at "
+                f"data.root={listing.root}: class {name} has {counts[label]} training {what}; give at "
                 "least two of each class"
             )
     if not listing.test.names:
         raise UserError(
-            f"data.root={listing.root}: no test images, as every tenth of a class is held out and none "
+            f"data.root={listing.root}: no test {what}, as {held_out} of a class is held out and none "
             "has ten; give more, or put some into test/CLASS/ and the others into train/CLASS/"
         )
-    train = ImageFiles("images/train", listing.root, listing.train, size, channels, workers)
-    test = ImageFiles("images/test", listing.root, listing.test, size, channels, workers)
-    if in_memory is None:
-        in_memory = train.nbytes + test.nbytes <= physical_memory() // MEMORY_SHARE
-    return (train.load(), test.load()) if in_memory else (train, test)
