@@ -31,6 +31,7 @@ from eltlab.config import (
 from eltlab.data.folders import class_names
 from eltlab.data.manifest import fill_from_manifest
 from eltlab.data.tokenizer_names import check as check_tokenizer
+from eltlab.data.videofolders import video_classes
 from eltlab.errors import UserError
 from eltlab.laws import LAWS
 from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
@@ -341,8 +342,11 @@ def _check_sampling(config: Config) -> None:
 
 def fill_data(data: DataConfig) -> None:
     """Fills in what data.root says of itself. Raises UserError."""
+    check_clips(data)
     if data.classes == 0 and data.name == "images":
         data.classes = len(class_names(data.root))
+    if data.classes == 0 and data.name == "clips":
+        data.classes = len(video_classes(data.root, data.split))
     # A configuration that was filled in before says so by its encoding, and needs no set in its place.
     blank = 0 in (data.size, data.classes)
     if data.kind != "pixels" and (blank or data.encoding is None):
@@ -351,6 +355,26 @@ def fill_data(data: DataConfig) -> None:
         elif blank:
             raise UserError(
                 f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
+            )
+
+
+def check_clips(data: DataConfig) -> None:
+    """Raises UserError where a key of clips has no meaning, or another set is given one."""
+    if data.name == "clips":
+        if data.frames < 2:
+            raise UserError(
+                f"data.frames={data.frames}: a clip has at least 2; of single pictures: data=images"
+            )
+        if data.stride < 1:
+            raise UserError(f"data.stride={data.stride}: must be at least 1")
+        if data.split not in (1, 2, 3):
+            raise UserError(f"data.split={data.split}: choose one of 1, 2, 3")
+        return
+    for key in ("stride", "split"):
+        if getattr(data, key) != 1:
+            raise UserError(
+                f"data.{key}={getattr(data, key)}: of clips, and this is data={data.name}; leave it out, "
+                "or choose data=clips"
             )
 
 
@@ -379,7 +403,8 @@ def _check_data(config: Config) -> None:
     holds = {"latents": "images", "tokens": "tokens"}.get(data.kind)
     if holds is None:
         one_of(config, "data.channels", (1, 3))
-        one_of(config, "data.frames", (1,))
+        if data.name != "clips":
+            one_of(config, "data.frames", (1,))
         if config.metrics.images is not None:
             raise UserError(
                 f"metrics.images={config.metrics.images}: of encoded sets; the images of "
@@ -414,6 +439,8 @@ def check_source(data: DataConfig) -> None:
         raise UserError(
             "data.root is missing: data=images needs a folder or a zip of class folders"
         )
+    if data.name == "clips" and data.root is None:
+        raise UserError("data.root is missing: data=clips needs a folder of class folders")
     if data.name == "digits" and data.root is not None:
         raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
     # Absolute, so that a run can be measured from another folder.

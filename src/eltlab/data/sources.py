@@ -3,18 +3,20 @@
 from dataclasses import replace
 
 from eltlab.config import Config, DataConfig
+from eltlab.data.clips import load_clips
 from eltlab.data.digits import load_digits
 from eltlab.data.folders import class_names
 from eltlab.data.imagefiles import Images, load_images
 from eltlab.data.known import load_cifar10, load_fashion_mnist
 from eltlab.data.manifest import SPLITS, opened
+from eltlab.data.videofolders import video_classes
 from eltlab.errors import UserError
 
 Splits = tuple[Images, Images]
 
 
 def load_splits(data: DataConfig) -> Splits:
-    """(train, test) of a set of images. Raises UserError where they are not there or broken."""
+    """(train, test) of a set of images or clips. Raises UserError where they are not there or broken."""
     match data.name:
         case "digits":
             return load_digits()
@@ -22,6 +24,8 @@ def load_splits(data: DataConfig) -> Splits:
             return load_fashion_mnist(data.root)
         case "cifar10":
             return load_cifar10(data.root)
+        case "clips":
+            return load_clips(data)
     return load_images(
         data.root, data.size, data.channels, data.classes, data.workers, data.in_memory
     )
@@ -62,4 +66,6 @@ def names_of_classes(data: DataConfig) -> list[str]:
     """In the order of the labels."""
     if data.name == "images":
         return class_names(data.root)
+    if data.name == "clips":
+        return video_classes(data.root, data.split)
     return [str(label) for label in range(data.classes)]

@@ -1,0 +1,182 @@
+"""Labelled clips from folders of videos: windows of frames, decoded as images are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import av
+import numpy as np
+from torch.utils.data import Dataset
+
+from eltlab.config import DataConfig
+from eltlab.data.decode import TRANSFORM, fitted
+from eltlab.data.folders import Listing, Split, stamps
+from eltlab.data.imagefiles import (
+    Decoder,
+    ImageFiles,
+    Images,
+    check_classes,
+    check_examples,
+    held,
+    printable,
+    unless_failed,
+)
+from eltlab.data.readahead import read_ahead
+from eltlab.data.videofolders import list_videos
+from eltlab.data.videos import Timeline, Video, picture, scan
+from eltlab.errors import UserError
+from eltlab.files import cache_dir, digest, make_once
+from eltlab.progress import Bar
+
+SCANNED = 8  # videos that a worker goes through at a time
+CUT = "windows laid end to end, 1"  # another number where other frames come out
+
+
+class ClipFiles(ImageFiles):
+    """Labelled clips in a folder of videos, each read and decoded when it is asked for.
+
+    Args:
+        root: the folder; names are VIDEO#WINDOW, a path below it and which of the video's windows.
+        timelines: of each video.
+        frames, stride: of a clip; a window is frames * stride frames long.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        split: Split,
+        timelines: dict[str, Timeline],
+        frames: int,
+        stride: int,
+        size: int,
+        channels: int,
+        workers: int,
+    ) -> None:
+        super().__init__(name, root, split, size, channels, workers)
+        self.timelines, self.stride = timelines, stride
+        self.shape = (frames, *self.shape)
+        self.transform, self.unit = f"{TRANSFORM}; {CUT}; stride {stride}", "clips"
+        # FFmpeg's decoders and its conversion to RGB come with PyAV.
+        self.versions = (*self.versions, av.__version__)
+
+    @cached_property
+    def stamps(self) -> list[tuple[int, int]]:
+        videos = [window_of(name)[0] for name in self.names]
+        known = dict.fromkeys(videos)
+        marks = dict(zip(known, stamps(self.root, list(known)), strict=True))
+        return [marks[video] for video in videos]
+
+    def decoder(self) -> Decoder:
+        return _ClipDecoder(self.shape, self.root, self.names, self.timelines, self.stride)
+
+
+def window_of(name: str) -> tuple[str, int]:
+    """a/b.avi#3 → a/b.avi, 3"""
+    video, _, window = name.rpartition("#")
+    return video, int(window)
+
+
+@dataclass
+class _ClipDecoder(Decoder):
+    root: Path
+    names: list[str]
+    timelines: dict[str, Timeline]
+    stride: int
+
+    def fill(self, images: np.ndarray, indices: list[int]) -> None:
+        frames, channels, size, _ = self.shape
+        windows: dict[str, list[tuple[int, int]]] = {}
+        for row, index in enumerate(indices):
+            name, window = window_of(self.names[index])
+            windows.setdefault(name, []).append((window, row))
+        # A video is opened once, and its windows are taken in the order in which they are decoded.
+        for name, rows in windows.items():
+            with Video(self.root / name, self.timelines[name]) as video:
+                for window, row in sorted(rows):
+                    first = window * frames * self.stride
+                    wanted = range(first, first + frames * self.stride, self.stride)
+                    for image, frame in zip(images[row], video.frames(wanted), strict=True):
+                        image[:] = fitted(picture(frame), size, channels)
+
+
+def load_clips(data: DataConfig) -> tuple[Images, Images]:
+    """(train, test) of data=clips. Raises UserError for folders or videos that are not what they should
+    be, and where data.root has not data.classes classes or too few clips."""
+    videos = list_videos(data.root, data.split)
+    check_classes(videos, data.classes)
+    splits = {"train": videos.train, "test": videos.test}
+    timelines = scan_all(videos.root, videos.train.names + videos.test.names, data.workers)
+    span = data.frames * data.stride
+    for name, timeline in timelines.items():
+        if timeline.length < span:
+            raise UserError(
+                f"{printable(str(videos.root / name))}: {timeline.length} frames, fewer than data.frames="
+                f"{data.frames} times data.stride={data.stride}; give less of the two, or take it away"
+            )
+    cut = {name: _windows(split, timelines, span) for name, split in splits.items()}
+    clips = Listing(videos.root, videos.classes, cut["train"], cut["test"])
+    check_examples(clips, "clips", "every tenth video")
+    train, test = (
+        ClipFiles(
+            f"clips/{name}",
+            videos.root,
+            split,
+            {video: timelines[video] for video in splits[name].names},
+            data.frames,
+            data.stride,
+            data.size,
+            data.channels,
+            data.workers,
+        )
+        for name, split in cut.items()
+    )
+    return held(train, test, data.in_memory)
+
+
+def _windows(split: Split, timelines: dict[str, Timeline], span: int) -> Split:
+    """The windows of the videos of a split; what is left over at the end of one is dropped."""
+    names, labels = [], []
+    for name, label in zip(split.names, split.labels, strict=True):
+        count = timelines[name].length // span
+        names += [f"{name}#{window}" for window in range(count)]
+        labels += [label] * count
+    return Split(names, labels)
+
+
+def scan_all(root: Path, names: list[str], workers: int) -> dict[str, Timeline]:
+    """`scan` of each video: gone through once, then read from the cache until a file changes."""
+    key = digest(names, stamps(root, names), "timelines, 1", av.__version__)
+    path = cache_dir() / "clips" / f"{key}.npy"
+
+    def write(place: Path) -> None:
+        found: list[Timeline] = []
+        with Bar("count frames", len(names), unit="videos") as bar:
+            for part in _scanned(root, names, workers):
+                found += part
+                bar.update(len(found))
+        with place.open("wb") as file:
+            np.save(file, np.array(found, dtype=np.int64))
+
+    make_once(path, write)
+    rows = np.load(path, allow_pickle=False).tolist()
+    return {name: Timeline(*row) for name, row in zip(names, rows, strict=True)}
+
+
+def _scanned(root: Path, names: list[str], workers: int) -> Iterator[list[Timeline]]:
+    parts = [names[first : first + SCANNED] for first in range(0, len(names), SCANNED)]
+    return unless_failed(read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), False))
+
+
+@dataclass
+class _Scanner(Dataset):
+    """What travels to the worker processes; item: names of videos."""
+
+    root: Path
+
+    def __getitem__(self, names: list[str]) -> list[Timeline] | UserError:
+        try:
+            return [scan(self.root / name) for name in names]
+        except UserError as error:
+            return error
