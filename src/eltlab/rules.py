@@ -501,6 +501,8 @@ def resolve_encode(node: DictConfig) -> EncodeConfig:
     if config.data.kind != "pixels":
         raise UserError(f"data={config.data.name}: encoded already; choose data=images")
     check_tokenizer(config.tokenizer)
+    if config.data.name == "clips":
+        raise UserError("data=clips: encode takes images, not clips; choose data=images")
     fill_data(config.data)
     choose_extractor(config.metrics, config.data)
     at_least(config, 1, "data.size shard batch metrics.samples")

@@ -68,10 +68,10 @@ def scan(path: Path) -> Timeline:
             raise damaged(path, "no frames")
         shown = [pts for pts, _ in times if pts is not None]
         complete = len(shown) == len(times)
-        # AVI knows no times of showing. FFmpeg makes them up in the order of decoding where its parser
-        # does not see which frames are B frames, as in H.264.
-        made_up = stream.codec_context.has_b_frames and shown == sorted(shown) and len(shown) > 1
-        guessed = "avi" in container.format.name.split(",") and stream.codec_context.name != "mpeg4"
+        # AVI knows no times of showing, and FFmpeg makes them up from the order of decoding where it does
+        # not see which frames are B frames: H.264, and MPEG-4 whose packets hold two frames (XviD's).
+        reordered = stream.codec_context.has_b_frames and container.format.name == "avi"
+        made_up = reordered and shown == sorted(shown)
         if not complete:
             shown = [dts for _, dts in times if dts is not None]
     if len(shown) < len(times):
@@ -82,7 +82,7 @@ def scan(path: Path) -> Timeline:
             f"{_said(path)}: frames at uneven times (variable frame rate); make them even by ffmpeg -i "
             "FILE -vf fps=25 OUT"
         )
-    timed = complete and not (made_up and guessed)
+    timed = complete and not made_up
     return Timeline(len(shown), shown[0], shown[-1], int(timed))
 
 
@@ -237,7 +237,7 @@ def opened(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
             stream.codec_context.thread_count = 1  # there is a process for each worker
             return container, stream
     container.close()
-    raise UserError(f"{_said(path)}: holds no video that can be decoded; take it away")
+    raise UserError(f"{_said(path)}: holds no video that can be decoded; mend it or take it away")
 
 
 def damaged(path: Path, reason: str) -> UserError:
