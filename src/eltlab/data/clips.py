@@ -20,7 +20,6 @@ from eltlab.data.imagefiles import (
     check_examples,
     held,
     printable,
-    unless_failed,
 )
 from eltlab.data.readahead import read_ahead
 from eltlab.data.videofolders import list_videos
@@ -166,7 +165,7 @@ def scan_all(root: Path, names: list[str], workers: int) -> dict[str, Timeline]:
 
 def _scanned(root: Path, names: list[str], workers: int) -> Iterator[list[Timeline]]:
     parts = [names[first : first + SCANNED] for first in range(0, len(names), SCANNED)]
-    return unless_failed(read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), False))
+    yield from read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), pin=False)
 
 
 @dataclass
@@ -179,4 +178,4 @@ class _Scanner(Dataset):
         try:
             return [scan(self.root / name) for name in names]
         except UserError as error:
-            return error
+            return error  # for read_ahead to raise

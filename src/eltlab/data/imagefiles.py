@@ -7,7 +7,6 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -77,7 +76,7 @@ class ImageFiles:
 
         pin: into page-locked memory, from which a copy to the device need not be waited for.
         """
-        yield from unless_failed(read_ahead(self.decoder(), batches, self.workers, pin))
+        yield from read_ahead(self.decoder(), batches, self.workers, pin)
 
     def decoder(self) -> "Decoder":
         """What decodes them, made to travel to other processes."""
@@ -122,14 +121,6 @@ class ImageFiles:
                 bar.update(done)
 
 
-def unless_failed(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, which a process made, up to a UserError among them, which is raised."""
-    for item in items:
-        if isinstance(item, UserError):
-            raise item
-        yield item
-
-
 @dataclass
 class Decoder(Dataset):
     """What travels to the worker processes; item: a list of indices."""
@@ -141,7 +132,7 @@ class Decoder(Dataset):
         try:
             self.fill(images, indices)
         except UserError as error:
-            return error  # raised by the main process: the loader would wrap it in a traceback
+            return error  # for read_ahead to raise
         return torch.from_numpy(images)
 
     def fill(self, images: np.ndarray, indices: list[int]) -> None:

@@ -22,7 +22,8 @@ def _begin(worker: int) -> None:
 
 
 def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
-    """dataset[item] for each item, in their order. Raises UserError where a process was killed.
+    """dataset[item] for each item, in their order. Raises UserError where a process was killed, or where
+    the dataset gives one in an item's place: raised there, the loader would wrap it in a traceback.
 
     workers: processes that read; 0: this one. pin: into page-locked memory, from which a copy to the
     device need not be waited for.
@@ -37,7 +38,11 @@ def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) 
         generator=torch.Generator(),  # its own: the global one belongs to dropout
     )
     try:
-        yield from loader
+        for made in loader:
+            # Here and not by the caller: with an error that is kept, its processes would be kept too.
+            if isinstance(made, UserError):
+                raise made
+            yield made
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
