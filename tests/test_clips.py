@@ -447,6 +447,23 @@ def test_colours_are_those_of_the_scene(tmp_path):
             assert np.abs(clip.mean(axis=(0, 2, 3)) - colour).max() < 6, (name, colour)
 
 
+def test_the_range_of_values_that_a_video_declares_is_taken(tmp_path):
+    colour = np.full((32, 32, 3), (40, 200, 90), np.uint8)
+    full = av.video.reformatter.ColorRange.JPEG
+    path = tmp_path / "x.webm"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libvpx-vp9", rate=25, options={"cpu-used": "8", "crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.color_range = full
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(colour, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_color_range=full)
+            frame.color_range = full
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    assert np.abs(one_clip(path, 16, 3).mean(axis=(0, 2, 3)) - colour[0, 0]).max() < 4
+
+
 def test_odd_sizes(tmp_path):
     frames = pan(4, width=37, height=23)
     path = write(tmp_path / "odd.avi", frames)
@@ -503,10 +520,11 @@ def test_a_set_is_its_files_and_how_they_are_cut(folder, tmp_path):
     origin = load_clips(asked(folder))[0].origin
     assert load_clips(asked(copy, in_memory=False))[0].origin == origin
     changes = [{"stride": 2}, {"frames": 3}, {"size": 8}, {"channels": 1}]
+    changes += [{"frames": 2, "stride": 3}, {"frames": 2, "stride": 4}]  # as many windows of each
     origins = {load_clips(asked(folder, in_memory=False, **c))[0].origin for c in changes}
     write(folder / "train/a/0.avi", pan(9, 55))
     origins.add(load_clips(asked(folder, in_memory=False))[0].origin)
-    assert len(origins | {origin}) == 6
+    assert len(origins | {origin}) == 8
 
 
 def test_videos_are_gone_through_and_decoded_once(folder, seen, monkeypatch):

@@ -197,8 +197,6 @@ class Video:
                     raise _Lost("a frame that does not say when it is shown")
                 else:
                     place = self.timeline.place(frame.pts)
-                if key is not None and place < key:
-                    continue  # B frames before an open key frame: what they refer to was not decoded
                 if place != (place if expected is None else expected):
                     raise _Lost(f"frame {expected} is missing")
                 expected = place + 1
