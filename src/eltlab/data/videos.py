@@ -213,7 +213,6 @@ def picture(frame: av.VideoFrame) -> Image.Image:
     plain = frame.reformat(
         format="rgba" if alpha else "rgb24",
         interpolation=EXACT,
-        src_color_range=frame.color_range,
         threads=1,
     )
     image = Image.fromarray(plain.to_ndarray())
