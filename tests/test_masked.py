@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eltlab.build import build_backbone
 from eltlab.config import MaskedSamplerConfig
 from eltlab.data.tokenizer import PatchCodebook
+from eltlab.patches import Patches
 from eltlab.elastic import Elastic
 from eltlab.generation import masked
 from eltlab.generation.masked import Masked, MaskedTarget, draw, unmasking_schedule
@@ -256,7 +257,7 @@ def elastic() -> Elastic:
     config = tiny("model.block=pre_norm")
     codes = torch.rand(16, 4, generator=generator()) * 2 - 1
     net = perturbed(build_backbone(config), scale=0.3)
-    return Elastic(net.eval(), config, PatchCodebook(codes, 1, 2))
+    return Elastic(net.eval(), config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
 
 
 def test_class_label_and_guidance_reach_the_samples():

@@ -196,7 +196,7 @@ class RandomDepthConfig(SupervisionConfig):
 class DataConfig:
     name: str = MISSING
     root: str | None = None
-    frames: int = 1  # of tokens a clip; 1: images
+    frames: int = 1  # of a clip; 1: images
     size: int = MISSING  # pixels a side; of latents: positions a side
     channels: int = MISSING
     classes: int = MISSING  # 0: as many as data.root has folders
@@ -204,6 +204,7 @@ class DataConfig:
     factor: int = 1  # pixels a side of one position of a latent
     encoding: str | None = None  # of an encoded set: the id in its manifest
     patch: int = MISSING  # pixels a side of what one token covers
+    frame_patch: int = 1  # frames of what one token covers
     codebook: int = MISSING  # k-means codes over patches, for masked models
     flip: bool = False  # mirror half of the training images, left to right
     workers: int = 2  # processes that decode
@@ -212,7 +213,18 @@ class DataConfig:
     @property
     def tokens(self) -> int:
         """Patches of an image or a clip: what a backbone sees, without a class or condition token."""
-        return self.frames * (self.size // self.patch) ** 2
+        return self.frames // self.frame_patch * (self.size // self.patch) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.frame_patch * self.channels * self.patch**2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image or a latent, [C, H, W]; of clips with their frames in front."""
+        image = (self.channels, self.size, self.size)
+        return image if self.frames == 1 else (self.frames, *image)
 
     @property
     def pixels(self) -> int:
@@ -405,7 +417,12 @@ def leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
 # What makes a model: these sections but for where things lie and how they are read, and these keys.
 SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
+OF_THE_USER = ("images", "clips")  # sets that are whatever lies in data.root
 PLACES = ("file", "root", "workers", "in_memory")
+
+
+# What the identity of a run leaves out where it is as for images: they were named before there was more.
+UNSAID = {"kind": "pixels", "factor": 1, "encoding": None, "frame_patch": 1}
 
 
 def defines(key: str) -> bool:
@@ -426,11 +443,11 @@ def identity(config: Config) -> str:
     affects = {key: plain[key] for key in SECTIONS + NUMBERS}
     for key in ("objective", "supervision"):
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
-    for key in ("workers", "in_memory", *(() if config.data.name == "images" else ("root",))):
+    for key in ("workers", "in_memory", *(() if config.data.name in OF_THE_USER else ("root",))):
         del affects["data"][key]  # where known data lie, and how any are read
-    for key, of_pixels in (("kind", "pixels"), ("factor", 1), ("encoding", None)):
-        if affects["data"][key] == of_pixels:
-            del affects["data"][key]  # so that encoded sets gave no run on pixels another name
+    for key, usual in UNSAID.items():
+        if affects["data"][key] == usual:
+            del affects["data"][key]
     affects["budget"] = config.budget.images  # however it was asked for
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)

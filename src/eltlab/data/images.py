@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the number ranges they travel in."""
+"""Labelled images or clips in memory, and the number ranges they travel in."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -12,7 +12,7 @@ from eltlab.files import digest
 
 
 class ImageSet:
-    """images uint8 [N, C, H, W] and labels int64 [N].
+    """images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N].
 
     origin tells the sets apart that a run may be trained on: a hash of the files that the images were
     decoded from, or of the images themselves.
@@ -21,7 +21,7 @@ class ImageSet:
     def __init__(
         self, name: str, images: Tensor, labels: Tensor, origin: str | None = None
     ) -> None:
-        assert images.dtype == torch.uint8 and images.dim() == 4 and len(images) == len(labels)
+        assert images.dtype == torch.uint8 and len(images) == len(labels)
         self.name, self.images, self.labels = name, images, labels
         self._origin = origin
 
@@ -29,9 +29,9 @@ class ImageSet:
         return len(self.images)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
-        return tuple(self.images.shape[1:])  # type: ignore[return-value]
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W), or (F, C, H, W)"""
+        return tuple(self.images.shape[1:])
 
     @cached_property
     def hash(self) -> str:

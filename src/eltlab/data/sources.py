@@ -8,6 +8,7 @@ from eltlab.data.folders import class_names
 from eltlab.data.imagefiles import Images, load_images
 from eltlab.data.known import load_cifar10, load_fashion_mnist
 from eltlab.data.manifest import SPLITS, opened
+from eltlab.data.sprites import CLASSES, load_sprites
 from eltlab.errors import UserError
 
 Splits = tuple[Images, Images]
@@ -22,6 +23,8 @@ def load_splits(data: DataConfig) -> Splits:
             return load_fashion_mnist(data.root)
         case "cifar10":
             return load_cifar10(data.root)
+        case "sprites":
+            return load_sprites(data.root)
     return load_images(
         data.root, data.size, data.channels, data.classes, data.workers, data.in_memory
     )
@@ -62,4 +65,6 @@ def names_of_classes(data: DataConfig) -> list[str]:
     """In the order of the labels."""
     if data.name == "images":
         return class_names(data.root)
+    if data.name == "sprites":
+        return CLASSES
     return [str(label) for label in range(data.classes)]

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from eltlab.config import Config, EncodeConfig
 from eltlab.files import digest
 from eltlab.metrics.weights import Tensors, find, read, unfit
 
@@ -71,9 +70,3 @@ def load_inception(weights: str | None) -> Inception:
     except RuntimeError as error:
         problem = textwrap.shorten(str(error).partition(":")[2], 100)
         raise unfit(path, f"not the tensors of Inception v3 ({problem})") from None
-
-
-def check_weights(config: Config | EncodeConfig) -> None:
-    """Raises UserError where metrics.extractor=inception has no weights that fit; about a second."""
-    if config.metrics.extractor == "inception":
-        load_inception(config.metrics.weights)
