@@ -40,7 +40,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
     for run in runs.itertuples():
         source, target = Path(run.folder), beside / str(run.run)
         found = [source / name for name in DIAGNOSTICS] if diagnostics else []
-        found += sorted(source.glob("samples/*/loops_*.png")) if run.seed == seed else []
+        found += sorted(source.glob("samples/*/loops_*.*")) if run.seed == seed else []
         for path in filter(Path.is_file, found):
             write_atomic(target / path.relative_to(source), path.read_bytes())
     write_atomic(out, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
@@ -50,9 +50,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
 def clear(beside: Path, sources: list[Path]) -> None:
     """Removes what an earlier call left. Raises UserError where that is not all that there is."""
     files = [path for path in beside.rglob("*") if path.is_file()]
-    strange = [
-        p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.png")
-    ]
+    strange = [p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.*")]
     among = [
         source
         for source in sources

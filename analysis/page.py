@@ -185,7 +185,7 @@ def frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Frame:
         name += f" (trained for {line['loops_train']:g})"
     quality = quality_text(line[metric], line["plus_minus"])
     said = f"{metric} {quality}, {si(line['macs_per_sample'])} MACs a sample"
-    return Frame(loops, name, said, data_url(path.read_bytes(), "png"))
+    return Frame(loops, name, said, data_url(path.read_bytes(), path.suffix[1:]))
 
 
 def data_url(content: bytes, kind: str) -> str:

@@ -25,8 +25,8 @@ def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[in
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():
-        path = Path(row.folder) / "samples" / row.protocol / f"loops_{int(row.loops):03}.png"
-        if path.is_file():
+        folder = Path(row.folder) / "samples" / row.protocol
+        for path in folder.glob(f"loops_{int(row.loops):03}.*"):
             found.setdefault(row.arm, {})[int(row.loops)] = path
     if not found:
         raise UserError("no samples beside these rows; give the folders of evaluated runs")

@@ -29,6 +29,7 @@ from eltlab.compute import (
 )
 from eltlab.config import Spent
 from eltlab.model.backbone import Anatomy, PatchBackbone, TokenBackbone, looped_stack
+from eltlab.patches import Patches
 
 
 @st.composite
@@ -39,6 +40,7 @@ def networks(draw):
     heads, grid = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     width = 4 * heads * draw(st.integers(1, 4))
     channels, patch = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    times, frame_patch = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     net = Network(
         masked=masked,
         block=block,
@@ -47,8 +49,8 @@ def networks(draw):
         mlp_width=draw(st.integers(1, 60)),
         cond_width=draw(st.integers(1, 40)) if block in ("adaln", "film") else width,
         unique_layers=draw(st.integers(1, 2)),
-        tokens=grid**2,
-        patch_values=channels * patch**2,
+        tokens=times * grid**2,
+        patch_values=channels * patch**2 * frame_patch,
         codes=draw(st.integers(2, 50)),
         classes=draw(st.integers(1, 20)),
         loops=draw(st.integers(1, 3)),
@@ -59,12 +61,13 @@ def networks(draw):
         inject_input=draw(st.booleans()),
         exclusive_attention=draw(st.booleans()),
     )
-    return net, grid, channels, patch, draw(st.booleans())
+    clip = (times * frame_patch, channels, grid * patch, grid * patch)
+    return net, Patches(clip, patch, frame_patch), draw(st.booleans())
 
 
 def build(case):
     """The backbone on the meta device, and one input of it: shapes without numbers."""
-    net, grid, channels, patch, residual_scale = case
+    net, patches, residual_scale = case
     around = ("prelude", "coda", "loop_embedding", "inject_input", "exclusive_attention")
     anatomy = Anatomy(**{key: getattr(net, key) for key in around}, residual_scale=residual_scale)
     sizes = (net.width, net.heads, net.mlp_width, net.cond_width)
@@ -74,10 +77,8 @@ def build(case):
             ids = torch.zeros(1, net.tokens, dtype=torch.long)
             sizes = (net.codes, net.classes, net.tokens, net.width, net.dropout)
             return TokenBackbone(*sizes, stack), (ids,)
-        size = grid * patch
-        inputs = torch.zeros(1, channels, size, size), torch.zeros(1)
-        sizes = (channels, size, patch, net.classes, net.width, net.cond_width)
-        return PatchBackbone(*sizes, stack), inputs
+        inputs = torch.zeros(1, *patches.shape), torch.zeros(1)
+        return PatchBackbone(patches, net.classes, net.width, net.cond_width, stack), inputs
 
 
 def counted_flops(backbone, inputs, exits, backward=False) -> int:

@@ -21,7 +21,9 @@ from eltlab.data.tokenizer import (
     psnr,
 )
 from eltlab.errors import UserError
-from eltlab.patches import patchify
+from eltlab.patches import Patches
+
+DIGITS = Patches((1, 8, 8), 2)
 
 # --- digits ---------------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ def test_reconstruction_improves_with_the_codebook(digits):
     train, test = digits
     values = []
     for size in (4, 16, 64, 256):
-        codebook = fit_codebook(train, 2, size)
+        codebook = fit_codebook(train, DIGITS, size)
         assert codebook.codes.shape == (size, 4)
         values.append(psnr(test.images, codebook.decode(codebook.encode(test.images))))
     assert values == sorted(values) and values[-1] > values[0] + 8
@@ -108,10 +110,10 @@ def test_reconstruction_improves_with_the_codebook(digits):
 
 def test_encode_takes_the_nearest_code(digits):
     train, test = digits
-    codebook = fit_codebook(train, 2, 64)
+    codebook = fit_codebook(train, DIGITS, 64)
     ids = codebook.encode(test.images)
     assert ids.shape == (355, 16) and ids.min() >= 0 and ids.max() < 64
-    vectors, codes = patchify(to_float(test.images), 2).double(), codebook.codes.double()
+    vectors, codes = DIGITS.cut(to_float(test.images)).double(), codebook.codes.double()
     distances = (vectors.unsqueeze(2) - codes).square().sum(-1)
     chosen = distances.gather(2, ids.unsqueeze(2)).squeeze(2)
     # Codes that are equally near to within float32 are both right.
@@ -119,7 +121,7 @@ def test_encode_takes_the_nearest_code(digits):
 
 
 def test_codes_lie_where_their_tokens_do():
-    codebook = PatchCodebook(torch.arange(8.0).view(2, 4) / 4 - 1, channels=1, patch=2)
+    codebook = PatchCodebook(torch.arange(8.0).view(2, 4) / 4 - 1, Patches((1, 4, 4), 2))
     image = codebook.decode(torch.tensor([[0, 1, 1, 0]]))
     assert image.shape == (1, 1, 4, 4)
     assert torch.equal(codebook.encode(image), torch.tensor([[0, 1, 1, 0]]))
@@ -131,15 +133,15 @@ def test_codebook_is_fitted_once(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     train, _ = digits
     small = train.subset(200)
-    first = fit_codebook(small, 2, 8)
+    first = fit_codebook(small, DIGITS, 8)
     files = [f for f in (tmp_path / "codebooks").iterdir() if f.suffix != ".lock"]
     assert len(files) == 1  # whole, and no temporary file left beside it
     marked = np.load(files[0], allow_pickle=False)
     assert torch.equal(torch.from_numpy(marked), first.codes)
-    assert fit_codebook(small, 2, 8).hash == first.hash
+    assert fit_codebook(small, DIGITS, 8).hash == first.hash
     # The file is what is read: another set of codes in it comes back.
     np.save(files[0], marked + 1)
-    assert torch.equal(fit_codebook(small, 2, 8).codes, first.codes + 1)
+    assert torch.equal(fit_codebook(small, DIGITS, 8).codes, first.codes + 1)
 
 
 def test_codebook_fits_the_same_codes_again(digits, tmp_path, monkeypatch):
@@ -147,7 +149,7 @@ def test_codebook_fits_the_same_codes_again(digits, tmp_path, monkeypatch):
     hashes = []
     for name in "ab":
         monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / name))
-        hashes.append(fit_codebook(small, 2, 8).hash)
+        hashes.append(fit_codebook(small, DIGITS, 8).hash)
     assert hashes[0] == hashes[1]
 
 

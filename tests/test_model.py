@@ -1,6 +1,7 @@
 """The backbones: loops, exits, conditions, patches and compilation."""
 
 import copy
+import math
 from itertools import pairwise
 
 import pytest
@@ -14,10 +15,11 @@ from eltlab.model.backbone import (
     TokenBackbone,
     initialise_backbone,
     looped_stack,
+    sincos,
     sinusoid,
 )
 from eltlab.model.loop import LoopedStack
-from eltlab.patches import patchify, unpatchify
+from eltlab.patches import Patches
 
 WIDTH, LAYERS, CLASSES, CODES, TOKENS = 16, 2, 5, 7, 9
 
@@ -34,7 +36,7 @@ def make(kind: str, block: str, dropout: float = 0.0):
     if kind == "token":
         net = TokenBackbone(CODES, CLASSES, TOKENS, WIDTH, dropout, stack)
     else:
-        net = PatchBackbone(3, 6, 2, CLASSES, WIDTH, cond_width, stack)
+        net = PatchBackbone(Patches((3, 6, 6), 2), CLASSES, WIDTH, cond_width, stack)
     initialise_backbone(net, torch.Generator().manual_seed(0))
     return perturbed(net).eval()
 
@@ -177,7 +179,7 @@ def test_unmodulated_blocks_get_time_and_class_as_a_token_in_front(block):
     read(net, "patch", exits=(1,))
     state, condition = kept[0]
     images, time = inputs("patch")
-    patches = net.input(patchify(images, 2)) + net.position
+    patches = net.input(net.patches.cut(images)) + net.position
     assert torch.equal(state[:, -TOKENS:], patches)
     if block in ("adaln", "film"):
         assert state.shape[1] == TOKENS and condition is not None
@@ -220,20 +222,30 @@ def test_positions_matter(kind, block):
         moved = (given[0][:, order],)
         expected = straight[:, order]
     else:
-        moved = (unpatchify(patchify(given[0], 2)[:, order], 2, 3), given[1])
-        expected = unpatchify(patchify(straight, 2)[:, order], 2, 3)
+        patches = net.patches
+        moved = (patches.join(patches.cut(given[0])[:, order]), given[1])
+        expected = patches.join(patches.cut(straight)[:, order])
     got = net(*moved, labels_B=torch.arange(3), exits=(2,)).exits[2]
     assert (got - expected).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("channels", "size", "patch"), [(1, 8, 2), (3, 6, 2), (4, 9, 3), (3, 4, 1)]
-)
-def test_patchify_round_trip(channels, size, patch):
-    x = torch.randn(2, channels, size, size)
-    tokens = patchify(x, patch)
-    assert tokens.shape == (2, (size // patch) ** 2, channels * patch**2)
-    assert torch.equal(unpatchify(tokens, patch, channels), x)
+CUTS = [
+    Patches((1, 8, 8), 2),
+    Patches((3, 6, 6), 2),
+    Patches((4, 9, 9), 3),
+    Patches((3, 4, 4), 1),
+    Patches((4, 3, 4, 6), 2, 2),
+    Patches((3, 1, 4, 4), 4),
+]
+
+
+@pytest.mark.parametrize("patches", CUTS)
+def test_what_is_cut_is_joined_again(patches):
+    x = torch.randn(2, *patches.shape)
+    tokens = patches.cut(x)
+    assert tokens.shape == (2, math.prod(patches.grid), patches.values)
+    assert tokens[0].numel() == x[0].numel()
+    assert torch.equal(patches.join(tokens), x)
 
 
 def test_a_pixel_lies_in_its_own_patch():
@@ -241,9 +253,35 @@ def test_a_pixel_lies_in_its_own_patch():
     for channel, row, column in [(0, 0, 1), (1, 3, 4), (2, 5, 0)]:
         x = torch.zeros(1, 3, 6, 6)
         x[0, channel, row, column] = 1
-        token, value = patchify(x, 2)[0].nonzero().squeeze(0).tolist()
+        token, value = Patches((3, 6, 6), 2).cut(x)[0].nonzero().squeeze(0).tolist()
         assert token == (row // 2) * 3 + column // 2
         assert value == channel * 4 + (row % 2) * 2 + column % 2
+
+
+def test_a_pixel_of_a_clip_lies_in_the_patch_of_its_frames():
+    for frame, channel, row, column in [(0, 2, 3, 4), (3, 0, 5, 1), (5, 1, 0, 0)]:
+        x = torch.zeros(1, 6, 3, 6, 6)
+        x[0, frame, channel, row, column] = 1
+        token, value = Patches((6, 3, 6, 6), 2, 3).cut(x)[0].nonzero().squeeze(0).tolist()
+        assert token == (frame // 3) * 9 + (row // 2) * 3 + column // 2
+        assert value == (frame % 3) * 12 + channel * 4 + (row % 2) * 2 + column % 2
+
+
+def test_an_image_is_a_clip_of_one_frame():
+    x = torch.randn(2, 3, 6, 6)
+    assert torch.equal(Patches((3, 6, 6), 2).cut(x), Patches((1, 3, 6, 6), 2).cut(x.unsqueeze(1)))
+    net = make("patch", "adaln")
+    assert torch.equal(net.position, sincos((1, 3, 3), WIDTH))
+
+
+def test_positions_of_clips_tell_every_frame_row_and_column_apart():
+    grid = (3, 4, 5)
+    table = sincos(grid, 24).view(*grid, 24)
+    frame, row, column = table.split([8, 8, 8], dim=-1)
+    assert torch.equal(frame, frame[:, :1, :1].expand_as(frame))
+    assert torch.equal(row, row[:1, :, :1].expand_as(row))
+    assert torch.equal(column, column[:1, :1].expand_as(column))
+    assert len(table.flatten(0, 2).unique(dim=0)) == 3 * 4 * 5
 
 
 # --- blocks ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from eltlab.data.tokenizer import PatchCodebook
 from eltlab.elastic import Elastic
 from eltlab.generation.masked import Masked
 from eltlab.model.backbone import initialise_backbone
+from eltlab.patches import Patches
 from eltlab.seeds import WHOLE, BatchNoise, SampleNoise, Share, fold, generator
 
 PURPOSES = ("weights", "corrupt", "dropout", "student", "sample", "order")
@@ -73,7 +74,8 @@ def test_drawing_leaves_the_global_state_alone(objective):
     """So sampling and measuring between training steps change no training step."""
     config = tiny(f"objective={objective}")
     net = build_backbone(config).eval()
-    model = Elastic(net, config, PatchCodebook(torch.linspace(-1, 1, 64).view(16, 4), 1, 2))
+    codes = torch.linspace(-1, 1, 64).view(16, 4)
+    model = Elastic(net, config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
     x = torch.zeros(2, 16, dtype=torch.long) if objective == "masked" else torch.zeros(2, 1, 8, 8)
     torch.manual_seed(5)
     before = torch.get_rng_state()

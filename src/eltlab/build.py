@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eltlab import devices
-from eltlab.config import Config, DiffusionConfig, FlowConfig, MaskedConfig
+from eltlab.config import Config, DataConfig, DiffusionConfig, FlowConfig, MaskedConfig
 from eltlab.data.batches import Batches, StreamedBatches
 from eltlab.data.encoded import EncodedBatches, EncodedSplit, tokenizer_of_set
 from eltlab.data.imagefiles import ImageFiles, Images
@@ -29,6 +29,7 @@ from eltlab.model.backbone import (
     initialise_backbone,
     looped_stack,
 )
+from eltlab.patches import Patches
 from eltlab.seeds import WHOLE, Share, generator
 
 
@@ -80,8 +81,7 @@ class Data:
         """The same splits seen through these codes: those that a run was trained on."""
         if self.tokenizer is None or codes is None:
             return self
-        known = PatchCodebook(codes, self.tokenizer.channels, self.tokenizer.patch)
-        return replace(self, tokenizer=known)
+        return replace(self, tokenizer=PatchCodebook(codes, self.tokenizer.patches))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def build_pixels(config: Config) -> Data:
     train, test = load_splits(config.data)
     tokenizer = None
     if config.objective.INPUTS == "tokens":
-        tokenizer = fit_codebook(train, config.data.patch, config.data.codebook)
+        tokenizer = fit_codebook(train, patches_of(config.data), config.data.codebook)
     return Data(train, test, tokenizer)
 
 
@@ -197,16 +197,15 @@ def build_backbone(config: Config) -> nn.Module:
             )
         else:
             backbone = PatchBackbone(
-                data.channels,
-                data.size,
-                data.patch,
-                data.classes,
-                model.width,
-                model.cond_width,
-                stack,
+                patches_of(data), data.classes, model.width, model.cond_width, stack
             )
     initialise_backbone(backbone, generator(config.seed, "weights"))
     return backbone
+
+
+def patches_of(data: DataConfig) -> Patches:
+    """How the backbone, or a codebook over pixels, cuts what the data are."""
+    return Patches(data.shape, data.patch, data.frame_patch)
 
 
 def choose_device(accelerator: str) -> torch.device:

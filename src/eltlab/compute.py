@@ -29,8 +29,8 @@ class Network:
     mlp_width: int
     cond_width: int
     unique_layers: int
-    tokens: int  # of the image, without a token in front
-    patch_values: int  # P = channels · patch²
+    tokens: int  # of the image or clip, without a token in front
+    patch_values: int  # P = channels · patch² · frame_patch
     codes: int
     classes: int
     loops: int  # the trained count
@@ -73,7 +73,7 @@ def network(config: Config) -> Network:
         cond_width=model.cond_width,
         unique_layers=config.unique_layers,
         tokens=data.tokens,
-        patch_values=data.channels * data.patch**2,
+        patch_values=data.patch_values,
         codes=data.codebook,
         classes=data.classes,
         loops=config.loops,

@@ -196,9 +196,9 @@ class RandomDepthConfig(SupervisionConfig):
 class DataConfig:
     name: str = MISSING
     root: str | None = None
+    frames: int = 1  # of a clip; 1: images
     stride: int = 1  # of clips: every so many-th frame of a video is taken
     split: int = 1  # of UCF-101: which of its three official splits
-    frames: int = 1  # of tokens a clip; 1: images
     size: int = MISSING  # pixels a side; of latents: positions a side
     channels: int = MISSING
     classes: int = MISSING  # 0: as many as data.root has folders
@@ -206,6 +206,7 @@ class DataConfig:
     factor: int = 1  # pixels a side of one position of a latent
     encoding: str | None = None  # of an encoded set: the id in its manifest
     patch: int = MISSING  # pixels a side of what one token covers
+    frame_patch: int = 1  # frames of what one token covers
     codebook: int = MISSING  # k-means codes over patches, for masked models
     flip: bool = False  # mirror half of the training images, left to right
     workers: int = 2  # processes that decode
@@ -214,7 +215,18 @@ class DataConfig:
     @property
     def tokens(self) -> int:
         """Patches of an image or a clip: what a backbone sees, without a class or condition token."""
-        return self.frames * (self.size // self.patch) ** 2
+        return self.frames // self.frame_patch * (self.size // self.patch) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.frame_patch * self.channels * self.patch**2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image or a latent, [C, H, W]; of clips with their frames in front."""
+        image = (self.channels, self.size, self.size)
+        return image if self.frames == 1 else (self.frames, *image)
 
     @property
     def pixels(self) -> int:
@@ -409,7 +421,10 @@ SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")
 FOLDERS = ("images", "clips")  # sets that are what lies in data.root
-OF_IMAGES = (("kind", "pixels"), ("factor", 1), ("encoding", None), ("stride", 1), ("split", 1))
+OF_IMAGES = (
+    *(("kind", "pixels"), ("factor", 1), ("encoding", None)),
+    *(("stride", 1), ("split", 1), ("frame_patch", 1)),
+)
 
 
 def defines(key: str) -> bool:

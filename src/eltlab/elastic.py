@@ -15,6 +15,7 @@ from eltlab.build import (
     build_objective,
     choose_device,
     choose_precision,
+    patches_of,
 )
 from eltlab.config import Config, SamplerConfig
 from eltlab.data.encoded import tokenizer_of_set
@@ -32,13 +33,13 @@ from eltlab.seeds import SampleNoise
 class Drawn(NamedTuple):
     """Samples and what they took."""
 
-    images: Tensor  # uint8 [N, C, H, W]
+    images: Tensor  # uint8 [N, C, H, W], or clips [N, F, C, H, W]
     spent: list[Depths]  # at each step: fewer loops than asked for where a pass was halted
     updates: list[list[float]]  # relative update of each loop in a step's first pass, where tracked
 
 
 class Elastic:
-    """A backbone with its objective, sampler and tokenizer: `sample` gives images.
+    """A backbone with its objective, sampler and tokenizer: `sample` gives images or clips.
 
     Args:
         backbone: the averaged network, in evaluation mode, on its device.
@@ -63,7 +64,7 @@ class Elastic:
         guidance: float | None = None,
         halting: float | None = None,
     ) -> Tensor:
-        """Draws one image a label: uint8 [N, C, H, W].
+        """Draws one image or clip a label: uint8 [N, C, H, W] or [N, F, C, H, W].
 
         Args:
             labels: class of each image; `classes` (the null label) draws unconditionally.
@@ -150,7 +151,7 @@ class Elastic:
     def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
         data = self.config.data
-        shape: tuple[int, ...] = (data.channels, data.size, data.size)
+        shape = data.shape
         if self.config.objective.INPUTS == "tokens":
             shape = (data.tokens,)
         drawn = self.objective.sample(predict, noise, shape, sampler)
@@ -213,7 +214,7 @@ def load_run(folder: Path, config: Config) -> tuple[Elastic, dict[str, Any]]:
     if config.data.kind != "pixels":
         tokenizer = tokenizer_of_set(opened(config.data))
     elif counters["codebook"] is not None:
-        tokenizer = PatchCodebook(counters["codebook"], config.data.channels, config.data.patch)
+        tokenizer = PatchCodebook(counters["codebook"], patches_of(config.data))
     return assemble(config, state, tokenizer, path), counters
 
 

@@ -59,7 +59,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     devices.join(device)
     splits = load_splits(config.data)
     if config.evaluate:
-        check_metrics(config, len(splits[0]))
+        check_metrics(config, len(splits[0]), 1, device)
     tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type, fitted_before(out))
     images = dict(zip(SPLITS, splits, strict=True))
     source = {"name": config.data.name, "root": config.data.root}

@@ -91,8 +91,8 @@ def evaluate_run(
     from eltlab.build import build_splits, choose_device
     from eltlab.elastic import load_run
     from eltlab.metrics.floor import floor
-    from eltlab.metrics.measure import build_metrics
-    from eltlab.metrics.protocol import protocol_id, sampling_protocol
+    from eltlab.metrics.measure import build_metrics, check_metrics
+    from eltlab.metrics.protocol import clips_of, protocol_id, sampling_protocol
 
     devices.join(choose_device(config.trainer.accelerator))
     devices.wait()  # the first process may have just written the checkpoint
@@ -101,6 +101,8 @@ def evaluate_run(
     if not devices.first():
         return assist(model, labels, seed)
     train, test = splits or build_splits(config)
+    if splits is None:
+        check_metrics(config, len(train), len(loops), model.device)
     if (config.data.encoding or train.origin) != counters["data"]:
         raise UserError(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
@@ -116,6 +118,8 @@ def evaluate_run(
     protocol = sampling_protocol(
         config.sampler, samples, model.precision, metrics.extractor, metrics.reference
     )
+    if config.data.frames > 1:
+        protocol["clips"] = clips_of(config.data)
     if config.objective.source is not None:  # the sampler is the extension's own code
         protocol["objective"] = config.objective.source
     known = {results.identity(row) for row in results.read_rows(run.rows)}
@@ -181,13 +185,13 @@ def name_of(loops: LoopSchedule, halting: float | None) -> str:
 
 def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tensor") -> None:
     """The first images of a loop count, in two rows, for pictures that compare runs."""
-    from eltlab.pictures import save_grid
+    from eltlab.pictures import save_grid, suffixes
 
     name = f"list_{digest(loops)}" if isinstance(loops, list) else f"{loops:0>3}"
     if config.sampler.halting is not None:
         name += f"_halting_{config.sampler.halting}"
     rows = [images[: TILES // 2], images[TILES // 2 : TILES]]
-    save_grid(folder / f"loops_{name}.png", rows, ["", ""])
+    save_grid(folder / f"loops_{name}{suffixes(config.data.frames)[0]}", rows, ["", ""])
 
 
 DYNAMICS = ["protocol", "images_seen", "sample_seed", "loops", "step", "loop", "update"]

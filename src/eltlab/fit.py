@@ -79,7 +79,7 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
         from eltlab.metrics.measure import check_metrics
 
         splits = data.images(config)
-        check_metrics(config, len(splits[0]))
+        check_metrics(config, len(splits[0]), len(default_loops(config)), device)
     with held(run, wait):
         train(run, data, device, requests)
         if config.evaluate:

@@ -1,20 +1,46 @@
-"""Images to patches and back: the one layout that backbones and tokenizers share."""
+"""Images and clips to patches and back: the one layout that backbones and tokenizers share."""
 
-import math
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-def patchify(x_BCHW: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] → [B, (H/p)·(W/p), C·p·p]: token (i, j) holds the pixels of patch (i, j)."""
-    B, C, H, W = x_BCHW.shape
-    x = x_BCHW.reshape(B, C, H // patch, patch, W // patch, patch)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * patch * patch)
+class Patches(NamedTuple):
+    """How samples of this shape, images [C, H, W] or clips [F, C, H, W], are cut into tokens.
 
+    A token covers patch × patch pixels of frame_patch frames in all channels; tokens go by frame, then
+    row, then column. `grid` is their number along each, an image being one frame.
+    """
 
-def unpatchify(x_BTP: Tensor, patch: int, channels: int) -> Tensor:
-    """The inverse of `patchify`, for square images."""
-    B, T, _ = x_BTP.shape
-    side = math.isqrt(T)
-    x = x_BTP.reshape(B, side, side, channels, patch, patch)
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(B, channels, side * patch, side * patch)
+    shape: tuple[int, ...]
+    patch: int
+    frame_patch: int = 1
+
+    @property
+    def clip(self) -> tuple[int, ...]:
+        """(F, C, H, W), an image being a clip of one frame."""
+        return self.shape if len(self.shape) == 4 else (1, *self.shape)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        frames, _, height, width = self.clip
+        return frames // self.frame_patch, height // self.patch, width // self.patch
+
+    @property
+    def values(self) -> int:
+        """Numbers in a token: frame_patch · C · patch²."""
+        return self.frame_patch * self.clip[1] * self.patch**2
+
+    def cut(self, x: Tensor) -> Tensor:
+        """[B, *shape] → [B, T, values]."""
+        t, h, w = self.grid
+        p = self.patch
+        x = x.reshape(len(x), t, self.frame_patch, self.clip[1], h, p, w, p)
+        return x.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(len(x), t * h * w, self.values)
+
+    def join(self, x_BTP: Tensor) -> Tensor:
+        """The inverse of `cut`."""
+        t, h, w = self.grid
+        p = self.patch
+        x = x_BTP.reshape(len(x_BTP), t, h, w, self.frame_patch, self.clip[1], p, p)
+        return x.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(x), *self.shape)

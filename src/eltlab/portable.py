@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eltlab.build import patches_of
 from eltlab.compose import parse_config
 from eltlab.config import Config, to_yaml
 from eltlab.data.tokenizer import Decoder, PatchCodebook
@@ -62,7 +63,7 @@ def read(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
     config = parse_config(metadata["eltlab.config"], path)
     codes = tensors.pop(CODEBOOK, None)
     if codes is not None:
-        return config, tensors, PatchCodebook(codes, config.data.channels, config.data.patch)
+        return config, tensors, PatchCodebook(codes, patches_of(config.data))
     if SETTINGS not in metadata:
         return config, tensors, None
     ours = {name for name in tensors if name.startswith(TOKENIZER)}

@@ -36,8 +36,15 @@ from eltlab.errors import UserError
 from eltlab.laws import LAWS
 from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 
-# (size, channels, classes) of the sets that are what they are; data=images takes any.
-NATIVE = {"digits": (8, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10)}
+# (size, channels, classes) of the sets that are what they are; data=images and data=clips take any.
+NATIVE = {
+    "digits": (8, 1, 10),
+    "fashion_mnist": (28, 1, 10),
+    "cifar10": (32, 3, 10),
+    "sprites": (64, 3, 9),
+}
+SPRITES_FRAMES = 8
+CLIPS = ("sprites", "clips")  # sets of clips; the others are of images
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
 BUDGETS = ("images", "train_flops", "match")
@@ -97,9 +104,8 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"{key}={value}: must be a finite number")
     at_least(config, 1, "loops batch_size budget.images model.width model.heads model.mlp_width")
     at_least(config, 1, "model.depth data.size data.patch sampler.steps metrics.samples")
-    at_least(
-        config, 1, "trainer.log_every unique_layers model.cond_width data.channels data.frames"
-    )
+    at_least(config, 1, "trainer.log_every unique_layers model.cond_width data.channels")
+    at_least(config, 1, "data.frames data.frame_patch")
     at_least(config, 2, "data.codebook data.classes")
     at_least(config, 0, "model.prelude model.coda data.workers trainer.validations")
     at_least(config, 0, "optim.lr optim.weight_decay optim.warmup_images optim.clip")
@@ -112,7 +118,6 @@ def _check_numbers(config: Config) -> None:
     one_of(config, "trainer.strategy", ("auto", "ddp", "fsdp"))
     at_least(config, 1, "trainer.devices trainer.nodes trainer.accumulate")
     check_shares(config)
-    one_of(config, "metrics.extractor", ("classifier", "inception"))
     betas = config.optim.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optim.betas={betas}: give two numbers in [0, 1), e.g. [0.9,0.99]")
@@ -194,9 +199,7 @@ def _check_combination(config: Config) -> None:
             f"a condition of its own width; leave it out with model.block={model.block}"
         )
     if objective.INPUTS == "images" and model.width % 4:
-        raise UserError(
-            f"model.width={model.width}: sine-cosine positions in 2-D need a multiple of 4"
-        )
+        raise UserError(f"model.width={model.width}: sine-cosine positions need a multiple of 4")
     if isinstance(objective, DiffusionConfig):
         one_of(config, "objective.prediction", ("v", "epsilon", "x"))
         within(config, -50, 50, "objective.bias objective.logsnr_min objective.logsnr_max")
@@ -360,11 +363,16 @@ def fill_data(data: DataConfig) -> None:
 
 def check_clips(data: DataConfig) -> None:
     """Raises UserError where a key of clips has no meaning, or another set is given one."""
+    if data.kind == "pixels" and (data.frames > 1) != (data.name in CLIPS):
+        raise UserError(
+            f"data.frames={data.frames}: data={data.name} holds "
+            + ("clips; give at least 2" if data.name in CLIPS else "images; leave it out")
+        )
+    if data.name == "sprites" and data.frames != SPRITES_FRAMES:
+        raise UserError(
+            f"data.frames={data.frames}: the clips of sprites have {SPRITES_FRAMES}; leave it out"
+        )
     if data.name == "clips":
-        if data.frames < 2:
-            raise UserError(
-                f"data.frames={data.frames}: a clip has at least 2; of single pictures: data=images"
-            )
         if data.stride < 1:
             raise UserError(f"data.stride={data.stride}: must be at least 1")
         if data.split not in (1, 2, 3):
@@ -379,8 +387,18 @@ def check_clips(data: DataConfig) -> None:
 
 
 def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
+    """Fills in metrics.extractor where it is left out. Raises UserError for one that does not fit."""
+    of_clips = data.frames > 1
+    if metrics.extractor is None and of_clips:
+        metrics.extractor = "i3d"
     if metrics.extractor is None:
         metrics.extractor = "classifier" if data.pixels < INCEPTION_FROM else "inception"
+    fitting = ("classifier", "i3d" if of_clips else "inception")
+    if metrics.extractor not in fitting:
+        raise UserError(
+            f"metrics.extractor={metrics.extractor}: data={data.name} holds "
+            f"{'clips' if of_clips else 'images'}; choose one of {', '.join(fitting)}"
+        )
 
 
 def check_encoded_keys(data: DataConfig) -> None:
@@ -400,11 +418,10 @@ def _check_data(config: Config) -> None:
     data = config.data
     check_encoded_keys(data)
     divides("data.patch", data.patch, "data.size", data.size)
+    divides("data.frame_patch", data.frame_patch, "data.frames", data.frames)
     holds = {"latents": "images", "tokens": "tokens"}.get(data.kind)
     if holds is None:
         one_of(config, "data.channels", (1, 3))
-        if data.name != "clips":
-            one_of(config, "data.frames", (1,))
         if config.metrics.images is not None:
             raise UserError(
                 f"metrics.images={config.metrics.images}: of encoded sets; the images of "
@@ -449,10 +466,10 @@ def check_source(data: DataConfig) -> None:
 
 
 def check_metric_places(metrics: MetricsConfig) -> None:
-    if metrics.weights is not None and metrics.extractor != "inception":
+    if metrics.weights is not None and metrics.extractor == "classifier":
         raise UserError(
-            f"metrics.weights={metrics.weights}: weights of Inception, and metrics.extractor is "
-            f"{metrics.extractor}; leave it out, or choose metrics.extractor=inception"
+            f"metrics.weights={metrics.weights}: weights of Inception or I3D, and metrics.extractor is "
+            "classifier, which trains its own; leave it out"
         )
     if metrics.weights not in (None, "download"):
         metrics.weights = str(Path(str(metrics.weights)).expanduser().resolve())
@@ -514,7 +531,6 @@ def resolve_encode(node: DictConfig) -> EncodeConfig:
             "data.channels=3, which decodes grey images as grey colours (data=images)"
         )
     one_of(config, "accelerator", ("auto", "cpu", "cuda"))
-    one_of(config, "metrics.extractor", ("classifier", "inception"))
     check_source(config.data)
     check_metric_places(config.metrics)
     check_samples(config)

@@ -8,6 +8,7 @@ from typing import Any
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config
 from eltlab.errors import UserError
+from eltlab.pictures import suffixes
 from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 
 MAX_COUNT = 4096
@@ -19,7 +20,7 @@ class Asked:
     loops: Any = None
     count: int = 64
     labels: Any = None
-    out: str = "grid.png"
+    out: str | None = None  # None: grid.png, or grid.gif of clips
     seed: int = 0
 
 
@@ -28,9 +29,9 @@ def usage() -> str:
         f"{__doc__}\n\n"
         "  run=DIR        the folder that fit printed (required)\n"
         "  loops=2        one loop count, 4to1 (linear in the step), or one a step; default: as trained\n"
-        "  count=64       images\n"
+        "  count=64       images, or clips\n"
         "  'labels=[3,7]' classes, repeated over the images; default: all in turn\n"
-        "  out=grid.png   the picture\n"
+        "  out=grid.png   the picture; of clips grid.gif, or an .mp4\n"
         "  seed=0         of the noise: the same seed gives the same noise at every loop count\n"
         "  sampler.*      as in fit: sampler.steps=64 sampler.guidance=2"
     )
@@ -49,8 +50,9 @@ def main(overrides: list[str]) -> None:
     drawn = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
     assert drawn is not None  # by this process alone
     rows = drawn.images.split(math.ceil(math.sqrt(asked.count)))
-    save_grid(Path(asked.out).expanduser(), list(rows), [""] * len(rows))
-    print(f"out: {asked.out}")
+    out = asked.out or "grid" + suffixes(config.data.frames)[0]
+    save_grid(Path(out).expanduser(), list(rows), [""] * len(rows))
+    print(f"out: {out}")
 
 
 def check_request(config: Config, asked: Asked) -> list[int]:
@@ -67,8 +69,10 @@ def check_request(config: Config, asked: Asked) -> list[int]:
         raise UserError(
             f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]"
         )
-    if Path(asked.out).suffix.lower() != ".png":
-        raise UserError(f"out={asked.out}: pictures are PNG files; end the name in .png")
+    fitting = suffixes(config.data.frames)
+    if asked.out is not None and Path(asked.out).suffix.lower() not in fitting:
+        what = "pictures are PNG files" if config.data.frames == 1 else "clips are GIF or MP4 files"
+        raise UserError(f"out={asked.out}: {what}; end the name in {' or '.join(fitting)}")
     return [labels[i % len(labels)] for i in range(asked.count)]
 
 

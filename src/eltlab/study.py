@@ -25,6 +25,7 @@ from eltlab.twins import twin
 # What rows hold beside the bill, by metrics.extractor; the first is what a study is judged by.
 METRICS = {
     "classifier": ("fd_classifier", "accuracy"),
+    "i3d": ("fvd", "fd_classifier", "accuracy"),
     "inception": ("fid", "kid", "precision", "recall", "isc"),
 }
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")

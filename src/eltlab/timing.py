@@ -164,7 +164,7 @@ def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
     if config.objective.INPUTS == "tokens":
         x = torch.randint(data.codebook, (count, data.tokens), device=device)
     else:
-        x = torch.randn(count, data.channels, data.size, data.size, device=device)
+        x = torch.randn(count, *data.shape, device=device)
     return itertools.repeat((x, labels))
 
 

@@ -171,7 +171,7 @@ def _check_unmixed(root: Path) -> None:
         folder
         for top in (root, root / "train")
         for folder in sorted(top.glob("*/"))
-        if any(_is_image(file.name) for file in folder.iterdir())
+        if any(_is_shown(file.name, SUFFIXES) for file in folder.iterdir())
     ]
     if len(classes) > 1:  # one may hold the pictures of a set's page
         raise UserError(

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the number ranges they travel in."""
+"""Labelled images or clips in memory, and the number ranges they travel in."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -12,7 +12,7 @@ from eltlab.files import digest
 
 
 class ImageSet:
-    """images uint8 [N, C, H, W], or clips [N, T, C, H, W], and labels int64 [N].
+    """images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N].
 
     origin tells the sets apart that a run may be trained on: a hash of the files that the images were
     decoded from, or of the images themselves.
@@ -31,7 +31,7 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W), of clips (T, C, H, W)."""
+        """(C, H, W), of clips (F, C, H, W)."""
         return tuple(self.images.shape[1:])
 
     @cached_property

@@ -9,6 +9,7 @@ from eltlab.data.folders import class_names
 from eltlab.data.imagefiles import Images, load_images
 from eltlab.data.known import load_cifar10, load_fashion_mnist
 from eltlab.data.manifest import SPLITS, opened
+from eltlab.data.sprites import CLASSES, load_sprites
 from eltlab.data.videofolders import video_classes
 from eltlab.errors import UserError
 
@@ -26,6 +27,8 @@ def load_splits(data: DataConfig) -> Splits:
             return load_cifar10(data.root)
         case "clips":
             return load_clips(data)
+        case "sprites":
+            return load_sprites(data.root)
     return load_images(
         data.root, data.size, data.channels, data.classes, data.workers, data.in_memory
     )
@@ -68,4 +71,6 @@ def names_of_classes(data: DataConfig) -> list[str]:
         return class_names(data.root)
     if data.name == "clips":
         return video_classes(data.root, data.split)
+    if data.name == "sprites":
+        return CLASSES
     return [str(label) for label in range(data.classes)]

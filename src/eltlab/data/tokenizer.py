@@ -15,7 +15,7 @@ from eltlab.data.imagefiles import Images
 from eltlab.data.images import ImageSet, to_float, to_uint8
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
-from eltlab.patches import patchify, unpatchify
+from eltlab.patches import Patches
 from eltlab.progress import Bar
 
 ENCODED = 1024  # images of a stream that are encoded at a time
@@ -40,19 +40,20 @@ class Decoder(Protocol):
 
 
 class PatchCodebook:
-    """Codes [K, C·p·p] in the range of the images, [−1, 1]; token (i, j) covers patch (i, j)."""
+    """Codes [K, P] in the range of the pixels, [−1, 1]; the token of a patch is the code nearest to it."""
 
-    def __init__(self, codes: Tensor, channels: int, patch: int) -> None:
-        self.codes, self.channels, self.patch = codes, channels, patch
-        self.hash = digest(codes.cpu().numpy(), channels, patch)
+    def __init__(self, codes: Tensor, patches: Patches) -> None:
+        self.codes, self.patches = codes, patches
+        across = () if patches.frame_patch == 1 else (patches.frame_patch,)
+        self.hash = digest(codes.cpu().numpy(), patches.clip[1], patches.patch, *across)
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 images [N, C, H, W] → ids [N, (H/p)·(W/p)] of the nearest codes."""
+        """uint8 images [N, C, H, W] or clips [N, F, C, H, W] → ids [N, T] of the nearest codes."""
         codes = self.codes.to(images.device)
-        tokens = images[0, 0].numel() // self.patch**2
+        tokens = math.prod(self.patches.grid)
         ids = []
         for part in images.split(images_at_once(tokens)):
-            vectors = patchify(to_float(part), self.patch).flatten(0, 1)
+            vectors = self.patches.cut(to_float(part)).flatten(0, 1)
             ids.append(torch.cdist(vectors, codes).argmin(dim=-1).view(len(part), tokens))
         return torch.cat(ids)
 
@@ -61,9 +62,9 @@ class PatchCodebook:
         return self
 
     def decode(self, ids_NT: Tensor, /) -> Tensor:
-        """ids [N, T] → uint8 images [N, C, H, W]."""
+        """ids [N, T] → uint8 images or clips."""
         pixels_NTP = self.codes.to(ids_NT.device)[ids_NT]
-        return to_uint8(unpatchify(pixels_NTP, self.patch, self.channels))
+        return to_uint8(self.patches.join(pixels_NTP))
 
 
 def images_at_once(tokens: int) -> int:
@@ -86,7 +87,7 @@ def encode_set(
     return torch.cat(straight), torch.cat(mirrored) if mirror else None
 
 
-def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
+def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodebook:
     """The codebook of a training split, from the cache or fitted (seed 0) and cached.
 
     Fitted to all images, or to a seeded subset that k-means can hold in memory. Raises UserError
@@ -95,19 +96,21 @@ def fit_codebook(train: Images, patch: int, codebook: int) -> PatchCodebook:
     import sklearn
 
     sample = sample_of(train)
+    patch, across = patches.patch, () if patches.frame_patch == 1 else (patches.frame_patch,)
+    size = "x".join(map(str, (*across, patch, patch)))
 
     def fit() -> np.ndarray:
-        vectors = patchify(to_float(sample.images), patch).flatten(0, 1).numpy()
+        vectors = patches.cut(to_float(sample.images)).flatten(0, 1).numpy()
         distinct = count_distinct(vectors, codebook)
         if codebook > distinct:
             raise UserError(
                 f"data.codebook={codebook}: the training split has {distinct} distinct "
-                f"{patch}x{patch} patches; choose at most that many codes"
+                f"{size} patches; choose at most that many codes"
             )
         return fit_means(vectors, codebook, "patches")
 
-    key = (sample.hash, patch, codebook, sklearn.__version__)
-    return PatchCodebook(cached_codes(train.name, key, fit), train.shape[0], patch)
+    key = (sample.hash, patch, *across, codebook, sklearn.__version__)
+    return PatchCodebook(cached_codes(train.name, key, fit), patches)
 
 
 def sample_of(train: Images) -> ImageSet:

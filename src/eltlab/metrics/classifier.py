@@ -1,4 +1,4 @@
-"""A small classifier as feature extractor, for images too small for Inception.
+"""A small classifier as feature extractor, for images too small for Inception and for clips.
 
 Trained once on a training split, cached, known by its hash. It yields fd_classifier (a Fréchet
 distance in its feature space, through torch-fidelity) and accuracy (whether a sample is taken for
@@ -6,49 +6,94 @@ the class it was drawn for). Neither is FID.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eltlab.data.imagefiles import Images
 from eltlab.data.images import ImageSet, to_float
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.progress import Bar
 from eltlab.seeds import fold, generator
 
 FEATURES = 64
-RECIPE = (
+EPOCHS = 40
+CLIPS = 4096  # that the classifier of clips is trained on at most
+
+
+class Recipe(NamedTuple):
+    """How a classifier is trained; the text is part of what it is cached under."""
+
+    text: str
+    steps: int  # at most
+    batch: int
+
+
+OF_IMAGES = Recipe(
     "conv32-conv64s2-conv64-fc64, dropout 0.3, AdamW 2e-3 cosine, batches of 64, "
-    "the fewer of 40 epochs and 3,000 steps, version 2"
+    "the fewer of 40 epochs and 3,000 steps, version 2",
+    steps=3_000,
+    batch=64,
 )
-EPOCHS, MAX_STEPS, BATCH = 40, 3_000, 64
+OF_CLIPS = Recipe(
+    "conv32 to 16 a side-conv64s2-conv64 in 3-D, fc64, dropout 0.3, AdamW 2e-3 cosine, batches of 32, "
+    "the fewer of 40 epochs and 400 steps, version 1",
+    steps=400,
+    batch=32,
+)
 
 
 class Classifier(nn.Module):
-    """uint8 images [N, C, H, W] → features [N, 64]; `read` tells the classes out of them."""
+    """uint8 images [N, C, H, W], or clips [N, F, C, H, W], → features [N, 64]; `read` tells the classes
+    out of them."""
 
-    def __init__(self, channels: int, size: int, classes: int) -> None:
+    def __init__(self, channels: int, size: int, classes: int, frames: int = 1) -> None:
         super().__init__()
-        side = -(-size // 2)
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(64 * side * side, FEATURES),
-        )
+        self.of_clips = frames > 1
+        self.body = clip_body(frames, channels, size) if self.of_clips else body(channels, size)
         self.drop = nn.Dropout(0.3)
         self.logits = nn.Linear(FEATURES, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body(to_float(images))
+        x = to_float(images)
+        return self.body(x.transpose(1, 2) if self.of_clips else x)
 
     def read(self, features: Tensor) -> Tensor:
         """Features [N, 64] → logits [N, classes]."""
         return self.logits(F.relu(self.drop(features)))
+
+
+def body(channels: int, size: int) -> nn.Sequential:
+    side = -(-size // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * side * side, FEATURES),
+    )
+
+
+def clip_body(frames: int, channels: int, size: int) -> nn.Sequential:
+    """Of clips [N, C, F, H, W]. The first layer leaves 16 to 31 positions a side of large frames: clips
+    are many times what images are, and their classes lie in large shapes and their motion."""
+    stride = max(1, size // 16)
+    side, times = -(-(size // stride) // 2), -(-frames // 2)
+    return nn.Sequential(
+        nn.Conv3d(channels, 32, (3, stride + 2, stride + 2), (1, stride, stride), padding=1),
+        nn.ReLU(),
+        nn.Conv3d(32, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv3d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * times * side * side, FEATURES),
+    )
 
 
 def train_classifier(train: ImageSet, classes: int) -> Classifier:
@@ -63,12 +108,31 @@ def train_classifier(train: ImageSet, classes: int) -> Classifier:
         torch.set_num_threads(threads)
 
 
+def examples(train: Images) -> ImageSet:
+    """What the classifier of a training split is trained on: all images, or a seeded subset of clips."""
+    most = CLIPS if len(train.shape) == 4 else len(train)
+    return train.subset(min(most, len(train)))
+
+
+def sizes(train: ImageSet, classes: int) -> dict[str, int]:
+    """Of the classifier of a split."""
+    *frames, channels, size, _ = train.shape
+    return {"channels": channels, "size": size, "classes": classes} | (
+        {"frames": frames[0]} if frames else {}
+    )
+
+
+def recipe_of(train: ImageSet) -> Recipe:
+    return OF_CLIPS if len(train.shape) == 4 else OF_IMAGES
+
+
 def _train(train: ImageSet, classes: int) -> Classifier:
-    model = Classifier(train.images.shape[1], train.images.shape[2], classes)
+    model = Classifier(**sizes(train, classes))
+    recipe = recipe_of(train)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    batch = min(BATCH, len(train))
+    batch = min(recipe.batch, len(train))
     an_epoch = len(train) // batch
-    steps = min(EPOCHS * an_epoch, MAX_STEPS)
+    steps = min(EPOCHS * an_epoch, recipe.steps)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with Bar("classifier", steps * batch) as bar:
         for step in range(steps):
@@ -90,7 +154,7 @@ class CachedClassifier:
     """The classifier of a training split: its weights file, their hash, and the model."""
 
     def __init__(self, train: ImageSet, classes: int) -> None:
-        key = digest(train.hash, classes, RECIPE)
+        key = digest(train.hash, classes, recipe_of(train).text)
         self.path = cache_dir() / "classifiers" / f"{train.name.replace('/', '-')}-{key}.pt"
         make_once(
             self.path, lambda path: _save(train_classifier(train, classes), path, train, classes)
@@ -101,8 +165,7 @@ class CachedClassifier:
 
 
 def _save(model: Classifier, path: Path, train: ImageSet, classes: int) -> None:
-    shape = {"channels": train.images.shape[1], "size": train.images.shape[2], "classes": classes}
-    torch.save({"shape": shape, "state_dict": model.state_dict()}, path)
+    torch.save({"shape": sizes(train, classes), "state_dict": model.state_dict()}, path)
 
 
 def _load(path: Path) -> Classifier:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from eltlab.config import Config, EncodeConfig
 from eltlab.files import digest
 from eltlab.metrics.weights import Tensors, find, misfit, network_hash, read
 
@@ -60,9 +59,3 @@ def load_inception(weights: str | None) -> Inception:
         return Inception(tensors, source)
     except RuntimeError as error:
         raise misfit(path, "Inception v3", error) from None
-
-
-def check_weights(config: Config | EncodeConfig) -> None:
-    """Raises UserError where metrics.extractor=inception has no weights that fit; about a second."""
-    if config.metrics.extractor == "inception":
-        load_inception(config.metrics.weights)

@@ -1,5 +1,7 @@
-"""What is measured of drawn samples: one class an extractor, both with one interface."""
+"""What is measured of drawn samples: one class an extractor, all with one interface."""
 
+import sys
+import time
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +12,7 @@ from eltlab.config import Config, EncodeConfig
 from eltlab.data.imagefiles import Images
 from eltlab.data.images import ImageSet
 from eltlab.errors import UserError
-from eltlab.metrics.classifier import CachedClassifier
+from eltlab.metrics.classifier import CachedClassifier, examples
 from eltlab.metrics.distances import (
     PROTOCOL,
     frechet,
@@ -20,10 +22,13 @@ from eltlab.metrics.distances import (
     statistics,
 )
 from eltlab.metrics.features import Extractor, Reference, kept
-from eltlab.metrics.inception import check_weights, load_inception
+from eltlab.metrics.i3d import I3D, load_i3d
+from eltlab.metrics.inception import Inception, load_inception
 from eltlab.seeds import generator
+from eltlab.text import span
 
 HALVINGS = 8  # of the reference
+CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
 MIN_IMAGES = 10  # one for each split of the inception score, and more than k neighbours
 
 
@@ -34,7 +39,7 @@ class Metrics(Protocol):
     reference: str
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Columns of a row, of uint8 images [N, C, H, W] drawn for labels [N]."""
+        """Columns of a row, of uint8 images [N, C, H, W] or clips [N, F, C, H, W] drawn for labels [N]."""
 
     def floor(self) -> dict[str, float]:
         """Columns that say what real images would get, the same for every sample."""
@@ -48,41 +53,77 @@ def build_metrics(
 ) -> Metrics:
     """The metrics that the configuration asks for, against reference. Raises UserError."""
     if config.metrics.extractor == "classifier":
-        return ClassifierMetrics(train.subset(None), config.data.classes, reference)
+        return ClassifierMetrics(examples(train), config.data.classes, reference)
     check_counts(config, len(reference))
+    if config.metrics.extractor == "i3d":
+        return I3DMetrics(config, train, reference, device)
     return InceptionMetrics(config.metrics.weights, reference, device)
 
 
-def check_metrics(config: Config | EncodeConfig, train_images: int) -> None:
+def check_metrics(
+    config: Config | EncodeConfig, train_images: int, draws: int, device: torch.device
+) -> None:
     """Raises UserError now for what build_metrics would raise after hours of training; cheap, but
-    may download Inception's weights."""
+    may download Inception's weights. Of I3D, which is slow, it says how long that will take.
+
+    draws: how often samples are measured.
+    """
     reference = config.metrics.reference
     if reference is not None and reference > train_images:
         raise UserError(
             f"metrics.reference={reference}: the training split has only {train_images:,} images; give "
             f"at most {train_images}"
         )
-    if config.metrics.extractor == "inception":
+    if config.metrics.extractor != "classifier":
         check_counts(config, train_images)
-        check_weights(config)
+        network = load_network(config)
+        if isinstance(network, I3D):
+            foretell(config, network.to(device), train_images, draws, device)
 
 
 def check_counts(config: Config | EncodeConfig, train_images: int) -> None:
-    """Raises UserError where samples or reference are too few for Inception's distances."""
-    metrics = config.metrics
+    """Raises UserError where samples or reference are too few for the distances of a large network."""
+    metrics, what = config.metrics, "images" if config.data.frames == 1 else "clips"
     for key, count in (
         ("metrics.samples", metrics.samples),
         ("metrics.reference", metrics.reference),
     ):
         if count is not None and count < MIN_IMAGES:
             raise UserError(
-                f"{key}={count}: too few for metrics.extractor=inception; give at least {MIN_IMAGES}"
+                f"{key}={count}: too few for metrics.extractor={metrics.extractor}; give at least "
+                f"{MIN_IMAGES}"
             )
     if train_images < MIN_IMAGES:
         raise UserError(
-            f"data.name={config.data.name}: a reference of {train_images} images is too small for "
-            f"metrics.extractor=inception; add images, at least {MIN_IMAGES} are needed"
+            f"data.name={config.data.name}: a reference of {train_images} {what} is too small for "
+            f"metrics.extractor={metrics.extractor}; add {what}, at least {MIN_IMAGES} are needed"
         )
+
+
+def foretell(
+    config: Config | EncodeConfig, network: I3D, train_images: int, draws: int, device: torch.device
+) -> None:
+    """Says how long I3D will take, by the time of a clip."""
+    data, metrics = config.data, config.metrics
+    clip = torch.zeros(1, data.frames, 3, data.pixels, data.pixels, dtype=torch.uint8)
+    with torch.inference_mode():
+        network(clip.to(device))  # the first is slower
+        started = time.monotonic()
+        network(clip.to(device)).cpu()
+    seconds = time.monotonic() - started
+    reference = metrics.reference or train_images
+    clips = reference + draws * metrics.samples
+    print(
+        f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {metrics.samples:,} samples at "
+        f"{seconds:.2g} s a clip, {span(clips * seconds)} in all; metrics.extractor=classifier is quick",
+        file=sys.stderr,
+    )
+
+
+def load_network(config: Config | EncodeConfig) -> Inception | I3D:
+    """The network of metrics.extractor=inception or i3d. Raises UserError where it has no weights."""
+    load = load_i3d if config.metrics.extractor == "i3d" else load_inception
+    return load(config.metrics.weights)
 
 
 class ClassifierMetrics:
@@ -108,22 +149,36 @@ class ClassifierMetrics:
 
     def floor(self) -> dict[str, float]:
         """fd_classifier between two halves of the reference: what two draws of real data differ by."""
-        key = (f"{HALVINGS} halvings", self.extractor, self.reference)
-        return {"fd_halves": float(kept(lambda: np.array(self._halves()), *key))}
-
-    def _halves(self) -> float:
-        """Mean over random halvings, balanced over the classes as samples are."""
-        features, labels = self.real.features, self.real.set.labels
-        distances = []
-        for halving in range(HALVINGS):
-            order = torch.randperm(len(features), generator=generator(0, "halves", halving))
-            order = order[labels[order].argsort(stable=True)]
-            halves = [statistics(features[order[first::2]]) for first in (0, 1)]
-            distances.append(frechet(*halves))
-        return sum(distances) / HALVINGS
+        return {"fd_halves": halves(self.real)}
 
     def headline(self, values: dict[str, float]) -> str:
         return f"fd_classifier {values['fd_classifier']:.2f}, accuracy {values['accuracy']:.3f}"
+
+
+class I3DMetrics:
+    """FVD, the Fréchet distance in I3D's logits (Unterthiner et al. 2018), and beside it what the
+    classifier says."""
+
+    def __init__(
+        self, config: Config | EncodeConfig, train: Images, reference: Images, device: torch.device
+    ) -> None:
+        network = load_network(config)
+        self.network = Extractor(network.name, network, device, CLIPS_AT_ONCE)
+        self.real = Reference(reference, self.network)
+        self.proxy = ClassifierMetrics(examples(train), config.data.classes, reference)
+        self.extractor = f"{network.name}; {self.proxy.extractor}"
+        self.reference = self.real.name
+
+    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        fvd = frechet(statistics(self.network.features(images)), self.real.statistics)
+        return {"fvd": fvd} | self.proxy.measure(images, labels)
+
+    def floor(self) -> dict[str, float]:
+        """FVD and fd_classifier between two halves of the reference."""
+        return {"fvd_halves": halves(self.real)} | self.proxy.floor()
+
+    def headline(self, values: dict[str, float]) -> str:
+        return f"fvd {values['fvd']:.1f}, {self.proxy.headline(values)}"
 
 
 class InceptionMetrics:
@@ -160,3 +215,19 @@ class InceptionMetrics:
             f"fid {values['fid']:.2f}, kid {values['kid']:.4f}, "
             f"precision {values['precision']:.3f}, recall {values['recall']:.3f}"
         )
+
+
+def halves(real: Reference) -> float:
+    """The distance between two halves of a reference, kept: the mean over random halvings, balanced over
+    the classes as samples are."""
+    key = (f"{HALVINGS} halvings", real.extractor.name, real.name)
+    return float(kept(lambda: np.array(_halves(real.features, real.set.labels)), *key))
+
+
+def _halves(features: Tensor, labels: Tensor) -> float:
+    distances = []
+    for halving in range(HALVINGS):
+        order = torch.randperm(len(features), generator=generator(0, "halves", halving))
+        order = order[labels[order].argsort(stable=True)]
+        distances.append(frechet(*(statistics(features[order[first::2]]) for first in (0, 1))))
+    return sum(distances) / HALVINGS

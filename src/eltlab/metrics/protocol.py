@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from eltlab.config import SamplerConfig
+from eltlab.config import DataConfig, SamplerConfig
 from eltlab.files import digest
 
 
@@ -25,6 +25,12 @@ def sampling_protocol(
         "pixels": "uint8",
         **{f"sampler.{key}": value for key, value in drawn.items()},
     }
+
+
+def clips_of(data: DataConfig) -> str:
+    """What samples and reference are clips of; the reference is of the training split."""
+    split = f", split {data.split}" if data.name == "clips" else ""
+    return f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""TokenBackbone for masked tokens and PatchBackbone for images: input → LoopedStack → shared head."""
+"""TokenBackbone for masked tokens, PatchBackbone for images and clips: input → LoopedStack → shared head."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eltlab.model.layers import BLOCKS, AdaLN, Block, Layer, ZeroLinear, initialise
 from eltlab.model.loop import LoopedStack
-from eltlab.patches import patchify, unpatchify
+from eltlab.patches import Patches
 
 TIME_FEATURES = 256  # sinusoidal features of the time, as in DiT
 
@@ -124,26 +124,19 @@ class PatchBackbone(nn.Module):
     Blocks that are not modulated (post_norm, pre_norm) get the condition as a token in front.
 
     Args:
-        channels, size, patch: image [channels, size, size] in patch × patch pieces.
+        patches: of the images [C, H, W] or clips [F, C, H, W].
         classes: number of labels; label `classes` is the null label of CFG.
         stack: the looped blocks, of width `width`.
     """
 
     def __init__(
-        self,
-        channels: int,
-        size: int,
-        patch: int,
-        classes: int,
-        width: int,
-        cond_width: int,
-        stack: LoopedStack,
+        self, patches: Patches, classes: int, width: int, cond_width: int, stack: LoopedStack
     ) -> None:
         super().__init__()
-        self.channels, self.patch, self.grid = channels, patch, size // patch
+        self.patches = patches
         self.modulated = stack.blocks[0].modulated
-        self.input = nn.Linear(channels * patch * patch, width)
-        self.register_buffer("position", sincos_2d(self.grid, width), persistent=False)
+        self.input = nn.Linear(patches.values, width)
+        self.register_buffer("position", sincos(patches.grid, width), persistent=False)
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, cond_width), nn.SiLU(), nn.Linear(cond_width, cond_width)
         )
@@ -153,11 +146,11 @@ class PatchBackbone(nn.Module):
         self.adaptive_head = isinstance(stack.blocks[0], AdaLN)
         self.head_norm = nn.LayerNorm(width, elementwise_affine=not self.adaptive_head, eps=1e-6)
         self.head_modulation = ZeroLinear(cond_width, 2 * width) if self.adaptive_head else None
-        self.head = ZeroLinear(width, channels * patch * patch)
+        self.head = ZeroLinear(width, patches.values)
 
     def forward(
         self,
-        x_BCHW: Tensor,
+        x: Tensor,
         time_B: Tensor,
         *,
         labels_B: Tensor,
@@ -165,11 +158,12 @@ class PatchBackbone(nn.Module):
         track: bool = False,
         halt: float | None = None,
     ) -> Pass:
-        """Predictions [B, C, H, W] at each exit. time_B lies in [0, 1], 1 being pure noise.
+        """Predictions at each exit, of the shape of x: [B, C, H, W] or [B, F, C, H, W]. time_B lies in
+        [0, 1], 1 being pure noise.
 
         track, halt: as in LoopedStack.
         """
-        x_BTD = self.input(patchify(x_BCHW, self.patch)) + self.position
+        x_BTD = self.input(self.patches.cut(x)) + self.position
         c_BC = self.time(sinusoid(1000 * time_B, TIME_FEATURES)) + self.label(labels_B)
         if not self.modulated:
             x_BTD = torch.cat([c_BC.unsqueeze(1), x_BTD], dim=1)
@@ -186,7 +180,7 @@ class PatchBackbone(nn.Module):
         if modulation is not None:
             shift, scale = modulation.chunk(2, dim=-1)
             x_BTD = x_BTD * (1 + scale) + shift
-        return unpatchify(self.head(x_BTD), self.patch, self.channels)
+        return self.patches.join(self.head(x_BTD))
 
 
 def initialise_backbone(backbone: nn.Module, generator: torch.Generator) -> None:
@@ -202,10 +196,13 @@ def sinusoid(position_N: Tensor, features: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def sincos_2d(grid: int, width: int) -> Tensor:
-    """Fixed positions [grid², width]: one half of the width for the row, the other for the column."""
-    side = torch.arange(grid)
-    rows, columns = torch.meshgrid(side, side, indexing="ij")
-    half = width // 2
-    row, column = sinusoid(rows.flatten(), half), sinusoid(columns.flatten(), width - half)
-    return torch.cat([row, column], dim=-1)
+def sincos(grid: tuple[int, int, int], width: int) -> Tensor:
+    """Fixed positions [t·h·w, width]: a part of the width for the frame, one for the row and one for the
+    column; of an image one half for each of the two (as in DiT)."""
+    places = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+    widths = [0, width // 2, width - width // 2]
+    if grid[0] > 1:
+        third = 2 * (width // 6)  # a sine and a cosine each
+        widths = [width - 2 * third, third, third]
+    parts = [sinusoid(place.flatten(), part) for place, part in zip(places, widths, strict=True)]
+    return torch.cat(parts, dim=-1)

@@ -16,7 +16,7 @@ from eltlab.data.tokenizer import Decoder
 from eltlab.elastic import Elastic
 from eltlab.errors import UserError
 from eltlab.files import renamed, write_atomic
-from eltlab.pictures import save_grid
+from eltlab.pictures import save_grid, suffixes
 from eltlab.progress import Bar
 from eltlab.text import counted
 from eltlab.training.agreement import Agreement
@@ -196,7 +196,8 @@ class Grids(AfterSteps):
         assert loops  # resolve has filled it in
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
         if devices.first():
-            path = self.folder / f"images_{module.images_seen:012}.png"
+            suffix = suffixes(self.config.data.frames)[0]
+            path = self.folder / f"images_{module.images_seen:012}{suffix}"
             save_grid(path, rows, [counted(count) for count in loops])
         module.tick(count=False)
 
