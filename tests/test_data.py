@@ -156,7 +156,7 @@ def test_codebook_fits_the_same_codes_again(digits, tmp_path, monkeypatch):
 def test_cached_codebooks_of_other_settings_are_others(digits):
     train, _ = digits
     hashes = [
-        fit_codebook(part, patch, size).hash
+        fit_codebook(part, Patches((1, 8, 8), patch), size).hash
         for part, patch, size in [
             (train, 2, 8),
             (train, 2, 9),
@@ -172,7 +172,7 @@ def test_more_codes_than_distinct_patches_are_refused():
     images[1] = 9
     blank = ImageSet("blank", images, torch.zeros(3, dtype=torch.long))
     with pytest.raises(UserError, match=r"data.codebook=3: .* 2 distinct 2x2 patches"):
-        fit_codebook(blank, 2, 3)
+        fit_codebook(blank, Patches((1, 4, 4), 2), 3)
 
 
 def test_rare_patches_count_as_distinct_wherever_they_lie():
@@ -186,9 +186,9 @@ def test_rare_patches_count_as_distinct_wherever_they_lie():
 def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
     train, _ = digits
     monkeypatch.setattr("eltlab.data.tokenizer.SAMPLE_IMAGES", 300)
-    assert fit_codebook(train, 2, 16).hash == fit_codebook(train.subset(300), 2, 16).hash
+    assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(300), DIGITS, 16).hash
     monkeypatch.setattr("eltlab.data.tokenizer.SAMPLE_VALUES", 200 * 64)
-    assert fit_codebook(train, 2, 16).hash == fit_codebook(train.subset(200), 2, 16).hash
+    assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(200), DIGITS, 16).hash
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 49, 64, 1024, 10**6])
@@ -198,7 +198,7 @@ def test_a_stream_is_encoded_in_the_cuts_of_the_whole(tokens):
 
 def test_a_set_is_encoded_whole_and_mirrored(digits):
     train, _ = digits
-    codebook = fit_codebook(train, 2, 16)
+    codebook = fit_codebook(train, DIGITS, 16)
     ids, mirrored = encode_set(codebook, train, mirror=True)
     assert torch.equal(ids, codebook.encode(train.images))
     assert torch.equal(mirrored, codebook.encode(train.images.flip(3)))
@@ -291,7 +291,7 @@ def test_images_are_mirrored_where_the_draw_says(digits):
 
 def test_tokens_are_those_of_the_mirrored_images(digits):
     train, _ = digits
-    codebook = fit_codebook(train, 2, 16)
+    codebook = fit_codebook(train, DIGITS, 16)
     ids, mirrored = encode_set(codebook, train, mirror=True)
     images = Batches(train.images, train.labels, 50, seed=1, start=0, stop=3, flip=True)
     tokens = Batches(ids, train.labels, 50, 1, 0, 3, flip=True, mirrored=mirrored)

@@ -753,10 +753,10 @@ def test_what_does_not_fit_the_set_is_refused(overrides, said, latents) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["imagenet256_latents", "imagenet256_tokens", "imagenette128_latents", "ucf101_tokens"]
+    "name", ["imagenet256_latents", "imagenet256_tokens", "imagenette128_latents", "ucf101"]
 )
 def test_known_sets_are_planned_without_their_files(name) -> None:
-    objective = "masked" if name.endswith("tokens") else "diffusion"
+    objective = "diffusion" if name.endswith("latents") else "masked"
     config = tiny(
         f"data={name}", f"objective={objective}", "data.codebook=1024", "metrics.samples=2000"
     )

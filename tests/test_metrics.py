@@ -178,7 +178,7 @@ def test_floor_is_the_mean_distance_of_balanced_halves(digits, metrics, monkeypa
         distances.append(frechet(one, other))
     assert name == "fd_halves" and 0 < floor == pytest.approx(np.mean(distances), rel=1e-9)
     # It is computed once for a reference.
-    monkeypatch.setattr(ClassifierMetrics, "_halves", None)
+    monkeypatch.setattr(measure, "_halves", None)
     assert ClassifierMetrics(train, 10, train).floor() == {name: floor}
 
 
@@ -294,7 +294,7 @@ def test_classifier_trains_for_its_epochs_or_its_steps(
     digits, monkeypatch, images, epochs, most, seen
 ):
     monkeypatch.setattr(classifier, "EPOCHS", epochs)
-    monkeypatch.setattr(classifier, "MAX_STEPS", most)
+    monkeypatch.setattr(classifier, "OF_IMAGES", classifier.OF_IMAGES._replace(steps=most))
     monkeypatch.setattr(classifier, "Bar", Recorder)
     train_classifier(digits[0].subset(images), 10)
     assert Recorder.done == Recorder.last == seen

@@ -322,7 +322,7 @@ def test_a_second_calibration_takes_the_place_of_the_first(capsys):
         ("format=yaml", "format=yaml: choose one of text, json"),
         ("memory=0", "memory=0: must be a number above 0"),
         ("memory=nan", "memory=nan: must be a number above 0"),
-        ("data=ucf101_tokens objective=diffusion", "data=ucf101_tokens holds tokens"),
+        ("data=imagenet256_tokens objective=diffusion", "data=imagenet256_tokens holds tokens"),
         ("data=imagenet256_latents objective=masked", "holds latents, and objective=masked"),
         ("calibrate=perhaps", "calibrate=perhaps"),
         ("experiment=paper/elt_l_8x4", "did you mean paper/elt_l_8x3?"),

@@ -13,6 +13,7 @@ from eltlab.data.encoded import EncodedBatches, EncodedSplit, tokenizer_of_set
 from eltlab.data.imagefiles import ImageFiles, Images
 from eltlab.data.images import to_float
 from eltlab.data.manifest import Manifest, opened
+from eltlab.data.perframe import PerFrame
 from eltlab.data.shards import check_set
 from eltlab.data.sources import Splits, load_splits, source_splits
 from eltlab.data.tokenizer import PatchCodebook, encode_set, fit_codebook
@@ -91,7 +92,7 @@ class EncodedData:
     manifest: Manifest
     train: EncodedSplit
     test: EncodedSplit
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | PerFrame
     codebook: ClassVar[None] = None  # the tokenizer stays with the set, and out of checkpoints
 
     def images(self, config: Config) -> Splits:

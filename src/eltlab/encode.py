@@ -1,5 +1,6 @@
 """python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once."""
 
+import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,7 +63,9 @@ def encode(config: EncodeConfig, out: Path) -> None:
         check_metrics(config, len(splits[0]), 1, device)
     tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type, fitted_before(out))
     images = dict(zip(SPLITS, splits, strict=True))
-    source = {"name": config.data.name, "root": config.data.root}
+    source = {
+        key: getattr(config.data, key) for key in ("name", "root", "frames", "stride", "split")
+    }
     classes = names_of_classes(config.data)
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
@@ -89,6 +92,7 @@ def measure(
     pace: "Pace",
 ) -> None:
     """One row of kind tokenizer in the folder: what every model on the set is read against."""
+    from eltlab.data.perframe import over
     from eltlab.machine import code_version, device_name
     from eltlab.metrics.floor import floor
     from eltlab.metrics.measure import build_metrics
@@ -105,14 +109,22 @@ def measure(
         "code": code_version(),
         "device": device_name(tokenizer.device),
         "data": config.data.name,
-        "tokens": encoding.shape[-1] ** 2 if encoding.kind == "latents" else encoding.shape[0],
+        "tokens": tokens_of(encoding),
         "images_per_second": pace.images / pace.seconds if pace.images else None,
         "cfg": results.recorded(config),
-        **floor(tokenizer, train, test, config.metrics.samples, metrics),
+        **floor(over(tokenizer, config.data.frames), train, test, config.metrics.samples, metrics),
     }
     results.append_rows(out / "rows.jsonl", [row])
     psnr = "" if row["psnr"] is None else f"PSNR {row['psnr']:.2f} dB, "
     print(f"{tokenizer.name}: {psnr}{metrics.headline(row)}", file=sys.stderr)
+
+
+def tokens_of(encoding: "Encoding") -> int:
+    """Ids, or positions of latents."""
+    if encoding.kind == "tokens":
+        return encoding.shape[0]
+    *clip, _, height, width = encoding.shape
+    return math.prod(clip) * height * width
 
 
 if __name__ == "__main__":

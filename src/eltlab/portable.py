@@ -10,6 +10,7 @@ from torch import Tensor
 from eltlab.build import patches_of
 from eltlab.compose import parse_config
 from eltlab.config import Config, to_yaml
+from eltlab.data.perframe import PerFrame, over
 from eltlab.data.tokenizer import Decoder, PatchCodebook
 from eltlab.data.tokenizers import tokenizer_of, tokenizer_tensors
 from eltlab.errors import UserError
@@ -48,7 +49,8 @@ def parts_of(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, st
         return {}, {}
     if isinstance(tokenizer, PatchCodebook):
         return {CODEBOOK: tokenizer.codes}, {}
-    tensors, settings = tokenizer_tensors(tokenizer)  # type: ignore[arg-type]
+    inner = tokenizer.inner if isinstance(tokenizer, PerFrame) else tokenizer
+    tensors, settings = tokenizer_tensors(inner)  # type: ignore[arg-type]
     named = {TOKENIZER + name: value for name, value in tensors.items()}
     return named, {SETTINGS: json.dumps(settings)}
 
@@ -68,4 +70,5 @@ def read(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
         return config, tensors, None
     ours = {name for name in tensors if name.startswith(TOKENIZER)}
     theirs = {name.removeprefix(TOKENIZER): tensors.pop(name) for name in ours}
-    return config, tensors, tokenizer_of(theirs, json.loads(metadata[SETTINGS]))
+    tokenizer = tokenizer_of(theirs, json.loads(metadata[SETTINGS]))
+    return config, tensors, over(tokenizer, config.data.frames)

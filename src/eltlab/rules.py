@@ -456,8 +456,6 @@ def check_source(data: DataConfig) -> None:
         raise UserError(
             "data.root is missing: data=images needs a folder or a zip of class folders"
         )
-    if data.name == "clips" and data.root is None:
-        raise UserError("data.root is missing: data=clips needs a folder of class folders")
     if data.name == "digits" and data.root is not None:
         raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
     # Absolute, so that a run can be measured from another folder.
@@ -495,6 +493,7 @@ IDLE = {
     "data.flip": "training mirrors images; flips=true encodes each image mirrored as well",
     "data.codebook": "codes over patches of pixels; tokenizer=kmeans has tokenizer.codes",
     "data.patch": "a tokenizer has positions of its own",
+    "data.frame_patch": "a tokenizer sees each frame on its own",
     "data.factor": "a tokenizer has positions of its own",
     "data.encoding": "the id of a set that is encoded already",
     "metrics.images": "of encoded sets; the images to encode are those of data.root",
@@ -518,8 +517,6 @@ def resolve_encode(node: DictConfig) -> EncodeConfig:
     if config.data.kind != "pixels":
         raise UserError(f"data={config.data.name}: encoded already; choose data=images")
     check_tokenizer(config.tokenizer)
-    if config.data.name == "clips":
-        raise UserError("data=clips: encode takes images, not clips; choose data=images")
     fill_data(config.data)
     choose_extractor(config.metrics, config.data)
     at_least(config, 1, "data.size shard batch metrics.samples")

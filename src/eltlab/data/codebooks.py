@@ -187,7 +187,7 @@ def _latents(base: Autoencoder, images: Images) -> Tensor:
     latents, done = [], 0
     with Bar(f"encode {images.name}", len(images)) as bar:
         for part in images.parts(ENCODED[base.device.type]):
-            mean_NCHW, _ = base.encode(part)
+            mean_NCHW, _ = base.encode(part.flatten(0, -4))  # of clips every frame
             latents.append(mean_NCHW.permute(0, 2, 3, 1).reshape(-1, base.channels))
             done += len(part)
             bar.update(done)

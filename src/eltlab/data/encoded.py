@@ -12,6 +12,7 @@ from eltlab.data.batches import CPU, Loader, where_flipped
 from eltlab.data.imagefiles import MEMORY_SHARE
 from eltlab.data.images import choose
 from eltlab.data.manifest import TOKENIZER, Manifest
+from eltlab.data.perframe import PerFrame, over
 from eltlab.data.readahead import read_ahead
 from eltlab.data.shards import FLIPPED, layout, read_shard
 from eltlab.data.tokenizers import Tokenizer, load_tokenizer
@@ -20,8 +21,11 @@ from eltlab.machine import physical_memory
 from eltlab.seeds import WHOLE, BatchNoise, Share, generator
 
 
-def tokenizer_of_set(manifest: Manifest) -> Tokenizer:
-    """What the set was encoded with. Raises UserError where another lies in its place."""
+def tokenizer_of_set(manifest: Manifest) -> Tokenizer | PerFrame:
+    """What the set was encoded with; of clips frame by frame.
+
+    Raises UserError where another lies in its place.
+    """
     path = manifest.root / TOKENIZER
     tokenizer = load_tokenizer(path)
     wanted = manifest.encoding.tokenizer["hash"]
@@ -30,7 +34,7 @@ def tokenizer_of_set(manifest: Manifest) -> Tokenizer:
             f"{path}: tokenizer {tokenizer.hash}, and the set was encoded with {wanted}; put that one "
             "back, or encode again"
         )
-    return tokenizer
+    return over(tokenizer, manifest.encoding.source.frames)
 
 
 class Mapped:

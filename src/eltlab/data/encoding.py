@@ -1,6 +1,7 @@
 """Images to the shards of an encoded set: resumable, shared by any number of processes."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from eltlab.data.manifest import (
     parse_encoding,
     read_manifest,
 )
+from eltlab.data.perframe import over
 from eltlab.data.shards import (
     FLIPPED,
     check_set,
@@ -69,7 +71,7 @@ def describe(
     shard: int,
 ) -> Encoding:
     """What the set will be. Raises UserError where the tokenizer does not fit the images' size."""
-    channels, size, _ = images["train"].shape
+    *clip, channels, size, _ = images["train"].shape
     if size % tokenizer.factor:
         raise UserError(
             f"data.size={size}: tokenizer={tokenizer.name} makes one position of "
@@ -79,7 +81,7 @@ def describe(
     latents = tokenizer.kind == "latents"
     return Encoding(
         kind=tokenizer.kind,
-        shape=[tokenizer.channels, side, side] if latents else [side * side],
+        shape=[*clip, tokenizer.channels, side, side] if latents else [math.prod(clip) * side**2],
         factor=tokenizer.factor,
         codebook=tokenizer.codebook,
         variance=isinstance(tokenizer, Autoencoder) and tokenizer.variance,
@@ -244,14 +246,15 @@ def encoded(
 
 
 def encode_batch(pixels: Tensor, encoding: Encoding, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """uint8 [n, C, H, W] to the tensors of a shard but for the labels, on the CPU."""
+    """uint8 images or clips to the tensors of a shard but for the labels, on the CPU."""
     pixels = pixels.to(tokenizer.device)
+    whole = over(tokenizer, encoding.source.frames)
     seen = {"": pixels}
     if encoding.flips:
         seen[FLIPPED] = pixels.flip(-1)
     tensors = {}
     for ending, these in seen.items():
-        made = tokenizer.encode(these)
+        made = whole.encode(these)
         values = [made] if isinstance(made, Tensor) else [part for part in made if part is not None]
         for name, value in zip(names(encoding), values, strict=True):
             tensors[name + ending] = value.to(dtype_of(encoding)).cpu()

@@ -25,7 +25,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """The images that were encoded, as data.* of the configuration that encoded them."""
+    """The images or clips that were encoded, as data.* of the configuration that encoded them."""
 
     name: str
     size: int
@@ -33,6 +33,9 @@ class Source:
     transform: str  # from the bytes of a file to pixels
     hashes: dict[str, str]  # of each split
     root: str | None = None  # where they lay; says nothing of what they are
+    frames: int = 1
+    stride: int = 1
+    split: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Encoding:
     does not go on with it."""
 
     kind: str  # latents | tokens
-    shape: list[int]  # of a latent [C, H, W]; of tokens [T]
+    shape: list[int]  # of a latent [C, H, W], of a clip's [F, C, H, W]; of tokens [T]
     factor: int  # pixels a side of one position
     codebook: int | None  # of tokens
     variance: bool  # whether a latent is a mean and a log-variance to draw from
@@ -53,9 +56,12 @@ class Encoding:
     source: Source
 
     def facts(self) -> dict[str, Any]:
-        """Without the place, which may change."""
+        """Without the place, which may change, and of images without what only clips have."""
         facts = asdict(self)
         del facts["source"]["root"]
+        for key in ("frames", "stride", "split"):
+            if facts["source"][key] == 1:
+                del facts["source"][key]
         return facts
 
 
@@ -125,9 +131,9 @@ def fill_from_manifest(data: DataConfig) -> None:
 
 def numbers(encoding: Encoding) -> dict[str, int]:
     """The keys of data.* that an encoded set decides."""
-    numbers = {"classes": len(encoding.classes), "frames": 1}
+    numbers = {"classes": len(encoding.classes), "frames": encoding.source.frames}
     if encoding.kind == "latents":
-        channels, size, _ = encoding.shape
+        channels, size, _ = encoding.shape[-3:]
         return {**numbers, "channels": channels, "size": size, "factor": encoding.factor}
     assert encoding.codebook is not None
     source = encoding.source
@@ -136,6 +142,7 @@ def numbers(encoding: Encoding) -> dict[str, int]:
         "channels": source.channels,
         "size": source.size,
         "patch": encoding.factor,
+        "frame_patch": 1,
         "codebook": encoding.codebook,
     }
 

@@ -46,6 +46,9 @@ def source_splits(config: Config) -> Splits:
         root=config.metrics.images or source.root,
         size=source.size,
         channels=source.channels,
+        frames=source.frames,
+        stride=source.stride,
+        split=source.split,
         kind="pixels",
         in_memory=False,
     )

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from eltlab.data.images import ImageSet
-from eltlab.errors import UserError
+from eltlab.errors import UserError, first_line
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.progress import Bar
 
@@ -127,7 +127,7 @@ def _of_tar(path: Path) -> dict[str, bytes]:
                     contents[name] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
-            f"data.root={path}: not a tar, or a damaged one ({error}); give the folder of the sheets, or "
+            f"data.root={path}: not a tar, or a damaged one ({first_line(error)}); give the folder of the sheets, or "
             "a tar of it"
         ) from error
     for name in sheet_names():
@@ -148,7 +148,9 @@ def _sheet(content: bytes, place: str) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as opened:
             sheet = np.array(opened.convert("RGBA"))
     except Exception as error:  # Pillow's readers raise nearly anything for a broken file
-        raise UserError(f"{place}: not a readable image ({error}); get the sheets anew") from error
+        raise UserError(
+            f"{place}: not a readable image ({first_line(error)}); get the sheets anew"
+        ) from error
     if sheet.shape[:2] != SHEET:
         height, width = SHEET
         raise UserError(
