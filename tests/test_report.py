@@ -119,6 +119,21 @@ def check_points(cells: list[list[str]], rows: pd.DataFrame) -> None:
 # --- in a browser ---------------------------------------------------------------------------------
 
 
+def test_the_samples_of_clips_move(tmp_path: Path, page: Any) -> None:
+    folder = tmp_path / "e" / "samples" / "aaaa"
+    folder.mkdir(parents=True)
+    for loops in (1, 4):
+        frames = [Image.new("L", (8, 4), 60 * n) for n in range(3)]
+        frames[0].save(folder / f"loops_{loops:03}.gif", save_all=True, append_images=frames[1:])
+    path = tmp_path / "report.html"
+    path.write_text(page_of(arm("elastic", {1: 40.0, 4: 10.0}, folder=str(tmp_path / "e"))))
+    page.goto(path.as_uri())
+    image = page.locator(".pair img").first
+    assert image.get_attribute("src").startswith("data:image/gif;base64,")
+    assert image.evaluate("image => image.naturalWidth") == 8
+    assert not page.said
+
+
 def tiled(tmp_path: Path, name: str, counts: list[int], **more: Any) -> dict[str, Any]:
     """A folder with a tile a loop count, each of another grey; as the column of rows."""
     folder = tmp_path / name / "samples" / "aaaa"

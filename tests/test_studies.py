@@ -22,6 +22,7 @@ NAMES = [
     "loop_anatomy",
     "loops_vs_depth",
     "pareto",
+    "sprites_loops",
     "supervision",
 ]
 GRIDS = [name for name in NAMES if name not in ("ilsd_weight", "pareto")]
@@ -117,7 +118,9 @@ def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
 # --- a smoke run ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "imagenette"])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("imagenette", "sprites_loops")]
+)
 def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
     """The first and the last of a grid, by a worker: it runs what the ledger has."""
     own = [] if name in GRIDS else ["trials=2"]

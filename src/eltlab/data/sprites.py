@@ -127,8 +127,8 @@ def _of_tar(path: Path) -> dict[str, bytes]:
                     contents[name] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
-            f"data.root={path}: not a tar, or a damaged one ({first_line(error)}); give the folder of the sheets, or "
-            "a tar of it"
+            f"data.root={path}: not a tar, or a damaged one ({first_line(error)}); give the folder of the "
+            "sheets, or a tar of it"
         ) from error
     for name in sheet_names():
         if name not in contents:
