@@ -42,7 +42,12 @@ def overrides(
     times, frame_patch = frames
     return [
         *(f"data.frames={times * frame_patch}", f"data.frame_patch={frame_patch}"),
-        *("data=clips", "data.root=nowhere", "data.classes=10", f"data.channels={channels}"),
+        *(
+            f"data={'images' if frames == (1, 1) else 'clips'}",
+            "data.root=nowhere",
+            "data.classes=10",
+            f"data.channels={channels}",
+        ),
         *(f"data.size={grid * patch}", f"data.patch={patch}", f"objective={objective}"),
         *(f"model.block={block}", f"model.width={width}", f"model.heads={heads}"),
         *(f"model.mlp_width={mlp}", f"model.prelude={prelude}", f"model.coda={coda}"),
