@@ -237,6 +237,23 @@ def test_what_a_first_look_at_imagenette_says() -> None:
         assert f"{value:.4g}" in documented
 
 
+def test_what_a_first_look_at_sprites_says() -> None:
+    found = quick("sprites_loops")
+    elastic, vanilla = found.loc["elastic"], found.loc["vanilla"]
+    assert elastic.idxmin() == vanilla.idxmin() == 4  # the trained count: more loops gain nothing
+    assert elastic[[2, 3, 5, 6]].max() < 1.07 * elastic[4]
+    assert 0.94 * elastic[4] < vanilla[4] < elastic[4]
+    assert vanilla[6] > 2.8 * vanilla[4] and vanilla[1] > 4 * vanilla[4]
+    rows = load(ROOT / "analysis" / "data" / "sprites_loops_quick.jsonl")
+    floor = rows.loc[rows["kind"] == "tokenizer", "fd_classifier"]
+    assert floor.nunique() == 1 and 0.95 * floor.iloc[0] < found.loc["unique", 1] < floor.iloc[0]
+    fit = load(ROOT / "analysis" / "data" / "sprites_fit.jsonl").set_index("loops")
+    measured = fit[fit["kind"] == "eval"]
+    assert measured["fvd"].idxmax() == measured["fd_classifier"].idxmax() == 1
+    documented = (ROOT / "docs" / "results.md").read_text()
+    assert all(f"{value:.4g}" in documented for value in fit["fvd"])
+
+
 def test_what_elasticity_costs() -> None:
     from eltlab.analysis import anytime, dynamics
 
