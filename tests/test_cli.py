@@ -113,7 +113,7 @@ FIT_MISTAKES = {
     "data=images data.root=/nowhere/it's-ünï": "/nowhere/it's-ünï: not there",
     "optim.betas=[0.9": "'optim.betas=[0.9' is not of the form key=value",
     "metrics.reference=5000": "metrics.reference=5000: the training split has only 1,442 images",
-    "metrics.weights=w.pt": "weights of Inception, and metrics.extractor is classifier",
+    "metrics.weights=w.pt": "weights of Inception or I3D, and metrics.extractor is classifier",
     "data.classes=0": "data.classes=0: must be at least 2",
     "-m": "python -m eltlab.sweep",
     "--multirun": "python -m eltlab.sweep",

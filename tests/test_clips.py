@@ -680,7 +680,7 @@ def test_keys_of_clips_are_checked(folder):
     clips = ["data=clips", f"data.root={folder}"]
     assert "data.stride=0: must be at least 1" in fails(tiny, *clips, "data.stride=0")
     assert "data.split=4: choose one of 1, 2, 3" in fails(tiny, *clips, "data.split=4")
-    assert "data.frames=1: a clip has at least 2" in fails(tiny, *clips, "data.frames=1")
+    assert "data.frames=1: data=clips holds clips" in fails(tiny, *clips, "data.frames=1")
     assert "data.root is missing: data=clips" in fails(tiny, "data=clips")
     assert "data.stride=2: of clips, and this is data=digits" in fails(tiny, "data.stride=2")
     assert "data.split=3: of clips, and this is data=digits" in fails(tiny, "data.split=3")
