@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -136,12 +137,17 @@ def pick(
 
 @dataclass
 class _Reader(Dataset):
-    """What travels to the processes that read; item: indices, and which of them are mirrored."""
+    """What travels to the processes that read; item: indices, and which of them are mirrored.
+
+    Both are arrays: a tensor would travel by a file handle, which its sender may close too early.
+    """
 
     tensors: dict[str, Mapped]
 
-    def __getitem__(self, rows: tuple[Tensor, Tensor | None]) -> dict[str, Tensor]:
-        return pick(self.tensors, *rows)
+    def __getitem__(self, rows: tuple[np.ndarray, np.ndarray | None]) -> dict[str, Tensor]:
+        indices, flipped = rows
+        mirrored = None if flipped is None else torch.from_numpy(flipped)
+        return pick(self.tensors, torch.from_numpy(indices), mirrored)
 
 
 class EncodedBatches(Loader):
@@ -190,5 +196,6 @@ class EncodedBatches(Loader):
             return
         reader = _Reader(self.split.tensors)
         pin = self.device.type == "cuda"
-        for rows in read_ahead(reader, self.orders(CPU), self.workers, pin=pin):
+        orders = ((n.numpy(), None if f is None else f.numpy()) for n, f in self.orders(CPU))
+        for rows in read_ahead(reader, orders, self.workers, pin=pin):
             yield {name: row.to(self.device, non_blocking=True) for name, row in rows.items()}
