@@ -17,7 +17,6 @@ import torch
 from conftest import tiny
 from PIL import Image
 
-from eltlab.compose import compose_encode
 from eltlab.config import DataConfig, identity
 from eltlab.data import clips, videos
 from eltlab.data.clips import ClipFiles, load_clips
@@ -684,9 +683,7 @@ def test_keys_of_clips_are_checked(folder):
     assert "data.root is missing: data=clips" in fails(tiny, "data=clips")
     assert "data.stride=2: of clips, and this is data=digits" in fails(tiny, "data.stride=2")
     assert "data.split=3: of clips, and this is data=digits" in fails(tiny, "data.split=3")
-    assert "data.frames=4: choose one of 1" in fails(tiny, "data.frames=4")
-    encode = [*clips, "tokenizer=taesd", "out=x"]
-    assert "data=clips: encode takes images" in fails(compose_encode, encode)
+    assert "data.frames=4: data=digits holds images" in fails(tiny, "data.frames=4")
 
 
 def test_runs_on_images_keep_their_names():
