@@ -31,6 +31,11 @@ class Patches(NamedTuple):
         """Numbers in a token: frame_patch · C · patch²."""
         return self.frame_patch * self.clip[1] * self.patch**2
 
+    @property
+    def across(self) -> tuple[int, ...]:
+        """frame_patch where it is not 1: what tokens of images are known by has no place for it."""
+        return () if self.frame_patch == 1 else (self.frame_patch,)
+
     def cut(self, x: Tensor) -> Tensor:
         """[B, *shape] → [B, T, values]."""
         t, h, w = self.grid

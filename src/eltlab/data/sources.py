@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from eltlab.config import Config, DataConfig
-from eltlab.data.clips import load_clips
 from eltlab.data.digits import load_digits
 from eltlab.data.folders import class_names
 from eltlab.data.imagefiles import Images, load_images
@@ -26,6 +25,8 @@ def load_splits(data: DataConfig) -> Splits:
         case "cifar10":
             return load_cifar10(data.root)
         case "clips":
+            from eltlab.data.clips import load_clips  # loads FFmpeg, which no other set needs
+
             return load_clips(data)
         case "sprites":
             return load_sprites(data.root)

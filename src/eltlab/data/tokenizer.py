@@ -44,8 +44,7 @@ class PatchCodebook:
 
     def __init__(self, codes: Tensor, patches: Patches) -> None:
         self.codes, self.patches = codes, patches
-        across = () if patches.frame_patch == 1 else (patches.frame_patch,)
-        self.hash = digest(codes.cpu().numpy(), patches.clip[1], patches.patch, *across)
+        self.hash = digest(codes.cpu().numpy(), patches.clip[1], patches.patch, *patches.across)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 images [N, C, H, W] or clips [N, F, C, H, W] → ids [N, T] of the nearest codes."""
@@ -96,7 +95,7 @@ def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodeboo
     import sklearn
 
     sample = sample_of(train)
-    patch, across = patches.patch, () if patches.frame_patch == 1 else (patches.frame_patch,)
+    patch, across = patches.patch, patches.across
     size = "x".join(map(str, (*across, patch, patch)))
 
     def fit() -> np.ndarray:
