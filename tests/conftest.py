@@ -14,6 +14,7 @@ from torch import nn
 
 from eltlab.compose import compose
 from eltlab.config import Config
+from eltlab.errors import UserError
 
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the commands whose answer to it is tested.
@@ -44,6 +45,15 @@ TINY = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.cod
 
 def tiny(*overrides: str) -> Config:
     return compose([*TINY, *overrides])
+
+
+def fails(function, *arguments: object) -> str:
+    """The message of the UserError, which is one line."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import fails, tiny
 from PIL import Image
 
 from eltlab.config import DataConfig, identity
@@ -25,7 +25,6 @@ from eltlab.data.images import ImageSet
 from eltlab.data.sources import load_splits, names_of_classes
 from eltlab.data.videofolders import list_videos
 from eltlab.data.videos import Timeline, Video, picture, scan
-from eltlab.errors import UserError
 
 # --- what the tests read --------------------------------------------------------------------------
 
@@ -149,15 +148,6 @@ def folder(made, tmp_path) -> Path:
 def asked(root: Path, **keys: object) -> DataConfig:
     data = DataConfig("clips", str(root), frames=4, size=16, channels=3, classes=2, workers=0)
     return replace(data, patch=4, codebook=16, **keys)
-
-
-def fails(function, *arguments: object) -> str:
-    """The message of the UserError, which is one line."""
-    with pytest.raises(UserError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert message and "\n" not in message
-    return message
 
 
 # --- what lies where ------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import fails, tiny
 from PIL import Image
 
 from eltlab.build import build_data, build_splits
@@ -79,15 +79,6 @@ def load(
     root: Path, in_memory: bool | None = True, workers: int = 0, size: int = 8, classes: int = 3
 ):
     return load_images(str(root), size, 3, classes, workers, in_memory)
-
-
-def fails(function, *arguments: object) -> str:
-    """The message of the UserError, which is one line."""
-    with pytest.raises(UserError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert message and "\n" not in message
-    return message
 
 
 # --- listing --------------------------------------------------------------------------------------
