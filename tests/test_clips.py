@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import fails, tiny
 from PIL import Image
+from real_videos import real_video, whole
 
 from eltlab.config import DataConfig, identity
 from eltlab.data import clips, videos
@@ -116,12 +117,6 @@ def write_packed(path: Path, frames: list[np.ndarray]) -> Path:
             packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, key
             file.mux(packet)
     return path
-
-
-def whole(path: Path) -> list[np.ndarray]:
-    """Every frame, decoded from the start."""
-    with av.open(str(path)) as file:
-        return [np.asarray(picture(frame)) for frame in file.decode(video=0)]
 
 
 def put(root: Path, *names: str, count: int = 8) -> Path:
@@ -314,6 +309,18 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, name):
     with Video(path, timeline) as video:  # entered in its middle
         [frame] = video.frames(range(29, 30))
         assert np.array_equal(np.asarray(picture(frame)), expected[29])
+
+
+@pytest.mark.parametrize("name", ["bikes.mp4", "bigbuckbunny.mp4"])
+def test_windows_of_a_real_video_are_slices_of_it(name):
+    path = real_video(name)
+    timeline, expected = scan(path), whole(path)
+    assert timeline.timed and timeline.length == len(expected) > 100
+    with Video(path, timeline) as video:
+        for first in (90, 3, 51, len(expected) - 9):
+            window = range(first, first + 8, 2)
+            for place, frame in zip(window, video.frames(window), strict=True):
+                assert np.array_equal(np.asarray(picture(frame)), expected[place])
 
 
 @pytest.fixture

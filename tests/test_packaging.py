@@ -57,7 +57,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
 
 
 def test_requirements_name_versions_and_hashes_and_no_index() -> None:
-    for name in ("requirements.lock", "requirements-weights.txt"):
+    for name in ("requirements.lock", "requirements-weights.txt", "requirements-videos.txt"):
         text = (ROOT / name).read_text()
         assert "://" not in text and "--" not in text.replace("--hash=", "")
         lines = text.splitlines()

