@@ -12,6 +12,7 @@ from conftest import TINY
 
 from eltlab import fit
 from eltlab.build import build_data
+from eltlab.data.images import as_input
 from eltlab.elastic import load_run
 from eltlab.errors import UserError
 from eltlab.files import renamed
@@ -67,7 +68,7 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     order = torch.randperm(len(x), generator=generator("validation", "order"))[2::LEVELS]
     u = (2 + (torch.arange(len(order)) + 0.5) / len(order)) / LEVELS
     draw = generator("validation", "corrupt", 2)
-    inputs, target = model.objective.corrupt(x[order], BatchNoise(draw, len(x[order])), u)
+    inputs, target = model.objective.corrupt(as_input(x[order]), BatchNoise(draw, len(x[order])), u)
     with torch.inference_mode():
         done = model.backbone(*inputs, labels_B=labels[order], exits=(3,))
     level = model.objective.level(u).mean().item()
@@ -79,6 +80,25 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
         and row["level"] == pytest.approx(level, abs=1e-4)
     ]
     assert row["loss"] == pytest.approx(model.objective.loss(done.exits[3], target).item())
+
+
+@pytest.mark.parametrize(("objective", "predicted"), [("masked", 16 * 16), ("diffusion", 64)])
+def test_validation_in_pieces_is_that_of_the_whole(objective, predicted, tmp_path, monkeypatch):
+    monkeypatch.setattr(Validation, "IMAGES", 40)  # eight a level
+    passes = []
+    losses = Validation.losses
+
+    def counted(self, module, piece, noise, u_B):
+        passes.append(len(piece))
+        return losses(self, module, piece, noise, u_B)
+
+    monkeypatch.setattr(Validation, "losses", counted)
+    whole = lines(train(tmp_path / "a", f"objective={objective}").folder / "validation.csv")
+    assert passes == [8] * 2 * LEVELS
+    monkeypatch.setattr(Validation, "VALUES", 3 * predicted - 1)  # for two, not for three
+    pieces = lines(train(tmp_path / "b", f"objective={objective}").folder / "validation.csv")
+    assert passes[2 * LEVELS :] == [2] * 4 * 2 * LEVELS
+    assert pieces == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
 
 
 @objectives

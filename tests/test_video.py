@@ -173,7 +173,7 @@ def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monke
     with pytest.raises(UserError, match="training begins"):
         trained(few, tmp_path)
     said = capsys.readouterr().err
-    assert "FVD: I3D sees 36 real clips, once, and 2 x 18 samples at " in said
+    assert "FVD: I3D sees 36 real clips, once, and 3 x 18 made ones at " in said
     assert "metrics.extractor=classifier is quick" in said
 
 

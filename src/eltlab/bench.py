@@ -21,7 +21,7 @@ from eltlab.machine import machine_of
 from eltlab.memory import side_by_side
 from eltlab.rules import divides, one_device
 from eltlab.schedule import is_loop_count
-from eltlab.text import binary, columns, si, span
+from eltlab.text import binary, columns, si, span, unit_of
 
 if TYPE_CHECKING:
     from eltlab.build import Data, EncodedData
@@ -155,7 +155,8 @@ def train_rows(arms: list["Arm"], asked: Asked, call: str) -> list[dict[str, Any
     images = sum(arm.config.batch_size for arm in arms)
     product = partial(matmul_rate, arms[0].device, arms[0].precision)
     takers: list[Callable[[], Any]] = [*(arm.step for arm in arms), product]
-    with Bar("training steps", (asked.warmup + asked.repeats) * images) as bar:
+    total, unit = (asked.warmup + asked.repeats) * images, unit_of(arms[0].config.data.shape)
+    with Bar("training steps", total, unit=unit) as bar:
         *steps, products = interleaved(
             takers, asked.repeats, asked.warmup, lambda turn: bar.update(turn * images)
         )
@@ -189,7 +190,7 @@ def is_vanilla(config: Config) -> bool:
 
 def train_table(rows: list[dict[str, Any]]) -> list[str]:
     head = ["training step", "seconds", "x twin", "x vanilla", "forward", "backward", "optimizer"]
-    lines = [[*head, "data", "images/s", "utilisation", "peak", "predicted"]]
+    lines = [[*head, "data", "examples/s", "utilisation", "peak", "predicted"]]
     for row in rows:
         parts = [
             span(row[f"{part}_seconds"]) for part in ("forward", "backward", "optimizer", "data")
@@ -237,7 +238,8 @@ def sample_rows(
     for batch in asked.batches:
         images = batch * len(models)
         takers = [partial(draw, model, batch, loops) for _, model, loops in models]
-        with Bar(f"samples, {batch} at a time", (asked.warmup + asked.repeats) * images) as bar:
+        total = (asked.warmup + asked.repeats) * images
+        with Bar(f"samples, {batch} at a time", total, unit="samples") as bar:
 
             def turned(turn: int, bar: Bar = bar, images: int = images) -> None:
                 bar.update(turn * images)
@@ -288,7 +290,7 @@ def draw(model: "Elastic", batch: int, loops: int) -> Drew:
 
 
 def sample_table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [["samples", "at a time", "seconds", "x twin", "images/s", "utilisation"]]
+    lines = [["samples", "at a time", "seconds", "x twin", "samples/s", "utilisation"]]
     for row in rows:
         lines.append(
             [

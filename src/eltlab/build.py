@@ -11,7 +11,6 @@ from eltlab.config import Config, DataConfig, DiffusionConfig, FlowConfig, Maske
 from eltlab.data.batches import Batches, StreamedBatches
 from eltlab.data.encoded import EncodedBatches, EncodedSplit, tokenizer_of_set
 from eltlab.data.imagefiles import ImageFiles, Images
-from eltlab.data.images import to_float
 from eltlab.data.manifest import Manifest, opened
 from eltlab.data.perframe import PerFrame
 from eltlab.data.shards import check_set
@@ -68,11 +67,11 @@ class Data:
         return Batches(train.images.to(device), train.labels.to(device), *steps, share=share)
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a seeded subset of the test split, for validation."""
+        """Ids or uint8 images, and labels, of a seeded subset of the test split, for validation."""
         test = self.test.subset(min(most, len(self.test)))
         if self.tokenizer is not None:
             return self.tokenizer.encode(test.images), test.labels
-        return to_float(test.images), test.labels
+        return test.images, test.labels
 
     @property
     def codebook(self) -> Tensor | None:

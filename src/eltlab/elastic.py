@@ -28,6 +28,7 @@ from eltlab.progress import Bar
 from eltlab.runs import Run, read_checkpoint, restore
 from eltlab.schedule import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.seeds import SampleNoise
+from eltlab.text import unit_of
 
 
 class Drawn(NamedTuple):
@@ -134,7 +135,7 @@ class Elastic:
         batches = list(torch.arange(len(labels)).split(self.config.batch_size))
         world, rank = devices.joined()
         parts: list[Drawn] = []
-        with Bar(title, len(labels)) as bar:
+        with Bar(title, len(labels), unit=unit_of(self.config.data.shape)) as bar:
             for turn in range(0, len(batches), world):
                 mine, drawn = turn + rank, None
                 if mine < len(batches):

@@ -74,7 +74,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     share = devices.rank(), devices.world()
     pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
     if pace.images:
-        print(f"encoded {pace.images:,} images: {pace}", file=sys.stderr)
+        print(f"encoded {pace}", file=sys.stderr)
     devices.wait()
     if not devices.first():
         return

@@ -102,7 +102,8 @@ def evaluate_run(
         return assist(model, labels, seed)
     train, test = splits or build_splits(config)
     if splits is None:
-        check_metrics(config, len(train), len(loops), model.device)
+        draws = len(loops) + (model.tokenizer is not None)  # the floor
+        check_metrics(config, len(train), draws, model.device)
     if (config.data.encoding or train.origin) != counters["data"]:
         raise UserError(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "

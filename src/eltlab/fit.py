@@ -79,7 +79,9 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
         from eltlab.metrics.measure import check_metrics
 
         splits = data.images(config)
-        check_metrics(config, len(splits[0]), len(default_loops(config)), device)
+        # Of a tokenizer the floor is measured too.
+        draws = len(default_loops(config)) + (data.tokenizer is not None)
+        check_metrics(config, len(splits[0]), draws, device)
     with held(run, wait):
         train(run, data, device, requests)
         if config.evaluate:

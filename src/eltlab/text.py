@@ -1,6 +1,7 @@
 """How numbers, tables and addresses are written for people."""
 
 import re
+from collections.abc import Sequence
 
 PREFIXES = " kMGTPEZYRQ"
 
@@ -30,6 +31,11 @@ def span(seconds: float) -> str:
         if seconds < most * length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds / 86400:,.3g} days" if seconds < 864e5 else f"{seconds / 86400:,.0f} days"
+
+
+def unit_of(shape: Sequence[int]) -> str:
+    """What examples of a shape are counted in: images [C, H, W], clips [F, C, H, W]."""
+    return "images" if len(shape) == 3 else "clips"
 
 
 def counted(loops: int) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eltlab.data.imagefiles import ImageFiles
-from eltlab.data.images import to_float
+from eltlab.data.images import as_input, to_float
 from eltlab.seeds import WHOLE, Share, generator
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ class Batches(Loader):
             if flipped_B is not None:
                 mirrored = x.flip(-1) if self.mirrored is None else self.mirrored[indices]
                 x = where_flipped(flipped_B, mirrored, x)
-            yield to_float(x) if x.dtype == torch.uint8 else x, self.labels[indices]
+            yield as_input(x), self.labels[indices]
 
 
 class StreamedBatches(Loader):

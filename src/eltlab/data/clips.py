@@ -56,7 +56,7 @@ class ClipFiles(ImageFiles):
         super().__init__(name, root, split, size, channels, workers)
         self.timelines, self.stride = timelines, stride
         self.shape = (frames, *self.shape)
-        self.transform, self.unit = f"{TRANSFORM}; {CUT}; stride {stride}", "clips"
+        self.transform = f"{TRANSFORM}; {CUT}; stride {stride}"
         # FFmpeg's decoders and its conversion to RGB come with PyAV.
         self.versions = (*self.versions, av.__version__)
 

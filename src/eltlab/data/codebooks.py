@@ -23,6 +23,7 @@ from eltlab.data.tokenizer import (
 from eltlab.data.vqgan import VQGAN
 from eltlab.errors import UserError
 from eltlab.progress import Bar
+from eltlab.text import unit_of
 
 # Images that are encoded at a time for k-means to be fitted to. Of two images of 128 pixels a side
 # a layer's output stays in a processor's cache; a GPU wants more to do.
@@ -185,7 +186,7 @@ def fit_latent_codebook(name: str, base: Autoencoder, train: Images, codes: int)
 def _latents(base: Autoencoder, images: Images) -> Tensor:
     """Means at every position of every image, float32 [M, c]."""
     latents, done = [], 0
-    with Bar(f"encode {images.name}", len(images)) as bar:
+    with Bar(f"encode {images.name}", len(images), unit=unit_of(images.shape)) as bar:
         for part in images.parts(ENCODED[base.device.type]):
             mean_NCHW, _ = base.encode(part.flatten(0, -4))  # of clips every frame
             latents.append(mean_NCHW.permute(0, 2, 3, 1).reshape(-1, base.channels))

@@ -43,6 +43,7 @@ from eltlab.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
 from eltlab.progress import Bar
+from eltlab.text import unit_of
 
 HASHES = ".hashes.json"  # of the shards of a set whose manifest was taken back
 
@@ -51,6 +52,7 @@ HASHES = ".hashes.json"  # of the shards of a set whose manifest was taken back
 class Pace:
     """What encoding took of one process."""
 
+    unit: str  # images or clips
     images: int = 0
     seconds: float = 0.0
     network: float = (
@@ -59,7 +61,10 @@ class Pace:
 
     def __str__(self) -> str:
         rate = self.images / max(self.seconds, 1e-9)
-        return f"{rate:,.1f} images/s, {100 * self.network / max(self.seconds, 1e-9):.0f} % in the network"
+        share = 100 * self.network / max(self.seconds, 1e-9)
+        return (
+            f"{self.images:,} {self.unit}: {rate:,.1f} {self.unit}/s, {share:.0f} % in the network"
+        )
 
 
 def describe(
@@ -202,8 +207,9 @@ def encode_missing(
     mine = [file for n, file in enumerate(files(encoding)) if n % world == rank]
     left = [file for file in mine if not (out / file[0]).is_file()]
     total, todo = (sum(len(rows) for _, _, rows in some) for some in (mine, left))
-    pace, begun = Pace(), time.monotonic()
-    with Bar("encode", total, total - todo) as bar:
+    unit = unit_of(images["train"].shape)
+    pace, begun = Pace(unit), time.monotonic()
+    with Bar("encode", total, total - todo, unit) as bar:
         for split in SPLITS:
             shards = {name: rows for name, of, rows in left if of == split}
             for made in encoded(images[split], shards, encoding, tokenizer, batch, pace):
@@ -282,7 +288,7 @@ def checked(out: Path, encoding: Encoding, known: dict[str, str]) -> dict[str, l
     """The shards of each split; known: hashes that some of them must have."""
     shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     done = 0
-    with Bar("check shards", sum(encoding.counts.values())) as bar:
+    with Bar("check shards", sum(encoding.counts.values()), unit="examples") as bar:
         for name, split, rows in files(encoding):
             shard = Shard(name, len(rows), known.get(name, ""))
             shards[split].append(check_shard(out, shard, encoding))

@@ -23,6 +23,7 @@ from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.machine import physical_memory
 from eltlab.progress import Bar
+from eltlab.text import unit_of
 
 MEMORY_SHARE = 4  # a set may take a quarter of the memory that it lies in
 PART, PART_BYTES = 256, 2**26  # images that a worker decodes at a time into the cache, at most
@@ -43,7 +44,7 @@ class ImageFiles:
         self.name, self.root, self.names, self.workers = name, root, split.names, workers
         self.labels = torch.tensor(split.labels, dtype=torch.long)
         self.shape: tuple[int, ...] = (channels, size, size)
-        self.transform, self.unit = TRANSFORM, "images"
+        self.transform = TRANSFORM
         # Another Pillow may decode to other pixels.
         self.versions: tuple[str, ...] = (PIL.__version__,)
 
@@ -112,7 +113,7 @@ class ImageFiles:
         done = 0
         with (
             path.open("wb") as file,
-            Bar(f"decode {self.name}", len(self), unit=self.unit) as bar,
+            Bar(f"decode {self.name}", len(self), unit=unit_of(self.shape)) as bar,
         ):
             np.lib.format.write_array_header_1_0(file, header)
             for part in self.parts(max(1, min(PART, PART_BYTES // int(np.prod(self.shape))))):

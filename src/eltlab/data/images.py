@@ -79,6 +79,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def as_input(x: Tensor) -> Tensor:
+    """What an objective corrupts: images brought into [−1, 1]; ids and latents are it already."""
+    return to_float(x) if x.dtype == torch.uint8 else x
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """[−1, 1] → uint8, rounded to the nearest; values outside are clipped."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

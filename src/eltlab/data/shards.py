@@ -127,7 +127,7 @@ def check_set(manifest: Manifest, again: bool = False) -> None:
 
     def check(marker: Path) -> None:
         done = 0
-        with Bar("check shards", sum(shard.images for shard in shards)) as bar:
+        with Bar("check shards", sum(shard.images for shard in shards), unit="examples") as bar:
             for shard in shards:
                 check_shard(manifest.root, shard, manifest.encoding)
                 done += shard.images

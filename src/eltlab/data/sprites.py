@@ -59,7 +59,7 @@ def _split(name: str, sheets: dict[str, np.ndarray], figures: np.ndarray, key: s
 def _write(path: Path, name: str, sheets: dict[str, np.ndarray], figures: np.ndarray) -> None:
     shape = (len(CLASSES), len(figures), FRAMES, 3, SIZE, SIZE)
     clips = np.empty(shape, dtype=np.uint8)
-    with Bar(f"compose sprites/{name}", len(figures)) as bar:
+    with Bar(f"compose sprites/{name}", len(figures), unit="figures") as bar:
         for place, figure in enumerate(figures):
             clips[:, place] = compose(sheets, int(figure))
             bar.update(place + 1)

@@ -17,6 +17,7 @@ from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.patches import Patches
 from eltlab.progress import Bar
+from eltlab.text import unit_of
 
 ENCODED = 1024  # images of a stream that are encoded at a time
 VECTORS_AT_ONCE = 2**13  # patches against all codes: the distances stay in the processor's cache
@@ -76,7 +77,7 @@ def encode_set(
 ) -> tuple[Tensor, Tensor | None]:
     """ids [N, T] of a whole set, and with mirror those of its images mirrored left to right."""
     straight, mirrored, done = [], [], 0
-    with Bar(f"encode {images.name}", len(images)) as bar:
+    with Bar(f"encode {images.name}", len(images), unit=unit_of(images.shape)) as bar:
         for part in images.parts(ENCODED):
             straight.append(tokenizer.encode(part))
             if mirror:
@@ -157,7 +158,7 @@ RECONSTRUCTED = 8  # images at a time
 def reconstruct(tokenizer: Decoder, images: Tensor) -> Tensor:
     """uint8 images [N, C, H, W] encoded and decoded again; of a latent its mean."""
     parts, done = [], 0
-    with Bar("reconstruct", len(images)) as bar:
+    with Bar("reconstruct", len(images), unit=unit_of(images.shape[1:])) as bar:
         for part in images.split(RECONSTRUCTED):
             made = tokenizer.encode(part)
             parts.append(tokenizer.decode(made if isinstance(made, Tensor) else made[0]))

@@ -14,8 +14,8 @@ class Objective(Protocol):
     ) -> tuple[tuple[Tensor, ...], Any]:
         """The network's inputs and the target for x, a share of a batch.
 
-        u [B] in [0, 1) is how far each sample is corrupted, drawn from the noise unless given for a
-        whole batch.
+        u in [0, 1) is how far each sample is corrupted, drawn from the noise unless given for the whole
+        batch, of which noise.mine(u) are this share's.
         """
 
     def level(self, u: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from eltlab.data.images import ImageSet, to_float
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.progress import Bar
 from eltlab.seeds import fold, generator
+from eltlab.text import unit_of
 
 FEATURES = 64
 EPOCHS = 40
@@ -134,7 +135,7 @@ def _train(train: ImageSet, classes: int) -> Classifier:
     an_epoch = len(train) // batch
     steps = min(EPOCHS * an_epoch, recipe.steps)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with Bar("classifier", steps * batch) as bar:
+    with Bar("classifier", steps * batch, unit=unit_of(train.shape)) as bar:
         for step in range(steps):
             epoch, place = divmod(step, an_epoch)
             if place == 0:

@@ -12,6 +12,7 @@ from eltlab.data.imagefiles import Images
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.metrics.distances import Statistics, statistics
 from eltlab.progress import Bar
+from eltlab.text import unit_of
 
 
 class Extractor:
@@ -22,14 +23,15 @@ class Extractor:
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] of samples → float32 [N, F] on the CPU."""
-        return self.extract(images.split(self.batch), len(images), "sample features")
+        unit = unit_of(images.shape[1:])
+        return self.extract(images.split(self.batch), len(images), "sample features", unit)
 
-    def extract(self, parts: Iterable[Tensor], count: int, label: str) -> Tensor:
-        """Parts of `batch` images, of `count` in all → float32 [N, F] on the CPU."""
+    def extract(self, parts: Iterable[Tensor], count: int, label: str, unit: str) -> Tensor:
+        """Parts of `batch` images or clips, of `count` in all → float32 [N, F] on the CPU."""
         features, done = [], 0
         # Full float32 on CUDA too: TF32 would make features that depend on the device.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with exact, torch.inference_mode(), Bar(label, count) as bar:
+        with exact, torch.inference_mode(), Bar(label, count, unit=unit) as bar:
             for part in parts:
                 # One order in memory, whatever the images lie in: PyTorch chooses kernels by it.
                 plain = part.clone(memory_format=torch.contiguous_format)
@@ -53,7 +55,8 @@ class Reference:
 
     def _extract(self) -> np.ndarray:
         parts = self.set.parts(self.extractor.batch)
-        return self.extractor.extract(parts, len(self.set), "reference features").numpy()
+        count, unit = len(self.set), unit_of(self.set.shape)
+        return self.extractor.extract(parts, count, "reference features", unit).numpy()
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -25,7 +25,7 @@ from eltlab.metrics.features import Extractor, Reference, kept
 from eltlab.metrics.i3d import I3D, load_i3d
 from eltlab.metrics.inception import Inception, load_inception
 from eltlab.seeds import generator
-from eltlab.text import span
+from eltlab.text import span, unit_of
 
 HALVINGS = 8  # of the reference
 CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
@@ -66,12 +66,12 @@ def check_metrics(
     """Raises UserError now for what build_metrics would raise after hours of training; cheap, but
     may download Inception's weights. Of I3D, which is slow, it says how long that will take.
 
-    draws: how often samples are measured.
+    draws: how often as many as metrics.samples are measured.
     """
-    reference = config.metrics.reference
+    reference, unit = config.metrics.reference, unit_of(config.data.shape)
     if reference is not None and reference > train_images:
         raise UserError(
-            f"metrics.reference={reference}: the training split has only {train_images:,} images; give "
+            f"metrics.reference={reference}: the training split has only {train_images:,} {unit}; give "
             f"at most {train_images}"
         )
     if config.metrics.extractor != "classifier":
@@ -83,7 +83,7 @@ def check_metrics(
 
 def check_counts(config: Config | EncodeConfig, train_images: int) -> None:
     """Raises UserError where samples or reference are too few for the distances of a large network."""
-    metrics, what = config.metrics, "images" if config.data.frames == 1 else "clips"
+    metrics, what = config.metrics, unit_of(config.data.shape)
     for key, count in (
         ("metrics.samples", metrics.samples),
         ("metrics.reference", metrics.reference),
@@ -114,7 +114,7 @@ def foretell(
     reference = metrics.reference or train_images
     clips = reference + draws * metrics.samples
     print(
-        f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {metrics.samples:,} samples at "
+        f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {metrics.samples:,} made ones at "
         f"{seconds:.2g} s a clip, {span(clips * seconds)} in all; metrics.extractor=classifier is quick",
         file=sys.stderr,
     )

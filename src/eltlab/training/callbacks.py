@@ -18,7 +18,7 @@ from eltlab.errors import UserError
 from eltlab.files import renamed, write_atomic
 from eltlab.pictures import save_grid, suffixes
 from eltlab.progress import Bar
-from eltlab.text import counted
+from eltlab.text import counted, unit_of
 from eltlab.training.agreement import Agreement
 from eltlab.training.module import LoopedModule
 
@@ -51,7 +51,7 @@ class Reports(AfterSteps):
         self.since = (module.step, module.train_seconds)
         config = module.config
         total = config.steps * config.batch_size
-        self.bar = Bar("train", total, module.images_seen)
+        self.bar = Bar("train", total, module.images_seen, unit_of(config.data.shape))
         self.bar.__enter__()
 
     def open(self, module: Any) -> None:

@@ -1,6 +1,7 @@
 """Validation loss of the averaged weights by exit and by noise level or mask ratio: validation.csv."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from eltlab import devices
 from eltlab.config import Config
-from eltlab.seeds import BatchNoise, generator
+from eltlab.data.images import as_input
+from eltlab.seeds import BatchNoise, Share, generator
 from eltlab.training.callbacks import AfterSteps, keep_rows, spread
 
 LEVELS = 5  # bins of the corruption, from light to heavy
@@ -24,16 +26,20 @@ class Validation(AfterSteps):
     behind the last one. Images, corruption and levels are the same at every step and for every seed.
 
     Args:
-        inputs, labels: of the held-out images, as the objective corrupts them.
+        inputs, labels: of the held-out images; what the objective corrupts, or uint8 images.
     """
 
     IMAGES = 512  # of the held-out split, at most
+    VALUES = 2**25  # that an exit predicts in one pass, at most: 128 MiB
 
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
         self.path = folder / "validation.csv"
         self.exits = tuple(range(1, config.loops + 1))
         self.steps = spread(config.steps, config.trainer.validations)
         self.inputs, self.labels = inputs, labels
+        data = config.data
+        of_token = data.codebook if config.objective.INPUTS == "tokens" else data.patch_values
+        self.at_once = max(self.VALUES // (data.tokens * of_token), 1)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         if devices.first():
@@ -63,17 +69,26 @@ class Validation(AfterSteps):
             chosen = order[level::LEVELS].to(device)
             if not len(chosen):
                 continue
+            pieces = math.ceil(len(chosen) / self.at_once)
+            chosen = chosen[: len(chosen) - len(chosen) % pieces]  # pieces are equally large
             within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
             u_B = (level + within) / LEVELS
-            draw = generator("validation", "corrupt", level, device=device)
-            noise = BatchNoise(draw, len(chosen))
-            inputs, target = module.objective.corrupt(self.inputs[chosen], noise, u_B)
-            with module.trainer.precision_plugin.forward_context():
-                done = module.ema(*inputs, labels_B=self.labels[chosen], exits=self.exits)
-            losses = [module.objective.loss(done.exits[n], target).item() for n in self.exits]
+            total = torch.zeros(len(self.exits), device=device)
+            for share in Share(pieces=pieces).each_piece():
+                draw = generator("validation", "corrupt", level, device=device)
+                noise = BatchNoise(draw, len(chosen), share)
+                total += self.losses(module, chosen[share.rows(len(chosen))], noise, u_B)
+            losses = (total / pieces).tolist()
             mean_level = round(module.objective.level(u_B).mean().item(), 4)
             lines += [
                 {"exit": n, "level": mean_level, "loss": loss, "gap": loss - losses[-1]}
                 for n, loss in zip(self.exits, losses, strict=True)
             ]
         return lines
+
+    def losses(self, module: Any, piece: Tensor, noise: BatchNoise, u_B: Tensor) -> Tensor:
+        """Of each exit [L]; the mean over the pieces is that of all images at levels u_B."""
+        inputs, target = module.objective.corrupt(as_input(self.inputs[piece]), noise, u_B)
+        with module.trainer.precision_plugin.forward_context():
+            done = module.ema(*inputs, labels_B=self.labels[piece], exits=self.exits)
+        return torch.stack([module.objective.loss(done.exits[n], target) for n in self.exits])
