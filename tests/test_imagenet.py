@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -92,6 +93,10 @@ def test_the_study_trains_on_the_set(place, tmp_path) -> None:
     own = [f"data.root={place / 'imagenette_latents'}", *SMALL, "metrics.samples=20"]
     own += ["metrics.reference=30", "trainer.accelerator=cpu"]
     study = load_study("imagenette", "quick", own, str(tmp_path), {})
+    moved = shutil.copytree(place / "imagenette_latents", tmp_path / "moved")
+    own[0] = f"data.root={moved}"
+    assert load_study("imagenette", "quick", own, str(tmp_path), {}).name == study.name
+    assert load_study("imagenette", "quick", own[1:], str(tmp_path), {}).name != study.name
     planned = grid_trials(study)
     arms = [trial.config.name.partition("/")[2] for trial in planned]
     assert arms == ["loops1-final", "loops4-ilsd", "loops4-final"]

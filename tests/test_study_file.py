@@ -145,6 +145,22 @@ def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
     assert other.config({}, 0).batch_size == 16
 
 
+def test_where_known_data_lie_makes_no_other_study(tmp_path):
+    def at(name, *places):
+        return opened(tmp_path, overrides=[f"data={name}", "data.size=64", *places])
+
+    here, there = (
+        at("sprites", f"data.root={place}", f"data.workers={n}") for n, place in enumerate("ab")
+    )
+    assert here.name == there.name == at("sprites").name
+    assert here.base.data.root != there.base.data.root
+    assert [t.key for t in grid_trials(here)] == [t.key for t in grid_trials(there)]
+    folders = [at("clips", f"data.root={place}", "data.classes=2") for place in "ab"]
+    assert folders[0].name != folders[1].name
+    keys = [{trial.key for trial in grid_trials(study)} for study in folders]
+    assert len(keys[0]) == 5 and not keys[0] & keys[1]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -435,6 +435,11 @@ def defines(key: str) -> bool:
     return inside or key in (*NUMBERS, "budget.images", "trainer.precision")
 
 
+def whereabouts(data: "DataConfig") -> tuple[str, ...]:
+    """The keys of data that make no other run: how any are read, and where known data lie."""
+    return ("workers", "in_memory", *(() if data.name in FOLDERS else ("root",)))
+
+
 def identity(config: Config) -> str:
     """Ten hex digits of everything that affects the trained weights (DESIGN decision 3).
 
@@ -445,8 +450,8 @@ def identity(config: Config) -> str:
     affects = {key: plain[key] for key in SECTIONS + NUMBERS}
     for key in ("objective", "supervision"):
         del affects[key]["file"]  # an extension is what it does (source), not where it lies
-    for key in ("workers", "in_memory", *(() if config.data.name in FOLDERS else ("root",))):
-        del affects["data"][key]  # where known data lie, and how any are read
+    for key in whereabouts(config.data):
+        del affects["data"][key]
     for key, of_images in OF_IMAGES:
         if affects["data"][key] == of_images:
             del affects["data"][key]  # so that other sets gave no run on images another name

@@ -20,7 +20,7 @@ from eltlab.files import digest
 from eltlab.parameters import parameters, register
 from eltlab.space import Cell, draw
 from eltlab.storage import Storage
-from eltlab.study import Planned, Study
+from eltlab.study import Planned, Study, differing
 
 GRID_FACTS = ("cell", "seeds", "arm", "key", "choices")
 POPULATION = 12  # of NSGA-II; small, because an individual is a training
@@ -302,7 +302,7 @@ def meaning_of(study: Study) -> dict[str, Any]:
     """What makes the numbers of all trials comparable."""
     file = study.file
     meaning: dict[str, Any] = {
-        "base": file.base,
+        "base": differing(file.base, study.base),
         # In order: a trial's values are known by their places.
         "objectives": [f"{metric}: {direction}" for metric, direction in file.objectives.items()],
         "matched": file.matched,

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from eltlab.bill import bill
 from eltlab.compose import compose_node, compose_parsed, parse_overrides
 from eltlab.compute import budget_flops
-from eltlab.config import Config, flatten
+from eltlab.config import Config, flatten, whereabouts
 from eltlab.constraints import holds, keys_in
 from eltlab.errors import UserError, nearest
 from eltlab.files import digest
@@ -42,8 +42,11 @@ class Planned(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The same for what would be the same run, measured the same way, whatever it is called."""
-        return digest(replace(self.config, name="", runs_dir=""))
+        """The same for what would be the same run, measured the same way, whatever it is called and
+        wherever its data lie."""
+        places: dict[str, Any] = dict.fromkeys(whereabouts(self.config.data))
+        data = replace(self.config.data, **places)
+        return digest(replace(self.config, name="", runs_dir="", data=data))
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,23 @@ def load_study(
         file = replace(file, objectives={first: "minimize"})
     check_objectives(file, base, path)
     check_where(file, base, path)
-    parts = [path.stem, preset, digest(sorted(overrides))[:6] if overrides else None]
+    others = differing(overrides, base)
+    parts = [path.stem, preset, digest(sorted(others))[:6] if others else None]
     own = "-".join(part for part in parts if part)
     budget = budget_flops(twin(base)) if file.matched == "train_flops" else None
     study = Study(own, file, runs_dir, base, budget)
     if file.sampler != "grid":
         check_draws(study, path)
     return study
+
+
+def differing(overrides: list[str], base: Config) -> list[str]:
+    """Of the overrides those that make another study: not where the data lie, but which encoded set."""
+    places = {f"data.{key}" for key in whereabouts(base.data)}
+    kept = [text for text in overrides if text.partition("=")[0] not in places]
+    if base.data.encoding and len(kept) < len(overrides):
+        kept.append(f"data.encoding={base.data.encoding}")
+    return kept
 
 
 def check_objectives(file: StudyFile, base: Config, path: Path) -> None:
