@@ -17,15 +17,17 @@ import torch
 from conftest import fails, tiny
 from PIL import Image
 from real_videos import real_video, whole
+from torch import nn
 
 from eltlab.config import DataConfig, identity
-from eltlab.data import clips, videos
+from eltlab.data import clips, timelines, videos
 from eltlab.data.clips import ClipFiles, load_clips
 from eltlab.data.decode import decode
 from eltlab.data.images import ImageSet
 from eltlab.data.sources import load_splits, names_of_classes
 from eltlab.data.videofolders import list_videos
 from eltlab.data.videos import Timeline, Video, picture, scan
+from eltlab.metrics.features import Extractor, Reference
 
 # --- what the tests read --------------------------------------------------------------------------
 
@@ -509,6 +511,13 @@ def test_streamed_clips_are_those_in_memory(folder):
         one, other = memory.subset(count), streamed.subset(count)
         assert isinstance(other, ImageSet) and one.hash == other.hash and one.name == other.name
     assert streamed.hash == load_clips(asked(folder, in_memory=False))[0].hash
+    extractor = Extractor("x", nn.Flatten(), torch.device("cpu"), 4)
+    for count in (5, None):  # a protocol does not depend on the memory of a machine
+        names = {
+            Reference(s if count is None else s.subset(count), extractor).name
+            for s in (memory, streamed)
+        }
+        assert len(names) == 1
 
 
 def test_a_set_is_its_files_and_how_they_are_cut(folder, tmp_path):
@@ -525,7 +534,7 @@ def test_a_set_is_its_files_and_how_they_are_cut(folder, tmp_path):
 
 def test_videos_are_gone_through_and_decoded_once(folder, seen, monkeypatch):
     scanned = []
-    monkeypatch.setattr(clips, "scan", lambda path: scanned.append(path) or scan(path))
+    monkeypatch.setattr(timelines, "scan", lambda path: scanned.append(path.name) or scan(path))
     first = load_clips(asked(folder))
     assert len(scanned) == 9
     seen.clear()
@@ -535,7 +544,24 @@ def test_videos_are_gone_through_and_decoded_once(folder, seen, monkeypatch):
     load_clips(asked(folder, stride=2, in_memory=False))
     assert len(scanned) == 9 and not seen  # the frames were counted, however they are cut
     write(folder / "train/a/0.avi", pan(5, 3))
-    assert len(load_clips(asked(folder))[0]) == 15 and len(scanned) == 18
+    assert len(load_clips(asked(folder))[0]) == 15 and scanned[9:] == ["0.avi"]
+
+
+def test_all_videos_that_cannot_be_used_are_named_at_once(folder, monkeypatch):
+    scanned = []
+    monkeypatch.setattr(timelines, "scan", lambda path: scanned.append(path.name) or scan(path))
+    for name in ("a/1.avi", "b/0.avi", "b/2.avi"):
+        (folder / "train" / name).write_bytes(b"no video")
+    message = fails(load_clips, asked(folder))
+    assert message.startswith(f"{folder}/train/a/1.avi: not a readable video (")
+    assert message.endswith("; 2 more cannot be used: train/b/0.avi, train/b/2.avi")
+    assert len(scanned) == 9
+    for n, name in enumerate(("a/1.avi", "b/0.avi", "b/2.avi")):
+        write(folder / "train" / name, pan(3, n))
+    message = fails(load_clips, asked(folder))
+    assert scanned[9:] == ["1.avi", "0.avi", "2.avi"]  # the others were counted
+    assert message.startswith(f"{folder}/train/a/1.avi: 3 frames, fewer than data.frames=4 times")
+    assert message.endswith("; 2 more cannot be used: train/b/0.avi, train/b/2.avi")
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -652,7 +678,7 @@ def test_too_few_clips_are_refused(folder, tmp_path):
     message = fails(load_clips, asked(folder, frames=8))
     assert f"data.root={folder}: class a has 1 training clips; give at least two" in message
     message = fails(load_clips, asked(folder, classes=3))
-    assert message == f"data.classes=3: {folder} has 2 classes; leave data.classes out"
+    assert message == f"data.classes=3: {folder} has 2 classes; give data.classes=2"
 
 
 # --- the configuration ----------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from eltlab.data.digits import load_digits
 from eltlab.data.images import ImageSet, to_float, to_uint8
 from eltlab.data.tokenizer import (
     ENCODED,
+    RECONSTRUCTED,
     PatchCodebook,
     count_distinct,
     encode_set,
     fit_codebook,
     images_at_once,
+    part_of_stream,
     psnr,
 )
 from eltlab.errors import UserError
@@ -196,6 +198,15 @@ def test_a_stream_is_encoded_in_the_cuts_of_the_whole(tokens):
     assert ENCODED % images_at_once(tokens) == 0
 
 
+@pytest.mark.parametrize("tokens", [1, 64, 1024, 10**6])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 128, 128), (16, 3, 128, 128), (64, 3, 512, 512)])
+def test_parts_of_a_stream_are_bounded_and_cut_where_the_whole_is(shape, tokens):
+    images = ImageSet("x", torch.zeros(1, *shape, dtype=torch.uint8), torch.zeros(1))
+    part = part_of_stream(images, tokens)
+    assert part % images_at_once(tokens) == 0 and ENCODED % part == 0
+    assert part * math.prod(shape) <= 2**26 or part == images_at_once(tokens)
+
+
 def test_a_set_is_encoded_whole_and_mirrored(digits):
     train, _ = digits
     codebook = fit_codebook(train, DIGITS, 16)
@@ -212,6 +223,9 @@ def test_psnr_by_hand():
     assert psnr(black, grey) == pytest.approx(10 * math.log10(255**2 / 25))
     assert psnr(black, black) == math.inf
     assert psnr(black, black + 255) == pytest.approx(0)
+    many = torch.randint(256, (2 * RECONSTRUCTED + 3, 1, 2, 2), dtype=torch.uint8)
+    error = (many.double() - 100).square().mean().item()
+    assert psnr(many, torch.full_like(many, 100)) == pytest.approx(10 * math.log10(255**2 / error))
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -577,7 +577,7 @@ def test_classes_are_counted_and_checked(folder):
     assert len(build_splits(config)[0]) == 36
     put(folder, "train/d/1.png", "train/d/2.png")
     message = fails(build_splits, config)
-    assert message == f"data.classes=3: {folder} has 4 classes; leave data.classes out"
+    assert message == f"data.classes=3: {folder} has 4 classes; give data.classes=4"
 
 
 def test_too_few_images_are_refused(folder, tmp_path):

@@ -273,7 +273,7 @@ def test_classifier_takes_any_size(channels, size):
 class Recorder:
     """A bar that remembers how far it came."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, unit: str) -> None:
         self.total = Recorder.last = total
 
     def __enter__(self):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny
 from PIL import Image
+from real_videos import real_video
 from sets import tokenizer_weights
 from test_clips import pan, write
 
@@ -302,6 +303,38 @@ def test_tokens_of_clips_go_frame_after_frame(few, tmp_path):
     one = data.tokenizer.inner.decode(ids.view(8, -1)[3:4])
     assert torch.equal(clip[0, 3], one[0])
     assert torch.equal(data.tokenizer.encode(data.images(config)[0].images[7:8]), ids)
+
+
+def test_the_protocol_of_encoded_clips_is_that_of_the_clips(tmp_path):
+    """Real videos, cut at stride 2: pixels, and tokens of their frames, are measured alike."""
+    for split, label, name in [
+        (split, label, name)
+        for split in ("train", "test")
+        for label, name in (("street", "bikes.mp4"), ("meadow", "bigbuckbunny.mp4"))
+    ]:
+        (tmp_path / "videos" / split / label).mkdir(parents=True)
+        (tmp_path / "videos" / split / label / name).symlink_to(real_video(name))
+    clips = f"data=clips data.root={tmp_path / 'videos'} data.frames=4 data.stride=2 data.size=16"
+    out, small = tmp_path / "set", [key for key in SMALL if not key.startswith("metrics.")]
+    tokenizer = ["tokenizer=kmeans", "tokenizer.base=taesd", "tokenizer.codes=8", "accelerator=cpu"]
+    weights = f"tokenizer.weights={tokenizer_weights(tmp_path / 'weights') / 'taesd'}"
+    encode(
+        compose_encode([*clips.split(), *tokenizer, weights, f"out={out}", "evaluate=false"]), out
+    )
+    measured = ["metrics.extractor=classifier", "metrics.samples=8", f"runs_dir={tmp_path}"]
+    plain = [key for key in small if "codebook" not in key]
+    found = []
+    for keys in (
+        [*clips.split(), "data.patch=4", *small],
+        [*clips.split(), "data.patch=4", *small, "data.in_memory=false", "sampler.steps=2"],
+        ["data=tokens", f"data.root={out}", *plain],
+    ):
+        config = compose([*keys, *measured, "evaluate_loops=[2]"])
+        train_and_measure(config)
+        rows = [row for row in results.read_rows(Run.of(config).rows) if row["kind"] == "eval"]
+        found.append(json.loads(rows[-1]["protocol_text"]))
+    assert {each["clips"] for each in found} == {"4 frames, stride 2, 16 pixels, split 1"}
+    assert len({each["reference"] for each in found}) == 1
 
 
 # --- what people look at --------------------------------------------------------------------------

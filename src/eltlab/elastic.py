@@ -21,7 +21,7 @@ from eltlab.config import Config, SamplerConfig
 from eltlab.data.encoded import tokenizer_of_set
 from eltlab.data.images import to_uint8
 from eltlab.data.manifest import opened
-from eltlab.data.tokenizer import RECONSTRUCTED, Decoder, PatchCodebook
+from eltlab.data.tokenizer import RECONSTRUCTED, Decoder, PatchCodebook, clips_at_once
 from eltlab.generation.guidance import guided
 from eltlab.laws import Depths
 from eltlab.progress import Bar
@@ -160,7 +160,8 @@ class Elastic:
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
         # In parts: a decoder's last layers take many times what the latents do.
-        parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(RECONSTRUCTED)]
+        count = clips_at_once(RECONSTRUCTED, data.frames)
+        parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
         return torch.cat(parts)
 
     def autocast(self) -> Any:

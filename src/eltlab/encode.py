@@ -53,6 +53,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     from eltlab.build import choose_device
     from eltlab.data.encoding import begin, describe, encode_missing, finish, fitted_before
     from eltlab.data.sources import load_splits, names_of_classes
+    from eltlab.data.tokenizer import clips_at_once
     from eltlab.data.tokenizers import build_tokenizer
     from eltlab.metrics.measure import check_metrics
 
@@ -70,7 +71,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
     # A CPU is fastest where a batch stays in its caches.
-    batch = config.batch or (2 if device.type == "cpu" else 64)
+    batch = config.batch or clips_at_once(2 if device.type == "cpu" else 64, config.data.frames)
     share = devices.rank(), devices.world()
     pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
     if pace.images:

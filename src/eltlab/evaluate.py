@@ -89,6 +89,7 @@ def evaluate_run(
     import torch
 
     from eltlab.build import build_splits, choose_device
+    from eltlab.data.sources import pixels_of
     from eltlab.elastic import load_run
     from eltlab.metrics.floor import floor
     from eltlab.metrics.measure import build_metrics, check_metrics
@@ -120,7 +121,7 @@ def evaluate_run(
         config.sampler, samples, model.precision, metrics.extractor, metrics.reference
     )
     if config.data.frames > 1:
-        protocol["clips"] = clips_of(config.data)
+        protocol["clips"] = clips_of(pixels_of(config))
     if config.objective.source is not None:  # the sampler is the extension's own code
         protocol["objective"] = config.objective.source
     known = {results.identity(row) for row in results.read_rows(run.rows)}

@@ -449,8 +449,8 @@ def check_source(data: DataConfig) -> None:
         size, channels, classes = native
         raise UserError(
             f"data.size={data.size} data.channels={data.channels} data.classes={data.classes}: "
-            f"{data.name} is {size}x{size}, {channels} channels, {classes} classes; leave these out, "
-            "or use data=images, which resizes"
+            f"{data.name} is {size}x{size}, {channels} channels, {classes} classes; leave these out"
+            f"{'' if data.name in CLIPS else ', or use data=images, which resizes'}"
         )
     if data.name == "images" and data.root is None:
         raise UserError(

@@ -1,13 +1,11 @@
 """Labelled clips from folders of videos: windows of frames, decoded as images are."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import av
 import numpy as np
-from torch.utils.data import Dataset
 
 from eltlab.config import DataConfig
 from eltlab.data.decode import TRANSFORM, fitted
@@ -21,14 +19,11 @@ from eltlab.data.imagefiles import (
     held,
     printable,
 )
-from eltlab.data.readahead import read_ahead
+from eltlab.data.timelines import and_more, timelines_of
 from eltlab.data.videofolders import list_videos
-from eltlab.data.videos import Timeline, Video, picture, scan
+from eltlab.data.videos import Timeline, Video, picture
 from eltlab.errors import UserError
-from eltlab.files import cache_dir, digest, make_once
-from eltlab.progress import Bar
 
-SCANNED = 8  # videos that a worker goes through at a time
 CUT = "windows laid end to end, 1"  # another number where other frames come out
 
 
@@ -106,14 +101,16 @@ def load_clips(data: DataConfig) -> tuple[Images, Images]:
     videos = list_videos(data.root, data.split)
     check_classes(videos, data.classes)
     splits = {"train": videos.train, "test": videos.test}
-    timelines = scan_all(videos.root, videos.train.names + videos.test.names, data.workers)
+    timelines = timelines_of(videos.root, videos.train.names + videos.test.names, data.workers)
     span = data.frames * data.stride
-    for name, timeline in timelines.items():
-        if timeline.length < span:
-            raise UserError(
-                f"{printable(str(videos.root / name))}: {timeline.length} frames, fewer than data.frames="
-                f"{data.frames} times data.stride={data.stride}; give less of the two, or take it away"
-            )
+    short = [name for name, timeline in timelines.items() if timeline.length < span]
+    if short:
+        first, *more = short
+        raise UserError(
+            f"{printable(str(videos.root / first))}: {timelines[first].length} frames, fewer than "
+            f"data.frames={data.frames} times data.stride={data.stride}; give less of the two, or take "
+            f"it away{and_more(more)}"
+        )
     cut = {name: _windows(split, timelines, span) for name, split in splits.items()}
     clips = Listing(videos.root, videos.classes, cut["train"], cut["test"])
     check_examples(clips, "clips", "every tenth video")
@@ -142,40 +139,3 @@ def _windows(split: Split, timelines: dict[str, Timeline], span: int) -> Split:
         names += [f"{name}#{window}" for window in range(count)]
         labels += [label] * count
     return Split(names, labels)
-
-
-def scan_all(root: Path, names: list[str], workers: int) -> dict[str, Timeline]:
-    """`scan` of each video: gone through once, then read from the cache until a file changes."""
-    key = digest(names, stamps(root, names), "timelines, 1", av.__version__)
-    path = cache_dir() / "clips" / f"{key}.npy"
-
-    def write(place: Path) -> None:
-        found: list[Timeline] = []
-        with Bar("count frames", len(names), unit="videos") as bar:
-            for part in _scanned(root, names, workers):
-                found += part
-                bar.update(len(found))
-        with place.open("wb") as file:
-            np.save(file, np.array(found, dtype=np.int64))
-
-    make_once(path, write)
-    rows = np.load(path, allow_pickle=False).tolist()
-    return {name: Timeline(*row) for name, row in zip(names, rows, strict=True)}
-
-
-def _scanned(root: Path, names: list[str], workers: int) -> Iterator[list[Timeline]]:
-    parts = [names[first : first + SCANNED] for first in range(0, len(names), SCANNED)]
-    yield from read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), pin=False)
-
-
-@dataclass
-class _Scanner(Dataset):
-    """What travels to the worker processes; item: names of videos."""
-
-    root: Path
-
-    def __getitem__(self, names: list[str]) -> list[Timeline] | UserError:
-        try:
-            return [scan(self.root / name) for name in names]
-        except UserError as error:
-            return error  # for read_ahead to raise

@@ -16,6 +16,7 @@ from eltlab.data.pretrained import settings_of
 from eltlab.data.tokenizer import (
     VECTORS_AT_ONCE,
     cached_codes,
+    clips_at_once,
     count_distinct,
     fit_means,
     sample_of,
@@ -187,7 +188,8 @@ def _latents(base: Autoencoder, images: Images) -> Tensor:
     """Means at every position of every image, float32 [M, c]."""
     latents, done = [], 0
     with Bar(f"encode {images.name}", len(images), unit=unit_of(images.shape)) as bar:
-        for part in images.parts(ENCODED[base.device.type]):
+        frames = math.prod(images.shape[:-3])
+        for part in images.parts(clips_at_once(ENCODED[base.device.type], frames)):
             mean_NCHW, _ = base.encode(part.flatten(0, -4))  # of clips every frame
             latents.append(mean_NCHW.permute(0, 2, 3, 1).reshape(-1, base.channels))
             done += len(part)

@@ -215,8 +215,8 @@ def check_classes(listing: Listing, classes: int) -> None:
     """Raises UserError where a configuration has another number of them."""
     if len(listing.classes) != classes:
         raise UserError(
-            f"data.classes={classes}: {listing.root} has {len(listing.classes)} classes; leave "
-            "data.classes out"
+            f"data.classes={classes}: {listing.root} has {len(listing.classes)} classes; give "
+            f"data.classes={len(listing.classes)}"
         )
 
 

@@ -35,13 +35,13 @@ def load_splits(data: DataConfig) -> Splits:
     )
 
 
-def source_splits(config: Config) -> Splits:
-    """(train, test) that the encoded set of a configuration was made of: what samples are held against.
-
-    They are read as they are needed, not into memory. Raises UserError where others lie there.
-    """
+def pixels_of(config: Config) -> DataConfig:
+    """The images or clips that a configuration is about: its data, or what its encoded set was made of;
+    these are read as they are needed, not into memory."""
+    if config.data.kind == "pixels":
+        return config.data
     source = opened(config.data).encoding.source
-    data = replace(
+    return replace(
         config.data,
         name=source.name,
         root=config.metrics.images or source.root,
@@ -51,8 +51,15 @@ def source_splits(config: Config) -> Splits:
         stride=source.stride,
         split=source.split,
         kind="pixels",
+        factor=1,
         in_memory=False,
     )
+
+
+def source_splits(config: Config) -> Splits:
+    """(train, test) that the encoded set of a configuration was made of: what samples are held against.
+    Raises UserError where others lie there."""
+    source, data = opened(config.data).encoding.source, pixels_of(config)
     try:
         splits = load_splits(data)
     except UserError as error:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.data.imagefiles import Images
+from eltlab.data.imagefiles import PART_BYTES, Images
 from eltlab.data.images import ImageSet, to_float, to_uint8
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
@@ -68,8 +68,20 @@ class PatchCodebook:
 
 
 def images_at_once(tokens: int) -> int:
-    """A power of two, so that any stream in parts of ENCODED images is cut where the whole would be."""
-    return min(ENCODED, 2 ** int(math.log2(max(VECTORS_AT_ONCE // tokens, 1))))
+    """A power of two, so that a stream in parts of a larger one is cut where the whole would be."""
+    return min(ENCODED, power_of_two(VECTORS_AT_ONCE // tokens))
+
+
+def part_of_stream(images: Images, tokens: int) -> int:
+    """How many are encoded at a time: of clips fewer, as the parts that were read ahead wait in memory."""
+    return min(
+        ENCODED, max(power_of_two(PART_BYTES // math.prod(images.shape)), images_at_once(tokens))
+    )
+
+
+def power_of_two(most: int) -> int:
+    """The largest that is not above it, at least 1."""
+    return 2 ** int(math.log2(max(most, 1)))
 
 
 def encode_set(
@@ -78,7 +90,7 @@ def encode_set(
     """ids [N, T] of a whole set, and with mirror those of its images mirrored left to right."""
     straight, mirrored, done = [], [], 0
     with Bar(f"encode {images.name}", len(images), unit=unit_of(images.shape)) as bar:
-        for part in images.parts(ENCODED):
+        for part in images.parts(part_of_stream(images, math.prod(tokenizer.patches.grid))):
             straight.append(tokenizer.encode(part))
             if mirror:
                 mirrored.append(tokenizer.encode(part.flip(-1)))
@@ -155,11 +167,17 @@ def count_distinct(vectors: np.ndarray, enough: int) -> int:
 RECONSTRUCTED = 8  # images at a time
 
 
+def clips_at_once(images: int, frames: int) -> int:
+    """As many clips as hold that many images, at least one."""
+    return max(images // frames, 1)
+
+
 def reconstruct(tokenizer: Decoder, images: Tensor) -> Tensor:
     """uint8 images [N, C, H, W] encoded and decoded again; of a latent its mean."""
     parts, done = [], 0
     with Bar("reconstruct", len(images), unit=unit_of(images.shape[1:])) as bar:
-        for part in images.split(RECONSTRUCTED):
+        frames = images.shape[1] if images.dim() == 5 else 1
+        for part in images.split(clips_at_once(RECONSTRUCTED, frames)):
             made = tokenizer.encode(part)
             parts.append(tokenizer.decode(made if isinstance(made, Tensor) else made[0]))
             done += len(part)
@@ -169,5 +187,10 @@ def reconstruct(tokenizer: Decoder, images: Tensor) -> Tensor:
 
 def psnr(images: Tensor, reconstructed: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of uint8 images, from the mean squared error of all of them."""
-    error = (images.double() - reconstructed.double()).square().mean().item()
+    squares = 0  # in integers, which are exact, and in parts: of clips the whole would not fit
+    for one, other in zip(
+        images.split(RECONSTRUCTED), reconstructed.split(RECONSTRUCTED), strict=True
+    ):
+        squares += int((one.int() - other.int()).square().sum(dtype=torch.int64))
+    error = squares / images.numel()
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)

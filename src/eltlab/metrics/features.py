@@ -46,7 +46,8 @@ class Reference:
 
     def __init__(self, images: Images, extractor: Extractor) -> None:
         self.set, self.extractor = images, extractor
-        self.name = f"{images.name}-{len(images)}-{images.hash}"
+        # By its files, where it is of files: the same whether they lie in memory or not.
+        self.name = f"{images.name}-{len(images)}-{images.origin}"
 
     @cached_property
     def features(self) -> Tensor:

@@ -1,0 +1,88 @@
+"""The timelines of many videos: each is gone through once, and then read from the cache until it changes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from torch.utils.data import Dataset
+
+from eltlab.data.folders import stamps
+from eltlab.data.readahead import read_ahead
+from eltlab.data.videos import Timeline, scan
+from eltlab.errors import UserError
+from eltlab.files import cache_dir, digest, locked, write_atomic
+from eltlab.progress import Bar
+
+SCANNED = 8  # videos that a worker goes through at a time
+NAMED = 5  # of those that are refused
+
+
+def timelines_of(root: Path, names: list[str], workers: int) -> dict[str, Timeline]:
+    """Of each video its timeline. Raises UserError for those that cannot be used, after all were gone
+    through."""
+    key = digest(str(root.resolve()), "timelines, 2", av.__version__)
+    path = cache_dir() / "clips" / f"{key}.json"
+    marks = {name: list(mark) for name, mark in zip(names, stamps(root, names), strict=True)}
+    with locked(path.with_suffix(".lock")):
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        fresh = [name for name in names if known.get(name, {}).get("mark") != marks[name]]
+        refused = {}
+        try:
+            for name, found in _scanned(root, fresh, workers):
+                if isinstance(found, UserError):
+                    refused[name] = found
+                else:
+                    known[name] = {"mark": marks[name], "timeline": found}
+        finally:  # what was counted before an interrupt is not counted again
+            if fresh:
+                write_atomic(path, json.dumps(known))
+    if refused:
+        first, *more = refused
+        raise UserError(f"{refused[first]}{and_more(more)}")
+    return {name: Timeline(*known[name]["timeline"]) for name in names}
+
+
+def and_more(names: list[str]) -> str:
+    """For the end of a message on one video: which others cannot be used."""
+    if not names:
+        return ""
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:NAMED])
+    rest = ", …" if len(names) > NAMED else ""
+    return f"; {len(names):,} more cannot be used: {shown}{rest}"
+
+
+def _scanned(
+    root: Path, names: list[str], workers: int
+) -> Iterator[tuple[str, Timeline | UserError]]:
+    if not names:
+        return
+    parts = [names[first : first + SCANNED] for first in range(0, len(names), SCANNED)]
+    done = 0
+    with Bar("count frames", len(names), unit="videos") as bar:
+        for part, found in zip(
+            parts,
+            read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), pin=False),
+            strict=True,
+        ):
+            yield from zip(part, found, strict=True)
+            done += len(part)
+            bar.update(done)
+
+
+@dataclass
+class _Scanner(Dataset):
+    """What travels to the worker processes; item: names of videos."""
+
+    root: Path
+
+    def __getitem__(self, names: list[str]) -> list[Timeline | UserError]:
+        return [self.scanned(name) for name in names]
+
+    def scanned(self, name: str) -> Timeline | UserError:
+        try:
+            return scan(self.root / name)
+        except UserError as error:
+            return error
