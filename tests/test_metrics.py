@@ -200,6 +200,17 @@ def test_reference_features_are_extracted_once(digits, metrics, tmp_path, monkey
     assert len(list((tmp_path / "features").glob("*.npy"))) == 3
 
 
+def test_features_follow_the_pixels_and_not_the_names_of_their_files(digits, metrics):
+    """An image that is replaced by another of its name and size makes no other origin."""
+    train, _ = digits
+    one, other = (
+        Reference(ImageSet("x", part.images, part.labels, origin="files"), metrics.network)
+        for part in (half(train, 0).subset(300), half(train, 1).subset(300))
+    )
+    assert one.name == other.name == "x-300-files"
+    assert not torch.equal(one.features, other.features)
+
+
 def test_what_failed_to_be_made_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
 

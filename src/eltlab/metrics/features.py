@@ -48,11 +48,13 @@ class Reference:
         self.set, self.extractor = images, extractor
         # By its files, where it is of files: the same whether they lie in memory or not.
         self.name = f"{images.name}-{len(images)}-{images.origin}"
+        # What is cached is of these very pixels, where they are in memory.
+        self.key = f"{self.name}-{images.hash}"
 
     @cached_property
     def features(self) -> Tensor:
         """float32 [N, F]"""
-        return torch.from_numpy(kept(self._extract, "features", self.extractor.name, self.name))
+        return torch.from_numpy(kept(self._extract, "features", self.extractor.name, self.key))
 
     def _extract(self) -> np.ndarray:
         parts = self.set.parts(self.extractor.batch)

@@ -220,7 +220,7 @@ class InceptionMetrics:
 def halves(real: Reference) -> float:
     """The distance between two halves of a reference, kept: the mean over random halvings, balanced over
     the classes as samples are."""
-    key = (f"{HALVINGS} halvings", real.extractor.name, real.name)
+    key = (f"{HALVINGS} halvings", real.extractor.name, real.key)
     return float(kept(lambda: np.array(_halves(real.features, real.set.labels)), *key))
 
 
