@@ -21,6 +21,7 @@ from eltlab.data.tokenizer import (
     images_at_once,
     part_of_stream,
     psnr,
+    reconstruct,
 )
 from eltlab.errors import UserError
 from eltlab.patches import Patches
@@ -214,6 +215,24 @@ def test_a_set_is_encoded_whole_and_mirrored(digits):
     assert torch.equal(ids, codebook.encode(train.images))
     assert torch.equal(mirrored, codebook.encode(train.images.flip(3)))
     assert encode_set(codebook, train)[1] is None
+
+
+@pytest.mark.parametrize(("frames", "parts"), [(1, [8, 1]), (4, [2, 2, 2, 2, 1]), (16, [1] * 9)])
+def test_as_many_clips_are_reconstructed_at_a_time_as_hold_eight_images(frames, parts):
+    seen = []
+
+    class Watched:
+        def encode(self, images):
+            seen.append(len(images))
+            return images
+
+        def decode(self, images):
+            return images
+
+    shape = (9, 3, 2, 2) if frames == 1 else (9, frames, 3, 2, 2)
+    images = torch.randint(256, shape, dtype=torch.uint8)
+    assert torch.equal(reconstruct(Watched(), images), images)
+    assert seen == parts
 
 
 def test_psnr_by_hand():
