@@ -580,7 +580,7 @@ def refused(folder: Path, content: bytes | None = None, name: str = "2.avi", **k
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_no_video_is_named_whoever_reads_it(folder, workers):
-    for content in (b"", b"no video", os.urandom(5000)):
+    for content in (b"", b"no video", np.random.default_rng(0).bytes(5000)):
         message = refused(folder, content, workers=workers)
         assert "not a readable video (" in message and "mend it or take it away" in message
 
