@@ -160,7 +160,7 @@ class Elastic:
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
         # In parts: a decoder's last layers take many times what the latents do.
-        count = clips_at_once(RECONSTRUCTED, data.frames)
+        count = clips_at_once(RECONSTRUCTED, data.shape)
         parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
         return torch.cat(parts)
 

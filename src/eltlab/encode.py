@@ -71,7 +71,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
     # A CPU is fastest where a batch stays in its caches.
-    batch = config.batch or clips_at_once(2 if device.type == "cpu" else 64, config.data.frames)
+    batch = config.batch or clips_at_once(2 if device.type == "cpu" else 64, config.data.shape)
     share = devices.rank(), devices.world()
     pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
     if pace.images:

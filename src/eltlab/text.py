@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 PREFIXES = " kMGTPEZYRQ"
 
@@ -40,6 +41,12 @@ def unit_of(shape: Sequence[int]) -> str:
 
 def counted(loops: int) -> str:
     return f"{loops} loop" if loops == 1 else f"{loops} loops"
+
+
+def printable(name: str | Path) -> str:
+    """As it is; quoted where it would break a line, or cannot be written."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
 
 
 def shown(url: str) -> str:

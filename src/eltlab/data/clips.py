@@ -17,12 +17,12 @@ from eltlab.data.imagefiles import (
     check_classes,
     check_examples,
     held,
-    printable,
 )
 from eltlab.data.timelines import and_more, timelines_of
 from eltlab.data.videofolders import list_videos
 from eltlab.data.videos import Timeline, Video, picture
 from eltlab.errors import UserError
+from eltlab.text import printable
 
 CUT = "windows laid end to end, 1"  # another number where other frames come out
 
@@ -107,7 +107,7 @@ def load_clips(data: DataConfig) -> tuple[Images, Images]:
     if short:
         first, *more = short
         raise UserError(
-            f"{printable(str(videos.root / first))}: {timelines[first].length} frames, fewer than "
+            f"{printable(videos.root / first)}: {timelines[first].length} frames, fewer than "
             f"data.frames={data.frames} times data.stride={data.stride}; give less of the two, or take "
             f"it away{and_more(more)}"
         )

@@ -23,7 +23,7 @@ from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, make_once
 from eltlab.machine import physical_memory
 from eltlab.progress import Bar
-from eltlab.text import unit_of
+from eltlab.text import printable, unit_of
 
 MEMORY_SHARE = 4  # a set may take a quarter of the memory that it lies in
 PART, PART_BYTES = 256, 2**26  # images that a worker decodes at a time into the cache, at most
@@ -175,10 +175,6 @@ class _ImageDecoder(Decoder):
             Exception
         ) as error:  # zipfile and Arrow too: encrypted, damaged, of an unknown compression
             raise UserError(f"{self.place(name)}: not readable ({error})") from error
-
-
-def printable(place: str) -> str:
-    return place if place.isprintable() else repr(place)
 
 
 Images = ImageSet | ImageFiles

@@ -15,6 +15,7 @@ from eltlab.data.videos import Timeline, scan
 from eltlab.errors import UserError
 from eltlab.files import cache_dir, digest, locked, write_atomic
 from eltlab.progress import Bar
+from eltlab.text import printable
 
 SCANNED = 8  # videos that a worker goes through at a time
 NAMED = 5  # of those that are refused
@@ -49,7 +50,7 @@ def and_more(names: list[str]) -> str:
     """For the end of a message on one video: which others cannot be used."""
     if not names:
         return ""
-    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:NAMED])
+    shown = ", ".join(map(printable, names[:NAMED]))
     rest = ", …" if len(names) > NAMED else ""
     return f"; {len(names):,} more cannot be used: {shown}{rest}"
 
@@ -60,13 +61,10 @@ def _scanned(
     if not names:
         return
     parts = [names[first : first + SCANNED] for first in range(0, len(names), SCANNED)]
+    scanned = read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), pin=False)
     done = 0
     with Bar("count frames", len(names), unit="videos") as bar:
-        for part, found in zip(
-            parts,
-            read_ahead(_Scanner(root), parts, min(workers, len(parts) - 1), pin=False),
-            strict=True,
-        ):
+        for part, found in zip(parts, scanned, strict=True):
             yield from zip(part, found, strict=True)
             done += len(part)
             bar.update(done)

@@ -3,7 +3,7 @@
 import io
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -167,17 +167,16 @@ def count_distinct(vectors: np.ndarray, enough: int) -> int:
 RECONSTRUCTED = 8  # images at a time
 
 
-def clips_at_once(images: int, frames: int) -> int:
-    """As many clips as hold that many images, at least one."""
-    return max(images // frames, 1)
+def clips_at_once(images: int, shape: Sequence[int]) -> int:
+    """As many clips [F, C, H, W] as hold that many images, at least one; of images [C, H, W] that many."""
+    return max(images // math.prod(shape[:-3]), 1)
 
 
 def reconstruct(tokenizer: Decoder, images: Tensor) -> Tensor:
     """uint8 images [N, C, H, W] encoded and decoded again; of a latent its mean."""
     parts, done = [], 0
     with Bar("reconstruct", len(images), unit=unit_of(images.shape[1:])) as bar:
-        frames = images.shape[1] if images.dim() == 5 else 1
-        for part in images.split(clips_at_once(RECONSTRUCTED, frames)):
+        for part in images.split(clips_at_once(RECONSTRUCTED, images.shape[1:])):
             made = tokenizer.encode(part)
             parts.append(tokenizer.decode(made if isinstance(made, Tensor) else made[0]))
             done += len(part)

@@ -12,6 +12,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 from eltlab.errors import UserError, first_line
+from eltlab.text import printable
 
 BACK = (0, 16, 256)  # frames before the wanted one at which its key frame is looked for
 # Exact, so that every processor's vector units make the same pixels.
@@ -79,7 +80,7 @@ def scan(path: Path) -> Timeline:
     shown.sort()
     if not _even(shown):
         raise UserError(
-            f"{_said(path)}: frames at uneven times (variable frame rate); make them even by ffmpeg -i "
+            f"{printable(path)}: frames at uneven times (variable frame rate); make them even by ffmpeg -i "
             "FILE -vf fps=25 OUT"
         )
     timed = complete and not made_up
@@ -234,15 +235,13 @@ def opened(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
             stream.codec_context.thread_count = 1  # there is a process for each worker
             return container, stream
     container.close()
-    raise UserError(f"{_said(path)}: holds no video that can be decoded; mend it or take it away")
+    raise UserError(
+        f"{printable(path)}: holds no video that can be decoded; mend it or take it away"
+    )
 
 
 def damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{_said(path)}: not a readable video ({reason}); mend it or take it away")
-
-
-def _said(path: Path) -> str:
-    return str(path) if str(path).isprintable() else repr(str(path))
+    return UserError(f"{printable(path)}: not a readable video ({reason}); mend it or take it away")
 
 
 def _reason(error: BaseException) -> str:
