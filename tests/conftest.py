@@ -2,7 +2,10 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 # Before torch is imported, and for the subprocesses that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -54,6 +57,15 @@ def fails(function, *arguments: object) -> str:
     message = str(caught.value)
     assert message and "\n" not in message
     return message
+
+
+def until(condition: Callable[[], object], seconds: float = 120.0, log: Path | None = None) -> None:
+    """Waits for what other processes bring about; where it does not happen, the log is shown."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        said = log.read_text() if log and log.is_file() else "it did not happen"
+        assert time.monotonic() < deadline, said
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import until
 from optuna.trial import TrialState
 from studies import written
 from test_runs import assert_same, outcome
@@ -154,10 +155,7 @@ def test_a_study_survives_kills(
     assert storage == "postgres" or done["torn"] > 0
     check_completed_once(sweep)
     check_equal(sweep, calm)
-    deadline = time.monotonic() + 30
-    while any(sweep.processes().values()):
-        assert time.monotonic() < deadline, sweep.processes()
-        time.sleep(0.1)
+    until(lambda: not any(sweep.processes().values()))
 
 
 def check_completed_once(sweep: Sweep) -> None:

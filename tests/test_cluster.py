@@ -5,12 +5,11 @@ import pickle
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY, tiny
+from conftest import TINY, tiny, until
 from optuna.trial import TrialState
 from studies import written
 from test_runs import assert_same
@@ -27,13 +26,6 @@ from eltlab.training.placement import placement
 LOCAL = ["trainer=slurm", "trainer.slurm.cluster=local"]
 ASKED = [*TINY, "budget.images=3200", "trainer.checkpoint_seconds=1000", "trainer.grids=0"]
 ASKED += ["trainer.validations=4", "model.dropout=0.1", "evaluate_loops=[4]"]
-
-
-def until(what: Callable[[], object], log: Path | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < deadline, log and log.is_file() and log.read_text()
-        time.sleep(0.02)
 
 
 def text(path: Path) -> str:
@@ -70,16 +62,16 @@ def test_a_job_that_is_stopped_is_queued_again_and_ends_as_if_undisturbed(
     run = Path(printed.out.removeprefix("run: ").strip())
     log = run / "slurm" / f"{job}_0_log.out"
     assert f"tail -F {log}" in printed.err
-    until(lambda: len(text(run / "metrics.csv").splitlines()) > 2, log)
+    until(lambda: len(text(run / "metrics.csv").splitlines()) > 2, log=log)
     with pytest.raises(UserError, match="another process is training it"):
         fit.main([*ASKED, *LOCAL, f"runs_dir={runs}"])
     os.kill(int(job), signal.SIGTERM)  # submitit passes it on to the job's task
-    until(lambda: "resumed at" in text(log), log)
+    until(lambda: "resumed at" in text(log), log=log)
     kept = len(text(run / "metrics.csv").splitlines())
-    until(lambda: len(text(run / "metrics.csv").splitlines()) > kept + 1, log)
+    until(lambda: len(text(run / "metrics.csv").splitlines()) > kept + 1, log=log)
     [task] = children(int(job))
     os.kill(task, signal.SIGUSR2)
-    until((run / "slurm" / f"{job}_0_result.pkl").is_file, log)
+    until((run / "slurm" / f"{job}_0_result.pkl").is_file, log=log)
     said = log.read_text()
     stops = re.findall(r"stopped by (\w+) at (\S+) images", said)
     assert [name for name, _ in stops] == ["SIGTERM", "SIGUSR2"], said
@@ -130,10 +122,10 @@ def test_workers_in_jobs_finish_a_study_on_postgresql(
         [*task] = children(int(jobs[0]))
         return [*task, *children(task[0])] if task else []
 
-    until(lambda: len(trial()) == 2 and any(runs.rglob("metrics.csv")), logs[0])
+    until(lambda: len(trial()) == 2 and any(runs.rglob("metrics.csv")), log=logs[0])
     for process in reversed(trial()):
         os.kill(process, signal.SIGUSR2)
-    until(lambda: "stopped by SIGUSR2" in text(logs[0]), logs[0])
+    until(lambda: "stopped by SIGUSR2" in text(logs[0]), log=logs[0])
     sweep.main([*command, "workers=0"])
     printed = capsys.readouterr()
     assert "lr0.001" in printed.out and printed.out.splitlines()[-1] == f"study: {study.folder}"

@@ -302,16 +302,16 @@ def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) ->
 
 def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
     def work() -> None:
-        devices.WAIT = timedelta(seconds=1)
+        devices.WAIT = timedelta(seconds=2)
         devices.join(torch.device("cpu"))
         if devices.first():
-            time.sleep(2)
+            time.sleep(3)
         devices.wait()
         if devices.first():
-            time.sleep(2)
+            time.sleep(3)
         assert devices.told(7 if devices.first() else None) == 7
         if not devices.first():
-            time.sleep(3)  # hangs in a step
+            time.sleep(5)  # hangs in a step
             return
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
             devices.mean(torch.ones(1))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from conftest import until
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from postgres import PASSWORD, QUOTED, USER
@@ -30,7 +31,9 @@ from eltlab.text import shown
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["eltlab.storage", "psycopg", "pytest", "sqlalchemy.dialects"])
 # Where a lock outlives its holder, Optuna's own does so for 30 s.
-PATIENCE = 15
+PATIENCE = 25
+# Trials of a process that will be killed: it has not ended before.
+ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,6 @@ def start():
 def heard(pipe):
     assert pipe.poll(PATIENCE), "no word from the process"
     return pipe.recv()
-
-
-def until(condition):
-    for _ in range(PATIENCE * 100):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it does not come about")
 
 
 def kill(process):
@@ -532,7 +527,8 @@ def test_a_lock_that_the_server_took_back_is_an_error(postgres, tmp_path):
 def test_a_storm_of_kills_leaves_a_journal_that_all_can_read(seed, journal, start):
     randomness = random.Random(seed)
     watcher = journal.study()
-    processes = [start(working, journal, 50, f"w{number}") for number in range(4)]
+    counts = [ENDLESS, ENDLESS, 50, 50]
+    processes = [start(working, journal, count, f"w{n}") for n, count in enumerate(counts)]
     doomed = dict(enumerate(sorted(randomness.sample(range(100, 400), 2))))
     for number, lines in doomed.items():
         until(lambda lines=lines: content(journal).count(b"\n") >= lines)
@@ -561,7 +557,8 @@ def test_a_storm_of_kills_leaves_a_journal_that_all_can_read(seed, journal, star
 def test_kills_leave_unique_trials_in_postgres(postgres, tmp_path, start):
     place = Place(postgres(), tmp_path)
     watcher = place.study()
-    processes = [start(working, place, 6, f"w{number}") for number in range(3)]
+    counts = [ENDLESS, 6, 6]
+    processes = [start(working, place, count, f"w{n}") for n, count in enumerate(counts)]
     until(lambda: len(watcher.trials) >= 5)
     kill(processes[0][0])
     assert [heard(pipe) for _, pipe in processes[1:]] == ["done"] * 2

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import until
 from optuna.trial import TrialState
 from studies import GRID, filled, ledger_of, opened, written
 
@@ -182,10 +183,12 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
     seen = []
     for number in range(3):
         worker = sweep.start(number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"])
-        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        environment = Path(f"/proc/{worker.pid}/environ")
+        until(environment.read_bytes)  # empty until the kernel has filled the new process's stack
+        variables = environment.read_bytes().split(b"\0")
         worker.kill()
         worker.wait()
-        seen += [each for each in environment if each.startswith(b"CUDA_VISIBLE_DEVICES=")]
+        seen += [each for each in variables if each.startswith(b"CUDA_VISIBLE_DEVICES=")]
     assert seen == [b"CUDA_VISIBLE_DEVICES=" + gpu for gpu in (b"5", b"7", b"5")]
 
 
@@ -295,7 +298,7 @@ def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease
     file, runs, url = written(tmp_path, text), tmp_path / "runs", postgres_server.database()
     running = begin(file, runs, *more, "workers=2", f"lease={lease}", f"storage={url}")
     try:
-        wait_for(lambda: len(list(runs.rglob("last.ckpt"))) >= 2)
+        until(lambda: len(list(runs.rglob("last.ckpt"))) >= 2)
         postgres_server.stop()
         time.sleep(6)
         assert postgres_server.start()
@@ -318,7 +321,7 @@ def test_a_server_that_stays_away_ends_the_study_in_words(tmp_path, postgres_ser
     more = ["budget.images=1600", "trainer.checkpoint_seconds=0.2"]
     file, runs, url = written(tmp_path, text), tmp_path / "runs", postgres_server.database()
     running = begin(file, runs, *more, "lease=2", f"storage={url}")
-    wait_for(lambda: list(runs.rglob("last.ckpt")))
+    until(lambda: list(runs.rglob("last.ckpt")))
     postgres_server.stop()
     _, err = running.communicate(timeout=120)
     assert running.returncode == 2, err
@@ -350,12 +353,12 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
     try:
         study = load_study(file, None, more[:2], str(runs), {})
         filled(study, "filler")
-        wait_for(lambda: list(runs.rglob("last.ckpt")))
+        until(lambda: list(runs.rglob("last.ckpt")))
     finally:
         worker.kill()
         worker.wait()
     [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
-    wait_for(lambda: not alive(folder))
+    until(lambda: not alive(folder))
     assert (
         read_rows(folder / "rows.jsonl") == [] and measured(study.config({"loops": 4}, 0)) is False
     )
@@ -380,11 +383,11 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
     first = begin(file, runs, *more, "worker=0")
     second = None
     try:
-        wait_for(lambda: list(runs.rglob("last.ckpt")))
+        until(lambda: list(runs.rglob("last.ckpt")))
         first.send_signal(signal.SIGSTOP)  # its fit goes on
         holder = ledger_of(study).trials()[0].user_attrs["lease"][0]
         second = begin(file, runs, *more, "worker=0")
-        wait_for(lambda: ledger_of(study).trials()[0].user_attrs["lease"][0] != holder)
+        until(lambda: ledger_of(study).trials()[0].user_attrs["lease"][0] != holder)
         if woken == "at once":
             first.send_signal(signal.SIGCONT)  # it learns that the trial is lost, and ends the fit
         else:
@@ -418,7 +421,7 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     file, runs = written(tmp_path, text), tmp_path / "runs"
     running = begin(file, runs, *more, "workers=2")
     try:
-        wait_for(lambda: len(list(runs.rglob("last.ckpt"))) == 2)
+        until(lambda: len(list(runs.rglob("last.ckpt"))) == 2)
         # A terminal sends to all processes that the command has not put into a session of their own.
         send = running.send_signal if how == "alone" else partial(os.killpg, running.pid)
         send(number)
@@ -430,10 +433,10 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
         running.kill()
     assert running.returncode == code and "Traceback" not in err, err
     for path in runs.rglob("last.ckpt"):
-        wait_for(lambda folder=path.parents[1]: not alive(folder))
+        until(lambda folder=path.parents[1]: not alive(folder))
     study = load_study(file, None, more, str(runs), {})
     ledger = Ledger(study, open_storage(None, study.folder), "me", 60.0)
-    wait_for(lambda: all(expired(trial) for trial in ledger.trials()), seconds=30)
+    until(lambda: all(expired(trial) for trial in ledger.trials()), seconds=30)
     assert [trial.state for trial in ledger.trials()] == [TrialState.RUNNING] * 2
 
 
@@ -445,11 +448,11 @@ def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_p
     ledger = filled(study, "filler")
     worker = begin(file, runs, *more, "worker=0")
     try:
-        wait_for(lambda: list(runs.rglob("last.ckpt")))
+        until(lambda: list(runs.rglob("last.ckpt")))
         with ledger.storage.exclusive():  # so that it cannot be done before the second arrives
             worker.send_signal(signal.SIGTERM)
             [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
-            wait_for(lambda: not alive(folder))
+            until(lambda: not alive(folder))
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 worker.send_signal(number)
                 time.sleep(0.1)
@@ -466,10 +469,3 @@ def alive(folder: Path) -> bool:
 
     with locked(folder / ".lock", wait=False) as mine:
         return not mine
-
-
-def wait_for(condition, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
