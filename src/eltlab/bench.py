@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eltlab import devices, results
 from eltlab.bill import model_bill, sampling_bill
+from eltlab.checks import divides
 from eltlab.cli import options, own_keys, run_verb
 from eltlab.compose import compose
 from eltlab.config import Config
@@ -19,7 +20,7 @@ from eltlab.errors import UserError
 from eltlab.laws import Depths
 from eltlab.machine import machine_of
 from eltlab.memory import side_by_side
-from eltlab.rules import divides, one_device
+from eltlab.rules import one_device
 from eltlab.schedule import is_loop_count
 from eltlab.text import binary, columns, si, span, unit_of
 

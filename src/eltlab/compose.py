@@ -13,9 +13,10 @@ from yaml import YAMLError
 
 from eltlab.compute import budget_flops
 from eltlab.config import Config, EncodeConfig, folder, leaves
+from eltlab.encode_rules import refuse_idle, resolve_encode
 from eltlab.errors import UserError, first_line, nearest
 from eltlab.extend import is_extension, load_extension, source_hash
-from eltlab.rules import BUDGETS, one_budget, refuse_idle, resolve, resolve_encode
+from eltlab.rules import BUDGETS, one_budget, resolve
 from eltlab.text import shown
 from eltlab.twins import twin
 

@@ -13,11 +13,11 @@ from eltlab import compute, devices, results
 from eltlab.bill import exact, model_bill, sampling_bill
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config
+from eltlab.data_rules import check_samples
 from eltlab.errors import UserError
 from eltlab.files import digest, locked, write_atomic
 from eltlab.launch import launch
 from eltlab.laws import Depths
-from eltlab.rules import check_samples
 from eltlab.schedule import SCHEDULE_FORMS, LoopSchedule, is_loop_schedule
 from eltlab.text import counted
 

@@ -1,54 +1,44 @@
-"""Every rule across fields of a configuration, each with a message that says the mend."""
+"""The rules across fields of a run's configuration, each with a message that says the mend; those of its
+data are in data_rules.py."""
 
 import math
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from eltlab.checks import at_least, divides, one_of, within
 from eltlab.compute import train_flops
 from eltlab.config import (
     DEFAULT_IMAGES,
     MODULATED_BLOCKS,
     Config,
-    DataConfig,
     DeepConfig,
     DiffusionConfig,
     DiffusionSamplerConfig,
-    EncodeConfig,
     FinalConfig,
     FlowConfig,
     IlsdConfig,
     MaskedConfig,
     MaskedSamplerConfig,
-    MetricsConfig,
     RandomDepthConfig,
     flatten,
 )
-from eltlab.data.folders import class_names
-from eltlab.data.manifest import fill_from_manifest
-from eltlab.data.tokenizer_names import check as check_tokenizer
-from eltlab.data.videofolders import video_classes
+from eltlab.data_rules import (
+    check_encoded_keys,
+    check_metric_places,
+    check_samples,
+    check_source,
+    choose_extractor,
+    fill_data,
+)
 from eltlab.errors import UserError
 from eltlab.laws import LAWS
 from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
 
-# (size, channels, classes) of the sets that are what they are; data=images and data=clips take any.
-NATIVE = {
-    "digits": (8, 1, 10),
-    "fashion_mnist": (28, 1, 10),
-    "cifar10": (32, 3, 10),
-    "sprites": (64, 3, 9),
-}
-SPRITES_FRAMES = 8
-CLIPS = ("sprites", "clips")  # sets of clips; the others are of images
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
-MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
 BUDGETS = ("images", "train_flops", "match")
-INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own enlargement
 
 
 def resolve(node: DictConfig) -> Config:
@@ -343,77 +333,6 @@ def _check_sampling(config: Config) -> None:
             raise UserError(f"sampler.temperature={sampler.temperature}: must be above 0, e.g. 0.5")
 
 
-def fill_data(data: DataConfig) -> None:
-    """Fills in what data.root says of itself. Raises UserError."""
-    check_clips(data)
-    if data.classes == 0 and data.name == "images":
-        data.classes = len(class_names(data.root))
-    if data.classes == 0 and data.name == "clips":
-        data.classes = len(video_classes(data.root, data.split))
-    # A configuration that was filled in before says so by its encoding, and needs no set in its place.
-    blank = 0 in (data.size, data.classes)
-    if data.kind != "pixels" and (blank or data.encoding is None):
-        if data.root is not None:
-            fill_from_manifest(data)
-        elif blank:
-            raise UserError(
-                f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
-            )
-
-
-def check_clips(data: DataConfig) -> None:
-    """Raises UserError where a key of clips has no meaning, or another set is given one."""
-    if data.kind == "pixels" and (data.frames > 1) != (data.name in CLIPS):
-        raise UserError(
-            f"data.frames={data.frames}: data={data.name} holds "
-            + ("clips; give at least 2" if data.name in CLIPS else "images; leave it out")
-        )
-    if data.name == "sprites" and data.frames != SPRITES_FRAMES:
-        raise UserError(
-            f"data.frames={data.frames}: the clips of sprites have {SPRITES_FRAMES}; leave it out"
-        )
-    if data.name == "clips":
-        if data.stride < 1:
-            raise UserError(f"data.stride={data.stride}: must be at least 1")
-        if data.split not in (1, 2, 3):
-            raise UserError(f"data.split={data.split}: choose one of 1, 2, 3")
-        return
-    for key in ("stride", "split"):
-        if getattr(data, key) != 1:
-            raise UserError(
-                f"data.{key}={getattr(data, key)}: of clips, and this is data={data.name}; leave it out, "
-                "or choose data=clips"
-            )
-
-
-def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
-    """Fills in metrics.extractor where it is left out. Raises UserError for one that does not fit."""
-    of_clips = data.frames > 1
-    if metrics.extractor is None and of_clips:
-        metrics.extractor = "i3d"
-    if metrics.extractor is None:
-        metrics.extractor = "classifier" if data.pixels < INCEPTION_FROM else "inception"
-    fitting = ("classifier", "i3d" if of_clips else "inception")
-    if metrics.extractor not in fitting:
-        raise UserError(
-            f"metrics.extractor={metrics.extractor}: data={data.name} holds "
-            f"{'clips' if of_clips else 'images'}; choose one of {', '.join(fitting)}"
-        )
-
-
-def check_encoded_keys(data: DataConfig) -> None:
-    """Raises UserError where a key of encoded sets says something of images, or one of latents of tokens:
-    it would give the run another name and change nothing else."""
-    if data.kind == "pixels" and data.encoding is not None:
-        raise UserError(
-            f"data.encoding={data.encoding}: of encoded sets, and data={data.name} is of images; leave it out"
-        )
-    if data.kind != "latents" and data.factor != 1:
-        raise UserError(
-            f"data.factor={data.factor}: of latents, and data={data.name} is of {data.kind}; leave it out"
-        )
-
-
 def _check_data(config: Config) -> None:
     data = config.data
     check_encoded_keys(data)
@@ -439,134 +358,4 @@ def _check_data(config: Config) -> None:
         raise UserError(
             f"sampler.steps={config.sampler.steps}: {tokens} tokens are unmasked in at most "
             f"{tokens} steps; choose 1 to {tokens}"
-        )
-
-
-def check_source(data: DataConfig) -> None:
-    """Raises UserError where a set is asked to be what it is not, or its place is missing."""
-    native = NATIVE.get(data.name)
-    if native is not None and (data.size, data.channels, data.classes) != native:
-        size, channels, classes = native
-        raise UserError(
-            f"data.size={data.size} data.channels={data.channels} data.classes={data.classes}: "
-            f"{data.name} is {size}x{size}, {channels} channels, {classes} classes; leave these out"
-            f"{'' if data.name in CLIPS else ', or use data=images, which resizes'}"
-        )
-    if data.name == "images" and data.root is None:
-        raise UserError(
-            "data.root is missing: data=images needs a folder or a zip of class folders"
-        )
-    if data.name == "digits" and data.root is not None:
-        raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
-    # Absolute, so that a run can be measured from another folder.
-    if data.root is not None:
-        data.root = str(Path(data.root).expanduser().resolve())
-
-
-def check_metric_places(metrics: MetricsConfig) -> None:
-    if metrics.weights is not None and metrics.extractor == "classifier":
-        raise UserError(
-            f"metrics.weights={metrics.weights}: weights of Inception or I3D, and metrics.extractor is "
-            "classifier, which trains its own; leave it out"
-        )
-    if metrics.weights not in (None, "download"):
-        metrics.weights = str(Path(str(metrics.weights)).expanduser().resolve())
-    if metrics.images is not None:
-        metrics.images = str(Path(metrics.images).expanduser().resolve())
-
-
-def check_samples(config: Config | EncodeConfig) -> None:
-    """Raises UserError where there are too few images for a distance, or more than it can use."""
-    classes = config.data.classes
-    for key, count in _values(config, "metrics.samples metrics.reference"):
-        if count < 2 * classes:
-            raise UserError(f"{key}={count}: give at least two a class, {2 * classes}")
-        if count > MAX_PER_CLASS * classes:
-            raise UserError(
-                f"{key}={count}: {count // classes:,} images of each of {classes} classes tell no "
-                f"more than {MAX_PER_CLASS:,}; give at most {MAX_PER_CLASS * classes:,}"
-            )
-
-
-# What encode has no use for, set by a user; the files of conf/data say some of it for training.
-IDLE = {
-    "data.flip": "training mirrors images; flips=true encodes each image mirrored as well",
-    "data.codebook": "codes over patches of pixels; tokenizer=kmeans has tokenizer.codes",
-    "data.patch": "a tokenizer has positions of its own",
-    "data.frame_patch": "a tokenizer sees each frame on its own",
-    "data.factor": "a tokenizer has positions of its own",
-    "data.encoding": "the id of a set that is encoded already",
-    "metrics.images": "of encoded sets; the images to encode are those of data.root",
-}
-
-
-def refuse_idle(keys: Iterable[str]) -> None:
-    """Raises UserError for a key that encode would pass over."""
-    for key in keys:
-        if key in IDLE:
-            raise UserError(f"{key}: of no use to encode ({IDLE[key]}); leave it out")
-
-
-def resolve_encode(node: DictConfig) -> EncodeConfig:
-    """`resolve` for the keys of encode."""
-    try:
-        config = OmegaConf.to_object(node)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: is missing; give {error.full_key}=VALUE") from error
-    assert isinstance(config, EncodeConfig)
-    if config.data.kind != "pixels":
-        raise UserError(f"data={config.data.name}: encoded already; choose data=images")
-    check_tokenizer(config.tokenizer)
-    fill_data(config.data)
-    choose_extractor(config.metrics, config.data)
-    at_least(config, 1, "data.size shard batch metrics.samples")
-    at_least(config, 0, "data.workers")
-    at_least(config, 2, "data.classes")
-    if config.data.channels != 3:
-        raise UserError(
-            f"data.channels={config.data.channels}: tokenizers see and draw colour; give "
-            "data.channels=3, which decodes grey images as grey colours (data=images)"
-        )
-    one_of(config, "accelerator", ("auto", "cpu", "cuda"))
-    check_source(config.data)
-    check_metric_places(config.metrics)
-    check_samples(config)
-    return config
-
-
-def at_least(config: Any, low: float, keys: str) -> None:
-    for key, value in _values(config, keys):
-        if value < low:
-            raise UserError(f"{key}={value}: must be at least {low}")
-
-
-def within(config: Any, low: float, high: float, keys: str, open_end: bool = False) -> None:
-    for key, value in _values(config, keys):
-        if not low <= value <= high or (open_end and value == high):
-            raise UserError(f"{key}={value}: must lie in [{low}, {high}{')' if open_end else ']'}")
-
-
-def one_of(config: Any, key: str, options: tuple[Any, ...]) -> None:
-    for _, value in _values(config, key):
-        if value not in options:
-            raise UserError(f"{key}={value}: choose one of {', '.join(map(str, options))}")
-
-
-def _values(config: Any, keys: str) -> list[tuple[str, Any]]:
-    """The set values behind space-separated dotted keys."""
-    found = []
-    for key in keys.split():
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value is not None:
-            found.append((key, value))
-    return found
-
-
-def divides(key: str, part: int, whole_key: str, whole: int, otherwise: str = "") -> None:
-    if whole % part:
-        divisors = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
-        raise UserError(
-            f"{key}={part} does not divide {whole_key}={whole}; choose one of {divisors}{otherwise}"
         )

@@ -68,7 +68,7 @@ def list_images(root: str | None) -> Listing:
     path = Path(root).expanduser()
     if _listings is None:
         return _listed(path)
-    path = path.resolve()  # as it will be asked for next (rules.check_source)
+    path = path.resolve()  # as it will be asked for next (data_rules.check_source)
     if path not in _listings:
         _listings[path] = _listed(path)
     return _listings[path]
