@@ -564,6 +564,21 @@ def test_all_videos_that_cannot_be_used_are_named_at_once(folder, monkeypatch):
     assert message.endswith("; 2 more cannot be used: train/b/0.avi, train/b/2.avi")
 
 
+def test_many_videos_that_cannot_be_used_are_listed_with_reasons(folder):
+    names = sorted(path.name for path in (folder / "train/a").iterdir())
+    for name in names:
+        write(folder / "train/a" / name, pan(3))
+    for n in range(8):
+        (folder / f"train/b/{n}0.avi").write_bytes(b"no video")
+    message = fails(load_clips, asked(folder))
+    listed, path = message.rsplit(": ", 1)
+    assert "; 7 more cannot be used: train/b/10.avi, " in listed
+    assert listed.endswith("train/b/50.avi, …; all of them, and why")
+    reasons = Path(path).read_text().splitlines()
+    assert len(reasons) == 8 and all(": not a readable video (" in reason for reason in reasons)
+    assert [f"{n}0.avi" in reason for n, reason in enumerate(reasons)] == [True] * 8
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -609,6 +624,28 @@ def test_an_avi_that_is_cut_between_frames_is_named(folder, tmp_path):
         places = [packet.pos for packet in file.demux() if packet.size]
     message = refused(folder, path.read_bytes()[: places[30] - 8])
     assert "cut short: 30 of 60 frames" in message
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_an_avi_whose_frames_were_dropped_evenly_is_whole(folder, tmp_path, every):
+    """Its header counts those that are not there."""
+    path = write(tmp_path / "x.avi", pan(60), "mpeg4", times=range(0, 60 * every, every))
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].frames > 100
+        places = [packet.pos for packet in file.demux() if packet.size]
+    timeline = scan(path)
+    assert timeline.length == 60
+    with Video(path, timeline) as video:
+        late = [np.asarray(picture(frame)) for frame in video.frames(range(40, 44))]
+    shown = whole(path)
+    assert len(shown) == 60
+    assert all(np.array_equal(one, other) for one, other in zip(late, shown[40:44], strict=True))
+    assert "cut short: " in refused(folder, path.read_bytes()[: places[30] - 8])
+
+
+def test_an_avi_whose_frames_were_dropped_here_and_there_is_uneven(folder, tmp_path):
+    path = write(tmp_path / "x.avi", pan(60), "mpeg4", times=[n * 3 // 2 for n in range(60)])
+    assert "frames at uneven times" in refused(folder, path.read_bytes())
 
 
 def test_a_frame_that_is_damaged_is_named(folder):
@@ -678,7 +715,10 @@ def test_too_few_clips_are_refused(folder, tmp_path):
     message = fails(load_clips, asked(folder, frames=8))
     assert f"data.root={folder}: class a has 1 training clips; give at least two" in message
     message = fails(load_clips, asked(folder, classes=3))
-    assert message == f"data.classes=3: {folder} has 2 classes; give data.classes=2"
+    assert (
+        message
+        == f"data.classes=3: {folder} has 2 classes; give another data.root, or train with data.classes=2"
+    )
 
 
 # --- the configuration ----------------------------------------------------------------------------

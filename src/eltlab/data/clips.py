@@ -18,10 +18,9 @@ from eltlab.data.imagefiles import (
     check_examples,
     held,
 )
-from eltlab.data.timelines import and_more, timelines_of
+from eltlab.data.timelines import refuse, timelines_of
 from eltlab.data.videofolders import list_videos
 from eltlab.data.videos import Timeline, Video, picture
-from eltlab.errors import UserError
 from eltlab.text import printable
 
 CUT = "windows laid end to end, 1"  # another number where other frames come out
@@ -103,14 +102,14 @@ def load_clips(data: DataConfig) -> tuple[Images, Images]:
     splits = {"train": videos.train, "test": videos.test}
     timelines = timelines_of(videos.root, videos.train.names + videos.test.names, data.workers)
     span = data.frames * data.stride
-    short = [name for name, timeline in timelines.items() if timeline.length < span]
+    short = {
+        name: f"{printable(videos.root / name)}: {timeline.length} frames, fewer than data.frames="
+        f"{data.frames} times data.stride={data.stride}; give less of the two, or take it away"
+        for name, timeline in timelines.items()
+        if timeline.length < span
+    }
     if short:
-        first, *more = short
-        raise UserError(
-            f"{printable(videos.root / first)}: {timelines[first].length} frames, fewer than "
-            f"data.frames={data.frames} times data.stride={data.stride}; give less of the two, or take "
-            f"it away{and_more(more)}"
-        )
+        refuse(videos.root, short)
     cut = {name: _windows(split, timelines, span) for name, split in splits.items()}
     clips = Listing(videos.root, videos.classes, cut["train"], cut["test"])
     check_examples(clips, "clips", "every tenth video")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import av
 from torch.utils.data import Dataset
@@ -41,18 +41,22 @@ def timelines_of(root: Path, names: list[str], workers: int) -> dict[str, Timeli
             if fresh:
                 write_atomic(path, json.dumps(known))
     if refused:
-        first, *more = refused
-        raise UserError(f"{refused[first]}{and_more(more)}")
+        refuse(root, {name: str(error) for name, error in refused.items()})
     return {name: Timeline(*known[name]["timeline"]) for name in names}
 
 
-def and_more(names: list[str]) -> str:
-    """For the end of a message on one video: which others cannot be used."""
-    if not names:
-        return ""
-    shown = ", ".join(map(printable, names[:NAMED]))
-    rest = ", …" if len(names) > NAMED else ""
-    return f"; {len(names):,} more cannot be used: {shown}{rest}"
+def refuse(root: Path, reasons: dict[str, str]) -> NoReturn:
+    """Raises UserError for videos of this folder that cannot be used: why the first cannot, and which
+    others; of many a file that says all."""
+    first, *more = reasons
+    if not more:
+        raise UserError(reasons[first])
+    shown = ", ".join(map(printable, more[:NAMED]))
+    if len(more) > NAMED:
+        path = cache_dir() / "clips" / f"{digest(str(root.resolve()))}-refused.txt"
+        write_atomic(path, "".join(f"{reason}\n" for reason in reasons.values()))
+        shown += f", …; all of them, and why: {path}"
+    raise UserError(f"{reasons[first]}; {len(more):,} more cannot be used: {shown}")
 
 
 def _scanned(

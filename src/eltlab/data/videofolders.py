@@ -96,7 +96,8 @@ def _ucf101(path: Path, lists: Path, split: int) -> Listing:
         for video, label in _listed(file, labels):
             if not (path / inside / video).is_file():
                 raise UserError(
-                    f"data.root={path}: no {inside}{video}, which {file} lists; unpack UCF101.rar again"
+                    f"data.root={path}: no {inside}{video}, which {file} lists; unpack UCF101.rar "
+                    "again, or take that line out"
                 )
             listed[label].append(inside + video)
         for name, videos in zip(classes, listed, strict=True):

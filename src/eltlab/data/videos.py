@@ -42,7 +42,10 @@ def scan(path: Path) -> Timeline:
     """From the packets; nothing is decoded. Raises UserError for a video that is cut short or damaged,
     or whose frames lie at uneven times."""
     container, stream = opened(path)
-    times, packets, end = [], 0, 0.0
+    times, end = [], 0.0
+    packets = (
+        0  # of the video; in AVI, which counts the frames that were dropped, up to the last time
+    )
     with container:
         try:
             for packet in container.demux():
@@ -54,6 +57,8 @@ def scan(path: Path) -> Timeline:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index == stream.index:
                     packets += 1
+                    if container.format.name == "avi" and packet.dts is not None:
+                        packets = max(packets, packet.dts + 1)
                     if not packet.is_discard:  # outside the part that an edit list shows
                         times.append((packet.pts, packet.dts))
         except av.FFmpegError as error:
