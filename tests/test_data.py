@@ -194,6 +194,15 @@ def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(200), DIGITS, 16).hash
 
 
+def test_codebooks_of_other_patches_are_kept_apart():
+    """1 and 64 give the digits of 16 and 4."""
+    pixels = torch.arange(16 * 256).mul(7).remainder(251).view(16, 1, 16, 16).to(torch.uint8)
+    images = ImageSet("x", pixels, torch.zeros(16, dtype=torch.long))
+    fine = fit_codebook(images, Patches((1, 16, 16), 1), 64)
+    coarse = fit_codebook(images, Patches((1, 16, 16), 16), 4)
+    assert fine.codes.shape == (64, 1) and coarse.codes.shape == (4, 256)
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 49, 64, 1024, 10**6])
 def test_a_stream_is_encoded_in_the_cuts_of_the_whole(tokens):
     assert ENCODED % images_at_once(tokens) == 0

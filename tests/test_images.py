@@ -31,6 +31,7 @@ from eltlab.data.imagefiles import ImageFiles, load_images
 from eltlab.data.images import ImageSet
 from eltlab.data.known import load_cifar10, load_fashion_mnist
 from eltlab.errors import UserError
+from eltlab.files import cache_dir
 from eltlab.seeds import Share
 
 # --- what the tests read --------------------------------------------------------------------------
@@ -436,6 +437,14 @@ def test_images_are_decoded_once(folder, tmp_path, opened):
         assert len(opened) == 144
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_processes_of_a_node_share_what_was_decoded(folder):
+    train, test = load(folder)
+    cached = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert {str(path) for path in (cache_dir() / "images").glob("*.npy")} & cached
+    assert len(train) and len(test)
+
+
 def test_a_file_that_changes_is_decoded_again(folder, tmp_path, opened):
     before, path = load(folder)[0], folder / "train/a/4.png"
     bitmaps = [encoded(noise(seed), "BMP") for seed in (1, 2)]
@@ -577,7 +586,10 @@ def test_classes_are_counted_and_checked(folder):
     assert len(build_splits(config)[0]) == 36
     put(folder, "train/d/1.png", "train/d/2.png")
     message = fails(build_splits, config)
-    assert message == f"data.classes=3: {folder} has 4 classes; give data.classes=4"
+    assert (
+        message
+        == f"data.classes=3: {folder} has 4 classes; give another data.root, or train with data.classes=4"
+    )
 
 
 def test_too_few_images_are_refused(folder, tmp_path):

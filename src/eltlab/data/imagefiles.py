@@ -68,6 +68,12 @@ class ImageFiles:
         return self.hash
 
     @property
+    def content(self) -> str:
+        """Of the very pixels, without decoding: another where a file was written to, or its decoder is
+        another."""
+        return digest(self.names, self.stamps, self.shape, self.transform, *self.versions)
+
+    @property
     def nbytes(self) -> int:
         """What the decoded images take."""
         return len(self) * int(np.prod(self.shape))
@@ -101,10 +107,10 @@ class ImageFiles:
 
     def load(self) -> ImageSet:
         """All images in memory: decoded once, then read from the cache until a file changes."""
-        key = digest(self.names, self.stamps, self.shape, self.transform, *self.versions)
-        path = cache_dir() / "images" / f"{key}.npy"
+        path = cache_dir() / "images" / f"{self.content}.npy"
         make_once(path, self._write)
-        images = torch.from_numpy(np.load(path, allow_pickle=False))
+        # Mapped: the processes of a node share it.
+        images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
         return ImageSet(self.name, images, self.labels, self.origin)
 
     def _write(self, path: Path) -> None:
@@ -211,8 +217,8 @@ def check_classes(listing: Listing, classes: int) -> None:
     """Raises UserError where a configuration has another number of them."""
     if len(listing.classes) != classes:
         raise UserError(
-            f"data.classes={classes}: {listing.root} has {len(listing.classes)} classes; give "
-            f"data.classes={len(listing.classes)}"
+            f"data.classes={classes}: {listing.root} has {len(listing.classes)} classes; give another "
+            f"data.root, or train with data.classes={len(listing.classes)}"
         )
 
 

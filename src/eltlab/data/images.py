@@ -42,6 +42,11 @@ class ImageSet:
     def origin(self) -> str:
         return self._origin or self.hash
 
+    @property
+    def content(self) -> str:
+        """Of the very pixels: what is computed from them is cached under it."""
+        return self.hash
+
     def decoded(self, batches: Iterable[list[int]]) -> Iterator[Tensor]:
         """The images of each list of indices."""
         for indices in batches:

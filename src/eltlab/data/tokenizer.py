@@ -108,8 +108,7 @@ def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodeboo
     import sklearn
 
     sample = sample_of(train)
-    patch, across = patches.patch, patches.across
-    size = "x".join(map(str, (*across, patch, patch)))
+    size = "x".join(map(str, (*patches.across, patches.patch, patches.patch)))
 
     def fit() -> np.ndarray:
         vectors = patches.cut(to_float(sample.images)).flatten(0, 1).numpy()
@@ -121,7 +120,7 @@ def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodeboo
             )
         return fit_means(vectors, codebook, "patches")
 
-    key = (sample.hash, patch, *across, codebook, sklearn.__version__)
+    key = (sample.hash, size, codebook, sklearn.__version__)
     return PatchCodebook(cached_codes(train.name, key, fit), patches)
 
 

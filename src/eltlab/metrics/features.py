@@ -48,8 +48,7 @@ class Reference:
         self.set, self.extractor = images, extractor
         # By its files, where it is of files: the same whether they lie in memory or not.
         self.name = f"{images.name}-{len(images)}-{images.origin}"
-        # What is cached is of these very pixels, where they are in memory.
-        self.key = f"{self.name}-{images.hash}"
+        self.key = f"{self.name}-{images.content}"  # what is cached is of these very pixels
 
     @cached_property
     def features(self) -> Tensor:
