@@ -1,8 +1,10 @@
 """What a run shows of itself: validation by exit and level, the gap to the teacher, wandb."""
 
 import csv
+import math
 import sys
 from importlib.machinery import ModuleSpec
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from eltlab.errors import UserError
 from eltlab.files import renamed
 from eltlab.runs import Run
 from eltlab.seeds import BatchNoise, generator
-from eltlab.training.validation import LEVELS, Validation
+from eltlab.training.validation import LEVELS, Validation, pieces_of
 
 SMALL = [
     *TINY,
@@ -82,8 +84,12 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     assert row["loss"] == pytest.approx(model.objective.loss(done.exits[3], target).item())
 
 
-@pytest.mark.parametrize(("objective", "predicted"), [("masked", 16 * 16), ("diffusion", 64)])
-def test_validation_in_pieces_is_that_of_the_whole(objective, predicted, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("objective", "codes", "values"),
+    [("masked", 128, 16 * 128), ("masked", 16, 16 * 64), ("diffusion", 16, 16 * 64)],
+)
+def test_validation_in_pieces_is_that_of_the_whole(objective, codes, values, tmp_path, monkeypatch):
+    """As large as the codes of all tokens let them be, or what a layer works on: 16 + 2 x 24 numbers."""
     monkeypatch.setattr(Validation, "IMAGES", 40)  # eight a level
     passes = []
     losses = Validation.losses
@@ -93,12 +99,21 @@ def test_validation_in_pieces_is_that_of_the_whole(objective, predicted, tmp_pat
         return losses(self, module, piece, noise, u_B)
 
     monkeypatch.setattr(Validation, "losses", counted)
-    whole = lines(train(tmp_path / "a", f"objective={objective}").folder / "validation.csv")
+    asked = f"objective={objective}", f"data.codebook={codes}"
+    whole = lines(train(tmp_path / "a", *asked).folder / "validation.csv")
     assert passes == [8] * 2 * LEVELS
-    monkeypatch.setattr(Validation, "VALUES", 3 * predicted - 1)  # for two, not for three
-    pieces = lines(train(tmp_path / "b", f"objective={objective}").folder / "validation.csv")
+    monkeypatch.setattr(Validation, "VALUES", 3 * values - 1)  # for two, not for three
+    pieces = lines(train(tmp_path / "b", *asked).folder / "validation.csv")
     assert passes[2 * LEVELS :] == [2] * 4 * 2 * LEVELS
     assert pieces == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
+
+
+def test_pieces_are_equal_and_leave_little_out():
+    for count, at_once in product(range(1, 110), range(1, 40)):
+        pieces, least = pieces_of(count, at_once), math.ceil(count / at_once)
+        assert 1 <= count // pieces <= at_once and pieces <= 2 * least
+        assert count % pieces <= count % least
+    assert pieces_of(102, 4) == 34 and pieces_of(103, 1) == 103
 
 
 @objectives

@@ -336,6 +336,16 @@ def test_pieces_keep_the_gradients_of_those_before(kind, recompute):
     assert closed == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.parametrize("objective", ["diffusion", "flow"])
+def test_noise_is_drawn_for_the_whole_batch_in_every_piece(objective):
+    """It outweighs all else where a piece is one image of a large batch."""
+    shape = overrides(objective, "pre_norm", 32, 2, 64, (0, 1, 0, 2), 8, 8, 3)
+    config = tiny(*shape, "batch_size=128", "trainer.accumulate=128", "budget.images=64000")
+    measured, formula = both(config)
+    assert formula == pytest.approx(measured, rel=0.1)
+    assert measured > 128 * 3 * 64**2 * 4
+
+
 def test_a_device_holds_its_share_of_the_batch():
     whole, halves, pieces = (
         training_memory(tiny(*WIDE, "batch_size=64", *settings), "cuda", "32-true")

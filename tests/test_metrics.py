@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import scipy.linalg
 import torch
 import torch_fidelity
 from conftest import tiny
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from eltlab.data.digits import load_digits
+from eltlab.data.imagefiles import load_images
 from eltlab.data.images import ImageSet
 from eltlab.errors import UserError
 from eltlab.metrics import classifier, measure
@@ -35,6 +38,20 @@ def metrics(digits) -> ClassifierMetrics:
     """Against the training split."""
     train, _ = digits
     return ClassifierMetrics(train, 10, train)
+
+
+class Means(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().flatten(1).mean(1, keepdim=True)
+
+
+def write_classes(folder: Path, classes: int, count: int) -> None:
+    """BMPs, all of a size, in class folders."""
+    for label in range(classes):
+        (folder / str(label)).mkdir(parents=True)
+        for n in range(count):
+            image = np.full((8, 8), 20 * n + 100 * label, dtype=np.uint8)
+            Image.fromarray(image).save(folder / str(label) / f"{n}.bmp")
 
 
 def noisy(images: Tensor, amount: float) -> Tensor:
@@ -209,6 +226,42 @@ def test_features_follow_the_pixels_and_not_the_names_of_their_files(digits, met
     )
     assert one.name == other.name == "x-300-files"
     assert not torch.equal(one.features, other.features)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
+    """At equal size: the set is called what it was called, and has other pixels."""
+    for split, count in (("train", 4), ("test", 2)):
+        write_classes(tmp_path / split, 2, count)
+    means = Extractor("means", Means(), CPU, 2)
+
+    def seen() -> Tensor:
+        train, _ = load_images(str(tmp_path), 8, 1, 2, 0, in_memory)
+        reference = Reference(train, means)
+        assert torch.equal(reference.features, Means()(torch.cat(list(train.parts(2)))))
+        return reference.features
+
+    before = seen()
+    path = tmp_path / "train" / "0" / "0.bmp"
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    assert (seen() != before).any(dim=1).tolist() == [True, *[False] * 7]
+
+
+@pytest.mark.parametrize(("bytes_at_once", "batch"), [(2**26, 256), (64 * 10, 10), (1, 1)])
+def test_the_classifier_sees_few_large_images_at_a_time(digits, bytes_at_once, batch, monkeypatch):
+    train, _ = digits
+    monkeypatch.setattr(measure, "PART_BYTES", bytes_at_once)
+    assert ClassifierMetrics(train, 10, train).network.batch == batch
+
+
+def test_the_classifier_of_large_clips_is_trained_on_few(monkeypatch):
+    clips = torch.zeros(30, 2, 1, 4, 4, dtype=torch.uint8)
+    train = ImageSet("x", clips, torch.arange(30) % 3)
+    assert len(classifier.examples(train)) == 30
+    monkeypatch.setattr(classifier, "CLIPS", 20)
+    assert len(classifier.examples(train)) == 20
+    monkeypatch.setattr(classifier, "CLIP_BYTES", 12 * 32)
+    assert len(classifier.examples(train)) == 12
 
 
 def test_what_failed_to_be_made_is_not_kept(tmp_path, monkeypatch):

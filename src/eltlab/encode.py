@@ -52,6 +52,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
 
     from eltlab.build import choose_device
     from eltlab.data.encoding import begin, describe, encode_missing, finish, fitted_before
+    from eltlab.data.perframe import batch_of
     from eltlab.data.sources import load_splits, names_of_classes
     from eltlab.data.tokenizer import clips_at_once
     from eltlab.data.tokenizers import build_tokenizer
@@ -70,8 +71,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     classes = names_of_classes(config.data)
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
-    # A CPU is fastest where a batch stays in its caches.
-    batch = config.batch or clips_at_once(2 if device.type == "cpu" else 64, config.data.shape)
+    batch = config.batch or clips_at_once(batch_of(device), config.data.shape)
     share = devices.rank(), devices.world()
     pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
     if pace.images:
@@ -115,7 +115,7 @@ def measure(
         "cfg": results.recorded(config),
         **floor(over(tokenizer, config.data.frames), train, test, config.metrics.samples, metrics),
     }
-    results.append_rows(out / "rows.jsonl", [row])
+    results.append_rows(out / results.ROWS, [row])
     psnr = "" if row["psnr"] is None else f"PSNR {row['psnr']:.2f} dB, "
     print(f"{tokenizer.name}: {psnr}{metrics.headline(row)}", file=sys.stderr)
 

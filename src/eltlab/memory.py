@@ -43,7 +43,8 @@ def training_memory(config: Config, device: str, precision: str) -> Memory:
     half, cuda, loops = precision == "bf16-mixed", device == "cuda", max(spent.depths)
     reads, recompute = (spent.readouts, spent.distilled), config.trainer.recompute
     kept = config.world > 1 or config.trainer.accumulate > 1
-    run = Pass(net, config.share_size, loops, half, cuda, True, *reads, recompute, kept)
+    batch = config.batch_size
+    run = Pass(net, config.share_size, loops, half, cuda, True, *reads, recompute, kept, batch)
     return Memory(static_training_bytes(net), max(training_moments(run).values()))
 
 
@@ -108,6 +109,7 @@ class Pass:
     distilled: bool = False
     recompute: bool = False
     keeps_gradients: bool = False  # those of an earlier piece, or DDP's buckets, as a pass begins
+    batch: int = 0  # of all devices and pieces: noise is drawn for the whole of it
 
     @property
     def e(self) -> int:
@@ -150,7 +152,8 @@ def modulation(net: Network) -> int:
 def training_moments(run: Pass) -> dict[str, int]:
     """Bytes beyond the static ones at the moments that can be the worst.
 
-    loss: all exits read. heads, last: the backward through the heads and the last block. Where blocks
+    corrupt: noise for the whole batch, and of the share x, its part and that of the noise, and z. loss:
+    all exits read. heads, last: the backward through the heads and the last block. Where blocks
     run again, forward: in the last block; first: the first loop's last block, most gradients made.
     tied: as the backward ends. The last step's gradients, which are static bytes, go as it begins.
     """
@@ -167,7 +170,9 @@ def training_moments(run: Pass) -> dict[str, int]:
     # The noisy images go with the loss; the copies that a repeated block had, with autocast.
     back = outside - images + blocks + (0 if run.recompute else copies)
     back -= F32 * params_total(net) * (not run.keeps_gradients)
+    drawn = 0 if net.masked else F32 * net.tokens * net.patch_values * (run.batch + 4 * run.samples)
     moments = {
+        "corrupt": drawn - F32 * params_total(net) * (not run.keeps_gradients),
         "loss": outside + blocks + copies + heads + run.image_rows * loss_forward(run),
         "heads": back + heads + run.image_rows * loss_backward(run),
         "last": back + passing + (readouts - 1) * state,  # gradients of the other exits

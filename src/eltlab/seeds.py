@@ -101,7 +101,7 @@ class BatchNoise:
         return self._draw(torch.rand, shape)
 
     def mine(self, values: Tensor) -> Tensor:
-        """This share's rows of what is there for the whole batch."""
+        """This share's rows of what is there for the whole batch, as a view of it."""
         return values[self.share.rows(self.batch_size)]
 
     def _draw(self, law: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:

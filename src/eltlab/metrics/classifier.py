@@ -5,6 +5,7 @@ distance in its feature space, through torch-fidelity) and accuracy (whether a s
 the class it was drawn for). Neither is FID.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from eltlab.text import unit_of
 
 FEATURES = 64
 EPOCHS = 40
-CLIPS = 4096  # that the classifier of clips is trained on at most
+CLIPS, CLIP_BYTES = 4096, 2**31  # that the classifier of clips is trained on, at most
 
 
 class Recipe(NamedTuple):
@@ -111,8 +112,10 @@ def train_classifier(train: ImageSet, classes: int) -> Classifier:
 
 def examples(train: Images) -> ImageSet:
     """What the classifier of a training split is trained on: all images, or a seeded subset of clips."""
-    most = CLIPS if len(train.shape) == 4 else len(train)
-    return train.subset(min(most, len(train)))
+    most = len(train)
+    if len(train.shape) == 4:
+        most = min(most, CLIPS, CLIP_BYTES // math.prod(train.shape))
+    return train.subset(most)
 
 
 def sizes(train: ImageSet, classes: int) -> dict[str, int]:

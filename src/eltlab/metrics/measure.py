@@ -1,5 +1,6 @@
 """What is measured of drawn samples: one class an extractor, all with one interface."""
 
+import math
 import sys
 import time
 from typing import Protocol
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eltlab.config import Config, EncodeConfig
-from eltlab.data.imagefiles import Images
+from eltlab.data.imagefiles import PART_BYTES, Images
 from eltlab.data.images import ImageSet
 from eltlab.errors import UserError
 from eltlab.metrics.classifier import CachedClassifier, examples
@@ -28,6 +29,7 @@ from eltlab.seeds import generator
 from eltlab.text import span, unit_of
 
 HALVINGS = 8  # of the reference
+CLASSIFIED = 256  # images or clips at a time, where these are small
 CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
 MIN_IMAGES = 10  # one for each split of the inception score, and more than k neighbours
 
@@ -66,7 +68,7 @@ def check_metrics(
     """Raises UserError now for what build_metrics would raise after hours of training; cheap, but
     may download Inception's weights. Of I3D, which is slow, it says how long that will take.
 
-    draws: how often as many as metrics.samples are measured.
+    draws: how often as many as metrics.samples are measured; 0: all is measured already.
     """
     reference, unit = config.metrics.reference, unit_of(config.data.shape)
     if reference is not None and reference > train_images:
@@ -77,7 +79,7 @@ def check_metrics(
     if config.metrics.extractor != "classifier":
         check_counts(config, train_images)
         network = load_network(config)
-        if isinstance(network, I3D):
+        if isinstance(network, I3D) and draws:
             foretell(config, network.to(device), train_images, draws, device)
 
 
@@ -134,7 +136,8 @@ class ClassifierMetrics:
         self.classifier = CachedClassifier(train, classes)
         self.extractor = f"classifier-{self.classifier.hash}"
         # On the CPU always: it is small, and so a number does not depend on the device.
-        self.network = Extractor(self.extractor, self.classifier.model, torch.device("cpu"), 256)
+        batch = max(1, min(CLASSIFIED, PART_BYTES // math.prod(reference.shape)))
+        self.network = Extractor(self.extractor, self.classifier.model, torch.device("cpu"), batch)
         self.real = Reference(reference, self.network)
         self.reference = self.real.name
 

@@ -30,15 +30,17 @@ class Validation(AfterSteps):
     """
 
     IMAGES = 512  # of the held-out split, at most
-    VALUES = 2**25  # that an exit predicts in one pass, at most: 128 MiB
+    VALUES = 2**25  # that an exit predicts in one pass, or a layer works on, at most: 128 MiB
 
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
         self.path = folder / "validation.csv"
         self.exits = tuple(range(1, config.loops + 1))
         self.steps = spread(config.steps, config.trainer.validations)
         self.inputs, self.labels = inputs, labels
-        data = config.data
-        of_token = data.codebook if config.objective.INPUTS == "tokens" else data.patch_values
+        data, model = config.data, config.model
+        predicted = data.codebook if config.objective.INPUTS == "tokens" else data.patch_values
+        # The residual stream, and the hidden layer before and after GELU.
+        of_token = max(predicted, model.width + 2 * model.mlp_width)
         self.at_once = max(self.VALUES // (data.tokens * of_token), 1)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
@@ -69,8 +71,8 @@ class Validation(AfterSteps):
             chosen = order[level::LEVELS].to(device)
             if not len(chosen):
                 continue
-            pieces = math.ceil(len(chosen) / self.at_once)
-            chosen = chosen[: len(chosen) - len(chosen) % pieces]  # pieces are equally large
+            pieces = pieces_of(len(chosen), self.at_once)
+            chosen = chosen[: len(chosen) - len(chosen) % pieces]
             within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
             u_B = (level + within) / LEVELS
             total = torch.zeros(len(self.exits), device=device)
@@ -92,3 +94,9 @@ class Validation(AfterSteps):
         with module.trainer.precision_plugin.forward_context():
             done = module.ema(*inputs, labels_B=self.labels[piece], exits=self.exits)
         return torch.stack([module.objective.loss(done.exits[n], target) for n in self.exits])
+
+
+def pieces_of(count: int, at_once: int) -> int:
+    """Into how many equal pieces of at most at_once so many are cut, with the fewest left over."""
+    least = math.ceil(count / at_once)
+    return min(range(least, min(2 * least, count) + 1), key=lambda pieces: count % pieces)
