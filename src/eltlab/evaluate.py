@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab import compute, devices, results
 from eltlab.bill import exact, model_bill, sampling_bill
+from eltlab.checks import at_least
 from eltlab.cli import open_run, run_verb
-from eltlab.config import Config
+from eltlab.config import Config, identity
 from eltlab.data_rules import check_samples
 from eltlab.errors import UserError
 from eltlab.files import digest, locked, write_atomic
@@ -60,9 +61,10 @@ def main(overrides: list[str]) -> None:
     run, config, asked = open_run(overrides, Asked())
     counts = asked.loops if asked.loops is not None else default_loops(config)
     counts = [counts] if isinstance(counts, int | str) else counts
+    at_least(asked, 0, "seed")
     if asked.samples is not None:
         config.metrics.samples = asked.samples
-        check_samples(config)
+        check_samples(config, "samples")
     if devices.needs_launch(config):
         launch("evaluate", overrides, config.trainer.devices)
         return
@@ -74,6 +76,20 @@ def main(overrides: list[str]) -> None:
 def default_loops(config: Config) -> Any:
     """The schedule of sampler.loops where it is set, else every one of evaluate_loops."""
     return config.evaluate_loops if config.sampler.loops is None else [config.sampler.loops]
+
+
+def unmeasured(run: "Run", config: Config, loops: list[LoopSchedule], seed: int) -> int:
+    """How many of these have no row of this very configuration."""
+    cfg = json.loads(json.dumps(results.recorded(config)))
+    same = [row for row in results.read_rows(run.rows) if row.get("cfg") == cfg]
+    known = {named(row) for row in same if row["kind"] == "eval" and row["sample_seed"] == seed}
+    return sum(named(columns(asked, config)) not in known for asked in loops)
+
+
+def draws_of(run: "Run", config: Config, loops: list[LoopSchedule], seed: int, floor: bool) -> int:
+    """How often samples will be measured: with a floor, what a tokenizer loses is too."""
+    left = unmeasured(run, config, loops, seed)
+    return left + floor if left else 0
 
 
 def evaluate_run(
@@ -103,7 +119,7 @@ def evaluate_run(
         return assist(model, labels, seed)
     train, test = splits or build_splits(config)
     if splits is None:
-        draws = len(loops) + (model.tokenizer is not None)  # the floor
+        draws = draws_of(run, config, loops, seed, model.tokenizer is not None)
         check_metrics(config, len(train), draws, model.device)
     if (config.data.encoding or train.origin) != counters["data"]:
         raise UserError(
@@ -130,8 +146,7 @@ def evaluate_run(
         row = {
             **facts(run, model, counters),
             "kind": "eval",
-            "loop_schedule": schedule_name(asked, config.sampler.halting),
-            "loops": asked if isinstance(asked, int) else None,
+            **columns(asked, config),
             "samples": samples,
             "protocol": protocol_id(protocol),
             "protocol_text": json.dumps(protocol, sort_keys=True),
@@ -170,6 +185,20 @@ def check_loops(loops: Any, steps: int) -> None:
 
 
 # --- what is kept beside the rows ------------------------------------------------------------------
+
+
+def columns(loops: LoopSchedule, config: Config) -> dict[str, Any]:
+    """The columns that say what was asked for; of a schedule the loops that it spends come later."""
+    return {
+        "loop_schedule": schedule_name(loops, config.sampler.halting),
+        "loops": loops if isinstance(loops, int) else None,
+    }
+
+
+def named(row: dict[str, Any]) -> tuple[str, int | None]:
+    """What was asked for, out of a row."""
+    name = row["loop_schedule"]
+    return name, row["loops"] if name == "constant" else None
 
 
 def schedule_name(loops: LoopSchedule, halting: float | None) -> str:
@@ -229,7 +258,7 @@ def facts(run: "Run", model: "Elastic", counters: dict[str, Any]) -> dict[str, A
     assert config.name is not None
     return {
         **model_bill(config, model.device.type, model.precision),
-        "run": f"{config.name}/{run.folder.name}",
+        "run": f"{config.name}/{identity(run.config)}",  # wherever its folder has moved
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": counters["code"],
         "device": counters["device"],

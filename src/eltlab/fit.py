@@ -63,7 +63,7 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
     from eltlab.build import build_data, choose_device, choose_precision
-    from eltlab.evaluate import default_loops, evaluate_run
+    from eltlab.evaluate import default_loops, draws_of, evaluate_run
     from eltlab.runs import Run
 
     run = Run.of(config)
@@ -79,8 +79,8 @@ def _train_and_measure(config: Config, wait: bool, requests: Requests) -> None:
         from eltlab.metrics.measure import check_metrics
 
         splits = data.images(config)
-        # Of a tokenizer the floor is measured too.
-        draws = len(default_loops(config)) + (data.tokenizer is not None)
+        loops, floor = default_loops(config), data.tokenizer is not None
+        draws = draws_of(run, config, loops, config.seed, floor)
         check_metrics(config, len(splits[0]), draws, device)
     with held(run, wait):
         train(run, data, device, requests)

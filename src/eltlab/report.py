@@ -54,7 +54,7 @@ def rows_of(runs_dir: str | None) -> "tuple[DataFrame, str]":
     from eltlab import results
     from eltlab.analysis.command import committed, read
 
-    if runs_dir == COMMITTED or (runs_dir is None and not any(Path("runs").rglob("rows.jsonl"))):
+    if runs_dir == COMMITTED or (runs_dir is None and not results.files_of_rows(Path("runs"))):
         return results.load(*committed()), "the studies that come with eltlab"
     return read(runs_dir or "runs"), runs_dir or "runs"
 

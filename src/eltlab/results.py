@@ -1,6 +1,7 @@
 """The rows a run leaves, and the table they make. Append-only facts; tables and plots are views."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,19 @@ COLUMNS = (
     "train_seconds", "images_per_second", "peak_memory_bytes",
 )
 # fmt: on
+
+ROWS = "rows.jsonl"  # of every run, and of an encoded set
+# What no evaluation is without: whose it is, of what protocol, and when in training.
+NEEDED = (
+    "name",
+    "run",
+    "seed",
+    "data",
+    "protocol",
+    "protocol_text",
+    "loop_schedule",
+    "images_seen",
+)
 
 # What makes two rows of one run the same measurement: a second one is not written.
 IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
@@ -81,6 +95,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: not a row (JSON); delete the line") from error
         if not isinstance(row, dict) or "kind" not in row:
             raise UserError(f"{path}, line {number}: not a row, which has a kind")
+        missing = [key for key in NEEDED if key not in row] if row["kind"] == "eval" else []
+        if missing:
+            raise UserError(
+                f"{path}, line {number}: an evaluation without {', '.join(missing)}; delete the line, or "
+                "give it these"
+            )
         rows.append(row)
     return rows
 
@@ -108,11 +128,10 @@ def load(*paths: str | Path) -> "DataFrame":
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for path in map(Path, paths or ("runs",)):
+    for path in (Path(path).expanduser() for path in paths or ("runs",)):
         if not path.exists():
             raise UserError(f"{path}: no such folder or file of rows")
-        files = sorted(path.rglob("rows.jsonl")) if path.is_dir() else [path]
-        for file in files:
+        for file in files_of_rows(path) if path.is_dir() else [path]:
             rows.extend({**flat(row), "folder": folder_of(row, file)} for row in read_rows(file))
     table = pd.DataFrame(rows)
     extra = [name for name in table.columns if name not in COLUMNS]
@@ -120,9 +139,23 @@ def load(*paths: str | Path) -> "DataFrame":
     return table.reindex(columns=order)
 
 
+def files_of_rows(folder: Path) -> list[Path]:
+    """Every rows.jsonl below a folder; links to folders are followed, each folder is entered once."""
+    found, entered = [], set()
+    for here, inner, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        if place in entered:
+            inner.clear()
+            continue
+        entered.add(place)
+        inner.sort()
+        found += [Path(here, name) for name in files if name == ROWS]
+    return sorted(found)
+
+
 def folder_of(row: dict[str, Any], file: Path) -> str:
     """Where what belongs to a row's run lies."""
-    if file.name == "rows.jsonl":
+    if file.name == ROWS:
         return str(file.parent)
     return str(file.with_suffix("") / row.get("run", ""))
 

@@ -11,6 +11,7 @@ from eltlab.compose import load_config
 from eltlab.config import Config, identity, to_yaml
 from eltlab.errors import UserError
 from eltlab.files import locked, write_atomic
+from eltlab.results import ROWS
 
 # What a checkpoint says beside weights and optimizer (written by training/module.py).
 COUNTERS = {
@@ -56,7 +57,7 @@ class Run:
 
     @property
     def rows(self) -> Path:
-        return self.folder / "rows.jsonl"
+        return self.folder / ROWS
 
     def write_config(self) -> None:
         write_atomic(self.folder / "config.yaml", to_yaml(self.config))
