@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from eltlab import results
-from eltlab.cli import run_verb
+from eltlab.cli import run_verb, sets_a_key
 from eltlab.config import folder
 from eltlab.errors import UserError, nearest
 from eltlab.files import write_atomic
@@ -25,11 +25,11 @@ def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) 
 
     def of(arguments: list[str]) -> None:
         asked = dict(keys)
-        for key, _, value in (text.partition("=") for text in arguments if "=" in text):
+        for key, _, value in (text.partition("=") for text in arguments if sets_a_key(text)):
             if key not in keys:
                 raise UserError(f"{key}={value}: {nearest(key, list(keys), 'keys')}")
             asked[key] = value
-        main(read(*(text for text in arguments if "=" not in text)), SimpleNamespace(**asked))
+        main(read(*(text for text in arguments if not sets_a_key(text))), SimpleNamespace(**asked))
 
     run_verb(of, lambda: doc.strip(), stopped="the same command begins anew")
 

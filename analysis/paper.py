@@ -207,7 +207,9 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--write"]:
+    if "--help" in sys.argv:
+        print(__doc__.strip())
+    elif sys.argv[1:] == ["--write"]:
         write()
     else:
         print(page())

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from eltlab import cli, evaluate, fit, sample
+from eltlab.analysis.command import read
 from eltlab.compose import compose
 from eltlab.files import cache_dir
+from eltlab.results import comparable
 
 TINY = [
     "model.width=16",
@@ -118,6 +120,8 @@ FIT_MISTAKES = {
     "-m": "python -m eltlab.sweep",
     "--multirun": "python -m eltlab.sweep",
     "--config-name=x": "only key=value and --help",
+    "data=images data.root=": "data.root=: empty; give a value, or leave it out",
+    "runs_dir=": "runs_dir=: empty; give a value, or leave it out",
 }
 
 
@@ -157,14 +161,23 @@ RUN_MISTAKES = [
     (evaluate, ["run={run}", "loops=[[1,2]]"], "a list of one count a step"),
     (evaluate, ["run={run}", "loops=[[]]"], "a list of one count a step"),
     (evaluate, ["run={run}", "batch_size=7"], "batch_size=7: not a key of a trained run"),
-    (evaluate, ["run={run}", "samples=5"], "samples=5: give at least two a class, 20"),
+    (evaluate, ["run={run}", "samples=5"], "error: samples=5: give at least two a class, 20"),
     (evaluate, ["run={run}", "samples=100001"], "give at most 100,000"),
     (evaluate, ["run={run}", "samples=many"], "samples=many"),
+    (evaluate, ["run={run}", "seed=-1"], "seed=-1: must be at least 0"),
+    (evaluate, ["run={run}\n"], "\\n: no config.yaml there"),
     (evaluate, ["run={run}", "sample=5"], "did you mean samples?"),
     (evaluate, ["run={run}", "optim.lr=1"], "optim.lr=1: not a key of a trained run"),
     (evaluate, ["run={run}", "sampler.steps=0"], "sampler.steps=0: must be at least 1"),
     (sample, ["run={run}", "count=0"], "count=0: give 1 to 4096"),
     (sample, ["run={run}", "labels=[10]"], "labels=[10]: give classes 0 to 9"),
+    (sample, ["run={run}", "labels=[true]"], "labels=[True]: give classes 0 to 9"),
+    (sample, ["run={run}", "seed=-1"], "seed=-1: must be at least 0"),
+    (
+        sample,
+        ["run={run}", "count='1\n2'"],
+        "count=1\\n2: Value '1\\n2' of type 'str' could not be",
+    ),
     (sample, ["run={run}", "loops=[1,2]"], "loops=[1, 2]: give one loop count of at least 1"),
     (sample, ["run={run}", "out=/dev/null/grid.png"], "/dev/null"),
     (sample, ["run={run}", "out=grid.jpg"], "end the name in .png"),
@@ -189,6 +202,34 @@ def test_mistake_about_a_run_is_one_line_and_changes_nothing(
     [line] = printed.err.splitlines()
     assert line.startswith("error: ") and message in line
     assert printed.out == "" and everything(trained) == before and list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_is_not_written_over_a_folder(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "grid.png"
+    out.mkdir()
+    assert typed_in(sample, [f"run={trained}", "count=1", f"out={out}"], monkeypatch) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {out}: Is a directory"
+    assert list(tmp_path.iterdir()) == [out] and list(out.iterdir()) == []
+
+
+def test_a_run_keeps_its_name_wherever_its_folder_lies(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "a=b" / "mine"
+    shutil.copytree(trained, moved)
+    link = tmp_path / "link"
+    link.symlink_to(moved)
+    monkeypatch.chdir(moved)
+    for seed, folder in enumerate((f"'{moved}'", str(link), "."), start=7):
+        assert typed_in(evaluate, [f"run={folder}", "loops=1", f"seed={seed}"], monkeypatch) == 0
+    table = comparable(read(str(moved)))
+    assert sorted(table["sample_seed"]) == [7, 8, 9]
+    assert set(table["run"]) == {f"{trained.parent.name}/{trained.name}"}
 
 
 class Evil:

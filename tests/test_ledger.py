@@ -404,7 +404,8 @@ def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
 )
 def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
     """What become numbers, and choices in another order, are parameters of their own to Optuna."""
-    how = ["supervision=random_depth"] if key.endswith("max_loops") else ["supervision=ilsd"]
+    base = {"supervision.distill": "ilsd", "supervision.max_loops": "random_depth"}
+    how = [f"supervision={base[key]}"] if key in base else []
     for number, each in enumerate(choices):
         text = f"space:\n  {key}: {each}\nseeds: [{number}]\n"
         ledger = filled(opened(tmp_path, text, overrides=how), f"worker {number}")

@@ -1,8 +1,10 @@
 """What the files of studies say, and what is refused."""
 
 import subprocess
+from functools import partial
 
 import pytest
+from conftest import fails
 from studies import GRID, opened, written
 
 from eltlab import sweep
@@ -133,6 +135,18 @@ def test_what_measures_no_trial_at_its_loops_is_told(tmp_path, how):
     with pytest.raises(UserError) as refused:
         grid_trials(study)
     assert f"{how} gives {study.name}/loops2 no row at loops=2" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=1", "seed=1: the study sets it; seeds are in seeds="),
+        ("name=x", "name=x: the study sets it"),
+        ("loops=2", "small.yaml has it in its space, which sets it in every trial; leave it out"),
+    ],
+)
+def test_an_override_that_no_trial_would_see_is_refused(tmp_path, override, said):
+    assert said in fails(partial(opened, tmp_path, overrides=[override]))
 
 
 def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):

@@ -2,7 +2,14 @@
 
 from typing import Any
 
+from eltlab.config import flatten
 from eltlab.errors import UserError
+
+
+def not_empty(config: Any) -> None:
+    for key, value in flatten(config).items():
+        if value == "":
+            raise UserError(f"{key}=: empty; give a value, or leave it out")
 
 
 def at_least(config: Any, low: float, keys: str) -> None:

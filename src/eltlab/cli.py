@@ -16,7 +16,7 @@ from eltlab.errors import UserError, nearest
 from eltlab.rules import resolve
 from eltlab.runs import Run
 from eltlab.signals import Stopped
-from eltlab.text import shown
+from eltlab.text import one_line, shown
 
 Asked = TypeVar("Asked")
 
@@ -57,7 +57,7 @@ def run_verb(
             main(arguments)
     except UserError as error:
         devices.let_others_speak(error)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.code)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,7 +65,7 @@ def run_verb(
     except OSError as error:
         devices.let_others_speak(error)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {what}", file=sys.stderr)
+        print(f"error: {one_line(what)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if devices.first():
@@ -108,11 +108,17 @@ def url_of(text: str | None) -> str | None:
 
 def study_keys(arguments: list[str], defaults: Asked) -> tuple[str, Asked, list[str]]:
     """The study that stands before the keys, a verb's own keys, and fit's overrides that are left."""
-    names = [text for text in arguments if "=" not in text]
+    names = [text for text in arguments if not sets_a_key(text)]
     if len(names) != 1:
         given = " and ".join(map(shown, names)) or "none"
         raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; here {given}")
-    return names[0], *own_keys([text for text in arguments if "=" in text], defaults)
+    return names[0], *own_keys([text for text in arguments if sets_a_key(text)], defaults)
+
+
+def sets_a_key(text: str) -> bool:
+    """Whether an argument is KEY=VALUE; a path may have an = too."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and "/" not in key
 
 
 def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]:

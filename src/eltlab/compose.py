@@ -186,7 +186,9 @@ def set_key(node: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(node, key, value, merge=False)
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}={value}: {first_line(error)}") from error
+        # OmegaConf's message, which may quote a value of several lines, without where it found it.
+        reason = str(error).partition("\n    full_key:")[0]
+        raise UserError(f"{key}={value}: {reason}") from error
 
 
 def load_config(path: Path) -> Config:

@@ -127,10 +127,14 @@ def check_metric_places(metrics: MetricsConfig) -> None:
         metrics.images = str(Path(metrics.images).expanduser().resolve())
 
 
-def check_samples(config: Config | EncodeConfig) -> None:
-    """Raises UserError where there are too few samples for a distance, or more than it can use."""
+def check_samples(config: Config | EncodeConfig, asked: str = "metrics.samples") -> None:
+    """Raises UserError where there are too few samples for a distance, or more than it can use.
+
+    asked: the key that the number of samples was given by.
+    """
     classes, unit = config.data.classes, unit_of(config.data.shape)
-    for key, count in values_of(config, "metrics.samples metrics.reference"):
+    for name, count in values_of(config, "metrics.samples metrics.reference"):
+        key = asked if name == "metrics.samples" else name
         if count < 2 * classes:
             raise UserError(f"{key}={count}: give at least two a class, {2 * classes}")
         if count > MAX_PER_CLASS * classes:

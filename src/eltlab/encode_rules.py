@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from eltlab.checks import at_least, one_of
+from eltlab.checks import at_least, not_empty, one_of
 from eltlab.config import EncodeConfig
 from eltlab.data.tokenizer_names import check as check_tokenizer
 from eltlab.data_rules import (
@@ -43,6 +43,7 @@ def resolve_encode(node: DictConfig) -> EncodeConfig:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: is missing; give {error.full_key}=VALUE") from error
     assert isinstance(config, EncodeConfig)
+    not_empty(config)
     if config.data.kind != "pixels":
         raise UserError(f"data={config.data.name}: encoded already; choose data=images")
     check_tokenizer(config.tokenizer)

@@ -36,6 +36,10 @@ def renamed(path: Path, keep: Path | None = None) -> Iterator[Path]:
         with locked(keep) if keep is not None else nullcontext():
             if keep is None or not path.exists():
                 os.replace(temporary, path)
+    except OSError as error:
+        if str(error.filename) == str(temporary):  # a name that only we know
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

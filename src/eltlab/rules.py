@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from eltlab.checks import at_least, divides, one_of, within
+from eltlab.checks import at_least, divides, not_empty, one_of, within
 from eltlab.compute import train_flops
 from eltlab.config import (
     DEFAULT_IMAGES,
@@ -26,6 +26,7 @@ from eltlab.config import (
     flatten,
 )
 from eltlab.data_rules import (
+    NATIVE,
     check_encoded_keys,
     check_metric_places,
     check_samples,
@@ -48,6 +49,7 @@ def resolve(node: DictConfig) -> Config:
     except MissingMandatoryValue as error:  # a field of an extension without a default
         raise UserError(f"{error.full_key}: has no default; give {error.full_key}=VALUE") from error
     assert isinstance(config, Config)
+    not_empty(config)
     fill_data(config.data)
     choose_extractor(config.metrics, config.data)
     _check_numbers(config)
@@ -352,6 +354,11 @@ def _check_data(config: Config) -> None:
             f"{config.objective.INPUTS}; choose another of the two"
         )
     check_source(data)
+    if data.name in NATIVE and data.in_memory is not None:
+        raise UserError(
+            f"data.in_memory={str(data.in_memory).lower()}: of sets of files, and data={data.name} is kept "
+            "as it is; leave it out"
+        )
     check_metric_places(config.metrics)
     tokens = data.tokens
     if isinstance(config.sampler, MaskedSamplerConfig) and config.sampler.steps > tokens:

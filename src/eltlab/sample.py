@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eltlab.checks import at_least
 from eltlab.cli import open_run, run_verb
 from eltlab.config import Config
 from eltlab.errors import UserError
@@ -39,6 +40,7 @@ def usage() -> str:
 
 def main(overrides: list[str]) -> None:
     run, config, asked = open_run(overrides, Asked())
+    at_least(asked, 0, "seed")
     labels = check_request(config, asked)
 
     import torch
@@ -65,7 +67,7 @@ def check_request(config: Config, asked: Asked) -> list[int]:
         raise UserError(f"loops={loops}: give {SCHEDULE_FORMS}; sampler.steps={steps}")
     labels = list(range(classes)) if asked.labels is None else asked.labels
     labels = labels if isinstance(labels, list) else [labels]
-    if not labels or not all(isinstance(n, int) and 0 <= n < classes for n in labels):
+    if not labels or not all(type(n) is int and 0 <= n < classes for n in labels):
         raise UserError(
             f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]"
         )

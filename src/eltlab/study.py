@@ -19,7 +19,7 @@ from eltlab.results import read_rows
 from eltlab.rules import one_device
 from eltlab.runs import Run
 from eltlab.space import LABEL, Cell, Dice, decided, draw, grid, keys_of
-from eltlab.study_file import StudyFile, at_loops, read_study, study_path
+from eltlab.study_file import SET_BY_STUDY, StudyFile, at_loops, read_study, study_path
 from eltlab.twins import twin
 
 # What rows hold beside the bill, by metrics.extractor; the first is what a study is judged by.
@@ -180,7 +180,7 @@ def load_study(
     """
     path = study_path(name)
     file = read_study(path, preset, changes)
-    parse_overrides(overrides)
+    check_overrides(overrides, file, path)
     file = replace(file, base=[*file.base, *overrides])
     base = compose_parsed(parse_overrides(file.base))
     if not file.objectives:
@@ -196,6 +196,18 @@ def load_study(
     if file.sampler != "grid":
         check_draws(study, path)
     return study
+
+
+def check_overrides(overrides: list[str], file: StudyFile, path: Path) -> None:
+    """Raises UserError for one that no trial would see: the study, or its space in every cell, sets it."""
+    for key, value in parse_overrides(overrides):
+        if key in SET_BY_STUDY:
+            raise UserError(f"{key}={value}: the study sets it; seeds are in seeds=")
+        if key in file.space:
+            raise UserError(
+                f"{key}={value}: {path} has it in its space, which sets it in every trial; leave it out, or "
+                "change a copy of the file"
+            )
 
 
 def differing(overrides: list[str], base: Config) -> list[str]:

@@ -49,6 +49,11 @@ def printable(name: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def one_line(text: str) -> str:
+    """With what would break the line, or cannot be written, as it is escaped in Python."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def shown(url: str) -> str:
     """The URL without its password, also where it is not a well-formed one."""
     # To the last @: a password whose own @ is not escaped is hidden whole.

@@ -3,9 +3,9 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from eltlab.errors import UserError
+from eltlab.errors import UserError, first_line
 
 TRANSFORM = "short side and centre crop, bicubic, 1"  # another number where other pixels come out
 
@@ -19,7 +19,9 @@ def decode(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as opened:
             return fitted(ImageOps.exif_transpose(opened), size, channels)
     except Exception as error:  # Pillow's readers raise nearly anything for a broken file
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = first_line(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "of no known format"
         raise UserError(
             f"{name}: not a readable image ({reason}); mend it or take it away"
         ) from error
