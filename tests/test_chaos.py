@@ -155,7 +155,7 @@ def test_a_study_survives_kills(
     assert storage == "postgres" or done["torn"] > 0
     check_completed_once(sweep)
     check_equal(sweep, calm)
-    until(lambda: not any(sweep.processes().values()))
+    until(lambda: not any(sweep.processes().values()), seconds=30)
 
 
 def check_completed_once(sweep: Sweep) -> None:

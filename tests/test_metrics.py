@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from eltlab.data import imagefiles
 from eltlab.data.digits import load_digits
 from eltlab.data.imagefiles import load_images
 from eltlab.data.images import ImageSet
@@ -250,7 +251,7 @@ def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
 @pytest.mark.parametrize(("bytes_at_once", "batch"), [(2**26, 256), (64 * 10, 10), (1, 1)])
 def test_the_classifier_sees_few_large_images_at_a_time(digits, bytes_at_once, batch, monkeypatch):
     train, _ = digits
-    monkeypatch.setattr(measure, "PART_BYTES", bytes_at_once)
+    monkeypatch.setattr(imagefiles, "PART_BYTES", bytes_at_once)
     assert ClassifierMetrics(train, 10, train).network.batch == batch
 
 

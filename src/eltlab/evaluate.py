@@ -197,8 +197,7 @@ def columns(loops: LoopSchedule, config: Config) -> dict[str, Any]:
 
 def named(row: dict[str, Any]) -> tuple[str, int | None]:
     """What was asked for, out of a row."""
-    name = row["loop_schedule"]
-    return name, row["loops"] if name == "constant" else None
+    return row["loop_schedule"], results.asked_loops(row)
 
 
 def schedule_name(loops: LoopSchedule, halting: float | None) -> str:

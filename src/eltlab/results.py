@@ -45,9 +45,13 @@ IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     if row["kind"] == "bench":  # a machine is timed again and again: no measurement is the same
         return row["kind"], row["created"]
-    # The loops that a schedule or halting spent are a result; its name says what was asked for.
-    asked = row if row.get("loop_schedule") == "constant" else {**row, "loops": None}
-    return tuple(asked.get(key) for key in IDENTITY)
+    return tuple(asked_loops(row) if key == "loops" else row.get(key) for key in IDENTITY)
+
+
+def asked_loops(row: dict[str, Any]) -> int | None:
+    """The loops that were asked for, where they were a count: those that a schedule or halting spent are a
+    result, and its name says what was asked for."""
+    return row.get("loops") if row.get("loop_schedule") == "constant" else None
 
 
 def described(config: Config) -> dict[str, Any]:

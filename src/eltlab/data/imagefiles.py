@@ -1,5 +1,6 @@
 """Images that lie in files: decoded once into memory through a cache on disk, or while they train."""
 
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,12 @@ from eltlab.progress import Bar
 from eltlab.text import printable, unit_of
 
 MEMORY_SHARE = 4  # a set may take a quarter of the memory that it lies in
-PART, PART_BYTES = 256, 2**26  # images that a worker decodes at a time into the cache, at most
+PART, PART_BYTES = 256, 2**26  # images that are decoded into the cache, or classified, at a time
+
+
+def part_of(shape: tuple[int, ...]) -> int:
+    """How many images or clips of a shape that is: of large ones fewer, at least one."""
+    return max(1, min(PART, PART_BYTES // math.prod(shape)))
 
 
 class ImageFiles:
@@ -122,7 +128,7 @@ class ImageFiles:
             Bar(f"decode {self.name}", len(self), unit=unit_of(self.shape)) as bar,
         ):
             np.lib.format.write_array_header_1_0(file, header)
-            for part in self.parts(max(1, min(PART, PART_BYTES // int(np.prod(self.shape))))):
+            for part in self.parts(part_of(self.shape)):
                 file.write(part.numpy().tobytes())
                 done += len(part)
                 bar.update(done)

@@ -42,10 +42,8 @@ def scan(path: Path) -> Timeline:
     """From the packets; nothing is decoded. Raises UserError for a video that is cut short or damaged,
     or whose frames lie at uneven times."""
     container, stream = opened(path)
-    times, end = [], 0.0
-    packets = (
-        0  # of the video; in AVI, which counts the frames that were dropped, up to the last time
-    )
+    times, packets, end = [], 0, 0.0
+    avi = container.format.name == "avi"
     with container:
         try:
             for packet in container.demux():
@@ -57,7 +55,8 @@ def scan(path: Path) -> Timeline:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index == stream.index:
                     packets += 1
-                    if container.format.name == "avi" and packet.dts is not None:
+                    if avi and packet.dts is not None:
+                        # Its header counts the frames that were dropped, and so do its times.
                         packets = max(packets, packet.dts + 1)
                     if not packet.is_discard:  # outside the part that an edit list shows
                         times.append((packet.pts, packet.dts))
@@ -76,7 +75,7 @@ def scan(path: Path) -> Timeline:
         complete = len(shown) == len(times)
         # AVI knows no times of showing, and FFmpeg makes them up from the order of decoding where it does
         # not see which frames are B frames: H.264, and MPEG-4 whose packets hold two frames (XviD's).
-        reordered = stream.codec_context.has_b_frames and container.format.name == "avi"
+        reordered = stream.codec_context.has_b_frames and avi
         made_up = reordered and shown == sorted(shown)
         if not complete:
             shown = [dts for _, dts in times if dts is not None]

@@ -1,6 +1,5 @@
 """What is measured of drawn samples: one class an extractor, all with one interface."""
 
-import math
 import sys
 import time
 from typing import Protocol
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eltlab.config import Config, EncodeConfig
-from eltlab.data.imagefiles import PART_BYTES, Images
+from eltlab.data.imagefiles import Images, part_of
 from eltlab.data.images import ImageSet
 from eltlab.errors import UserError
 from eltlab.metrics.classifier import CachedClassifier, examples
@@ -29,7 +28,6 @@ from eltlab.seeds import generator
 from eltlab.text import span, unit_of
 
 HALVINGS = 8  # of the reference
-CLASSIFIED = 256  # images or clips at a time, where these are small
 CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
 MIN_IMAGES = 10  # one for each split of the inception score, and more than k neighbours
 
@@ -136,7 +134,7 @@ class ClassifierMetrics:
         self.classifier = CachedClassifier(train, classes)
         self.extractor = f"classifier-{self.classifier.hash}"
         # On the CPU always: it is small, and so a number does not depend on the device.
-        batch = max(1, min(CLASSIFIED, PART_BYTES // math.prod(reference.shape)))
+        batch = part_of(reference.shape)
         self.network = Extractor(self.extractor, self.classifier.model, torch.device("cpu"), batch)
         self.real = Reference(reference, self.network)
         self.reference = self.real.name
