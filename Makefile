@@ -50,10 +50,11 @@ $(STAMP): requirements.lock requirements-weights.txt requirements-videos.txt pyp
 	$(UV_PIP) install --python $(VPY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lint: setup ## ruff (rules and format) and mypy
+lint: setup ## ruff (rules and format), mypy and import-linter
 	$(VPY) -m ruff check .
 	$(VPY) -m ruff format --check .
 	$(VPY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: setup ## put the code into ruff's format and fix what ruff can
 	$(VPY) -m ruff check --fix-only .

@@ -18,7 +18,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from eltlab import results
 from eltlab.analysis import command, style
 from eltlab.analysis.points import (
     alike,
@@ -28,8 +27,9 @@ from eltlab.analysis.points import (
     quality_of,
     with_logarithms,
 )
-from eltlab.errors import UserError, nearest
-from eltlab.text import si
+from eltlab.common.errors import UserError, suggest
+from eltlab.common.text import format_si
+from eltlab.runs import result_table
 
 ARM = "arm"
 BASELINES = ("plain", "base", "final")  # arms that are the baseline where nobody says
@@ -46,7 +46,7 @@ def measured(
     table: pd.DataFrame, metric: str | None, loops: int | None, protocol: str | None
 ) -> tuple[pd.DataFrame, str]:
     """One row a run at one loop count, with the arm's short name; and the metric."""
-    rows = named(results.comparable(table, protocol))
+    rows = named(result_table.comparable(table, protocol))
     metric = quality_of(rows, metric)
     rows = rows[rows["loop_schedule"] == "constant"].dropna(subset=[metric])
     rows = rows[rows["loops"] == (rows["loops_train"] if loops is None else loops)]
@@ -77,7 +77,7 @@ def paired(
     key = factor if factor == ARM else f"cfg.{factor}"
     if key not in rows:
         known = [name.removeprefix("cfg.") for name in rows if name.startswith("cfg.")]
-        raise UserError(f"factor={factor}: {nearest(factor, known, 'keys')}")
+        raise UserError(f"factor={factor}: {suggest(factor, known, 'keys')}")
     with_logarithms(rows, metric)
     rows = rows.assign(level=rows[key].astype(str))
     baseline = baseline_of(rows, factor, baseline)
@@ -101,7 +101,7 @@ def baseline_of(rows: pd.DataFrame, factor: str, asked: str | None) -> str:
     levels = [str(level) for level in rows["level"].unique()]
     if asked is not None:
         if asked not in levels:
-            raise UserError(f"baseline={asked}: {nearest(asked, levels, f'levels of {factor}')}")
+            raise UserError(f"baseline={asked}: {suggest(asked, levels, f'levels of {factor}')}")
         return asked
     if len(levels) < 2:
         raise UserError(f"factor={factor}: all rows have {', '.join(levels)}, nothing to compare")
@@ -128,9 +128,9 @@ def check_pairs(rows: pd.DataFrame, factor: str, baseline: str, others: list[str
     for level, budget in budgets.iterrows():
         if not any(alike(budget[key], own[key]) for key in budgets):
             raise UserError(
-                f"{factor}={level} was trained for {si(budget['images_seen'])} images and "
-                f"{si(budget['train_flops_total'])} FLOPs, {baseline} for {si(own['images_seen'])} and "
-                f"{si(own['train_flops_total'])}: neither is matched; name the rows to compare"
+                f"{factor}={level} was trained for {format_si(budget['images_seen'])} images and "
+                f"{format_si(budget['train_flops_total'])} FLOPs, {baseline} for {format_si(own['images_seen'])} and "
+                f"{format_si(own['train_flops_total'])}: neither is matched; name the rows to compare"
             )
 
 
@@ -273,7 +273,7 @@ def draw(
     lines = paired(table, factor, baseline, metric, loops, protocol)
     most = lines["ratio"].map(np.log).abs().nlargest(SHOWN).index
     shown, every = lines.loc[most].sort_values("ratio", ascending=False), len(lines)
-    metric = quality_of(results.comparable(table, protocol), metric)
+    metric = quality_of(result_table.comparable(table, protocol), metric)
     at = "the loops they were trained for" if loops is None else f"{loops} loops"
     text = f"{caption(table, metric, protocol)}; at {at}; paired over seeds, p by Holm"
     text += f"; the {SHOWN} of {every} that differ most" if every > SHOWN else ""

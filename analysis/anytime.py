@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from eltlab import results
 from eltlab.analysis import command, style
 from eltlab.analysis.points import (
     ALIKE,
@@ -34,6 +33,7 @@ from eltlab.analysis.points import (
     quality_of,
     with_logarithms,
 )
+from eltlab.runs import result_table
 
 COST = "macs_per_sample"
 APART = "trained for each loop count"
@@ -217,7 +217,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
         for each in curves:
             draw_series(axes, each, metric)
         marks(axes, curves, metric)
-        lowest = floor(axes, results.comparable(table, protocol), metric)
+        lowest = floor(axes, result_table.comparable(table, protocol), metric)
         # An interval that reaches near 0 would take most of a log axis.
         least = min(lines[metric].min() / 3, 0.8 * lowest)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], least))

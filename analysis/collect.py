@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from eltlab import results
 from eltlab.analysis import command
-from eltlab.errors import UserError
-from eltlab.files import write_atomic
+from eltlab.common.errors import UserError
+from eltlab.common.files import write_atomic
+from eltlab.runs import row_files
 
 DIAGNOSTICS = ("dynamics.csv", "validation.csv")
 
@@ -31,7 +31,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
         raise UserError("no rows to collect; train and evaluate a run first")
     runs = table.drop_duplicates("folder").sort_values("run")
     rows = [
-        row for folder in runs["folder"] for row in results.read_rows(Path(folder) / "rows.jsonl")
+        row for folder in runs["folder"] for row in row_files.read_rows(Path(folder) / "rows.jsonl")
     ]
     if not rows:
         raise UserError("these rows are collected already; name the folders of their runs")

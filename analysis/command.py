@@ -6,11 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from eltlab import results
-from eltlab.cli import run_verb, sets_a_key
-from eltlab.config import folder
-from eltlab.errors import UserError, nearest
-from eltlab.files import write_atomic
+from eltlab.common.command import run_command, sets_a_key
+from eltlab.common.errors import UserError, suggest
+from eltlab.common.files import write_atomic
+from eltlab.common.package_folders import package_folder
+from eltlab.runs import result_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,16 +27,16 @@ def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) 
         asked = dict(keys)
         for key, _, value in (text.partition("=") for text in arguments if sets_a_key(text)):
             if key not in keys:
-                raise UserError(f"{key}={value}: {nearest(key, list(keys), 'keys')}")
+                raise UserError(f"{key}={value}: {suggest(key, list(keys), 'keys')}")
             asked[key] = value
         main(read(*(text for text in arguments if not sets_a_key(text))), SimpleNamespace(**asked))
 
-    run_verb(of, lambda: doc.strip(), stopped="the same command begins anew")
+    run_command(of, lambda: doc.strip(), stopped="the same command begins anew")
 
 
 def committed() -> list[Path]:
     """The files of rows that come with eltlab, made by its studies."""
-    return sorted((folder("analysis") / "data").glob("*.jsonl"))
+    return sorted((package_folder("analysis") / "data").glob("*.jsonl"))
 
 
 def read(*rows: str) -> "DataFrame":
@@ -54,7 +54,7 @@ def read(*rows: str) -> "DataFrame":
             raise UserError(
                 f"{path}: no such folder or file of rows; committed are {', '.join(known)}"
             )
-    return results.load(*paths)
+    return result_table.load(*paths)
 
 
 def replace_block(file: Path, name: str, text: str) -> None:

@@ -15,17 +15,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eltlab import results
 from eltlab.analysis import command, style
 from eltlab.analysis.points import caption, named
-from eltlab.errors import UserError, nearest
+from eltlab.common.errors import UserError, suggest
+from eltlab.runs import result_table
 
 ARMS = 4  # at most, where nobody says which
 
 
 def runs_of(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """One row a run that can be compared, with the short name of its arm."""
-    rows = named(results.comparable(table, protocol))
+    rows = named(result_table.comparable(table, protocol))
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 
@@ -120,7 +120,7 @@ def chosen_arms(moved: pd.DataFrame, asked: list[str] | None) -> list[str]:
     looped = [str(arm) for arm in moved.loc[moved["loops_train"] > 1, "arm"].unique()]
     for arm in asked or []:
         if arm not in looped:
-            raise UserError(f"arms={arm}: {nearest(arm, looped, 'arms that loop')}")
+            raise UserError(f"arms={arm}: {suggest(arm, looped, 'arms that loop')}")
     if not looped:
         raise UserError("no arm of these rows loops: there are no updates to compare")
     return asked or looped[:ARMS]

@@ -24,8 +24,8 @@ from eltlab.analysis.points import (
     points,
     quality_of,
 )
-from eltlab.errors import UserError
-from eltlab.text import columns, si
+from eltlab.common.errors import UserError
+from eltlab.common.text import format_si, format_table
 
 NO_INTERVAL = "no interval"  # of one seed
 
@@ -85,7 +85,7 @@ def cells(lines: pd.DataFrame, metric: str) -> list[list[str]]:
         costs = (line.params_total, line.macs_per_sample, line.train_flops_total)
         ratio = "" if line.ratio != line.ratio else f"{line.ratio:.2f}"
         quality = quality_text(getattr(line, metric), line.plus_minus)
-        rows.append([line.arm, name, *map(si, costs), quality, ratio, str(line.seeds)])
+        rows.append([line.arm, name, *map(format_si, costs), quality, ratio, str(line.seeds)])
     return rows
 
 
@@ -119,7 +119,7 @@ def main(table: pd.DataFrame, asked: Any) -> None:
         command.replace_block(Path(asked.into), "headline", block(table, asked))
         return
     lines = headline(table, asked.metric, asked.protocol)
-    print(*columns(cells(lines, quality_of(lines, asked.metric))), sep="\n")
+    print(*format_table(cells(lines, quality_of(lines, asked.metric))), sep="\n")
     print(caption(table, asked.metric, asked.protocol))
 
 

@@ -17,12 +17,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
-from eltlab import results
 from eltlab.analysis import ablation, anytime, dynamics, pareto, samples, scaling, style
 from eltlab.analysis.headline import cells, headline, quality_text
 from eltlab.analysis.points import UNIQUE, caption, constant, named, points, quality_of
-from eltlab.errors import UserError
-from eltlab.text import counted, si
+from eltlab.common.errors import UserError
+from eltlab.common.text import format_loops, format_si
+from eltlab.runs import result_table
 
 # Figures of a section: a name, what it says to who cannot see it, and who draws it.
 FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (
@@ -97,7 +97,7 @@ def sections_of(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each study (or data and objective, where runs are of none) and protocol."""
     rows = table[table["kind"] == "eval"]
     if rows.empty:
-        results.comparable(table)  # says what to do
+        result_table.comparable(table)  # says what to do
     title = rows["study"].fillna(rows["data"] + ", " + rows["objective"]).astype(str)
     groups = rows.groupby([title, "protocol"], sort=True)
     several = {name for name in title.unique() if rows.loc[title == name, "protocol"].nunique() > 1}
@@ -139,7 +139,7 @@ def said(made: Section, what: str) -> Iterator[None]:
 
 def unmeasured(rows: pd.DataFrame, metric: str) -> list[str]:
     """The arms that have no number of the metric."""
-    arms = named(results.comparable(rows)).groupby("arm", sort=False)[metric].count()
+    arms = named(result_table.comparable(rows)).groupby("arm", sort=False)[metric].count()
     return [f"{arm}: no {metric}" for arm in arms.index[arms == 0]]
 
 
@@ -149,7 +149,13 @@ def all_points(lines: pd.DataFrame, metric: str) -> list[list[str]]:
     for line in lines.itertuples():
         quality = quality_text(getattr(line, metric), line.plus_minus)
         rows.append(
-            [line.arm, f"{line.loops:.3g}", si(line.macs_per_sample), quality, str(line.seeds)]
+            [
+                line.arm,
+                f"{line.loops:.3g}",
+                format_si(line.macs_per_sample),
+                quality,
+                str(line.seeds),
+            ]
         )
     return rows
 
@@ -180,11 +186,11 @@ def strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
 
 def frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Frame:
     line = lines.loc[loops]
-    name = counted(loops)
+    name = format_loops(loops)
     if loops > line["loops_train"]:
         name += f" (trained for {line['loops_train']:g})"
     quality = quality_text(line[metric], line["plus_minus"])
-    said = f"{metric} {quality}, {si(line['macs_per_sample'])} MACs a sample"
+    said = f"{metric} {quality}, {format_si(line['macs_per_sample'])} MACs a sample"
     return Frame(loops, name, said, data_url(path.read_bytes(), path.suffix[1:]))
 
 

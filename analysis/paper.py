@@ -14,12 +14,24 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from eltlab import compute
 from eltlab.analysis.command import replace_block
-from eltlab.compose import compose
-from eltlab.config import Config, folder
-from eltlab.files import write_atomic
-from eltlab.text import columns, si
+from eltlab.common.files import write_atomic
+from eltlab.common.package_folders import package_folder
+from eltlab.common.text import format_si, format_table
+from eltlab.config.cost.flops import (
+    budget_flops,
+    evaluations_per_step,
+    macs_attention,
+    macs_trunk,
+    network,
+    params_blocks,
+    params_total,
+    per_sample,
+    requested_depths,
+)
+from eltlab.config.parsing import compose_node, parse_overrides, to_config
+from eltlab.config.rules import resolve
+from eltlab.config.schema import Config
 
 H100 = 989.4e12  # dense bf16 FLOPs a second, NVIDIA's data sheet (SXM)
 UTILISATION = 0.4
@@ -74,16 +86,16 @@ class Computed:
 
 
 def compute_row(config: Config) -> Computed:
-    net = compute.network(config)
-    spent = compute.asked_depths(config.loops, config.sampler.steps)
-    trunk = compute.per_sample(config, spent, partial(compute.macs_trunk, net))
-    attention = compute.per_sample(config, spent, partial(compute.macs_attention, net))
+    net = network(config)
+    spent = requested_depths(config.loops, config.sampler.steps)
+    trunk = per_sample(config, spent, partial(macs_trunk, net))
+    attention = per_sample(config, spent, partial(macs_attention, net))
     return Computed(
-        compute.params_blocks(net),
-        compute.params_total(net),
+        params_blocks(net),
+        params_total(net),
         trunk,
         trunk - attention,
-        compute.budget_flops(config),
+        budget_flops(config),
     )
 
 
@@ -109,7 +121,7 @@ def table() -> list[str]:
             row.name,
             row.result,
             f"{row.params:,.0f}M",
-            si(params),
+            format_si(params),
             off(params / 1e6, row.params),
         ]
         macs = ["" if row.gmacs is None else thousands(row.gmacs)]
@@ -117,7 +129,7 @@ def table() -> list[str]:
             macs += [thousands(value), "" if row.gmacs is None else off(value, row.gmacs)]
         training = [f"{ours.train_flops:.2e}", f"{ours.h100_hours:,.0f}"]
         rows.append([*own, row.counting, *macs, *training])
-    return columns(rows)
+    return format_table(rows)
 
 
 def thousands(gmacs: float) -> str:
@@ -125,8 +137,13 @@ def thousands(gmacs: float) -> str:
     return f"{gmacs / 1000:,.4g}k"
 
 
+def published_config(name: str) -> Config:
+    """The configuration of a published row. It needs no data on disk, so nothing looks for any."""
+    return resolve(to_config(compose_node(parse_overrides([f"experiment=paper/{name}"]))))
+
+
 def computed() -> list[tuple[Published, Config, Computed]]:
-    configs = [compose([f"experiment=paper/{row.name}"]) for row in PUBLISHED]
+    configs = [published_config(row.name) for row in PUBLISHED]
     return [(row, c, compute_row(c)) for row, c in zip(PUBLISHED, configs, strict=True)]
 
 
@@ -143,7 +160,7 @@ def unreached() -> list[str]:
 
 def reason(row: Published, config: Config, ours: Computed, others: list[str]) -> str:
     assert row.gmacs is not None
-    passes = sum(compute.evaluations_per_step(config))
+    passes = sum(evaluations_per_step(config))
     whole, linear = (value / passes / 1e9 for value in (ours.trunk, ours.linear))
     text = (
         f"{config.model.depth} layers of width {config.model.width} on {config.data.tokens} tokens and the "
@@ -173,15 +190,15 @@ def header(row: Published, ours: Computed) -> str:
 # {row.title} (arXiv 2604.09168).
 #     python -m eltlab.plan experiment=paper/{row.name}
 # Published: {row.result}, {row.params:,.0f}M parameters{macs}.
-# Computed: {si(ours.params_blocks)} parameters in the blocks, {si(ours.params_total)} in all; \
-{si(ours.trunk)} MACs a sample in the layers.
+# Computed: {format_si(ours.params_blocks)} parameters in the blocks, {format_si(ours.params_total)} in all; \
+{format_si(ours.trunk)} MACs a sample in the layers.
 # Training: {ours.train_flops:.2e} FLOPs, {ours.h100_hours:,.0f} H100 hours at {UTILISATION:.0%} of \
 {H100 / 1e12:.0f} TFLOP/s.
 """
 
 
 def file_of(row: Published) -> Path:
-    return folder("conf") / "experiment" / "paper" / f"{row.name}.yaml"
+    return package_folder("conf") / "experiment" / "paper" / f"{row.name}.yaml"
 
 
 def body(text: str) -> str:

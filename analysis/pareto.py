@@ -27,8 +27,8 @@ from eltlab.analysis.points import (
     quality_of,
     with_logarithms,
 )
-from eltlab.errors import UserError
-from eltlab.text import columns, si
+from eltlab.common.errors import UserError
+from eltlab.common.text import format_si, format_table
 
 # Hypervolumes are areas between a front and this corner, in decades of cost times decades of distance.
 # They never change: a hypervolume of today may stand beside one of last year.
@@ -199,10 +199,10 @@ def main(table: pd.DataFrame, asked: Any) -> None:
         )
         rows = [["", COSTS[str(cost)], metric]]
         rows += [
-            [r.label, si(r.value), quality_text(getattr(r, metric), r.plus_minus)]
+            [r.label, format_si(r.value), quality_text(getattr(r, metric), r.plus_minus)]
             for r in front.itertuples()
         ]
-        print(*("  " + line for line in columns(rows)), sep="\n")
+        print(*("  " + line for line in format_table(rows)), sep="\n")
     print(f"figure: {style.save(draw(table, metric, asked.protocol), asked.out)[0]}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from eltlab.analysis import command
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
 
 COLUMNS = (
     *("width, batch", "layers x loops", "step ÷ twin", "ILSD ÷ vanilla", "peak memory ÷ twin"),

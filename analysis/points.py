@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from eltlab import results
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
+from eltlab.runs import result_table
 
 QUALITY = ("fid", "fvd", "fd_classifier")  # less is better; the first that the rows have is taken
 COSTS = {
@@ -76,7 +76,7 @@ def per_seed(
     Columns: arm, asked (the loop count or the schedule), seed, kind, width, depth (layers of a pass at
     this loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.
     """
-    rows = named(results.comparable(table, protocol))
+    rows = named(result_table.comparable(table, protocol))
     metric = quality_of(rows, metric)
     rows = rows.dropna(subset=[metric])
     rows = rows.assign(
@@ -181,7 +181,7 @@ def caption(
 
     shown: what it shows of several seeds.
     """
-    rows = results.comparable(table, protocol)
+    rows = result_table.comparable(table, protocol)
     metric = quality_of(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
     of_each = rows.groupby("name")["seed"].nunique()

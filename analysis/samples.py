@@ -12,16 +12,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from eltlab import results
 from eltlab.analysis import command, style
 from eltlab.analysis.points import caption, named
-from eltlab.errors import UserError
-from eltlab.text import counted
+from eltlab.common.errors import UserError
+from eltlab.common.text import format_loops
+from eltlab.runs import result_table
 
 
 def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
     """The tile of each arm and loop count, of the first seed. Raises UserError where there are none."""
-    rows = named(results.comparable(table, protocol))
+    rows = named(result_table.comparable(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():
@@ -47,7 +47,7 @@ def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:
             if loops in arms[name]:
                 axes.imshow(imread(arms[name][loops]))
             if number < len(columns):
-                axes.set_title(counted(loops), loc="center", fontweight="normal")
+                axes.set_title(format_loops(loops), loc="center", fontweight="normal")
             if number % len(columns) == 0:
                 axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

@@ -30,7 +30,7 @@ from eltlab.analysis.points import (
     quality_of,
     with_logarithms,
 )
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
 
 UNTOLD = 5.0  # half of an exponent's interval, from which on the points say nothing of it
 

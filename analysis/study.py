@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from eltlab import results
 from eltlab.analysis import command
 from eltlab.analysis.points import quality_of
-from eltlab.errors import UserError
-from eltlab.summary import arms
+from eltlab.common.errors import UserError
+from eltlab.runs import result_table
+from eltlab.runs.arm_table import arms
 
 
 def main(table: pd.DataFrame, asked: Any) -> None:
-    rows = results.comparable(table, asked.protocol)
+    rows = result_table.comparable(table, asked.protocol)
     studies = rows["study"].dropna().unique()
     if len(studies) != 1:
         found = (

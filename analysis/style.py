@@ -16,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy import optimize
 
 from eltlab.analysis.points import KINDS, UNIQUE, VANILLA
-from eltlab.errors import UserError
-from eltlab.files import renamed
-from eltlab.text import si
+from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
+from eltlab.common.text import format_si
 
 # Okabe and Ito's colours: told apart by every kind of colour vision. Markers say the same without colour.
 LOOKS = {
@@ -98,13 +98,13 @@ def ticks(axis: Axis) -> None:
     """Numbers as people read them, closer where a log axis spans little."""
     if axis.get_scale() != "log":
         if axis.get_label_text() in LARGE:
-            axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: format_si(value)))
         return
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     subs = (1, 1.5, 2, 3, 4, 5, 7) if decades < 1.2 else (1, 2, 5) if decades < 5 else (1,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_si(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -197,7 +197,7 @@ def save(figure: Figure, out: str | Path) -> list[Path]:
     suffixes = ["png", "pdf"] if kind == "png" else [kind]
     files = [path.with_suffix(f".{suffix}") for suffix in suffixes]
     for file, suffix in zip(files, suffixes, strict=True):
-        with renamed(file) as temporary, matplotlib.rc_context(RC):
+        with atomic_path(file) as temporary, matplotlib.rc_context(RC):
             figure.savefig(temporary, format=suffix, dpi=160, metadata=PLAIN.get(suffix))
     return files
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from eltlab import results
 from eltlab.analysis import command
+from eltlab.runs import result_table
 
 
 def main(table: pd.DataFrame, asked: Any) -> None:
     if asked.protocol is not None:
         table = table[table["protocol"] == asked.protocol]
-    parquet, sheet = results.write_table(table, Path(asked.out))
+    parquet, sheet = result_table.write_table(table, Path(asked.out))
     print(f"{len(table)} rows: {parquet} {sheet}")
 
 

@@ -16,10 +16,10 @@ from statistics import median
 import torch
 
 from eltlab import sweep
-from eltlab.fit import train_and_measure
-from eltlab.ledger import Ledger
-from eltlab.storage import open_storage
-from eltlab.study import Study, grid_trials, load_study
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import Study, grid_trials, load_study
+from eltlab.studies.trials import TrialQueue
+from eltlab.training.fit import fit
 
 TRIALS = 8
 FILE = f"""
@@ -52,14 +52,14 @@ def seconds(study: Study) -> list[float]:
     found = []
     for trial in grid_trials(study):
         begun = time.perf_counter()
-        train_and_measure(trial.config)
+        fit(trial.config)
         found.append(time.perf_counter() - begun)
     return found[1:]
 
 
 def between_starts(study: Study) -> list[float]:
     """Seconds from the start of a trial to that of the next: what a trial takes of its worker."""
-    trials = Ledger(study, open_storage(None, study.folder), "reader", 60.0).trials()
+    trials = TrialQueue(study, open_storage(None, study.folder), "reader", 60.0).trials()
     starts = sorted(trial.datetime_start for trial in trials if trial.datetime_start is not None)
     return [(b - a).total_seconds() for a, b in pairwise(starts)]
 

@@ -15,9 +15,9 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from eltlab.compose import compose
-from eltlab.config import Config
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
+from eltlab.config.schema import Config
+from eltlab.runs.composing import compose
 
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the commands whose answer to it is tested.

@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from eltlab.data.videos import picture
-from eltlab.metrics.weights import installed
+from eltlab.data.clips.video_decoding import picture
+from eltlab.evaluation.inception_weights import installed
 
 
 def real_video(name: str) -> Path:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from eltlab.compose import compose_encode
-from eltlab.data.manifest import Manifest, read_manifest
-from eltlab.encode import encode
+from eltlab.data.encoded.manifest import Manifest, read_manifest
+from eltlab.evaluation.encode_set import encode
+from eltlab.runs.composing import compose_encode
 
 # Two levels: one latent position of two channels covers 2x2 pixels.
 KL = {

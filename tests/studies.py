@@ -4,9 +4,9 @@ from pathlib import Path
 
 from conftest import TINY
 
-from eltlab.ledger import Ledger
-from eltlab.storage import open_storage
-from eltlab.study import Study, grid_trials, load_study
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import Study, grid_trials, load_study
+from eltlab.studies.trials import TrialQueue
 
 SMALL = [*TINY, "trainer.grids=0", "trainer.validations=2", "budget.images=32"]
 
@@ -32,11 +32,11 @@ def opened(tmp_path: Path, text: str = GRID, preset=None, changes=None, override
     return load_study(written(tmp_path, text), preset, list(overrides), runs, changes or {})
 
 
-def ledger_of(study: Study, worker: str = "me", lease: float = 60.0) -> Ledger:
-    return Ledger(study, open_storage(None, study.folder), worker, lease)
+def ledger_of(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueue:
+    return TrialQueue(study, open_storage(None, study.folder), worker, lease)
 
 
-def filled(study: Study, worker: str = "me", lease: float = 60.0) -> Ledger:
+def filled(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueue:
     """The ledger of a grid, with all its trials in it."""
     ledger = ledger_of(study, worker, lease)
     ledger.fill(grid_trials(study))

@@ -6,7 +6,7 @@ from scipy import stats
 from tables import arm, row, table, unique
 
 from eltlab.analysis import ablation
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
 
 PLAIN = [10.0, 14.0, 30.0]
 FACTORS = [0.8, 0.9, 0.85]

@@ -10,13 +10,14 @@ import pytest
 import torch
 from conftest import perturbed, tiny
 
-from eltlab.build import build_backbone, build_objective
-from eltlab.compose import compose
-from eltlab.config import folder
+from eltlab.common.package_folders import package_folder
+from eltlab.common.seeds import BatchNoise
+from eltlab.generation.build import build_objective
 from eltlab.model.backbone import Anatomy, initialise_backbone, looped_stack
+from eltlab.model.build import build_backbone
 from eltlab.model.layers import Attention, exclude_own
 from eltlab.model.loop import relative_update
-from eltlab.seeds import BatchNoise
+from eltlab.runs.composing import compose
 
 LAYERS, LOOPS = 2, 4
 SWITCHES = {
@@ -433,7 +434,7 @@ def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(graphs):
 
 @singles
 def test_each_switch_has_an_experiment_that_turns_it_on_and_says_its_command(switch):
-    text = (folder("conf") / "experiment" / "anatomy" / f"{switch}.yaml").read_text()
+    text = (package_folder("conf") / "experiment" / "anatomy" / f"{switch}.yaml").read_text()
     assert f"python -m eltlab.fit experiment=anatomy/{switch}\n" in text and "arXiv" in text
     plain, config = compose([]), compose([f"experiment=anatomy/{switch}"])
     changed = asdict(config.model).items() - asdict(plain.model).items()

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 from eltlab import fit
-from eltlab.config import folder
-from eltlab.results import load
+from eltlab.common.package_folders import package_folder
+from eltlab.runs.result_table import load
 
 SMALL = ["budget.images=64", "batch_size=32", "metrics.samples=40", "sampler.steps=2"]
 
@@ -23,7 +23,10 @@ def arms(script: str, tmp: Path) -> list[list[str]]:
     environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}", "JOBS": "1"}
     # What follows the arms finds no rows here and fails: only the recorded commands matter.
     subprocess.run(
-        ["bash", str(folder("sweeps") / script)], cwd=tmp, env=environment, capture_output=True
+        ["bash", str(package_folder("sweeps") / script)],
+        cwd=tmp,
+        env=environment,
+        capture_output=True,
     )
     lines = [line.split() for line in record.read_text().splitlines()]
     return [line[2:] for line in lines if line[:2] == ["-m", "eltlab.fit"]]

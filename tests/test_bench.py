@@ -14,19 +14,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltlab import bench, fit
-from eltlab.build import build_data
-from eltlab.compute import network, train_flops_per_image
-from eltlab.config import Spent
-from eltlab.devices import share
-from eltlab.errors import UserError
-from eltlab.results import comparable, load, read_rows
-from eltlab.timing import PARTS, Arm, interleaved, matmul_rate, rates
+from eltlab.common.errors import UserError
+from eltlab.common.seeds import slice_of_this_process
+from eltlab.config.cost.flops import network, train_flops_per_image
+from eltlab.config.schema import Spent
+from eltlab.data.build import build_data
+from eltlab.runs.result_table import comparable, load
+from eltlab.runs.row_files import read_rows
+from eltlab.training.timing import PARTS, Arm, interleaved, matmul_rate, rates
 
 CPU = torch.device("cpu")
 
 
 def arm(config) -> Arm:
-    batches = build_data(config).batches(config, 0, CPU, share(config))
+    batches = build_data(config).batches(
+        config, 0, CPU, slice_of_this_process(config.trainer.accumulate)
+    )
     return Arm(config, CPU, "32-true", batches)
 
 
@@ -76,7 +79,7 @@ def measured(tmp_path_factory):
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eltlab.timing.interleaved", recording)
+        patch.setattr("eltlab.training.timing.interleaved", recording)
         bench.main([*SMALL, "splits=[2,4]", f"out={out}"])
     return out, read_rows(out), taken[0][:-1]  # the last are those of the matrix product
 

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from eltlab import fit
-from eltlab.bill import bill
-from eltlab.compose import compose, typed
-from eltlab.compute import budget_flops, train_flops
-from eltlab.config import DEFAULT_IMAGES, identity, to_yaml
-from eltlab.errors import UserError
-from eltlab.results import read_rows
-from eltlab.twins import twin
+from eltlab.common.errors import UserError
+from eltlab.config.cost.bill import bill
+from eltlab.config.cost.flops import budget_flops, train_flops
+from eltlab.config.cost.twins import twin
+from eltlab.config.flat import to_yaml
+from eltlab.config.identity import identity
+from eltlab.config.parsing import typed
+from eltlab.config.schema import DEFAULT_IMAGES
+from eltlab.runs.composing import compose
+from eltlab.runs.row_files import read_rows
 
 FREE = [text for text in TINY if not text.startswith("budget.")]
 

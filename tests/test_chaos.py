@@ -20,11 +20,11 @@ from optuna.trial import TrialState
 from studies import written
 from test_runs import assert_same, outcome
 
-from eltlab.ledger import Ledger, failed
-from eltlab.results import load
-from eltlab.runs import Run
-from eltlab.storage import JournalLock, open_storage
-from eltlab.study import grid_trials, load_study
+from eltlab.runs.result_table import load
+from eltlab.runs.run import Run
+from eltlab.studies.storage import JournalLock, open_storage
+from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.trials import TrialQueue, failed
 
 # Trainings of some seconds each, with a checkpoint every moment.
 STUDY = "space:\n  loops: [2, 4]\n  optim.lr: {rates}\nseeds: [0]\n"
@@ -106,9 +106,9 @@ class Sweep:
                 return
         raise AssertionError(f"trials fail again and again:\n{self.log.read_text()}")
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> TrialQueue:
         storage = open_storage(self.url, self.study.folder, study=self.study.name)
-        return Ledger(self.study, storage, "reader", 60.0)
+        return TrialQueue(self.study, storage, "reader", 60.0)
 
 
 def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:

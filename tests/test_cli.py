@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from eltlab import cli, evaluate, fit, sample
+from eltlab import evaluate, fit, sample
 from eltlab.analysis.command import read
-from eltlab.compose import compose
-from eltlab.files import cache_dir
-from eltlab.results import comparable
+from eltlab.common import command
+from eltlab.common.files import cache_dir
+from eltlab.runs.composing import compose
+from eltlab.runs.result_table import comparable
 
 TINY = [
     "model.width=16",
@@ -36,7 +37,7 @@ def typed_in(verb: object, arguments: list[str], monkeypatch: pytest.MonkeyPatch
     """Exit code of a verb called with these arguments."""
     monkeypatch.setattr(sys, "argv", ["eltlab", *arguments])
     try:
-        cli.run_verb(verb.main, verb.usage)  # type: ignore[attr-defined]
+        command.run_command(verb.main, verb.usage)  # type: ignore[attr-defined]
     except SystemExit as leaving:
         return int(leaving.code or 0)
     return 0
@@ -302,7 +303,7 @@ def test_evaluate_and_sample_as_typed(
     assert capsys.readouterr().out.splitlines()[-1] == f"run: {run}"
     schedule = [f"run={run}", "sampler.loops=[2,2,1,1]", "samples=40"]
     assert typed_in(evaluate, schedule, monkeypatch) == 0
-    from eltlab.results import load
+    from eltlab.runs.result_table import load
 
     table = load(run)
     rows = table[table["kind"] == "eval"]

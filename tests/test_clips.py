@@ -19,15 +19,16 @@ from PIL import Image
 from real_videos import real_video, whole
 from torch import nn
 
-from eltlab.config import DataConfig, identity
-from eltlab.data import clips, timelines, videos
-from eltlab.data.clips import ClipFiles, load_clips
-from eltlab.data.decode import decode
-from eltlab.data.images import ImageSet
+from eltlab.config.identity import identity
+from eltlab.config.schema import DataConfig
+from eltlab.data.clips import clip_files, timelines, video_decoding
+from eltlab.data.clips.clip_files import ClipFiles, load_clips
+from eltlab.data.clips.video_decoding import Timeline, Video, picture, scan
+from eltlab.data.images.decode import decode
+from eltlab.data.images.image_set import ImageSet
+from eltlab.data.sets.videofolders import list_videos
 from eltlab.data.sources import load_splits, names_of_classes
-from eltlab.data.videofolders import list_videos
-from eltlab.data.videos import Timeline, Video, picture, scan
-from eltlab.metrics.features import Extractor, Reference
+from eltlab.evaluation.features import Extractor, Reference
 
 # --- what the tests read --------------------------------------------------------------------------
 
@@ -329,7 +330,7 @@ def test_windows_of_a_real_video_are_slices_of_it(name):
 def seen(monkeypatch) -> Counter[str]:
     """How often files were opened and frames decoded."""
     count: Counter[str] = Counter()
-    opened, decoded = videos.opened, Video._decoded
+    opened, decoded = video_decoding.opened, Video._decoded
 
     def open_counted(path: Path):
         count["opened"] += 1
@@ -340,7 +341,7 @@ def seen(monkeypatch) -> Counter[str]:
             count["frames"] += 1
             yield item
 
-    monkeypatch.setattr(videos, "opened", open_counted)
+    monkeypatch.setattr(video_decoding, "opened", open_counted)
     monkeypatch.setattr(Video, "_decoded", decode_counted)
     return count
 
@@ -351,7 +352,7 @@ def test_windows_asked_together_open_a_video_once_and_decode_a_frame_once(tmp_pa
     names = [f"{name}#{i}" for name in ("a/long.mp4", "b/x.mp4") for i in range(10)]
     timelines = {name: scan(tmp_path / name) for name in ("a/long.mp4", "b/x.mp4")}
     files = ClipFiles(
-        "x", tmp_path, clips.Split(names, [0] * 20), timelines, 4, 1, 16, 3, workers=0
+        "x", tmp_path, clip_files.Split(names, [0] * 20), timelines, 4, 1, 16, 3, workers=0
     )
     seen.clear()
     order = np.random.default_rng(0).permutation(20).tolist()
@@ -388,7 +389,7 @@ def lossless(path: Path, frames: list[np.ndarray], form: str = "rgb24", **option
 
 
 def one_clip(path: Path, size: int, channels: int, frames: int = 2, stride: int = 1) -> np.ndarray:
-    split = clips.Split([f"{path.name}#0"], [0])
+    split = clip_files.Split([f"{path.name}#0"], [0])
     timelines = {path.name: scan(path)}
     files = ClipFiles("x", path.parent, split, timelines, frames, stride, size, channels, workers=0)
     [clip] = files.decoded([[0]])
@@ -751,6 +752,6 @@ def test_keys_of_clips_are_checked(folder):
 
 def test_runs_on_images_keep_their_names():
     """The keys of clips are no part of what names a run on images."""
-    from eltlab.config import OF_IMAGES
+    from eltlab.config.identity import OF_IMAGES
 
     assert {("stride", 1), ("split", 1)} <= set(OF_IMAGES)

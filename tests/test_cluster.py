@@ -16,11 +16,11 @@ from test_runs import assert_same
 from test_stopping import weights_rows_metrics
 
 from eltlab import cluster, fit, sweep
-from eltlab.config import SlurmConfig
-from eltlab.errors import UserError
-from eltlab.ledger import Ledger
-from eltlab.storage import open_storage
-from eltlab.study import load_study
+from eltlab.common.errors import UserError
+from eltlab.config.schema import SlurmConfig
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import load_study
+from eltlab.studies.trials import TrialQueue
 from eltlab.training.placement import placement
 
 LOCAL = ["trainer=slurm", "trainer.slurm.cluster=local"]
@@ -130,7 +130,7 @@ def test_workers_in_jobs_finish_a_study_on_postgresql(
     printed = capsys.readouterr()
     assert "lr0.001" in printed.out and printed.out.splitlines()[-1] == f"study: {study.folder}"
     storage = open_storage(url, study.folder, study=study.name)
-    trials = Ledger(study, storage, "me", 60.0).trials()
+    trials = TrialQueue(study, storage, "me", 60.0).trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     results = [log.with_name(log.name.replace("log.out", "result.pkl")) for log in logs]
     until(lambda: all(result.is_file() for result in results))

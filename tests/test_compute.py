@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from eltlab.build import build_backbone
-from eltlab.compute import (
+from eltlab.config.cost.flops import (
     Network,
-    asked_depths,
     macs_attention,
     macs_layer,
     macs_per_pass,
@@ -24,12 +22,14 @@ from eltlab.compute import (
     params_head,
     params_total,
     per_sample,
+    requested_depths,
     train_flops,
     train_flops_per_image,
 )
-from eltlab.config import Spent
+from eltlab.config.schema import Spent
 from eltlab.model.backbone import Anatomy, PatchBackbone, TokenBackbone, looped_stack
-from eltlab.patches import Patches
+from eltlab.model.build import build_backbone
+from eltlab.model.patches import Patches
 
 
 @st.composite
@@ -229,7 +229,7 @@ def test_the_twin_of_a_modulated_network_pays_for_its_modulations_only():
 
 def sample_macs(config, loops):
     """MACs of a sample that spends what was asked for."""
-    spent = asked_depths(loops, config.sampler.steps)
+    spent = requested_depths(loops, config.sampler.steps)
     return per_sample(config, spent, partial(macs_per_pass, network(config)))
 
 

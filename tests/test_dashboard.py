@@ -13,17 +13,17 @@ import pytest
 from studies import GRID, opened, written
 
 from eltlab import dashboard
-from eltlab.errors import UserError
-from eltlab.ledger import Ledger
-from eltlab.storage import open_storage
-from eltlab.study import grid_trials
+from eltlab.common.errors import UserError
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import grid_trials
+from eltlab.studies.trials import TrialQueue
 
 
 def told(tmp_path: Path, url: str | None) -> None:
     """A study whose trials are told without a training."""
     study = opened(tmp_path)
     storage = open_storage(url, study.folder, study=study.name)
-    ledger = Ledger(study, storage, "me", 60.0)
+    ledger = TrialQueue(study, storage, "me", 60.0)
     ledger.fill(grid_trials(study))
     while (claimed := ledger.claim()) is not None:
         ledger.finish(claimed, [10.0 + claimed.number])

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eltlab.common.errors import UserError
 from eltlab.data.batches import Batches, batch_indices, flips
-from eltlab.data.digits import load_digits
-from eltlab.data.images import ImageSet, to_float, to_uint8
-from eltlab.data.tokenizer import (
+from eltlab.data.images.digits import load_digits
+from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
+from eltlab.data.tokenizers.patch_codebook import (
     ENCODED,
     RECONSTRUCTED,
     PatchCodebook,
@@ -23,8 +24,7 @@ from eltlab.data.tokenizer import (
     psnr,
     reconstruct,
 )
-from eltlab.errors import UserError
-from eltlab.patches import Patches
+from eltlab.model.patches import Patches
 
 DIGITS = Patches((1, 8, 8), 2)
 
@@ -188,9 +188,9 @@ def test_rare_patches_count_as_distinct_wherever_they_lie():
 
 def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
     train, _ = digits
-    monkeypatch.setattr("eltlab.data.tokenizer.SAMPLE_IMAGES", 300)
+    monkeypatch.setattr("eltlab.data.tokenizers.patch_codebook.SAMPLE_IMAGES", 300)
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(300), DIGITS, 16).hash
-    monkeypatch.setattr("eltlab.data.tokenizer.SAMPLE_VALUES", 200 * 64)
+    monkeypatch.setattr("eltlab.data.tokenizers.patch_codebook.SAMPLE_VALUES", 200 * 64)
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(200), DIGITS, 16).hash
 
 

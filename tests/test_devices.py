@@ -23,17 +23,20 @@ from conftest import TINY, tiny
 from studies import opened
 
 import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
-from eltlab import devices, evaluate, files, fit
+from eltlab import evaluate, fit
+from eltlab.common import distributed, files, launcher
+from eltlab.common.errors import UserError
+from eltlab.common.seeds import BatchSlice
+from eltlab.config import devices
 from eltlab.data.batches import Batches
-from eltlab.elastic import load
-from eltlab.errors import UserError
 from eltlab.generation.masked import Masked
 from eltlab.launch import exit_code
-from eltlab.runs import Run, read_checkpoint
-from eltlab.seeds import Share
-from eltlab.study import grid_trials
+from eltlab.runs.checkpoints import read_checkpoint
+from eltlab.runs.loading import load
+from eltlab.runs.run import Run
+from eltlab.studies.study import grid_trials
+from eltlab.studies.worker import preload
 from eltlab.training.callbacks import Checkpoints
-from eltlab.worker import preload
 
 SMALL = [
     *TINY,
@@ -223,7 +226,7 @@ def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy
 
     def loss(self, pred, target):
         calls[0] += 1  # twice a step, under ILSD
-        spoiled = devices.rank() == 1 and calls[0] == 5
+        spoiled = launcher.rank() == 1 and calls[0] == 5
         return honest(self, pred, target) * (float("nan") if spoiled else 1)
 
     def work() -> None:
@@ -271,11 +274,11 @@ def test_evaluation_over_processes_draws_the_same_samples(
     labels = torch.arange(20) % 10  # batches of 8, 8 and 4
 
     def draw() -> None:
-        devices.join(torch.device("cpu"))
+        distributed.init_process_group(torch.device("cpu"))
         drawn = load(run).draw_all(labels, 3, 5, "test")
-        assert (drawn is None) == (devices.rank() > 0)
+        assert (drawn is None) == (launcher.rank() > 0)
         if drawn is not None:
-            torch.save(drawn._asdict(), tmp_path / f"{devices.world()}.pt")
+            torch.save(drawn._asdict(), tmp_path / f"{launcher.world_size()}.pt")
 
     found = []
     for world in (1, 2, 3):
@@ -302,19 +305,19 @@ def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) ->
 
 def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
     def work() -> None:
-        devices.WAIT = timedelta(seconds=2)
-        devices.join(torch.device("cpu"))
-        if devices.first():
+        distributed.WAIT = timedelta(seconds=2)
+        distributed.init_process_group(torch.device("cpu"))
+        if launcher.is_main_process():
             time.sleep(3)
-        devices.wait()
-        if devices.first():
+        distributed.barrier()
+        if launcher.is_main_process():
             time.sleep(3)
-        assert devices.told(7 if devices.first() else None) == 7
-        if not devices.first():
+        assert distributed.broadcast(7 if launcher.is_main_process() else None) == 7
+        if not launcher.is_main_process():
             time.sleep(5)  # hangs in a step
             return
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
-            devices.mean(torch.ones(1))
+            distributed.all_reduce_mean(torch.ones(1))
 
     assert processes(2, work) == [0, 0]
 
@@ -326,11 +329,11 @@ def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
 def test_the_batches_of_all_shares_are_the_whole_batches(flip: bool) -> None:
     images, labels = torch.arange(21 * 6, dtype=torch.uint8).view(21, 1, 2, 3), torch.arange(21)
 
-    def batches(share: Share) -> list:
+    def batches(share: BatchSlice) -> list:
         return list(Batches(images, labels, 8, 1, 2, 6, flip, share=share))
 
-    whole = batches(Share())
-    ranks = [batches(Share(rank, 2, 0, 2)) for rank in range(2)]
+    whole = batches(BatchSlice())
+    ranks = [batches(BatchSlice(rank, 2, 0, 2)) for rank in range(2)]
     assert len(whole) == 4 and [len(taken) for taken in ranks] == [8, 8]
     for step, batch in enumerate(whole):
         parts = [ranks[rank][2 * step + piece] for piece in range(2) for rank in range(2)]
@@ -348,14 +351,14 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
     for key, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(key, str(value))
     config = tiny()
-    devices.settle(config)
+    devices.adopt_launcher_devices(config)
     assert (config.trainer.devices, config.trainer.nodes) == (2, 2)
-    assert devices.share(config) == Share(3, 4) and not devices.first()
-    devices.settle(tiny("trainer.devices=2", "trainer.nodes=2"))
+    assert distributed.share(config) == BatchSlice(3, 4) and not launcher.is_main_process()
+    devices.adopt_launcher_devices(tiny("trainer.devices=2", "trainer.nodes=2"))
     with pytest.raises(UserError, match="started 2 processes on each of 2 nodes"):
-        devices.settle(tiny("trainer.devices=4"))
+        devices.adopt_launcher_devices(tiny("trainer.devices=4"))
     with pytest.raises(UserError, match="8 does not divide batch_size=12"):
-        devices.settle(tiny("batch_size=12", "trainer.accumulate=2"))
+        devices.adopt_launcher_devices(tiny("batch_size=12", "trainer.accumulate=2"))
 
 
 def test_a_trial_of_a_study_keeps_to_one_device(tmp_path: Path) -> None:
@@ -401,7 +404,7 @@ def test_a_signal_to_the_launcher_stops_all_processes(
 def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Path) -> None:
     """It is the first process alone that meets this one: another holds the run."""
     run = Run.of(tiny(*SMALL, f"runs_dir={tmp_path}"))
-    with files.locked(run.folder / ".lock"):
+    with files.file_lock(run.folder / ".lock"):
         process = command("eltlab.fit", *SMALL, f"runs_dir={tmp_path}", "trainer.devices=2")
         out, err = process.communicate()
     assert process.returncode == 2 and out == ""

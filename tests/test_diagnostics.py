@@ -13,13 +13,13 @@ import torch
 from conftest import TINY
 
 from eltlab import fit
-from eltlab.build import build_data
-from eltlab.data.images import as_input
-from eltlab.elastic import load_run
-from eltlab.errors import UserError
-from eltlab.files import renamed
-from eltlab.runs import Run
-from eltlab.seeds import BatchNoise, generator
+from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
+from eltlab.common.seeds import BatchNoise, generator
+from eltlab.data.build import build_data
+from eltlab.data.images.image_set import as_input
+from eltlab.runs.loading import load_run
+from eltlab.runs.run import Run
 from eltlab.training.validation import LEVELS, Validation, pieces_of
 
 SMALL = [
@@ -154,10 +154,10 @@ def test_a_killed_run_leaves_the_validation_of_an_undisturbed_one(tmp_path, monk
         calls.append(path.name)
         if calls.count("last.ckpt") == 6:
             raise KeyboardInterrupt
-        return renamed(path)
+        return atomic_path(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("eltlab.training.callbacks.renamed", killed)
+        patch.setattr("eltlab.training.callbacks.atomic_path", killed)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed", "trainer.checkpoint_seconds=0")
     resumed = train(tmp_path / "killed", "trainer.checkpoint_seconds=0")

@@ -6,13 +6,14 @@ import pytest
 import torch
 from conftest import perturbed, tiny
 
-from eltlab.build import build_backbone, build_objective
-from eltlab.config import DiffusionSamplerConfig
-from eltlab.elastic import Elastic
+from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.schedules import evaluations, guidance_scale, loop_schedule
+from eltlab.config.schema import DiffusionSamplerConfig
+from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.generation.build import build_objective
 from eltlab.generation.diffusion import Diffusion, alpha_sigma, ancestral_step, ddim_step
 from eltlab.generation.guidance import guided
-from eltlab.schedule import evaluations, guidance_scale, loop_schedule
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.model.build import build_backbone
 
 PREDICTIONS = ("v", "epsilon", "x")
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -356,9 +357,9 @@ def test_guidance_scale_over_the_steps():
     assert [guidance_scale(3.0, "linear", k, 4) for k in range(4)] == [1.5, 2.0, 2.5, 3.0]
 
 
-def elastic(*overrides: str) -> Elastic:
+def elastic(*overrides: str) -> AnytimeSampler:
     config = tiny("objective=diffusion", *overrides)
-    return Elastic(perturbed(build_backbone(config)).eval(), config, None)
+    return AnytimeSampler(perturbed(build_backbone(config)).eval(), config, None)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

@@ -7,8 +7,8 @@ import pytest
 from tables import arm, row, table, unique
 
 from eltlab.analysis import collect, dynamics, samples
-from eltlab.errors import UserError
-from eltlab.results import load
+from eltlab.common.errors import UserError
+from eltlab.runs.result_table import load
 
 DYNAMICS = "protocol,images_seen,sample_seed,loops,step,loop,update\n"
 VALIDATION = "step,images,exit,level,loss,gap\n"

@@ -20,21 +20,25 @@ from safetensors.torch import load_file, save_file
 from sets import asked, make, photographs, tokenizer_weights
 
 import eltlab
-from eltlab import devices, export, fit
-from eltlab.build import build_data
-from eltlab.compose import compose_encode
-from eltlab.config import identity
-from eltlab.data import codebooks, encoding, folders, shards
-from eltlab.data.encoded import EncodedBatches
-from eltlab.data.manifest import TOKENIZER, read_manifest
+from eltlab import export
+from eltlab.common import launcher
+from eltlab.common.errors import UserError
+from eltlab.common.seeds import BatchSlice
+from eltlab.config.identity import identity
+from eltlab.data.build import build_data
+from eltlab.data.encoded import shard_writing, shards
+from eltlab.data.encoded.encoded_split import EncodedBatches
+from eltlab.data.encoded.manifest import TOKENIZER, read_manifest
+from eltlab.data.sets import folders
 from eltlab.data.sources import source_splits
-from eltlab.data.tokenizers import load_tokenizer
-from eltlab.elastic import load_run
-from eltlab.errors import UserError
-from eltlab.evaluate import evaluate_run
-from eltlab.results import read_rows
-from eltlab.runs import Run
-from eltlab.seeds import Share
+from eltlab.data.tokenizers import codebooks
+from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
+from eltlab.evaluation.evaluate import evaluate_run
+from eltlab.runs.composing import compose_encode
+from eltlab.runs.loading import load_run
+from eltlab.runs.row_files import read_rows
+from eltlab.runs.run import Run
+from eltlab.training import fit
 
 CPU = torch.device("cpu")
 
@@ -227,12 +231,12 @@ def test_a_shard_that_is_made_anew_is_in_the_manifest_with_its_new_hash(
 
 
 def encoded_as(monkeypatch, change) -> None:
-    real = encoding.encode_batch
+    real = shard_writing.encode_batch
 
     def encode_batch(*given):
         return {name: change(value) for name, value in real(*given).items()}
 
-    monkeypatch.setattr(encoding, "encode_batch", encode_batch)
+    monkeypatch.setattr(shard_writing, "encode_batch", encode_batch)
 
 
 def test_a_damaged_manifest_is_made_again(images, weights, copied) -> None:
@@ -279,11 +283,13 @@ def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
     latents, tmp_path, monkeypatch
 ) -> None:
     asked_for: list[int] = []
-    monkeypatch.setattr("eltlab.build.source_splits", lambda config: asked_for.append(1))
-    monkeypatch.setattr(fit.devices, "first", lambda: False)
+    monkeypatch.setattr("eltlab.data.build.source_splits", lambda config: asked_for.append(1))
+    monkeypatch.setattr(launcher, "is_main_process", lambda: False)
     monkeypatch.setattr(fit, "train", lambda *_: None)
-    monkeypatch.setattr("eltlab.evaluate.evaluate_run", lambda *given: asked_for.append(given[-1]))
-    fit.train_and_measure(on(latents, "metrics.samples=12", f"runs_dir={tmp_path}/runs"))
+    monkeypatch.setattr(
+        "eltlab.evaluation.evaluate.evaluate_run", lambda *given: asked_for.append(given[-1])
+    )
+    fit.fit(on(latents, "metrics.samples=12", f"runs_dir={tmp_path}/runs"))
     assert asked_for == [None]
 
 
@@ -472,7 +478,7 @@ def test_the_floor_is_measured_once_and_is_the_run_s_too(images, weights, tmp_pa
         *("trainer.grids=1", "sampler.steps=2"),
         kind="tokens",
     )
-    fit.train_and_measure(config)
+    fit.fit(config)
     floor, measured = read_rows(Run.of(config).rows)
     for key in ("protocol", "fd_classifier", "psnr"):
         assert floor[key] == row[key]
@@ -555,7 +561,7 @@ def test_a_run_goes_on_with_the_same_batches(latents) -> None:
 
 def test_shares_of_a_batch_make_the_whole(latents) -> None:
     whole = batches(latents, "data.flip=true")
-    parts = [batches(latents, "data.flip=true", share=Share(rank, 2, 0, 2)) for rank in (0, 1)]
+    parts = [batches(latents, "data.flip=true", share=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)]
     for step, (x, labels) in enumerate(whole):
         pieces = [parts[rank][2 * step + piece] for piece in (0, 1) for rank in (0, 1)]
         assert torch.equal(x, torch.cat([piece[0] for piece in pieces]))
@@ -569,12 +575,14 @@ def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> Non
     assert data.batches(config, 0, CPU).tensors is not None
     size = data.train.nbytes(flip=False)
     assert size == sum(t.nbytes for t in data.train.whole(CPU, False).values())
-    monkeypatch.setattr("eltlab.data.encoded.physical_memory", lambda: 4 * size)
+    monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size)
     assert data.batches(config, 0, CPU).tensors is not None
-    monkeypatch.setattr(devices, "local_world", lambda: 2)  # each with a copy in the same memory
+    monkeypatch.setattr(
+        launcher, "local_world_size", lambda: 2
+    )  # each with a copy in the same memory
     assert data.batches(config, 0, CPU).tensors is None
     monkeypatch.undo()
-    monkeypatch.setattr("eltlab.data.encoded.physical_memory", lambda: 4 * size - 4)
+    monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size - 4)
     assert data.batches(config, 0, CPU).tensors is None
 
 
@@ -597,7 +605,7 @@ def test_a_run_is_handed_on_without_its_set(kind, request, tmp_path, monkeypatch
         "data.flip=true",
         kind=kind,
     )
-    fit.train_and_measure(config)
+    fit.fit(config)
     run = Run.of(config)
     labels = [0, 1, 2]
     drawn = eltlab.load(run.folder).sample(labels)
@@ -624,10 +632,10 @@ def test_samples_are_held_against_the_images_wherever_they_lie(
     root = make(here, weights, tmp_path / "set").root
     there = here.rename(tmp_path / "there")
     config = on(root, "metrics.samples=12", f"runs_dir={tmp_path}/runs", "trainer.grids=0")
-    assert f"data.root={here}: not there" in fails(fit.train_and_measure, config)
+    assert f"data.root={here}: not there" in fails(fit.fit, config)
     assert not (tmp_path / "runs").exists()
     config = on(root, "metrics.samples=12", f"runs_dir={tmp_path}/runs", f"metrics.images={there}")
-    fit.train_and_measure(config)
+    fit.fit(config)
     rows = read_rows(Run.of(config).rows)
     assert {row["kind"] for row in rows} == {"tokenizer", "eval"}
     next((there / "train").rglob("*.jpeg")).write_bytes(b"")

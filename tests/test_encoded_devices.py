@@ -11,8 +11,8 @@ from sets import make, photographs, tokenizer_weights
 from test_devices import SMALL, assert_same_run, fitted, folder, processes, stop_at, weights
 
 from eltlab import evaluate, fit
-from eltlab.runs import read_checkpoint
-from eltlab.worker import preload
+from eltlab.runs.checkpoints import read_checkpoint
+from eltlab.studies.worker import preload
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import eltlab
 from eltlab import export, fit
-from eltlab.errors import UserError
-from eltlab.runs import read_checkpoint
+from eltlab.common.errors import UserError
+from eltlab.runs.checkpoints import read_checkpoint
 
 SMALL = [*TINY, "evaluate=false", "trainer.grids=0"]
 

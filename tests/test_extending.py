@@ -8,13 +8,15 @@ import torch
 from conftest import TINY, tiny
 
 import eltlab
-from eltlab import compute, evaluate, export, fit
-from eltlab.build import build_backbone, build_objective
-from eltlab.compose import compose, load_config
-from eltlab.config import identity
-from eltlab.errors import UserError
-from eltlab.results import read_rows
-from eltlab.runs import read_checkpoint
+from eltlab import evaluate, export, fit
+from eltlab.common.errors import UserError
+from eltlab.config.cost import flops
+from eltlab.config.identity import identity
+from eltlab.generation.build import build_objective
+from eltlab.model.build import build_backbone
+from eltlab.runs.checkpoints import read_checkpoint
+from eltlab.runs.composing import compose, load_config
+from eltlab.runs.row_files import read_rows
 from eltlab.training.supervision import build_supervision
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -123,9 +125,9 @@ def test_an_objective_on_tokens_is_counted_as_one(tmp_path: Path) -> None:
         "        return Masked(config.data.codebook, 0.0)\n"
     )
     config = tiny(f"objective={tmp_path}/unsmoothed.py")
-    net = compute.network(config)
+    net = flops.network(config)
     backbone = build_backbone(config)
-    assert compute.params_total(net) == sum(p.numel() for p in backbone.parameters())
+    assert flops.params_total(net) == sum(p.numel() for p in backbone.parameters())
     assert build_objective(config).label_smoothing == 0.0  # its own, though it derives from ours
     with pytest.raises(UserError, match="16 tokens are unmasked in at most 16 steps"):
         tiny(f"objective={tmp_path}/unsmoothed.py", "sampler.steps=17")
@@ -168,7 +170,7 @@ def test_a_key_without_a_default_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_perfect_flow_reproduces_the_data(files: Path) -> None:
-    from eltlab.seeds import SampleNoise
+    from eltlab.common.seeds import SampleNoise
 
     flow = build_objective(tiny(f"objective={files}/flow.py"))
     x = torch.rand(3, 1, 8, 8) * 2 - 1

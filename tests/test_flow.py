@@ -7,16 +7,18 @@ import pytest
 import torch
 from conftest import perturbed, tiny
 
-from eltlab import compute, fit
-from eltlab.build import build_backbone, build_objective
-from eltlab.compose import compose
-from eltlab.config import FlowSamplerConfig
-from eltlab.elastic import Elastic
-from eltlab.errors import UserError
-from eltlab.evaluate import costs
+from eltlab.common.errors import UserError
+from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.cost import flops
+from eltlab.config.schema import FlowSamplerConfig
+from eltlab.evaluation.evaluate import costs
+from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.generation.build import build_objective
 from eltlab.generation.flow import Flow
-from eltlab.results import read_rows
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.model.build import build_backbone
+from eltlab.runs.composing import compose
+from eltlab.runs.row_files import read_rows
+from eltlab.training import fit
 
 both_samplers = pytest.mark.parametrize("name", ["euler", "heun"])
 
@@ -159,16 +161,16 @@ def test_the_error_falls_with_the_order_of_the_solver(name, order):
 def test_evaluations_and_costs_agree_with_what_a_sampler_runs(name, guidance):
     asked = ("objective=flow", f"sampler.name={name}", f"sampler.guidance={guidance}")
     config = tiny(*asked)
-    model = Elastic(perturbed(build_backbone(config)).eval(), config, None)
+    model = AnytimeSampler(perturbed(build_backbone(config)).eval(), config, None)
     rows = []
     model.backbone.register_forward_hook(lambda _, given, done: rows.append(len(given[0])))
     done = model.draw(torch.tensor([1, 2, 3]), "4to1", seed=0, track=True)
-    assert sum(rows) // 3 == sum(compute.evaluations_per_step(config))
+    assert sum(rows) // 3 == sum(flops.evaluations_per_step(config))
     assert done.spent == [{4: 1.0}, {3: 1.0}, {2: 1.0}, {1: 1.0}]
     assert [len(update) for update in done.updates] == [4, 3, 2, 1]
-    net, doubled = compute.network(config), 2 if guidance == 4 else 1
+    net, doubled = flops.network(config), 2 if guidance == 4 else 1
     passes = [4, 4, 3, 3, 2, 2, 1] if name == "heun" else [4, 3, 2, 1]
-    expected = doubled * sum(compute.macs_per_pass(net, loops) for loops in passes)
+    expected = doubled * sum(flops.macs_per_pass(net, loops) for loops in passes)
     assert costs(config, done.spent, 0)["macs_per_sample"] == expected
     assert costs(config, done.spent, 0)["nfe"] == doubled * len(passes)
 
@@ -194,7 +196,7 @@ def test_a_flow_trains_and_measures_under_every_supervision(tmp_path, supervisio
         *("objective=flow", f"supervision={supervision}", "sampler.name=heun"),
         *("trainer.grids=1", f"runs_dir={tmp_path}"),
     )
-    fit.train_and_measure(config)
+    fit.fit(config)
     [path] = tmp_path.rglob("rows.jsonl")
     rows = [row for row in read_rows(path) if row["kind"] == "eval"]
     assert [row["loops"] for row in rows] == [1, 2, 3, 4]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from eltlab.data.sprites import load_sprites
-from eltlab.metrics.distances import frechet, statistics
-from eltlab.metrics.features import Extractor
-from eltlab.metrics.i3d import load_i3d
-from eltlab.metrics.i3d_weights import find
+from eltlab.data.clips.sprites import load_sprites
+from eltlab.evaluation.distances import frechet, statistics
+from eltlab.evaluation.features import Extractor
+from eltlab.evaluation.i3d import load_i3d
+from eltlab.evaluation.i3d_weights import find
 
 CLIPS, LEVELS = 512, (8, 16, 32)  # standard deviations of the noise, of 255
 

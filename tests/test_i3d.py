@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from eltlab.errors import UserError
-from eltlab.metrics import i3d_weights
-from eltlab.metrics.distances import frechet, statistics
-from eltlab.metrics.i3d import I3D, PROTOCOL, FeatureExtractorI3D, load_i3d, prepared
-from eltlab.metrics.i3d_weights import FILE, INSTALL, NumpyUnpickler, from_flax
-from eltlab.metrics.weights import installed
+from eltlab.common.errors import UserError
+from eltlab.evaluation import i3d_weights
+from eltlab.evaluation.distances import frechet, statistics
+from eltlab.evaluation.i3d import I3D, PROTOCOL, FeatureExtractorI3D, load_i3d, prepared
+from eltlab.evaluation.i3d_weights import FILE, INSTALL, NumpyUnpickler, from_flax
+from eltlab.evaluation.inception_weights import installed
 
 # Lines of deepmind/kinetics-i3d's data/label_map.txt, counted from 0.
 ACTIONS = {
@@ -345,7 +345,7 @@ def test_a_missing_tensor_is_named(
 def test_a_tensor_of_another_shape_is_refused(tree, file, monkeypatch):
     tensors = from_flax(tree)
     tensors["Conv3d_2b_1x1.weight"] = torch.zeros(64, 64, 3, 3, 3)
-    monkeypatch.setattr("eltlab.metrics.i3d.read", lambda path: tensors)
+    monkeypatch.setattr("eltlab.evaluation.i3d.read", lambda path: tensors)
     refused(file, "size mismatch")
 
 

@@ -14,11 +14,11 @@ from sets import photographs
 from studies import ledger_of
 from test_studies import SMALL, check_trials
 
-from eltlab.compose import compose, compose_encode
-from eltlab.config import folder
-from eltlab.study import grid_trials, load_study
+from eltlab.common.package_folders import package_folder
+from eltlab.runs.composing import compose, compose_encode
+from eltlab.studies.study import grid_trials, load_study
 
-PAGE = folder("docs") / "imagenet.md"
+PAGE = package_folder("docs") / "imagenet.md"
 # Ten classes of four and two photographs are enough for these.
 FEWER = {
     "metrics.samples=100": "metrics.samples=20",

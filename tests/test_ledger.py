@@ -10,12 +10,12 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial, TrialState, create_trial
 from studies import GRID, filled, ledger_of, opened, written
 
-from eltlab.errors import UserError
-from eltlab.ledger import MISSED, POPULATION, Ledger, expired
-from eltlab.pruning import Watched
-from eltlab.storage import open_storage
-from eltlab.study import grid_trials, load_study
-from eltlab.summary import best
+from eltlab.common.errors import UserError
+from eltlab.studies.pruning import Watched
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.summary import best
+from eltlab.studies.trials import MISSED, POPULATION, TrialQueue, expired
 from eltlab.training.validation import LEVELS
 
 # --- the ledger -----------------------------------------------------------------------------------
@@ -340,10 +340,10 @@ def test_the_way_out_on_a_database_is_another_database(tmp_path, postgres):
         study = opened(tmp_path, text)
         storage = open_storage(url, study.folder, study=study.name)
         if text == GRID:
-            Ledger(study, storage, "me", 60.0)
+            TrialQueue(study, storage, "me", 60.0)
         else:
             with pytest.raises(UserError, match="begin anew with another database"):
-                Ledger(study, storage, "me", 60.0)
+                TrialQueue(study, storage, "me", 60.0)
         storage.close()
 
 
@@ -362,9 +362,9 @@ def test_a_study_in_a_database_says_where_its_runs_lie(tmp_path):
     """The same study from another runs_dir: joined while nothing is complete, then refused."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
 
-    def joined(runs: str) -> Ledger:
+    def joined(runs: str) -> TrialQueue:
         study = replace(opened(tmp_path), runs_dir=str(tmp_path / runs))
-        return Ledger(study, open_storage(url, study.folder), "me", 60.0)
+        return TrialQueue(study, open_storage(url, study.folder), "me", 60.0)
 
     ledger = joined("runs")
     ledger.fill(grid_trials(ledger.study))

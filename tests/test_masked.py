@@ -10,14 +10,14 @@ from conftest import perturbed, tiny
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eltlab.build import build_backbone
-from eltlab.config import MaskedSamplerConfig
-from eltlab.data.tokenizer import PatchCodebook
-from eltlab.elastic import Elastic
+from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.schema import MaskedSamplerConfig
+from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.generation import masked
+from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.generation.masked import Masked, MaskedTarget, draw, unmasking_schedule
-from eltlab.patches import Patches
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.model.build import build_backbone
+from eltlab.model.patches import Patches
 
 CODES, TOKENS = 7, 16
 
@@ -252,12 +252,12 @@ def test_draw_stays_within_the_codes_at_the_ends_of_uniform():
 # --- the whole model ------------------------------------------------------------------------------
 
 
-def elastic() -> Elastic:
+def elastic() -> AnytimeSampler:
     """An untrained masked model with made-up codes."""
     config = tiny("model.block=pre_norm")
     codes = torch.rand(16, 4, generator=generator()) * 2 - 1
     net = perturbed(build_backbone(config), scale=0.3)
-    return Elastic(net.eval(), config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
+    return AnytimeSampler(net.eval(), config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
 
 
 def test_class_label_and_guidance_reach_the_samples():

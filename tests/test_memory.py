@@ -11,12 +11,8 @@ from conftest import tiny
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from eltlab.build import build_backbone
-from eltlab.compute import network
-from eltlab.config import Spent, SupervisionConfig
-from eltlab.elastic import Elastic
-from eltlab.live import LiveBytes
-from eltlab.memory import (
+from eltlab.config.cost.flops import network
+from eltlab.config.cost.memory import (
     Pass,
     inference_memory,
     layer_kept,
@@ -24,8 +20,12 @@ from eltlab.memory import (
     static_training_bytes,
     training_memory,
 )
-from eltlab.timing import Arm
+from eltlab.config.schema import Spent, SupervisionConfig
+from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.model.build import build_backbone
 from eltlab.training.ema import ema_copy
+from eltlab.training.live_memory import LiveBytes
+from eltlab.training.timing import Arm
 
 PRECISIONS = ("32-true", "bf16-mixed")
 KINDS = [("masked", block) for block in ("post_norm", "pre_norm")] + [
@@ -157,7 +157,7 @@ class Codes:
 
 def measured_inference(config, precision):
     config.trainer.precision = precision
-    model = Elastic(ema_copy(build_backbone(config)), config, Codes())
+    model = AnytimeSampler(ema_copy(build_backbone(config)), config, Codes())
     with LiveBytes() as live:
         model.draw(torch.zeros(config.batch_size, dtype=torch.long), None, 0)
     return live.peak

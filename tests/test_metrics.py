@@ -14,17 +14,23 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from eltlab.data import imagefiles
-from eltlab.data.digits import load_digits
-from eltlab.data.imagefiles import load_images
-from eltlab.data.images import ImageSet
-from eltlab.errors import UserError
-from eltlab.metrics import classifier, measure
-from eltlab.metrics.classifier import Classifier, train_classifier
-from eltlab.metrics.distances import PROTOCOL, frechet, kernel, precision_recall, statistics
-from eltlab.metrics.features import Extractor, Reference, kept
-from eltlab.metrics.measure import ClassifierMetrics, InceptionMetrics, build_metrics, check_counts
-from eltlab.metrics.protocol import protocol_id, sampling_protocol
+from eltlab.common.errors import UserError
+from eltlab.data.images import image_files
+from eltlab.data.images.digits import load_digits
+from eltlab.data.images.image_files import load_images
+from eltlab.data.images.image_set import ImageSet
+from eltlab.evaluation import classifier
+from eltlab.evaluation import metrics as measure
+from eltlab.evaluation.classifier import Classifier, train_classifier
+from eltlab.evaluation.distances import PROTOCOL, frechet, kernel, precision_recall, statistics
+from eltlab.evaluation.features import Extractor, Reference, kept
+from eltlab.evaluation.metrics import (
+    ClassifierMetrics,
+    InceptionMetrics,
+    build_metrics,
+    check_counts,
+)
+from eltlab.evaluation.protocol import protocol_id, sampling_protocol
 
 CPU = torch.device("cpu")
 
@@ -251,7 +257,7 @@ def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
 @pytest.mark.parametrize(("bytes_at_once", "batch"), [(2**26, 256), (64 * 10, 10), (1, 1)])
 def test_the_classifier_sees_few_large_images_at_a_time(digits, bytes_at_once, batch, monkeypatch):
     train, _ = digits
-    monkeypatch.setattr(imagefiles, "PART_BYTES", bytes_at_once)
+    monkeypatch.setattr(image_files, "PART_BYTES", bytes_at_once)
     assert ClassifierMetrics(train, 10, train).network.batch == batch
 
 

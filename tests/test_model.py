@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from conftest import perturbed, tiny
 
-from eltlab.build import build_backbone
 from eltlab.model.backbone import (
     PatchBackbone,
     TokenBackbone,
@@ -18,8 +17,9 @@ from eltlab.model.backbone import (
     sincos,
     sinusoid,
 )
+from eltlab.model.build import build_backbone
 from eltlab.model.loop import LoopedStack
-from eltlab.patches import Patches
+from eltlab.model.patches import Patches
 
 WIDTH, LAYERS, CLASSES, CODES, TOKENS = 16, 2, 5, 7, 9
 

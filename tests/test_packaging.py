@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eltlab.results import read_rows
+from eltlab.runs.row_files import read_rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,7 +8,7 @@ from tables import arm, table, unique, vanilla
 
 from eltlab.analysis import pareto
 from eltlab.analysis.points import per_seed, points
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
 
 
 def test_the_front_is_what_no_other_beats_in_both() -> None:

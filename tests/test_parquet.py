@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from test_images import encoded, fails, noise, put
 
-from eltlab.compose import compose
-from eltlab.data.folders import class_names, list_images
-from eltlab.data.imagefiles import ImageFiles, load_images
+from eltlab.data.images.image_files import ImageFiles, load_images
+from eltlab.data.sets.folders import class_names, list_images
+from eltlab.runs.composing import compose
 
 NAMES = ["cat", "dog", "owl"]
 # What datasets 2 and later write into the schema for Image and ClassLabel columns.

@@ -11,16 +11,19 @@ from conftest import TINY, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eltlab import calibration, machine, plan
-from eltlab.bill import bill
-from eltlab.build import build_backbone
-from eltlab.compose import compose, options_of
-from eltlab.compute import macs_per_pass, macs_trunk, network, params_blocks, train_flops
-from eltlab.config import folder
-from eltlab.errors import UserError
-from eltlab.memory import training_memory
-from eltlab.text import binary, columns, si, span
-from eltlab.twins import MISSED, iso_params, size, twin
+from eltlab import plan
+from eltlab.common import machine
+from eltlab.common.errors import UserError
+from eltlab.common.package_folders import package_folder
+from eltlab.common.text import format_bytes, format_duration, format_si, format_table
+from eltlab.config.cost import rates
+from eltlab.config.cost.bill import bill
+from eltlab.config.cost.flops import macs_per_pass, macs_trunk, network, params_blocks, train_flops
+from eltlab.config.cost.memory import training_memory
+from eltlab.config.cost.twins import MISSED, iso_params, size, twin
+from eltlab.config.parsing import options_of
+from eltlab.model.build import build_backbone
+from eltlab.runs.composing import compose
 
 KEYS = """unique_layers loops depth width tokens params_total params_blocks params_embedding
     params_head macs_per_pass macs_per_pass_trunk macs_per_pass_attention nfe macs_per_sample
@@ -86,14 +89,14 @@ def test_the_budget_is_in_whole_batches(capsys):
     assert planned(capsys, "budget.images=1000", "batch_size=128")["images"] == 1024
 
 
-@pytest.mark.parametrize("experiment", options_of(folder("conf") / "experiment"))
+@pytest.mark.parametrize("experiment", options_of(package_folder("conf") / "experiment"))
 def test_every_experiment_can_be_planned(capsys, experiment):
     text = lines(capsys, f"experiment={experiment}")
     assert text[0] == compose([f"experiment={experiment}"]).name
     assert "training FLOPs " in "".join(text)
 
 
-@pytest.mark.parametrize("model", options_of(folder("conf") / "model"))
+@pytest.mark.parametrize("model", options_of(package_folder("conf") / "model"))
 @pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
 def test_every_model_can_be_planned(capsys, model, objective):
     block = ["model.block=post_norm", "model.cond_width=null"] * (model == "dit_2048")
@@ -234,7 +237,7 @@ def test_a_run_that_trains_and_cannot_sample_does_not_fit(capsys):
     costs = planned(capsys, *asked)
     assert costs["memory_training_bytes"] < 2**30 < costs["memory_inference_bytes"]
     [line] = [line for line in lines(capsys, *asked, "memory=1") if "does not fit" in line]
-    assert binary(costs["memory_inference_bytes"]) in line
+    assert format_bytes(costs["memory_inference_bytes"]) in line
 
 
 def test_what_fits_nowhere_says_so(capsys):
@@ -277,7 +280,7 @@ def test_times_come_from_a_calibration(capsys):
 
 def test_what_is_no_entry_of_the_cache_is_passed_over(capsys):
     planned(capsys, *TINY, "loops=1", "calibrate=true")
-    file = calibration.path()
+    file = rates.path()
     file.write_text('{"machine": "x"}\n' + file.read_text() + '{"torn')
     assert planned(capsys, *TINY, "loops=1")["train_seconds"] > 0
 
@@ -311,7 +314,7 @@ def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, 
 def test_a_second_calibration_takes_the_place_of_the_first(capsys):
     for _ in range(2):
         planned(capsys, *TINY, "loops=1", "calibrate=true")
-    from eltlab.calibration import entries
+    from eltlab.config.cost.rates import entries
 
     assert len(entries()) == 1
 
@@ -350,11 +353,11 @@ def test_calibrating_what_is_not_here_or_does_not_fit_is_refused(monkeypatch):
     [(0, "0"), (12, "12"), (999, "999"), (1000, "1k"), (122880, "122.9k"), (999960, "1M")],
 )
 def test_si(value, text):
-    assert si(value) == text
+    assert format_si(value) == text
 
 
 def test_units_stand_apart():
-    assert si(29.9e9, "FLOP/s") == "29.9 GFLOP/s" and si(5, "FLOP/s") == "5 FLOP/s"
+    assert format_si(29.9e9, "FLOP/s") == "29.9 GFLOP/s" and format_si(5, "FLOP/s") == "5 FLOP/s"
 
 
 @pytest.mark.parametrize(
@@ -362,7 +365,7 @@ def test_units_stand_apart():
     [(512 * 1024, "512 KiB"), (3 * 2**20, "3 MiB"), (1.5 * 2**30, "1.5 GiB"), (2**41, "2,048 GiB")],
 )
 def test_binary(size_in_bytes, text):
-    assert binary(size_in_bytes) == text
+    assert format_bytes(size_in_bytes) == text
 
 
 @pytest.mark.parametrize(
@@ -370,11 +373,11 @@ def test_binary(size_in_bytes, text):
     [(0.00421, "4.21 ms"), (58, "58 s"), (750, "12.5 min"), (11520, "3.2 h"), (1468800, "17 days")],
 )
 def test_span(seconds, text):
-    assert span(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_columns_are_aligned():
-    assert columns([["a", "10"], ["bcd", "2"]]) == ["a    10", "bcd   2"]
+    assert format_table([["a", "10"], ["bcd", "2"]]) == ["a    10", "bcd   2"]
 
 
 def test_the_bill_does_not_change_the_configuration():

@@ -10,7 +10,7 @@ from tables import arm, row, table, unique, vanilla
 
 from eltlab.analysis import ablation, anytime, dynamics, headline, pareto, samples, scaling
 from eltlab.analysis.points import caption, kinds, per_seed, points, quality_of, shortened
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
 
 VALUES = [10.0, 12.0, 17.0]
 

@@ -18,8 +18,8 @@ from tables import arm, row, table, unique, vanilla
 from eltlab import report, sweep
 from eltlab.analysis.page import page as html_of
 from eltlab.analysis.page import sections_of
-from eltlab.errors import UserError
-from eltlab.text import si
+from eltlab.common.errors import UserError
+from eltlab.common.text import format_si
 
 STUDY = """
 space:
@@ -95,7 +95,7 @@ def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
         assert line["layers x loops"] == f"{first['unique_layers']} x {first['loops_train']}"
         for title, column in (("parameters", "params_total"), ("MACs a sample", "macs_per_sample"),
                               ("training FLOPs", "train_flops_total")):  # fmt: skip
-            assert line[title] == si(first[column])
+            assert line[title] == format_si(first[column])
         assert line["seeds"] == "2"
         values = own["fd_classifier"]
         mean, half = numbers(line["fd_classifier"])

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import fails
 
-from eltlab.errors import UserError
-from eltlab.results import COLUMNS, append_rows, comparable, load, one_protocol, read_rows
+from eltlab.common.errors import UserError
+from eltlab.runs.result_table import COLUMNS, comparable, load, one_protocol
+from eltlab.runs.row_files import append_rows, read_rows
 
 # fmt: off
 PROMISED = [
@@ -185,7 +186,7 @@ def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
 def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
     from conftest import tiny
 
-    from eltlab.results import recorded
+    from eltlab.runs.row_files import recorded
 
     config = tiny("data=fashion_mnist", "data.root=/somewhere/fashion", "data.patch=4")
     assert recorded(config)["data.root"] == "fashion" and config.data.root == "/somewhere/fashion"
@@ -206,7 +207,8 @@ def test_rows_and_runs_agree_on_what_makes_a_model() -> None:
 
     from conftest import tiny
 
-    from eltlab.config import defines, flatten, identity
+    from eltlab.config.flat import flatten
+    from eltlab.config.identity import defines, identity
 
     config = tiny()
     for key in flatten(config):

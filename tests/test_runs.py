@@ -17,10 +17,11 @@ import pytest
 import torch
 import torch.utils.tensorboard
 
-import eltlab.metrics.distances
+import eltlab.evaluation.distances
 import eltlab.training.callbacks  # noqa: F401
-from eltlab import evaluate, files, fit
-from eltlab.results import load
+from eltlab import evaluate, fit
+from eltlab.common import files
+from eltlab.runs.result_table import load
 
 TINY = [
     "model.width=16",
@@ -243,10 +244,10 @@ def test_one_row_a_loop_count_and_dynamics_a_line_a_loop(undisturbed: tuple) -> 
 
 def test_a_second_process_is_told_to_wait(undisturbed: tuple) -> None:
     overrides, runs, _ = undisturbed
-    from eltlab.errors import UserError
+    from eltlab.common.errors import UserError
 
     with (
-        files.locked(folder(runs) / ".lock"),
+        files.file_lock(folder(runs) / ".lock"),
         pytest.raises(UserError, match="another process is training it"),
     ):
         fit.main([*overrides, f"runs_dir={runs}"])

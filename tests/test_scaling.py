@@ -5,7 +5,7 @@ import pytest
 from tables import arm, table, unique, vanilla
 
 from eltlab.analysis import scaling
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
 
 G = np.geomspace(1e6, 1e9, 12)
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 from conftest import tiny
 
-from eltlab.build import build_backbone, build_objective
+from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice, SampleNoise, fold, generator
 from eltlab.data.batches import batch_indices
-from eltlab.data.tokenizer import PatchCodebook
-from eltlab.elastic import Elastic
+from eltlab.data.tokenizers.patch_codebook import PatchCodebook
+from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.generation.build import build_objective
 from eltlab.generation.masked import Masked
 from eltlab.model.backbone import initialise_backbone
-from eltlab.patches import Patches
-from eltlab.seeds import WHOLE, BatchNoise, SampleNoise, Share, fold, generator
+from eltlab.model.build import build_backbone
+from eltlab.model.patches import Patches
 
 PURPOSES = ("weights", "corrupt", "dropout", "student", "sample", "order")
 
@@ -75,7 +76,7 @@ def test_drawing_leaves_the_global_state_alone(objective):
     config = tiny(f"objective={objective}")
     net = build_backbone(config).eval()
     codes = torch.linspace(-1, 1, 64).view(16, 4)
-    model = Elastic(net, config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
+    model = AnytimeSampler(net, config, PatchCodebook(codes, Patches((1, 8, 8), 2)))
     x = torch.zeros(2, 16, dtype=torch.long) if objective == "masked" else torch.zeros(2, 1, 8, 8)
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -93,7 +94,9 @@ def test_the_shares_of_a_batch_are_the_batch(world, pieces):
     """In rows, each once; and in noise, whatever they are cut into."""
     whole = BatchNoise(generator(0, "corrupt", 3), 8)
     drawn = [whole.uniform(), whole.normal(2), whole.uniform(3)]
-    shares = [Share(rank, world, piece, pieces) for piece in range(pieces) for rank in range(world)]
+    shares = [
+        BatchSlice(rank, world, piece, pieces) for piece in range(pieces) for rank in range(world)
+    ]
     parts = []
     for share in shares:
         noise = BatchNoise(generator(0, "corrupt", 3), 8, share)
@@ -119,12 +122,12 @@ def test_the_mean_over_shares_is_the_loss_of_the_batch(objective):
         x = torch.randint(16, (8, 16), generator=g)
         student, teacher = torch.randn(2, 8, 16, 16, generator=g)
 
-    def losses(share: Share) -> torch.Tensor:
+    def losses(share: BatchSlice) -> torch.Tensor:
         noise = BatchNoise(generator("step"), 8, share)
         rows = share.rows(8)
         _, target = objective.corrupt(x[rows], noise)
         truth = objective.loss(student[rows], target)
         return torch.stack([truth, objective.distill(student[rows], teacher[rows], target)])
 
-    parts = [losses(Share(rank, 2, piece, 2)) for rank in (0, 1) for piece in (0, 1)]
-    torch.testing.assert_close(torch.stack(parts).mean(0), losses(WHOLE))
+    parts = [losses(BatchSlice(rank, 2, piece, 2)) for rank in (0, 1) for piece in (0, 1)]
+    torch.testing.assert_close(torch.stack(parts).mean(0), losses(WHOLE_BATCH))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eltlab.constraints import holds, keys_in
-from eltlab.errors import UserError
-from eltlab.space import Dice, check_space, decided, draw, grid, keys_of
+from eltlab.common.errors import UserError
+from eltlab.studies.constraints import holds, keys_in
+from eltlab.studies.space import Dice, check_space, decided, draw, grid, keys_of
 
 CONDITIONAL = {
     "loops": [2, 4],

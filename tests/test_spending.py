@@ -8,11 +8,13 @@ from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eltlab import compute, evaluate, fit
-from eltlab.elastic import Elastic, load
-from eltlab.results import comparable, read_rows
-from eltlab.results import load as load_rows
-from eltlab.schedule import is_loop_schedule, loop_schedule
+from eltlab import evaluate, fit
+from eltlab.config.schedules import is_loop_schedule, loop_schedule
+from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.runs.loading import load
+from eltlab.runs.result_table import comparable
+from eltlab.runs.result_table import load as load_rows
+from eltlab.runs.row_files import read_rows
 
 SMALL = [*TINY, "batch_size=16", "sampler.steps=5", "metrics.samples=40", "trainer.grids=0"]
 
@@ -67,7 +69,7 @@ def row(run: Path, schedule: str) -> dict:
     return found
 
 
-def halfway(model: Elastic) -> float:
+def halfway(model: AnytimeSampler) -> float:
     """A threshold between the second relative update of the first step and what follows."""
     updates = model.draw(torch.arange(16) % 10, 4, seed=0, track=True).updates
     second = sorted(step[1] for step in updates)
@@ -153,12 +155,12 @@ def test_training_flops_of_a_row_are_those_of_its_supervision(tmp_path):
         fit.main([*SMALL, f"supervision={supervision}", "evaluate_loops=[4]", f"runs_dir={runs}"])
         table = load_rows(runs)
         [flops[supervision]] = table[table["kind"] == "eval"]["train_flops_total"]
-    from eltlab.compose import compose
+    from eltlab.runs.composing import compose
 
-    net = compute.network(compose(SMALL))
-    head, passed = 6 * compute.macs_head(net), 6 * compute.macs_per_pass(net, 4)
+    net = flops.network(compose(SMALL))
+    head, passed = 6 * flops.macs_head(net), 6 * flops.macs_per_pass(net, 4)
     assert flops["final"] == 64 * passed
     assert flops["ilsd"] == 64 * (passed + head)
     assert flops["deep"] == 64 * (passed + 3 * head)
-    mean = sum(6 * compute.macs_per_pass(net, n) for n in (1, 2, 3, 4)) / 4
+    mean = sum(6 * flops.macs_per_pass(net, n) for n in (1, 2, 3, 4)) / 4
     assert flops["random_depth"] == 64 * mean

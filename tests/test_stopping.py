@@ -15,8 +15,8 @@ from PIL import Image
 from test_runs import assert_same, folder, outcome
 
 from eltlab import fit
-from eltlab.cli import run_verb
-from eltlab.signals import Requests, Stopped, listening
+from eltlab.common.command import run_command
+from eltlab.common.signals import Requests, Stopped, listening
 from eltlab.training.agreement import Agreement
 
 # Some seconds of training, whose checkpoints are those at the end and at a signal.
@@ -33,7 +33,7 @@ def begun(runs: Path, asked: list[str], log: Path) -> int:
         sys.stdout = sys.stderr = log.open("w", buffering=1)
         sys.argv = ["fit", *asked, f"runs_dir={runs}"]
         try:
-            run_verb(fit.main, fit.usage)
+            run_command(fit.main, fit.usage)
             os._exit(0)
         except SystemExit as end:
             os._exit(end.code)

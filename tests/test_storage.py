@@ -21,15 +21,17 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from postgres import PASSWORD, QUOTED, USER
 
-from eltlab import storage as module
-from eltlab.errors import UserError
-from eltlab.files import locked
-from eltlab.storage import JournalLock, open_storage
-from eltlab.text import shown
+from eltlab.common.errors import UserError
+from eltlab.common.files import file_lock
+from eltlab.common.text import mask_password
+from eltlab.studies import storage
+from eltlab.studies.storage import JournalLock, open_storage
 
 # Children come from a server that has the imports done, and inherit none of our locks.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["eltlab.storage", "psycopg", "pytest", "sqlalchemy.dialects"])
+PROCESSES.set_forkserver_preload(
+    ["eltlab.studies.storage", "psycopg", "pytest", "sqlalchemy.dialects"]
+)
 PATIENCE = 120
 AT_ONCE = 25  # where a lock outlives its holder, Optuna's own does so for 30 s
 # Trials of a process that will be killed: it has not ended before.
@@ -341,7 +343,7 @@ def test_a_forked_child_does_not_keep_the_journals_lock(journal):
         os.read(ours, 1)  # until the parent closes its end
         os._exit(0)
     lock.release()
-    with locked(journal.folder / "journal.flock", wait=False) as free:
+    with file_lock(journal.folder / "journal.flock", wait=False) as free:
         assert free
     os.close(theirs)
     os.close(ours)
@@ -352,7 +354,7 @@ def test_no_flock_is_one_line(journal, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    monkeypatch.setattr(storage.fcntl, "flock", refuse)
     with pytest.raises(UserError, match="no file locks"):
         journal.open()
 
@@ -687,4 +689,4 @@ def test_a_missing_driver_says_how_to_get_it(tmp_path, monkeypatch):
     ],
 )
 def test_shown_masks_the_password(url, expected):
-    assert shown(url) == expected
+    assert mask_password(url) == expected

@@ -8,11 +8,11 @@ import pytest
 from optuna.trial import TrialState
 from studies import ledger_of
 
-from eltlab.compute import budget_flops
-from eltlab.config import Config
-from eltlab.results import load
-from eltlab.study import Study, grid_trials, load_study
-from eltlab.study_file import known_studies, read_study, study_path
+from eltlab.config.cost.flops import budget_flops
+from eltlab.config.schema import Config
+from eltlab.runs.result_table import load
+from eltlab.studies.study import Study, grid_trials, load_study
+from eltlab.studies.study_file import known_studies, read_study, study_path
 
 NAMES = [
     "anytime",

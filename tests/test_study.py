@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eltlab.results import comparable, load
+from eltlab.runs.result_table import comparable, load
 
 ROOT = Path(__file__).parents[1]
 
@@ -173,7 +173,7 @@ def quick(name: str) -> pd.DataFrame:
 
 
 def test_every_study_has_its_rows() -> None:
-    from eltlab.study_file import known_studies
+    from eltlab.studies.study_file import known_studies
 
     assert [path.stem.removesuffix("_quick") for path in QUICK] == known_studies()
 

@@ -9,9 +9,11 @@ from studies import GRID, opened, written
 
 from eltlab import sweep
 from eltlab.cli import study_keys
-from eltlab.config import identity
-from eltlab.errors import UserError
-from eltlab.study import grid_trials, load_study
+from eltlab.common.errors import UserError
+from eltlab.config.identity import identity
+from eltlab.studies import local_workers
+from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.sweep_keys import SweepKeys
 
 # --- the file -------------------------------------------------------------------------------------
 
@@ -36,8 +38,8 @@ def test_the_seeds_of_a_grid_follow_one_another(tmp_path):
 
 
 def test_every_trial_trains_for_the_flops_of_the_twin_unless_told_otherwise(tmp_path):
-    from eltlab.compute import budget_flops
-    from eltlab.twins import twin
+    from eltlab.config.cost.flops import budget_flops
+    from eltlab.config.cost.twins import twin
 
     study = opened(tmp_path)
     flops = {budget_flops(config) for _, _, config in grid_trials(study)}
@@ -299,11 +301,11 @@ def test_no_message_says_the_password(tmp_path, arguments):
 def test_a_url_is_all_that_stands_behind_storage(monkeypatch):
     """Also with a query, which the grammar of fit's overrides would take apart."""
     given = ["small", f"storage={URL}", "workers=2"]
-    assert study_keys(given, sweep.Asked())[1].storage == URL
-    assert study_keys(["small", "storage=null"], sweep.Asked())[1].storage is None
+    assert study_keys(given, SweepKeys())[1].storage == URL
+    assert study_keys(["small", "storage=null"], SweepKeys())[1].storage is None
     monkeypatch.setenv("ELTLAB_STORAGE", URL)
-    assert study_keys(["small"], sweep.Asked())[1].storage == URL
-    assert study_keys(["small", "storage="], sweep.Asked())[1].storage is None
+    assert study_keys(["small"], SweepKeys())[1].storage == URL
+    assert study_keys(["small", "storage="], SweepKeys())[1].storage is None
 
 
 @pytest.mark.parametrize("given", [[f"storage={URL}"], []])
@@ -313,6 +315,6 @@ def test_workers_are_given_the_storage_where_others_cannot_read_it(monkeypatch, 
         subprocess, "Popen", lambda command, **rest: started.update(rest, command=command)
     )
     monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)
-    sweep.start(1, ["small", *given, "workers=2"])
+    local_workers.start(1, ["small", *given, "workers=2"])
     assert started["command"][3:6] == ["small", "workers=2", "worker=1"]
     assert started["env"]["ELTLAB_STORAGE"] == URL

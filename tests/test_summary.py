@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from eltlab.results import comparable, load
-from eltlab.summary import arms, tables
+from eltlab.runs.arm_table import arms
+from eltlab.runs.result_table import comparable, load
+from eltlab.studies.summary import tables
 
 ROWS = Path(__file__).parents[1] / "analysis" / "data" / "loops_vs_depth_quick.jsonl"
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 from conftest import perturbed, tiny
 
-from eltlab.build import build_backbone, build_objective
-from eltlab.config import DeepConfig, FinalConfig, IlsdConfig, RandomDepthConfig, WeightConfig
-from eltlab.laws import depth_law
-from eltlab.seeds import BatchNoise
-from eltlab.training.module import LoopedModule
-from eltlab.training.supervision import (
-    Deep,
-    Final,
-    Ilsd,
-    RandomDepth,
-    build_supervision,
-    ramp,
+from eltlab.common.seeds import BatchNoise
+from eltlab.config.depths import depth_distribution
+from eltlab.config.schema import (
+    DeepConfig,
+    FinalConfig,
+    IlsdConfig,
+    RandomDepthConfig,
+    WeightConfig,
 )
+from eltlab.generation.build import build_objective
+from eltlab.model.build import build_backbone
+from eltlab.training.module import LoopedModule
+from eltlab.training.supervision import Deep, Final, Ilsd, RandomDepth, build_supervision, ramp
 
 LOOPS, STEPS = 4, 11
 objectives = pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
@@ -234,7 +234,7 @@ def test_uniform_depths_cover_their_range_evenly(settings):
 
 @pytest.mark.parametrize("mean", [1.3, 4.0, 6.5])
 def test_poisson_depths_have_the_asked_mean_and_shape(mean):
-    law = depth_law("poisson", 1, 8, mean)
+    law = depth_distribution("poisson", 1, 8, mean)
     assert list(law) == list(range(1, 9)) and sum(law.values()) == pytest.approx(1)
     assert sum(n * share for n, share in law.items()) == pytest.approx(mean, abs=1e-9)
     # Poisson: p(ℓ)/p(ℓ − 1) = μ/(ℓ − 1), one μ for every ℓ, in spite of the cut.

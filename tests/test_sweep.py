@@ -14,16 +14,19 @@ from conftest import until
 from optuna.trial import TrialState
 from studies import GRID, filled, ledger_of, opened, written
 
-from eltlab import sweep, worker
-from eltlab.ledger import Ledger, expired
-from eltlab.pruning import Pruned, Watched
-from eltlab.pruning import measured as curve
-from eltlab.results import load, read_rows
-from eltlab.runs import Run
-from eltlab.storage import open_storage
-from eltlab.study import load_study
+from eltlab import sweep
+from eltlab.runs.result_table import load
+from eltlab.runs.row_files import read_rows
+from eltlab.runs.run import Run
+from eltlab.studies import local_workers, worker
+from eltlab.studies.pruning import Pruned, Watched
+from eltlab.studies.pruning import measured as curve
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import load_study
+from eltlab.studies.sweep_keys import SweepKeys
+from eltlab.studies.trials import TrialQueue, expired
+from eltlab.studies.worker import last_lines, measured
 from eltlab.training.validation import LEVELS
-from eltlab.worker import last_lines, measured
 
 
 def swept(tmp_path: Path, text: str = GRID, *arguments: str) -> int:
@@ -152,7 +155,7 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
 )
 def test_the_gpus_are_those_that_this_process_may_use(monkeypatch, visible, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert sweep.visible_gpus() == gpus
+    assert local_workers.visible_gpus() == gpus
 
 
 @pytest.mark.parametrize(
@@ -172,9 +175,9 @@ def test_workers_are_one_a_gpu_else_as_many_as_the_cores_hold(
     tmp_path, monkeypatch, visible, more, threads, storage, workers
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(local_workers, "cores", lambda: 8)
     study = opened(tmp_path, changes={"threads": threads}, overrides=more)
-    assert sweep.workers_here(study, storage) == workers
+    assert local_workers.workers_here(study, storage) == workers
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -182,7 +185,9 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = []
     for number in range(3):
-        worker = sweep.start(number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"])
+        worker = local_workers.start(
+            number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"]
+        )
         environment = Path(f"/proc/{worker.pid}/environ")
         until(environment.read_bytes)  # empty until the kernel has filled the new process's stack
         variables = environment.read_bytes().split(b"\0")
@@ -196,9 +201,9 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
 def test_workers_share_the_cores(tmp_path, monkeypatch, threads, each):
     given = []
     monkeypatch.setattr(worker, "work", lambda ledger, threads: given.append(threads))
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(local_workers, "cores", lambda: 8)
     study = opened(tmp_path, changes={"threads": threads})
-    sweep.be_worker(study, sweep.Asked(), workers=2)
+    local_workers.be_worker(study, SweepKeys(), workers=2)
     assert given == [each]
 
 
@@ -308,7 +313,9 @@ def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease
     assert running.returncode == 0 and "Traceback" not in err, err
     assert err.count("; trying again") == 1
     study = load_study(file, None, more, str(runs), {})
-    trials = Ledger(study, open_storage(url, study.folder, study=study.name), "me", 60.0).trials()
+    trials = TrialQueue(
+        study, open_storage(url, study.folder, study=study.name), "me", 60.0
+    ).trials()
     ended = {TrialState.COMPLETE} | ({TrialState.PRUNED} if pruner != "none" else set())
     assert len(trials) == 4 and {trial.state for trial in trials} <= ended
     logs = "".join(log.read_text() for log in runs.rglob("trial-*.log"))
@@ -367,7 +374,7 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
     assert second.returncode == 0, err
     [log] = runs.rglob("trial-00000.log")
     assert "resumed at" in log.read_text()
-    [trial] = Ledger(study, open_storage(None, study.folder), "me", 60.0).trials()
+    [trial] = TrialQueue(study, open_storage(None, study.folder), "me", 60.0).trials()
     assert trial.state == TrialState.COMPLETE
 
 
@@ -435,7 +442,7 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     for path in runs.rglob("last.ckpt"):
         until(lambda folder=path.parents[1]: not alive(folder))
     study = load_study(file, None, more, str(runs), {})
-    ledger = Ledger(study, open_storage(None, study.folder), "me", 60.0)
+    ledger = TrialQueue(study, open_storage(None, study.folder), "me", 60.0)
     until(lambda: all(expired(trial) for trial in ledger.trials()), seconds=30)
     assert [trial.state for trial in ledger.trials()] == [TrialState.RUNNING] * 2
 
@@ -465,7 +472,7 @@ def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_p
 
 def alive(folder: Path) -> bool:
     """Whether a process trains the run."""
-    from eltlab.files import locked
+    from eltlab.common.files import file_lock
 
-    with locked(folder / ".lock", wait=False) as mine:
+    with file_lock(folder / ".lock", wait=False) as mine:
         return not mine

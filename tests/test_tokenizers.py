@@ -20,14 +20,16 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 
-from eltlab.config import TokenizerConfig, folder
-from eltlab.data import codebooks
-from eltlab.data.autoencoders import load_autoencoder
-from eltlab.data.imagefiles import load_images
-from eltlab.data.images import ImageSet, to_float, to_uint8
-from eltlab.data.tokenizer import psnr
-from eltlab.data.tokenizer_names import check
-from eltlab.data.tokenizers import (
+from eltlab.common.errors import UserError
+from eltlab.common.package_folders import package_folder
+from eltlab.config.schema import TokenizerConfig
+from eltlab.config.tokenizer_rules import check
+from eltlab.data.images.image_files import load_images
+from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
+from eltlab.data.tokenizers import codebooks
+from eltlab.data.tokenizers.autoencoders import load_autoencoder
+from eltlab.data.tokenizers.patch_codebook import psnr
+from eltlab.data.tokenizers.tokenizer_files import (
     METADATA,
     build_tokenizer,
     load_tokenizer,
@@ -35,7 +37,6 @@ from eltlab.data.tokenizers import (
     tokenizer_of,
     tokenizer_tensors,
 )
-from eltlab.errors import UserError
 
 KL = {
     "down_block_types": ["DownEncoderBlock2D"] * 2,
@@ -224,7 +225,7 @@ def test_loading_says_nothing(places, capfd):
 
 
 def test_diffusers_is_not_imported_before_it_is_needed():
-    code = "import sys, eltlab.config, eltlab.data.tokenizers; sys.exit('diffusers' in sys.modules)"
+    code = "import sys, eltlab.config.schema, eltlab.data.tokenizers.tokenizer_files; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -591,7 +592,7 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_line(name, monkeypatch):
 
 
 def test_the_house_tokenizers_can_be_meant():
-    files = sorted((folder("conf") / "tokenizer").glob("*.yaml"))
+    files = sorted((package_folder("conf") / "tokenizer").glob("*.yaml"))
     assert sorted(file.stem for file in files) == sorted(NAMES)
     for file in files:
         config = OmegaConf.merge(OmegaConf.structured(TokenizerConfig), OmegaConf.load(file))
@@ -623,7 +624,7 @@ def test_a_tokenizer_travels_in_one_file(places, name, tmp_path, monkeypatch):
     # Neither weights nor cache nor hub are there any more.
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("eltlab.data.pretrained.locate", None)
+    monkeypatch.setattr("eltlab.data.tokenizers.diffusers_models.locate", None)
     again = load_tokenizer(path)
     for key in ("name", "kind", "factor", "channels", "codebook", "hash"):
         assert getattr(again, key) == getattr(tokenizer, key)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from eltlab import fit
-from eltlab.compose import compose
-from eltlab.errors import Diverged
+from eltlab.common.errors import Diverged
+from eltlab.common.seeds import BatchNoise
 from eltlab.generation.masked import Masked
-from eltlab.seeds import BatchNoise
+from eltlab.runs.composing import compose
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.module import LoopedModule, learning_rate
 

@@ -15,21 +15,22 @@ from real_videos import real_video
 from sets import tokenizer_weights
 from test_clips import pan, write
 
-from eltlab import results, sample
-from eltlab.build import build_data
-from eltlab.compose import compose, compose_encode
-from eltlab.data import sprites
-from eltlab.data.autoencoders import load_autoencoder
-from eltlab.data.perframe import PerFrame
-from eltlab.data.sprites import CLASSES, load_sprites, read_sheets
-from eltlab.data.sprites import compose as composed
-from eltlab.elastic import load
-from eltlab.encode import encode
-from eltlab.errors import UserError
-from eltlab.fit import train_and_measure
-from eltlab.metrics.classifier import Classifier
-from eltlab.pictures import save_grid
-from eltlab.runs import Run
+from eltlab import sample
+from eltlab.common.errors import UserError
+from eltlab.common.pictures import save_grid
+from eltlab.data.build import build_data
+from eltlab.data.clips import sprites
+from eltlab.data.clips.sprites import CLASSES, load_sprites, read_sheets
+from eltlab.data.clips.sprites import compose as composed
+from eltlab.data.tokenizers.autoencoders import load_autoencoder
+from eltlab.data.tokenizers.per_frame import PerFrame
+from eltlab.evaluation.classifier import Classifier
+from eltlab.evaluation.encode_set import encode
+from eltlab.runs import row_files
+from eltlab.runs.composing import compose, compose_encode
+from eltlab.runs.loading import load
+from eltlab.runs.run import Run
+from eltlab.training.fit import fit
 
 # --- sprites --------------------------------------------------------------------------------------
 
@@ -133,9 +134,9 @@ SMALL = [
 
 def trained(few: str, folder: Path, *overrides: str) -> tuple[Run, list[dict]]:
     config = compose(["data=sprites", f"data.root={few}", *SMALL, f"runs_dir={folder}", *overrides])
-    train_and_measure(config)
+    fit(config)
     run = Run.of(config)
-    return run, [row for row in results.read_rows(run.rows) if row["kind"] == "eval"]
+    return run, [row for row in row_files.read_rows(run.rows) if row["kind"] == "eval"]
 
 
 @pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
@@ -173,7 +174,7 @@ def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monke
     def train(*arguments) -> None:
         raise UserError("training begins")
 
-    monkeypatch.setattr("eltlab.fit.train", train)
+    monkeypatch.setattr("eltlab.training.fit.train", train)
     with pytest.raises(UserError, match="training begins"):
         trained(few, tmp_path)
     said = capsys.readouterr().err
@@ -225,9 +226,9 @@ def test_too_few_clips_for_fvd_are_refused_before_training(tmp_path, monkeypatch
     )
     config.data.workers = 0
     with monkeypatch.context() as patch:
-        patch.setattr("eltlab.metrics.measure.MIN_IMAGES", 100)
+        patch.setattr("eltlab.evaluation.metrics.MIN_IMAGES", 100)
         with pytest.raises(UserError, match=r"too (few|small) for metrics.extractor=i3d"):
-            train_and_measure(config)
+            fit(config)
     assert not Run.of(config).folder.exists()
 
 
@@ -248,8 +249,8 @@ def test_the_papers_video_experiments_run(name, tmp_path):
         ]
     )
     assert config.data.tokens == 1024
-    train_and_measure(config)
-    rows = results.read_rows(Run.of(config).rows)
+    fit(config)
+    rows = row_files.read_rows(Run.of(config).rows)
     assert [row["steps"] for row in rows if row["kind"] == "eval"] == [config.sampler.steps]
 
 
@@ -291,7 +292,7 @@ def test_clips_are_encoded_frame_by_frame_and_train(few, tmp_path):
         next(iter(train.decoded([[5]])))[0]
     )[0]
     torch.testing.assert_close(stored[0], frames, atol=2e-3, rtol=2e-3)
-    train_and_measure(config)
+    fit(config)
     clips = load(Run.of(config).folder, "cpu").sample([0, 1], loops=1)
     assert clips.shape == (2, 8, 3, 64, 64)
 
@@ -342,8 +343,8 @@ def test_the_protocol_of_encoded_clips_is_that_of_the_clips(tmp_path):
         ["data=tokens", f"data.root={out}", *plain],
     ):
         config = compose([*keys, *measured, "evaluate_loops=[2]"])
-        train_and_measure(config)
-        rows = [row for row in results.read_rows(Run.of(config).rows) if row["kind"] == "eval"]
+        fit(config)
+        rows = [row for row in row_files.read_rows(Run.of(config).rows) if row["kind"] == "eval"]
         found.append(json.loads(rows[-1]["protocol_text"]))
     assert {each["clips"] for each in found} == {"4 frames, stride 2, 16 pixels, split 1"}
     assert len({each["reference"] for each in found}) == 1

@@ -6,13 +6,14 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+from eltlab.common.version import __version__
+
 __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from eltlab.elastic import load
+        from eltlab.runs.loading import load
 
         return load
     raise AttributeError(f"module 'eltlab' has no attribute {name!r}")

@@ -1,41 +1,29 @@
 """python -m eltlab.bench [overrides]: measured steps and samples, looped beside vanilla beside twin."""
 
-import statistics
-import time
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eltlab import devices, results
-from eltlab.bill import model_bill, sampling_bill
-from eltlab.checks import divides
-from eltlab.cli import options, own_keys, run_verb
-from eltlab.compose import compose
-from eltlab.config import Config
-from eltlab.errors import UserError
-from eltlab.laws import Depths
-from eltlab.machine import machine_of
-from eltlab.memory import side_by_side
-from eltlab.rules import one_device
-from eltlab.schedule import is_loop_count
-from eltlab.text import binary, columns, si, span, unit_of
-
-if TYPE_CHECKING:
-    from eltlab.build import Data, EncodedData
-    from eltlab.elastic import Elastic
-    from eltlab.timing import Arm
+from eltlab.cli import options, own_keys
+from eltlab.common import seeds
+from eltlab.common.command import run_command
+from eltlab.config.devices import one_device
+from eltlab.runs import row_files
+from eltlab.training.benchmark import (
+    Turns,
+    check_memory,
+    checked,
+    compared,
+    sample_rows,
+    sample_table,
+    train_rows,
+    train_table,
+    writable,
+)
 
 
 @dataclass
-class Asked:
-    splits: Any = None
-    repeats: int = 10
-    warmup: int = 2
-    batches: Any = field(default_factory=lambda: [1, 8, 64])
+class Asked(Turns):
     out: str | None = None
 
 
@@ -65,286 +53,32 @@ def main(overrides: list[str]) -> None:
     check_memory(configs)
     out = writable(Path(asked.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser())
 
-    from eltlab.build import build_data, choose_device, choose_precision
-    from eltlab.timing import Arm
+    from eltlab.common.devices import choose_device, choose_precision
+    from eltlab.data.build import build_data
+    from eltlab.training.timing import Arm
 
     device = choose_device(configs[0].trainer.accelerator)
     precision = choose_precision(configs[0].trainer.precision, device)
     data = build_data(configs[0])
     arms = [
-        Arm(c, device, precision, data.batches(c, 0, device, devices.share(c))) for c in configs
+        Arm(
+            c,
+            device,
+            precision,
+            data.batches(c, 0, device, seeds.slice_of_this_process(c.trainer.accumulate)),
+        )
+        for c in configs
     ]
     call = uuid.uuid4().hex[:12]
     rows = train_rows(arms, asked, call)
-    results.append_rows(out, rows)
+    row_files.append_rows(out, rows)
     print(*train_table(rows), sep="\n", flush=True)
     rows = sample_rows(arms, data, asked, call, rows[0]["matmul_flops_per_second"])
     if rows:
-        results.append_rows(out, rows)
+        row_files.append_rows(out, rows)
         print("", *sample_table(rows), sep="\n")
     print(f"rows: {out}")
 
 
-def checked(asked: Asked) -> Asked:
-    """With lists for single counts. Raises UserError."""
-    for key in ("repeats", "warmup"):
-        if getattr(asked, key) < 1:
-            raise UserError(f"{key}={getattr(asked, key)}: must be at least 1")
-    for key in ("splits", "batches"):
-        value = getattr(asked, key)
-        counts = [value] if isinstance(value, int) else value
-        if counts is not None:
-            if not isinstance(counts, list) or not all(map(is_loop_count, counts)):
-                raise UserError(f"{key}={value}: give counts of at least 1, e.g. {key}=[1,8]")
-            setattr(asked, key, list(dict.fromkeys(counts)))
-    return asked
-
-
-def compared(rest: list[str], asked: Asked) -> list[Config]:
-    """The twin first, then at each loop count the vanilla loop and the chosen supervision; all run
-    as many layers a pass."""
-    chosen = compose(rest)
-    if chosen.sampler.loops is not None:
-        raise UserError(
-            f"sampler.loops={chosen.sampler.loops}: bench draws at the loop counts of splits, and at one; "
-            "leave it out"
-        )
-    assert chosen.unique_layers is not None
-    depth = chosen.unique_layers * chosen.loops
-    configs = []
-    for loops in dict.fromkeys([1, *([chosen.loops] if asked.splits is None else asked.splits)]):
-        divides("splits", loops, "the layers of a pass", depth)
-        split = [*rest, f"loops={loops}", f"unique_layers={depth // loops}"]
-        configs.append(compose([*split, "supervision=final"]))
-        if loops > 1 and chosen.supervision.name != "final":
-            configs.append(compose(split))
-    # As many steps as are taken, and those in which the peak is looked for.
-    steps = asked.warmup + asked.repeats + 2
-    return [replace(c, budget=replace(c.budget, images=steps * c.batch_size)) for c in configs]
-
-
-def writable(out: Path) -> Path:
-    """out, in a folder that is there now. Raises UserError before anything is measured."""
-    mend = "give a file of rows, e.g. out=bench.jsonl"
-    if out.is_dir():
-        raise UserError(f"out={out}: cannot be written, it is a folder; {mend}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written ({error.strerror}); {mend}") from error
-    return out
-
-
-def check_memory(configs: list[Config]) -> None:
-    """Raises UserError where the arms, which all stay in memory, do not fit."""
-    machine = machine_of(configs[0].trainer.accelerator, configs[0].trainer.precision)
-    total = side_by_side(configs, machine.kind, machine.precision)
-    if machine.memory is not None and total > machine.memory:
-        raise UserError(
-            f"{len(configs)} arms of batch_size={configs[0].batch_size} take {binary(total)}, and "
-            f"{machine.name} has {binary(machine.memory)}; give fewer splits or a smaller batch_size"
-        )
-
-
-# --- training -------------------------------------------------------------------------------------
-
-
-def train_rows(arms: list["Arm"], asked: Asked, call: str) -> list[dict[str, Any]]:
-    from eltlab.progress import Bar
-    from eltlab.timing import interleaved, matmul_rate
-
-    images = sum(arm.config.batch_size for arm in arms)
-    product = partial(matmul_rate, arms[0].device, arms[0].precision)
-    takers: list[Callable[[], Any]] = [*(arm.step for arm in arms), product]
-    total, unit = (asked.warmup + asked.repeats) * images, unit_of(arms[0].config.data.shape)
-    with Bar("training steps", total, unit=unit) as bar:
-        *steps, products = interleaved(
-            takers, asked.repeats, asked.warmup, lambda turn: bar.update(turn * images)
-        )
-    peak = statistics.median(products)
-    totals = [[step.seconds for step in taken] for taken in steps]
-    vanilla = {arm.config.loops: n for n, arm in enumerate(arms) if is_vanilla(arm.config)}
-    rows = []
-    for arm, taken, seconds in zip(arms, steps, totals, strict=True):
-        batch, parts = arm.config.batch_size, taken[0].parts
-        rows.append(
-            {
-                **facts(arm, "train", asked, call),
-                "batch_size": batch,
-                **spread("seconds", seconds),
-                **{f"{part}_seconds": median(step.parts[part] for step in taken) for part in parts},
-                **spread("ratio_to_twin", ratios(seconds, totals[0])),
-                **spread("ratio_to_vanilla", ratios(seconds, totals[vanilla[arm.config.loops]])),
-                "images_per_second": batch / statistics.median(seconds),
-                "flops_per_second": sum(step.flops for step in taken) / sum(seconds),
-                "mfu": sum(step.model_flops for step in taken) / sum(seconds) / peak,
-                "matmul_flops_per_second": peak,
-                "peak_memory_bytes": arm.peak_bytes(),
-            }
-        )
-    return rows
-
-
-def is_vanilla(config: Config) -> bool:
-    return config.supervision.name == "final"
-
-
-def train_table(rows: list[dict[str, Any]]) -> list[str]:
-    head = ["training step", "seconds", "x twin", "x vanilla", "forward", "backward", "optimizer"]
-    lines = [[*head, "data", "examples/s", "utilisation", "peak", "predicted"]]
-    for row in rows:
-        parts = [
-            span(row[f"{part}_seconds"]) for part in ("forward", "backward", "optimizer", "data")
-        ]
-        lines.append(
-            [
-                f"{row['unique_layers']} x {row['loops']} {row['supervision']}",
-                span(row["seconds"]),
-                f"{row['ratio_to_twin']:.2f}",
-                f"{row['ratio_to_vanilla']:.2f}",
-                *parts,
-                f"{row['images_per_second']:,.1f}",
-                f"{row['mfu']:.0%}",
-                binary(row["peak_memory_bytes"]),
-                binary(row["memory_training_bytes"]),
-            ]
-        )
-    first = rows[0]
-    where = f"{first['device']}, {first['precision']}, batch {first['batch_size']}"
-    what = (
-        f"utilisation of {si(first['matmul_flops_per_second'], 'FLOP/s')}, one large matrix product"
-    )
-    return [f"{where}, medians of {first['repeats']}; {what}", *columns(lines)]
-
-
-# --- samples --------------------------------------------------------------------------------------
-
-
-def sample_rows(
-    arms: list["Arm"], data: "Data | EncodedData", asked: Asked, call: str, peak: float
-) -> list[dict[str, Any]]:
-    """The twin, and each vanilla loop at its own count and, any-time, at one loop: the supervision
-    makes no difference to what a pass costs."""
-    from eltlab.elastic import Elastic
-    from eltlab.progress import Bar
-    from eltlab.timing import interleaved
-
-    models = [
-        (arm, Elastic(arm.module.ema, arm.config, data.tokenizer), loops)
-        for arm in arms
-        if is_vanilla(arm.config)
-        for loops in sorted({1, arm.config.loops}, reverse=True)
-    ]
-    rows = []
-    for batch in asked.batches:
-        images = batch * len(models)
-        takers = [partial(draw, model, batch, loops) for _, model, loops in models]
-        total = (asked.warmup + asked.repeats) * images
-        with Bar(f"samples, {batch} at a time", total, unit="samples") as bar:
-
-            def turned(turn: int, bar: Bar = bar, images: int = images) -> None:
-                bar.update(turn * images)
-
-            taken = interleaved(takers, asked.repeats, asked.warmup, turned)
-        twin = [drawn.seconds for drawn in taken[0]]
-        for (arm, _, loops), drawn in zip(models, taken, strict=True):
-            config = replace(arm.config, batch_size=batch)
-            # The same noise and labels each time: what passes spend, halted or not, is the same too.
-            costs = sampling_bill(config, drawn[0].spent)
-            seconds = [each.seconds for each in drawn]
-            flops = costs["flops_per_sample"] * batch / statistics.median(seconds)
-            rows.append(
-                {
-                    **facts(arm, "sample", asked, call),
-                    **model_bill(config, arm.device.type, arm.precision),
-                    "loops": loops,
-                    "steps": config.sampler.steps,
-                    "guidance": config.sampler.guidance,
-                    "halting": config.sampler.halting,
-                    "batch_size": batch,
-                    **costs,
-                    **spread("seconds", seconds),
-                    **spread("ratio_to_twin", ratios(seconds, twin)),
-                    "images_per_second": batch / statistics.median(seconds),
-                    "flops_per_second": flops,
-                    "mfu": flops / peak,
-                    "matmul_flops_per_second": peak,
-                }
-            )
-    return rows
-
-
-class Drew(NamedTuple):
-    """One draw: its seconds, decoding and the way to the host included, and the loops it spent."""
-
-    seconds: float
-    spent: list[Depths]
-
-
-def draw(model: "Elastic", batch: int, loops: int) -> Drew:
-    import torch
-
-    labels = torch.arange(batch) % model.config.data.classes
-    started = time.perf_counter()
-    drawn = model.draw(labels, loops, seed=0)
-    return Drew(time.perf_counter() - started, drawn.spent)
-
-
-def sample_table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [["samples", "at a time", "seconds", "x twin", "samples/s", "utilisation"]]
-    for row in rows:
-        lines.append(
-            [
-                f"{row['unique_layers']} x {row['loops_train']} at {row['loops']}",
-                str(row["batch_size"]),
-                span(row["seconds"]),
-                f"{row['ratio_to_twin']:.2f}",
-                f"{row['images_per_second']:,.1f}",
-                f"{row['mfu']:.0%}",
-            ]
-        )
-    return [f"{rows[0]['steps']} sampling steps, guidance {rows[0]['guidance']:g}", *columns(lines)]
-
-
-# --- rows -----------------------------------------------------------------------------------------
-
-
-def facts(arm: "Arm", measure: str, asked: Asked, call: str) -> dict[str, Any]:
-    """What every row says of its configuration and its machine; rows of one call took turns."""
-    from eltlab.machine import code_version, device_name
-
-    config = arm.config
-    return {
-        "kind": "bench",
-        "measure": measure,
-        "call": call,
-        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "code": code_version(),
-        "device": device_name(arm.device),
-        "precision": arm.precision,
-        "loops": config.loops,
-        "repeats": asked.repeats,
-        "warmup": asked.warmup,
-        **model_bill(config, arm.device.type, arm.precision),
-        **results.described(config),
-    }
-
-
-def spread(name: str, values: list[float]) -> dict[str, float]:
-    """Median and quartiles, which lie within the values."""
-    several = len(values) > 1
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if several else values * 3
-    return {name: statistics.median(values), f"{name}_q25": low, f"{name}_q75": high}
-
-
-def ratios(values: list[float], others: list[float]) -> list[float]:
-    """Turn by turn: what slows the machine slows both."""
-    return [value / other for value, other in zip(values, others, strict=True)]
-
-
-def median(values: Iterable[float]) -> float:
-    return statistics.median(list(values))
-
-
 if __name__ == "__main__":
-    run_verb(main, usage, stopped="the measurements that were finished are kept")
+    run_command(main, usage, stopped="the measurements that were finished are kept")

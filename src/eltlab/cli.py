@@ -1,24 +1,24 @@
 """What the verbs share: `--help` without torch, mistakes in one line, no traceback for them."""
 
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 from omegaconf import OmegaConf
 
-from eltlab import devices
-from eltlab.compose import groups_of, options_of, parse_overrides, set_key, typed
-from eltlab.config import Config, flatten, folder
-from eltlab.errors import UserError, nearest
-from eltlab.rules import resolve
-from eltlab.runs import Run
-from eltlab.signals import Stopped
-from eltlab.text import one_line, shown
+from eltlab.common.command import sets_a_key
+from eltlab.common.errors import UserError, suggest
+from eltlab.common.package_folders import package_folder
+from eltlab.common.text import mask_password
+from eltlab.config.flat import flatten
+from eltlab.config.parsing import groups_of, options_of, parse_overrides, set_key, typed
+from eltlab.config.schema import Config
+from eltlab.runs.composing import resolve_node
+from eltlab.runs.run import Run
+from eltlab.studies.sweep_keys import storage_url
 
 Asked = TypeVar("Asked")
+
 
 # What may differ between a run and a later look at it.
 OPEN_KEYS = (
@@ -27,63 +27,10 @@ OPEN_KEYS = (
 )
 
 
-# The variable of the environment that says what storage= says, which anyone on the machine could read.
-STORAGE = "ELTLAB_STORAGE"
-
-GOES_ON = "the same command goes on from the last checkpoint"
-
-
-def run_verb(
-    main: Callable[[list[str]], None], usage: Callable[[], str], stopped: str = GOES_ON
-) -> None:
-    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C,
-    143 and 140 for a fit that SIGTERM and SIGUSR2 stopped.
-
-    stopped: what a user who stops it should know.
-    """
-    arguments = sys.argv[1:]
-    if "-h" in arguments or "--help" in arguments:
-        print(usage())
-        return
-    try:
-        for argument in arguments:
-            if argument in ("-m", "--multirun"):
-                raise UserError(
-                    f"{argument}: a run is one configuration; for studies over many: python -m eltlab.sweep"
-                )
-            if argument.startswith("-"):
-                raise UserError(f"{shown(argument)}: only key=value and --help are understood")
-        with devices.only_the_first_speaks():
-            main(arguments)
-    except UserError as error:
-        devices.let_others_speak(error)
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(error.code)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        devices.let_others_speak(error)
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {one_line(what)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if devices.first():
-            print(f"stopped; {stopped}", file=sys.stderr)
-        sys.exit(130)
-    except Stopped as stop:
-        if devices.first():
-            print(f"{stop}; {stopped}", file=sys.stderr)
-        sys.exit(stop.code)
-    except Exception as error:
-        devices.let_others_speak(error)
-        raise
-
-
 def options(root: str = "config") -> str:
     """The choices of every group of a root in conf/, a line a group."""
     return "\n".join(
-        f"  {group}={{{', '.join(options_of(folder('conf') / group))}}}"
+        f"  {group}={{{', '.join(options_of(package_folder('conf') / group))}}}"
         for group in sorted(groups_of(root))
     )
 
@@ -94,31 +41,20 @@ def own_keys(overrides: list[str], defaults: Asked) -> tuple[Asked, list[str]]:
     mine = [text for text in overrides if text.partition("=")[0] in own]
     urls = [text for text in mine if text.startswith("storage=")]
     for text in urls:  # which Hydra's grammar would take apart, and quote in its errors
-        set_key(own, "storage", url_of(text.removeprefix("storage=")))
+        set_key(own, "storage", storage_url(text.removeprefix("storage=")))
     for key, value in parse_overrides([text for text in mine if text not in urls]):
         set_key(own, key, value)
     asked = OmegaConf.to_object(own)
     return asked, [text for text in overrides if text not in mine]  # type: ignore[return-value]
 
 
-def url_of(text: str | None) -> str | None:
-    """The value of storage=, and of STORAGE in the environment."""
-    return None if text in ("", "null") else text
-
-
 def study_keys(arguments: list[str], defaults: Asked) -> tuple[str, Asked, list[str]]:
     """The study that stands before the keys, a verb's own keys, and fit's overrides that are left."""
     names = [text for text in arguments if not sets_a_key(text)]
     if len(names) != 1:
-        given = " and ".join(map(shown, names)) or "none"
+        given = " and ".join(map(mask_password, names)) or "none"
         raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; here {given}")
     return names[0], *own_keys([text for text in arguments if sets_a_key(text)], defaults)
-
-
-def sets_a_key(text: str) -> bool:
-    """Whether an argument is KEY=VALUE; a path may have an = too."""
-    key, equals, _ = text.partition("=")
-    return bool(equals) and "/" not in key
 
 
 def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]:
@@ -143,7 +79,7 @@ def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]
         else:
             known = [*own, *(k for k in flatten(run.config) if k.startswith(OPEN_KEYS))]
             raise UserError(
-                f"{key}={value}: not a key of a trained run: {nearest(key, known, 'keys')}"
+                f"{key}={value}: not a key of a trained run: {suggest(key, known, 'keys')}"
             )
     asked = OmegaConf.to_object(own)
-    return run, resolve(node), asked  # type: ignore[return-value]
+    return run, resolve_node(node), asked  # type: ignore[return-value]

@@ -8,20 +8,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eltlab.compose import parse_config
-from eltlab.config import Config, SlurmConfig, to_yaml
-from eltlab.errors import UserError, first_line
-from eltlab.results import read_rows, recorded
-from eltlab.runs import Run, read_checkpoint
-from eltlab.signals import Stopped, listening
+from eltlab.cli import study_keys
+from eltlab.common.errors import UserError, first_line
+from eltlab.common.signals import Stopped, listening
+from eltlab.common.text import mask_password
+from eltlab.config.flat import to_yaml
+from eltlab.config.schema import Config, SlurmConfig
+from eltlab.runs.checkpoints import read_checkpoint
+from eltlab.runs.composing import parse_config
+from eltlab.runs.row_files import read_rows, recorded
+from eltlab.runs.run import Run
+from eltlab.studies.local_workers import serve
+from eltlab.studies.study import Study, load_study
+from eltlab.studies.sweep_keys import STORAGE_VARIABLE, SweepKeys
+
+# Where workers run, which is no part of what a study is.
+PLACES = ("trainer=", "trainer.slurm.")
 
 LIMITS = 100  # times that a job may reach its time limit; those that it is pre-empted do not count
-
-# --- submitting -----------------------------------------------------------------------------------
 
 
 def submitit() -> Any:
@@ -118,7 +126,7 @@ def resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
 
 def finished(run: Run) -> bool:
     """Whether a job would find nothing to do. Where that is not sure it is not: the job will see."""
-    from eltlab.evaluate import default_loops, schedule_name
+    from eltlab.evaluation.evaluate import default_loops, schedule_name
 
     config = run.config
     if not run.checkpoint.is_file():
@@ -144,9 +152,6 @@ def finished(run: Run) -> bool:
     )
 
 
-# --- in the job -----------------------------------------------------------------------------------
-
-
 class Job:
     """Work that submitit pickles, loads in the job and calls there."""
 
@@ -168,11 +173,11 @@ class FitJob(Job):
     config: str
 
     def work(self) -> None:
-        from eltlab.fit import train_and_measure
+        from eltlab.training.fit import fit
 
         config = parse_config(self.config, Path("the job's configuration"))
         share_ranks()
-        train_and_measure(config)
+        fit(config)
 
 
 @dataclass
@@ -184,12 +189,12 @@ class WorkerJob(Job):
     storage: str | None  # without its password
 
     def work(self) -> None:
-        from eltlab.cli import STORAGE
-        from eltlab.sweep import work_in_job
 
-        if self.storage is not None and not os.environ.get(STORAGE):
+        pass
+
+        if self.storage is not None and not os.environ.get(STORAGE_VARIABLE):
             raise UserError(
-                f"storage={self.storage}: {STORAGE} did not come with the job; let sbatch pass the "
+                f"storage={self.storage}: {STORAGE_VARIABLE} did not come with the job; let sbatch pass the "
                 "environment on (SBATCH_EXPORT or --export of this cluster leave it out)"
             )
         work_in_job(self.arguments)
@@ -245,3 +250,36 @@ def share_ranks() -> None:
     shared.export(set_cuda_visible_devices=False, overwrite=True)
     os.environ["GROUP_RANK"] = str(job.node)
     os.environ["TORCHELASTIC_RUN_ID"] = job.job_id  # by which Lightning knows torchrun
+
+
+def submit_workers(
+    study: Study, asked: SweepKeys, place: Config, count: int, arguments: list[str]
+) -> None:
+    """Submits so many workers, each a job of an array."""
+    pass
+
+    slurm = place.trainer.slurm
+    check_cluster(slurm)
+    variables = {}
+    if asked.storage is None:
+        print(
+            f"storage: the journal in {study.folder} serves many machines only where the file system's "
+            "locks (flock) reach them all; else give storage=postgresql://…",
+            file=sys.stderr,
+        )
+    else:
+        variables[STORAGE_VARIABLE] = asked.storage  # a job's script and command are open to others
+    mine = ("storage=", "workers=", "retry=", *PLACES)
+    rest = [text for text in arguments if not text.startswith(mine)]
+    job = WorkerJob(rest, None if asked.storage is None else mask_password(asked.storage))
+    config = replace(study.base, name=study.name, trainer=replace(study.base.trainer, slurm=slurm))
+    with submitit().helpers.environment_variables(**variables):
+        submit([job] * count, study.folder / "slurm", slurm, resources(config, 1, 1))
+    print("workers=0 in place of trainer=slurm watches them, and writes the table", file=sys.stderr)
+    print(f"study: {study.folder}")
+
+
+def work_in_job(arguments: list[str]) -> None:
+    """Runs trials as the one worker of a job. Raises Stopped at a signal."""
+    name, asked, overrides = study_keys(arguments, SweepKeys())
+    serve(load_study(name, asked.preset, overrides, asked.runs_dir, asked.changes()), asked, 1)

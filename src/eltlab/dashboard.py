@@ -2,18 +2,17 @@
 
 import sys
 from dataclasses import dataclass
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from eltlab import sweep
-from eltlab.cli import run_verb, study_keys
-from eltlab.errors import UserError
-from eltlab.study import Study, load_study
+from eltlab.cli import study_keys
+from eltlab.common.command import run_command
+from eltlab.common.errors import UserError
+from eltlab.studies.dashboard import application, served
+from eltlab.studies.study import load_study
+from eltlab.studies.sweep_keys import SweepKeys
 
 
 @dataclass
-class Asked(sweep.Asked):
+class Asked(SweepKeys):
     host: str = "127.0.0.1"
     port: int = 8080
 
@@ -34,7 +33,7 @@ def main(arguments: list[str]) -> None:
     name, asked, overrides = study_keys(arguments, Asked())
     if not 0 <= asked.port < 65536:
         raise UserError(f"port={asked.port}: must be from 0 to 65535")
-    study = load_study(name, asked.preset, overrides, asked.runs_dir, sweep.changes(asked))
+    study = load_study(name, asked.preset, overrides, asked.runs_dir, asked.changes())
     page, where = application(study, asked.storage)
     with served(page, asked.host, asked.port) as server:
         print(f"dashboard: http://{asked.host}:{server.server_port}/", flush=True)
@@ -42,50 +41,5 @@ def main(arguments: list[str]) -> None:
         server.serve_forever()
 
 
-def application(study: Study, url: str | None) -> tuple[Any, str]:
-    """The dashboard of a study that was begun, and where its trials are. Raises UserError."""
-    try:
-        from optuna_dashboard import wsgi
-    except ImportError as error:
-        raise UserError(
-            "the dashboard needs optuna-dashboard; pip install optuna-dashboard"
-        ) from error
-    from optuna import get_all_study_names
-
-    from eltlab.storage import open_storage
-
-    none = UserError(
-        f"{study.name} was not begun in {url or study.folder}; begin it by python -m eltlab.sweep, with "
-        "the same preset, storage, runs_dir and overrides"
-    )
-    if url is None and not (study.folder / "journal.log").is_file():
-        raise none
-    storage = open_storage(url, study.folder)
-    if study.name not in get_all_study_names(storage.optuna):
-        raise none
-    return wsgi(storage.optuna), storage.where
-
-
-class Quiet(WSGIRequestHandler):
-    """Logs no requests."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-def served(page: Any, host: str, port: int) -> WSGIServer:
-    """A server that listens. Raises UserError where it cannot."""
-    try:
-        return make_server(host, port, page, server_class=Server, handler_class=Quiet)
-    except OSError as error:
-        raise UserError(
-            f"host={host} port={port}: {error.strerror}; take another port, or port=0 for any"
-        ) from error
-
-
 if __name__ == "__main__":
-    run_verb(main, usage, stopped="the study is as it was")
+    run_command(main, usage, stopped="the study is as it was")

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from eltlab.cli import open_run, run_verb
-from eltlab.errors import UserError
+from eltlab.cli import open_run
+from eltlab.common.command import run_command
+from eltlab.common.errors import UserError
 
 
 @dataclass
@@ -31,8 +32,8 @@ def main(overrides: list[str]) -> None:
             f"out={asked.out}: exports are safetensors files; end the name in .safetensors"
         )
 
-    from eltlab.elastic import load_run
-    from eltlab.portable import write
+    from eltlab.runs.export_file import write
+    from eltlab.runs.loading import load_run
 
     model, counters = load_run(run.folder, config)
     write(out, config, model.backbone.state_dict(), model.tokenizer, counters)
@@ -40,4 +41,4 @@ def main(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(main, usage)
+    run_command(main, usage)

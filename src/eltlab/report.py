@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eltlab.cli import own_keys, run_verb
-from eltlab.errors import UserError, nearest
-from eltlab.files import write_atomic
+from eltlab.cli import own_keys
+from eltlab.common.command import run_command
+from eltlab.common.errors import UserError, suggest
+from eltlab.common.files import write_atomic
+from eltlab.runs import result_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> None:
     asked, others = own_keys(arguments, Asked())
     if others:
         key = others[0].partition("=")[0]
-        raise UserError(f"{others[0]}: {nearest(key, ['runs_dir', 'out'], 'keys')}")
+        raise UserError(f"{others[0]}: {suggest(key, ['runs_dir', 'out'], 'keys')}")
     out = Path(asked.out).expanduser()
     if out.suffix != ".html":
         raise UserError(f"out={asked.out}: the page is an .html file")
@@ -51,13 +53,13 @@ def main(arguments: list[str]) -> None:
 
 def rows_of(runs_dir: str | None) -> "tuple[DataFrame, str]":
     """The rows of what was asked for, and what people call it."""
-    from eltlab import results
+    pass
     from eltlab.analysis.command import committed, read
 
-    if runs_dir == COMMITTED or (runs_dir is None and not results.files_of_rows(Path("runs"))):
-        return results.load(*committed()), "the studies that come with eltlab"
+    if runs_dir == COMMITTED or (runs_dir is None and not result_table.files_of_rows(Path("runs"))):
+        return result_table.load(*committed()), "the studies that come with eltlab"
     return read(runs_dir or "runs"), runs_dir or "runs"
 
 
 if __name__ == "__main__":
-    run_verb(main, usage, stopped="no page was written")
+    run_command(main, usage, stopped="no page was written")

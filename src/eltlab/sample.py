@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eltlab.checks import at_least
-from eltlab.cli import open_run, run_verb
-from eltlab.config import Config
-from eltlab.errors import UserError
-from eltlab.pictures import suffixes
-from eltlab.schedule import SCHEDULE_FORMS, is_loop_schedule
+from eltlab.cli import open_run
+from eltlab.common.command import run_command
+from eltlab.common.errors import UserError
+from eltlab.common.pictures import suffixes
+from eltlab.config.checks import at_least
+from eltlab.config.schedules import SCHEDULE_FORMS, is_loop_schedule
+from eltlab.config.schema import Config
 
 MAX_COUNT = 4096
 
@@ -45,8 +46,8 @@ def main(overrides: list[str]) -> None:
 
     import torch
 
-    from eltlab.elastic import load_run
-    from eltlab.pictures import save_grid
+    from eltlab.common.pictures import save_grid
+    from eltlab.runs.loading import load_run
 
     model, _ = load_run(run.folder, config)
     drawn = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
@@ -79,4 +80,4 @@ def check_request(config: Config, asked: Asked) -> list[int]:
 
 
 if __name__ == "__main__":
-    run_verb(main, usage)
+    run_command(main, usage)

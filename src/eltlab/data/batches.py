@@ -6,9 +6,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from eltlab.data.imagefiles import ImageFiles
-from eltlab.data.images import as_input, to_float
-from eltlab.seeds import WHOLE, Share, generator
+from eltlab.common.seeds import WHOLE_BATCH, BatchSlice, generator
+from eltlab.data.images.image_files import ImageFiles
+from eltlab.data.images.image_set import as_input, to_float
 
 CPU = torch.device("cpu")
 
@@ -54,26 +54,33 @@ class Loader:
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, start: int, stop: int, flip: bool, share: Share
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        flip: bool,
+        share: BatchSlice,
     ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.stop, self.flip, self.share = start, stop, flip, share
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.share.pieces
+        return (self.stop - self.start) * self.share.micro_batches
 
-    def pieces(self) -> Iterator[tuple[int, Share]]:
+    def micro_batches(self) -> Iterator[tuple[int, BatchSlice]]:
         """Each step, with this share of each of its pieces."""
         for step in range(self.start, self.stop):
-            for piece in self.share.each_piece():
+            for piece in self.share.each_micro_batch():
                 yield step, piece
 
-    def indices(self, step: int, share: Share, device: torch.device = CPU) -> Tensor:
+    def indices(self, step: int, share: BatchSlice, device: torch.device = CPU) -> Tensor:
         """Which examples a piece trains on, int64 [B]."""
         of_all = batch_indices(self.seed, step, self.batch_size, self.size, device)
         return of_all[share.rows(self.batch_size)]
 
-    def flipped(self, step: int, share: Share, device: torch.device = CPU) -> Tensor | None:
+    def flipped(self, step: int, share: BatchSlice, device: torch.device = CPU) -> Tensor | None:
         """Which of them are mirrored, bool [B]; None where none is."""
         if not self.flip:
             return None
@@ -101,13 +108,13 @@ class Batches(Loader):
         stop: int,
         flip: bool = False,
         mirrored: Tensor | None = None,
-        share: Share = WHOLE,
+        share: BatchSlice = WHOLE_BATCH,
     ) -> None:
         super().__init__(len(inputs), batch_size, seed, start, stop, flip, share)
         self.inputs, self.labels, self.mirrored = inputs, labels, mirrored
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for piece in self.pieces():
+        for piece in self.micro_batches():
             indices = self.indices(*piece, self.inputs.device)
             flipped_B = self.flipped(*piece, self.inputs.device)
             x = self.inputs[indices]
@@ -134,16 +141,16 @@ class StreamedBatches(Loader):
         stop: int,
         flip: bool,
         device: torch.device,
-        share: Share = WHOLE,
+        share: BatchSlice = WHOLE_BATCH,
     ) -> None:
         super().__init__(len(files), batch_size, seed, start, stop, flip, share)
         self.files, self.device = files, device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        orders = (self.indices(*piece).tolist() for piece in self.pieces())
+        orders = (self.indices(*piece).tolist() for piece in self.micro_batches())
         decoded = self.files.decoded(orders, pin=self.device.type == "cuda")
         labels = self.files.labels.to(self.device)
-        for piece, images in zip(self.pieces(), decoded, strict=True):
+        for piece, images in zip(self.micro_batches(), decoded, strict=True):
             x = images.to(self.device, non_blocking=True)
             flipped_B = self.flipped(*piece, self.device)
             if flipped_B is not None:

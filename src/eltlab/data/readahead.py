@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from eltlab.errors import UserError
-from eltlab.processes import die_with
-from eltlab.signals import outlive_stops
+from eltlab.common.errors import UserError
+from eltlab.common.processes import die_with_parent
+from eltlab.common.signals import outlive_stops
 
 
 def _begin(worker: int) -> None:
@@ -18,7 +18,7 @@ def _begin(worker: int) -> None:
     that was killed, by the seconds until it noticed, the same command would be told that the run is trained.
     """
     outlive_stops(worker)
-    die_with(os.getppid(), signal.SIGKILL)
+    die_with_parent(os.getppid(), signal.SIGKILL)
 
 
 def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from eltlab.config import Config, DataConfig
-from eltlab.data.digits import load_digits
-from eltlab.data.folders import class_names
-from eltlab.data.imagefiles import Images, load_images
-from eltlab.data.known import load_cifar10, load_fashion_mnist
-from eltlab.data.manifest import SPLITS, opened
-from eltlab.data.sprites import CLASSES, load_sprites
-from eltlab.data.videofolders import video_classes
-from eltlab.errors import UserError
+from eltlab.common.errors import UserError
+from eltlab.config.schema import Config, DataConfig
+from eltlab.data.clips.sprites import CLASSES, load_sprites
+from eltlab.data.encoded.manifest import SPLITS, opened
+from eltlab.data.images.digits import load_digits
+from eltlab.data.images.image_files import Images, load_images
+from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
+from eltlab.data.sets.folders import class_names
+from eltlab.data.sets.videofolders import video_classes
 
 Splits = tuple[Images, Images]
 
@@ -25,7 +25,7 @@ def load_splits(data: DataConfig) -> Splits:
         case "cifar10":
             return load_cifar10(data.root)
         case "clips":
-            from eltlab.data.clips import load_clips  # loads FFmpeg, which no other set needs
+            from eltlab.data.clips.clip_files import load_clips
 
             return load_clips(data)
         case "sprites":

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eltlab.config import DiffusionSamplerConfig
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.schema import DiffusionSamplerConfig
 
 
 class NoisyTarget(NamedTuple):

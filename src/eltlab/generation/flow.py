@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eltlab.config import FlowSamplerConfig
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.schema import FlowSamplerConfig
 
 
 class Flow:

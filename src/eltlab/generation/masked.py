@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eltlab.config import MaskedSamplerConfig
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.schema import MaskedSamplerConfig
 
 
 class MaskedTarget(NamedTuple):

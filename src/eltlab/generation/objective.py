@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from eltlab.seeds import BatchNoise, SampleNoise
+from eltlab.common.seeds import BatchNoise, SampleNoise
 
 
 class Objective(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eltlab.model.layers import BLOCKS, AdaLN, Block, Layer, ZeroLinear, initialise
 from eltlab.model.loop import LoopedStack
-from eltlab.patches import Patches
+from eltlab.model.patches import Patches
 
 TIME_FEATURES = 256  # sinusoidal features of the time, as in DiT
 

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from eltlab import devices
-from eltlab.config import Config, flatten
-from eltlab.data.tokenizer import Decoder
-from eltlab.elastic import Elastic
-from eltlab.errors import UserError
-from eltlab.files import renamed, write_atomic
-from eltlab.pictures import save_grid, suffixes
-from eltlab.progress import Bar
-from eltlab.text import counted, unit_of
+from eltlab.common import launcher
+from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path, write_atomic
+from eltlab.common.pictures import save_grid, suffixes
+from eltlab.common.progress import Bar
+from eltlab.common.text import example_unit, format_loops
+from eltlab.config.flat import flatten
+from eltlab.config.schema import Config
+from eltlab.data.tokenizers.patch_codebook import Decoder
+from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.training.agreement import Agreement
 from eltlab.training.module import LoopedModule
 
@@ -29,7 +30,7 @@ class AfterSteps(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % module.share.pieces == 0:
+        if (batch_idx + 1) % module.share.micro_batches == 0:
             self.after_step(trainer, module)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
@@ -46,12 +47,12 @@ class Reports(AfterSteps):
         self.columns = metric_columns(config.loops)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if devices.first():
+        if launcher.is_main_process():
             self.open(module)
         self.since = (module.step, module.train_seconds)
         config = module.config
         total = config.steps * config.batch_size
-        self.bar = Bar("train", total, module.images_seen, unit_of(config.data.shape))
+        self.bar = Bar("train", total, module.images_seen, example_unit(config.data.shape))
         self.bar.__enter__()
 
     def open(self, module: Any) -> None:
@@ -75,7 +76,7 @@ class Reports(AfterSteps):
         images = (module.step - step) * module.config.batch_size
         values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
         self.since = (module.step, module.train_seconds)
-        if devices.first():
+        if launcher.is_main_process():
             self.write(module, values)
         return values
 
@@ -90,7 +91,7 @@ class Reports(AfterSteps):
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.bar.__exit__(None, None, None)
-        if not devices.first():
+        if not launcher.is_main_process():
             return
         self.writer.close()
         if self.tracker is not None:
@@ -173,7 +174,11 @@ class Checkpoints(AfterSteps):
 
     def save(self, trainer: Trainer) -> None:
         """Every device gives what it holds; the first writes."""
-        with renamed(self.path) if devices.first() else nullcontext(self.path) as place:
+        with (
+            atomic_path(self.path)
+            if launcher.is_main_process()
+            else nullcontext(self.path) as place
+        ):
             trainer.save_checkpoint(place)
         self.saved = time.monotonic()
 
@@ -190,15 +195,15 @@ class Grids(AfterSteps):
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
             return
-        model = Elastic(module.ema, self.config, self.tokenizer)
+        model = AnytimeSampler(module.ema, self.config, self.tokenizer)
         labels = torch.arange(self.COLUMNS) % self.config.data.classes
         loops = self.config.evaluate_loops
         assert loops  # resolve has filled it in
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
-        if devices.first():
+        if launcher.is_main_process():
             suffix = suffixes(self.config.data.frames)[0]
             path = self.folder / f"images_{module.images_seen:012}{suffix}"
-            save_grid(path, rows, [counted(count) for count in loops])
+            save_grid(path, rows, [format_loops(count) for count in loops])
         module.tick(count=False)
 
 

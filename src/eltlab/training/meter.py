@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from eltlab import devices
+from eltlab.common import distributed
 
 
 class Meter:
@@ -42,7 +42,9 @@ class Meter:
         tensors = {n: total for n, total in self.sums.items() if isinstance(total, Tensor)}
         totals = {n: total for n, total in self.sums.items() if not isinstance(total, Tensor)}
         if tensors:
-            stacked = devices.mean(torch.stack([total.float() for total in tensors.values()]))
+            stacked = distributed.all_reduce_mean(
+                torch.stack([total.float() for total in tensors.values()])
+            )
             totals.update(zip(tensors, stacked.tolist(), strict=True))
         return totals
 

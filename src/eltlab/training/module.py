@@ -9,12 +9,14 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from eltlab import seeds
-from eltlab.build import build_backbone, build_objective
-from eltlab.config import Config
-from eltlab.errors import Diverged
-from eltlab.machine import code_version, device_name, peak_memory_bytes
-from eltlab.seeds import WHOLE, BatchNoise, Share
+from eltlab.common import seeds
+from eltlab.common.devices import device_name, peak_memory_bytes
+from eltlab.common.errors import Diverged
+from eltlab.common.machine import code_version
+from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
+from eltlab.config.schema import Config
+from eltlab.generation.build import build_objective
+from eltlab.model.build import build_backbone
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.meter import Meter
 from eltlab.training.sharding import like_parameters, shard
@@ -38,7 +40,7 @@ class LoopedModule(LightningModule):
         config: Config,
         codebook: Tensor | None = None,
         data_hash: str = "",
-        share: Share = WHOLE,
+        share: BatchSlice = WHOLE_BATCH,
     ) -> None:
         super().__init__()
         self.config, self.share = config, share
@@ -73,7 +75,7 @@ class LoopedModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, labels_B = batch
         config, step = self.config, self.step
-        share = self.share._replace(piece=batch_idx % self.share.pieces)
+        share = self.share._replace(micro_batch=batch_idx % self.share.micro_batches)
         generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
         noise = BatchNoise(generator, share.total * len(labels_B), share)
         # Dropout is the only draw from the global generator, and the only one that knows the share.

@@ -5,8 +5,8 @@ from typing import Any
 from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from eltlab import devices
-from eltlab.config import Config
+from eltlab.common import launcher
+from eltlab.config.schema import Config
 from eltlab.training.sharding import Sharded
 
 
@@ -14,11 +14,11 @@ def placement(config: Config) -> dict[str, Any]:
     """Arguments of Lightning's Trainer."""
     # Said, not found out: Lightning would find SLURM too, and answer its signals by checkpoints and
     # requeues of its own. torchrun's variables are also those that cluster.py sets in a job.
-    launched = devices.launched()
+    launched = launcher.is_launched()
     place: dict[str, Any] = {
         "plugins": TorchElasticEnvironment() if launched else LightningEnvironment()
     }
-    if devices.world() == 1:
+    if launcher.world_size() == 1:
         return place
     if config.trainer.strategy == "fsdp":
         return place | {"strategy": Sharded()}

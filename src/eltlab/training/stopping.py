@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from eltlab.signals import STOPS, Requests
+from eltlab.common.signals import STOPS, Requests
 from eltlab.training.agreement import Agreement
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from eltlab.config import (
+from eltlab.common.seeds import fold
+from eltlab.config.schema import (
     DeepConfig,
     IlsdConfig,
     RandomDepthConfig,
@@ -19,7 +20,6 @@ from eltlab.config import (
     WeightConfig,
 )
 from eltlab.generation.objective import Objective
-from eltlab.seeds import fold
 
 
 class Losses(NamedTuple):

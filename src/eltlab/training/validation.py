@@ -9,10 +9,10 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from eltlab import devices
-from eltlab.config import Config
-from eltlab.data.images import as_input
-from eltlab.seeds import BatchNoise, Share, generator
+from eltlab.common import launcher
+from eltlab.common.seeds import BatchNoise, BatchSlice, generator
+from eltlab.config.schema import Config
+from eltlab.data.images.image_set import as_input
 from eltlab.training.callbacks import AfterSteps, keep_rows, spread
 
 LEVELS = 5  # bins of the corruption, from light to heavy
@@ -44,7 +44,7 @@ class Validation(AfterSteps):
         self.at_once = max(self.VALUES // (data.tokens * of_token), 1)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if devices.first():
+        if launcher.is_main_process():
             keep_rows(self.path, COLUMNS, module.start)
         self.inputs = self.inputs.to(module.device)
         self.labels = self.labels.to(module.device)
@@ -53,7 +53,7 @@ class Validation(AfterSteps):
         if module.step not in self.steps:
             return
         measured = self.measure(module)  # by every device: the average may lie in shards
-        if devices.first():
+        if launcher.is_main_process():
             with self.path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 for line in measured:
@@ -76,7 +76,7 @@ class Validation(AfterSteps):
             within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
             u_B = (level + within) / LEVELS
             total = torch.zeros(len(self.exits), device=device)
-            for share in Share(pieces=pieces).each_piece():
+            for share in BatchSlice(micro_batches=pieces).each_micro_batch():
                 draw = generator("validation", "corrupt", level, device=device)
                 noise = BatchNoise(draw, len(chosen), share)
                 total += self.losses(module, chosen[share.rows(len(chosen))], noise, u_B)

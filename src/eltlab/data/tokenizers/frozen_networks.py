@@ -1,0 +1,67 @@
+"""What the networks of all tokenizers share: frozen, exact, three colours, and a hash."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eltlab.common.errors import UserError
+from eltlab.common.files import digest
+
+Tensors = dict[str, Tensor]
+Settings = dict[str, Any]  # what JSON can hold
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    return network.float().eval().requires_grad_(False)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Inference in full float32: with TF32, or inside the autocast of a training step, latents and
+    ids would depend on where they are computed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            torch.autocast(device.type, enabled=False),
+            torch.inference_mode(),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def in_colour(images: Tensor, factor: int) -> Tensor:
+    """uint8 [N, 1 or 3, H, W] → [N, 3, H, W]. Raises UserError where factor does not divide a side."""
+    side = next((side for side in images.shape[-2:] if side % factor), None)
+    if side is not None:
+        raise UserError(
+            f"data.size={side}: a latent of this tokenizer covers {factor}x{factor} pixels; "
+            f"choose a multiple of {factor}"
+        )
+    # In one order in memory too, as the weights are.
+    return images.expand(-1, 3, -1, -1).contiguous()
+
+
+def assigned(network: nn.Module, tensors: Tensors) -> nn.Module:
+    """A network that was built on the meta device, frozen, with these tensors in float32.
+
+    Raises RuntimeError where one is missing, unknown or of another shape.
+    """
+    # In one order in memory, whatever file they are from: PyTorch chooses kernels by it.
+    plain = {name: value.float().contiguous() for name, value in tensors.items()}
+    network.load_state_dict(plain, assign=True)
+    return freeze(network)
+
+
+def fingerprint(tensors: Tensors, settings: Settings) -> str:
+    """Twelve hex digits of settings and of all tensors with their names."""
+    parts: list[Any] = [json.dumps(settings, sort_keys=True)]
+    for name, value in sorted(tensors.items()):
+        parts += [name, value.cpu().float().numpy()]
+    return digest(*parts)

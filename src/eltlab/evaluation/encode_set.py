@@ -1,0 +1,108 @@
+"""Encodes a set with a tokenizer and measures what the tokenizer loses."""
+
+import math
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eltlab.common import distributed, launcher
+from eltlab.config.schema import EncodeConfig
+from eltlab.data.encoded.manifest import SPLITS
+from eltlab.runs import row_files
+
+if TYPE_CHECKING:
+    from eltlab.data.encoded.manifest import Encoding
+    from eltlab.data.encoded.shard_writing import Pace
+    from eltlab.data.sources import Splits
+    from eltlab.data.tokenizers.tokenizer_files import Tokenizer
+    from eltlab.evaluation.metrics import Metrics
+
+
+def encode(config: EncodeConfig, out: Path) -> None:
+    """Writes what is missing of the set, checks it and measures what the tokenizer loses."""
+    print(f"encode: {config.data.name} by {config.tokenizer.name}", file=sys.stderr, flush=True)
+
+    from eltlab.common.devices import choose_device
+    from eltlab.data.encoded.shard_writing import (
+        begin,
+        describe,
+        encode_missing,
+        finish,
+        fitted_before,
+    )
+    from eltlab.data.sources import load_splits, names_of_classes
+    from eltlab.data.tokenizers.patch_codebook import clips_at_once
+    from eltlab.data.tokenizers.per_frame import batch_of
+    from eltlab.data.tokenizers.tokenizer_files import build_tokenizer
+    from eltlab.evaluation.metrics import check_metrics
+
+    device = choose_device(config.accelerator)
+    distributed.init_process_group(device)
+    splits = load_splits(config.data)
+    if config.evaluate:
+        check_metrics(config, len(splits[0]), 1, device)
+    tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type, fitted_before(out))
+    images = dict(zip(SPLITS, splits, strict=True))
+    source = {
+        key: getattr(config.data, key) for key in ("name", "root", "frames", "stride", "split")
+    }
+    classes = names_of_classes(config.data)
+    encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
+    begin(out, encoding, tokenizer)
+    batch = config.batch or clips_at_once(batch_of(device), config.data.shape)
+    share = launcher.rank(), launcher.world_size()
+    pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
+    if pace.images:
+        print(f"encoded {pace}", file=sys.stderr)
+    distributed.barrier()
+    if not launcher.is_main_process():
+        return
+    finish(out, encoding, again=config.verify)
+    if config.evaluate:
+        measure(config, out, encoding, splits, tokenizer, pace)
+
+
+def measure(
+    config: EncodeConfig,
+    out: Path,
+    encoding: "Encoding",
+    splits: "Splits",
+    tokenizer: "Tokenizer",
+    pace: "Pace",
+) -> None:
+    """One row of kind tokenizer in the folder: what every model on the set is read against."""
+    from eltlab.common.devices import device_name
+    from eltlab.common.machine import code_version
+    from eltlab.data.tokenizers.per_frame import over
+    from eltlab.evaluation.metrics import build_metrics
+    from eltlab.evaluation.tokenizer_floor import floor
+
+    train, test = splits
+    wanted = config.metrics.reference
+    reference = train if wanted is None else train.subset(wanted)
+    metrics: Metrics = build_metrics(config, train, reference, tokenizer.device)
+    row: dict[str, Any] = {
+        "kind": "tokenizer",
+        "run": out.name,
+        "name": tokenizer.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code_version(),
+        "device": device_name(tokenizer.device),
+        "data": config.data.name,
+        "tokens": tokens_of(encoding),
+        "images_per_second": pace.images / pace.seconds if pace.images else None,
+        "cfg": row_files.recorded(config),
+        **floor(over(tokenizer, config.data.frames), train, test, config.metrics.samples, metrics),
+    }
+    row_files.append_rows(out / row_files.ROWS, [row])
+    psnr = "" if row["psnr"] is None else f"PSNR {row['psnr']:.2f} dB, "
+    print(f"{tokenizer.name}: {psnr}{metrics.headline(row)}", file=sys.stderr)
+
+
+def tokens_of(encoding: "Encoding") -> int:
+    """Ids, or positions of latents."""
+    if encoding.kind == "tokens":
+        return encoding.shape[0]
+    *clip, _, height, width = encoding.shape
+    return math.prod(clip) * height * width

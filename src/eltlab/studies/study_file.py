@@ -1,0 +1,182 @@
+"""sweeps/NAME.yaml: the keys of a study file, read and checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from eltlab.common.errors import UserError, first_line, suggest
+from eltlab.common.package_folders import package_folder
+from eltlab.studies.space import check_space, keys_of
+
+SAMPLERS = ("grid", "random", "tpe", "nsga2")
+PRUNERS = ("none", "median", "hyperband")
+MATCHED = ("train_flops", "images")
+DIRECTIONS = ("minimize", "maximize")
+WATCHED = ("loss", "gap")  # columns of validation.csv
+FORMS: dict[str, tuple[type, str]] = {
+    "base": (list, "a list of overrides, e.g. [experiment=demo]"),
+    "where": (list, 'a list of constraints, e.g. ["loops divides model.depth"]'),
+    "seeds": (list, "a list of whole numbers, e.g. [0, 1, 2]"),
+    "objectives": (dict, "metrics and directions, e.g. {fd_classifier: minimize}"),
+    "presets": (dict, "names and the keys that differ, e.g. {quick: {seeds: [0]}}"),
+}
+SET_BY_STUDY = ("seed", "name", "runs_dir", "study", "trial")
+
+
+@dataclass
+class StudyFile:
+    """The keys of a study file.
+
+    A metric may say at which loop count: fid@2. Without, it is that of the deepest exit.
+    """
+
+    base: list[str] = field(default_factory=list)  # overrides of fit that all trials share
+    space: Any = field(default_factory=dict)  # space.py
+    where: list[str] = field(default_factory=list)  # constraints on cells
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    objectives: dict[str, str] = field(default_factory=dict)  # metrics and directions
+    sampler: str = "grid"
+    trials: int | None = None  # of samplers that are no grid
+    pruner: str = "none"
+    watch: str = "loss"  # what the pruner looks at: loss or gap of validation.csv
+    matched: str = "train_flops"  # those of the unique-layer twin of base; or images
+    threads: int | None = None  # of each trial; None: this machine's cores over its workers
+    hours: float | None = None  # that a trial may take
+    presets: dict[str, Any] = field(default_factory=dict)
+
+
+def split_metric(metric: str) -> tuple[str, int | None]:
+    """The name and the loop count of a metric such as fid@2; None where it says none."""
+    name, at, count = metric.partition("@")
+    if at and not (count.isascii() and count.isdigit() and int(count) > 0):
+        raise UserError(f"{metric}: behind @ stands a loop count, e.g. {name}@2")
+    return name, int(count) if at else None
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def study_path(name: str) -> Path:
+    """The file of a study: one of sweeps/ by its name, or a path. Raises UserError."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UserError(f"{name}: no such study file")
+        return path
+    path = package_folder("sweeps") / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"{name}: no such study; {suggest(name, known_studies(), 'studies')}")
+    return path
+
+
+def known_studies() -> list[str]:
+    return sorted(path.stem for path in package_folder("sweeps").glob("*.yaml"))
+
+
+def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> StudyFile:
+    """A study file under one of its presets and with these keys changed, checked. Raises UserError."""
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not YAML: {first_line(error)}") from error
+    check_keys(plain, str(path))
+    assert isinstance(plain, dict)
+    presets = plain.get("presets", {})
+    for name, differing in presets.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: presets.{name}: a name is text; write '{name}' in quotes")
+        check_keys(differing, f"{path}: presets.{name}")
+    if preset is not None:
+        if preset not in presets:
+            raise UserError(f"preset={preset}: {suggest(preset, [*presets], 'presets')}")
+        chosen = dict(presets[preset])
+        chosen["base"] = [*plain.get("base", []), *chosen.get("base", [])]
+        plain |= chosen
+    try:
+        file = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(StudyFile), plain | changes)
+        )
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{path}: {key}{first_line(error)}") from error
+    assert isinstance(file, StudyFile)
+    check_study(file, path)
+    return file
+
+
+def check_keys(plain: Any, where: str) -> None:
+    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+        raise UserError(f"{where}: not a mapping of keys to values")
+    known = [each.name for each in fields(StudyFile)]
+    for key in plain:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key}: {suggest(key, known, 'keys')}")
+    for key, (kind, form) in FORMS.items():
+        if not isinstance(plain.get(key, kind()), kind):
+            raise UserError(f"{where}: {key}={plain[key]}: give {form}")
+    for key in ("base", "where"):
+        for each in plain.get(key, []):
+            if not isinstance(each, str):
+                raise UserError(f"{where}: {key}: {each} is not text; give {FORMS[key][1]}")
+
+
+def one_of(where: str, key: str, value: Any, options: Sequence[str]) -> None:
+    if value not in options:
+        raise UserError(f"{where}: {key}={value}: choose one of {', '.join(options)}")
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def check_study(file: StudyFile, path: Path) -> None:
+    where = str(path)
+    for key, options in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("matched", MATCHED)):
+        one_of(where, key, getattr(file, key), options)
+    for metric, direction in file.objectives.items():
+        one_of(where, f"objectives.{metric}", direction, DIRECTIONS)
+        split_metric(metric)
+    one_of(where, "watch", split_metric(file.watch)[0], WATCHED)
+    if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
+        raise UserError(f"{path}: seeds={file.seeds}: give different whole numbers of at least 0")
+    if (file.sampler == "grid") != (file.trials is None):
+        mend = "leave trials out: a grid has as many as cells" if file.trials else "give trials: N"
+        raise UserError(f"{path}: sampler={file.sampler}: {mend}")
+    for key in ("trials", "threads", "hours"):
+        value = getattr(file, key)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{path}: {key}={value}: must be above 0")
+    check_pruner(file, path)
+    if not file.space:
+        raise UserError(
+            f"{path}: space is empty; give a key of fit and its choices, e.g. loops: [1, 2]"
+        )
+    check_space(file.space, f"{path}: space")
+    for key in keys_of(file.space):
+        if key in SET_BY_STUDY:
+            raise UserError(f"{path}: space.{key}: the study sets it; seeds are in seeds")
+        if key.startswith("budget.") and file.matched == "train_flops":
+            raise UserError(
+                f"{path}: space.{key}: matched=train_flops gives all trials the budget of base; write "
+                "matched: images"
+            )
+
+
+def check_pruner(file: StudyFile, path: Path) -> None:
+    if file.pruner == "none":
+        return
+    here = f"{path}: pruner={file.pruner}"
+    if len(file.objectives) > 1:
+        raise UserError(
+            f"{here}: a study of several objectives cannot be pruned, because no order of "
+            "unfinished trials exists; leave the pruner out"
+        )
+    if file.sampler != "grid" and len(file.seeds) > 1:
+        raise UserError(
+            f"{here}: a trial of sampler={file.sampler} trains all of seeds={file.seeds} one after "
+            "the other, and half of it says nothing of the rest; give one seed, or leave the pruner out"
+        )

@@ -1,0 +1,49 @@
+"""What a study will run, and what it costs, before it does."""
+
+from collections import Counter
+
+from eltlab.common.machine import machine_of
+from eltlab.common.text import format_duration, format_si, format_table
+from eltlab.config.cost.bill_table import timed_bill
+from eltlab.config.cost.flops import budget_flops
+from eltlab.config.cost.rates import rate_lines
+from eltlab.studies.study import Planned, Study
+
+HEADERS = ["arm", "layers x loops", "width", "parameters", "MACs a sample", "images", "FLOPs"]
+
+
+def plan_lines(study: Study, planned: list[Planned]) -> list[str]:
+    """A line an arm of a grid, and the sum; for a sampler, what is known before it draws."""
+    matched = "images" if study.budget is None else f"{format_si(study.budget)} training FLOPs"
+    head = f"{study.name}: matched on {matched}, in {study.folder}"
+    if not planned:
+        file, base = study.file, study.base
+        runs = (file.trials or 0) * len(file.seeds)
+        flops = format_si(runs * (study.budget or budget_flops(base)))
+        return [
+            head,
+            f"{file.trials} trials x {len(file.seeds)} seeds, about {flops} training FLOPs",
+        ]
+    machine = machine_of(study.base.trainer.accelerator, study.base.trainer.precision)
+    seeds = Counter(study.arm(trial.cell, trial.config) for trial in planned)
+    rows, total, seconds = [], 0.0, 0.0
+    for arm, config in {study.arm(t.cell, t.config): t.config for t in planned}.items():
+        costs = timed_bill(config, machine)
+        total += costs["train_flops_total"] * seeds[arm]
+        seconds += (costs["train_seconds"] or 0.0) * seeds[arm]
+        split = f"{costs['unique_layers']} x {costs['loops']}"
+        sizes = [
+            format_si(costs["params_total"]),
+            format_si(costs["macs_per_sample"]),
+            f"{config.images:,}",
+        ]
+        rows.append(
+            [arm, split, str(costs["width"]), *sizes, format_si(costs["train_flops_total"])]
+        )
+    time = f", {format_duration(seconds)} of training one after the other" if seconds else ""
+    return [
+        head,
+        *format_table([HEADERS, *rows]),
+        f"{len(planned)} trials (seeds {study.file.seeds}), {format_si(total)} training FLOPs{time}",
+        *rate_lines(study.base, machine),
+    ]
