@@ -11,6 +11,7 @@ from conftest import tiny
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from eltlab.common.devices import autocast
 from eltlab.config.cost.flops import network
 from eltlab.config.cost.memory import (
     Pass,
@@ -223,7 +224,8 @@ def saved_bytes(config, precision):
         saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), arm.autocast():
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, autocast(arm.device, arm.precision):
         loss = arm.module.training_step(a_batch(config), 0)
     assert loss.grad_fn is not None
     return sum(storage.nbytes() for key, storage in saved.items() if key not in own)

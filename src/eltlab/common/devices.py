@@ -1,6 +1,7 @@
 """The torch device that a run uses: which one, its precision, its name and peak memory."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from eltlab.common.machine import processor
@@ -47,3 +48,10 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return precision
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if bf16 else "32-true"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """What a forward pass runs in: torch's bf16 autocast for bf16-mixed, nothing for 32-true."""
+    if precision == "bf16-mixed":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

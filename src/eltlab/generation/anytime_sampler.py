@@ -1,7 +1,6 @@
 """A trained elastic model: the EMA weights of a run, drawn from at any loop count."""
 
 from collections import defaultdict
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eltlab.common import distributed
-from eltlab.common.devices import choose_precision
+from eltlab.common.devices import autocast, choose_precision
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import SampleNoise
 from eltlab.common.text import example_unit
@@ -100,7 +99,7 @@ class AnytimeSampler:
                 passes.append([])
 
             def network(parts: tuple[Tensor, ...], labels_B: Tensor) -> Tensor:
-                with self.autocast():
+                with autocast(self.device, self.precision):
                     done = self.backbone(
                         *parts,
                         labels_B=labels_B,
@@ -160,11 +159,6 @@ class AnytimeSampler:
         count = clips_at_once(RECONSTRUCTED, data.shape)
         parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
         return torch.cat(parts)
-
-    def autocast(self) -> Any:
-        if self.precision == "bf16-mixed":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
 
 def shares(parts: list[Drawn]) -> list[DepthDistribution]:

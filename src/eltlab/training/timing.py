@@ -4,13 +4,13 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from eltlab.common.devices import autocast
 from eltlab.common.seeds import BatchNoise, BatchSlice
 from eltlab.config.cost.flops import macs_per_pass, network, train_flops_per_image
 from eltlab.config.schema import Config, Spent
@@ -81,11 +81,6 @@ class Arm:
             stack.compile_blocks()
         self.optimizer = self.module.configure_optimizers()
 
-    def autocast(self) -> Any:
-        if self.precision == "bf16-mixed":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
     def step(self) -> Step:
         """Takes one step."""
         module, clock = self.module, Clock(self.device)
@@ -93,7 +88,7 @@ class Arm:
         for piece in range(self.share.micro_batches):
             batch = next(self.batches)
             clock.mark()
-            with self.autocast():
+            with autocast(self.device, self.precision):
                 loss = module.training_step(batch, piece) / self.share.micro_batches
             clock.mark()
             if piece == 0:  # here, as Lightning does: the forward holds the old gradients
@@ -175,7 +170,7 @@ def pass_seconds(arm: Arm, batch: Batch) -> float:
     noise = BatchNoise(torch.Generator(arm.device).manual_seed(0), len(x))
     inputs, _ = arm.module.objective.corrupt(x, noise)
     clock = Clock(arm.device)
-    with arm.autocast():
+    with autocast(arm.device, arm.precision):
         arm.module.ema(*inputs, labels_B=labels_B, exits=(arm.config.loops,))
     clock.mark()
     return clock.seconds()[0]

@@ -103,9 +103,9 @@ def memory_lines(config: Config, machine: Machine, limit: float | None) -> list[
     training = training_memory(config, machine.kind, machine.precision)
     sampling = inference_memory(config, machine.kind, machine.precision)
     lines = [
-        f"does not fit: training takes {format_bytes(training.total)}, {format_bytes(training.static)} of it for "
-        f"weights, gradients, optimizer and average, sampling {format_bytes(sampling.total)}; there are "
-        f"{format_bytes(limit)}"
+        f"does not fit: training takes {format_bytes(training.total)}, {format_bytes(training.static)} of "
+        f"it for weights, gradients, optimizer and average, sampling {format_bytes(sampling.total)}; there "
+        f"are {format_bytes(limit)}"
     ]
     mends = [f"  {text}: {format_bytes(size)}" for text, size in mended(config, machine, limit)]
     return [*lines, "it would fit with", *mends] if mends else [*lines, "no batch_size fits"]

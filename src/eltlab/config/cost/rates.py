@@ -88,7 +88,8 @@ def rate_lines(config: Config, machine: Machine) -> list[str]:
     rate = rate_of(config, machine)
     if rate is None:
         return ["time: calibrate=true measures this machine once"] if machine.name else []
-    what = f"{format_si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, batch {rate.batch}"
+    what = f"{format_si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, "
+    what += f"batch {rate.batch}"
     if rate.same(entry_of(config, machine)):
         what = "this configuration"
     speed = format_si(rate.train, "FLOP/s")
