@@ -129,8 +129,9 @@ def check_pairs(rows: pd.DataFrame, factor: str, baseline: str, others: list[str
         if not any(alike(budget[key], own[key]) for key in budgets):
             raise UserError(
                 f"{factor}={level} was trained for {format_si(budget['images_seen'])} images and "
-                f"{format_si(budget['train_flops_total'])} FLOPs, {baseline} for {format_si(own['images_seen'])} and "
-                f"{format_si(own['train_flops_total'])}: neither is matched; name the rows to compare"
+                f"{format_si(budget['train_flops_total'])} FLOPs, {baseline} for "
+                f"{format_si(own['images_seen'])} and {format_si(own['train_flops_total'])}: "
+                "neither is matched; name the rows to compare"
             )
 
 

@@ -225,7 +225,8 @@ def test_loading_says_nothing(places, capfd):
 
 
 def test_diffusers_is_not_imported_before_it_is_needed():
-    code = "import sys, eltlab.config.schema, eltlab.data.tokenizers.tokenizer_files; sys.exit('diffusers' in sys.modules)"
+    modules = "eltlab.config.schema, eltlab.data.tokenizers.tokenizer_files"
+    code = f"import sys, {modules}; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -115,7 +115,8 @@ def foretell(
     clips = reference + draws * metrics.samples
     print(
         f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {metrics.samples:,} made ones at "
-        f"{seconds:.2g} s a clip, {format_duration(clips * seconds)} in all; metrics.extractor=classifier is quick",
+        f"{seconds:.2g} s a clip, {format_duration(clips * seconds)} in all; "
+        "metrics.extractor=classifier is quick",
         file=sys.stderr,
     )
 

@@ -84,8 +84,8 @@ def scan(path: Path) -> Timeline:
     shown.sort()
     if not _even(shown):
         raise UserError(
-            f"{printable_name(path)}: frames at uneven times (variable frame rate); make them even by ffmpeg -i "
-            "FILE -vf fps=25 OUT"
+            f"{printable_name(path)}: frames at uneven times (variable frame rate); make them even by "
+            "ffmpeg -i FILE -vf fps=25 OUT"
         )
     timed = complete and not made_up
     return Timeline(len(shown), shown[0], shown[-1], int(timed))
