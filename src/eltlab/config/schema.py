@@ -16,8 +16,8 @@ MODULATED_BLOCKS = ("adaln", "film")
 
 
 @dataclass
-class ModelConfig:
-    """The dial's fixed part: width, heads, MLP width and effective depth D (layers per pass)."""
+class Dimensions:
+    """The size of a network: width, heads, MLP width and effective depth D (layers per pass)."""
 
     name: str = MISSING
     width: int = MISSING
@@ -27,13 +27,23 @@ class ModelConfig:
     block: str | None = None  # None: the objective's default
     cond_width: int | None = None  # width of the time + class embedding; None: width
     dropout: float | None = None  # None: the objective's default
-    # The anatomy of the loop: what neighbouring work adds to the plain one. All off by default.
-    prelude: int = 0  # layers before the loop, once a pass; counted in depth
-    coda: int = 0  # layers after the loop, once a pass and exit; counted in depth
+
+
+@dataclass
+class Anatomy:
+    """What related work adds to the plain loop. Everything is off by default."""
+
+    prelude: int = 0  # layers before the loop, once per pass; counted in depth
+    coda: int = 0  # layers after the loop, once per pass and exit; counted in depth
     loop_embedding: bool = False
     inject_input: bool = False
     residual_scale: bool = False
     exclusive_attention: bool = False
+
+
+@dataclass
+class ModelConfig(Anatomy, Dimensions):
+    """The keys of model: dimensions first, because dataclasses collect fields from the last base."""
 
 
 @dataclass
