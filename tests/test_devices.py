@@ -26,7 +26,7 @@ import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
 from eltlab import evaluate, fit
 from eltlab.common import distributed, files, launcher
 from eltlab.common.errors import UserError
-from eltlab.common.seeds import BatchSlice
+from eltlab.common.seeds import BatchSlice, slice_of_this_process
 from eltlab.config import devices
 from eltlab.data.batches import Batches
 from eltlab.generation.masked import Masked
@@ -329,8 +329,8 @@ def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
 def test_the_batches_of_all_shares_are_the_whole_batches(flip: bool) -> None:
     images, labels = torch.arange(21 * 6, dtype=torch.uint8).view(21, 1, 2, 3), torch.arange(21)
 
-    def batches(share: BatchSlice) -> list:
-        return list(Batches(images, labels, 8, 1, 2, 6, flip, share=share))
+    def batches(batch_slice: BatchSlice) -> list:
+        return list(Batches(images, labels, 8, 1, 2, 6, flip, batch_slice=batch_slice))
 
     whole = batches(BatchSlice())
     ranks = [batches(BatchSlice(rank, 2, 0, 2)) for rank in range(2)]
@@ -353,7 +353,10 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
     config = tiny()
     devices.adopt_launcher_devices(config)
     assert (config.trainer.devices, config.trainer.nodes) == (2, 2)
-    assert distributed.share(config) == BatchSlice(3, 4) and not launcher.is_main_process()
+    assert (
+        slice_of_this_process(config.trainer.accumulate) == BatchSlice(3, 4)
+        and not launcher.is_main_process()
+    )
     devices.adopt_launcher_devices(tiny("trainer.devices=2", "trainer.nodes=2"))
     with pytest.raises(UserError, match="started 2 processes on each of 2 nodes"):
         devices.adopt_launcher_devices(tiny("trainer.devices=4"))

@@ -490,9 +490,9 @@ def test_the_floor_is_measured_once_and_is_the_run_s_too(images, weights, tmp_pa
 # --- what training reads --------------------------------------------------------------------------
 
 
-def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, share=None):
+def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, batch_slice=None):
     config = on(root, "budget.images=80", *overrides, kind=kind)
-    given = (share,) if share is not None else ()
+    given = (batch_slice,) if batch_slice is not None else ()
     return list(build_data(config).batches(config, start, CPU, *given))
 
 
@@ -561,7 +561,9 @@ def test_a_run_goes_on_with_the_same_batches(latents) -> None:
 
 def test_shares_of_a_batch_make_the_whole(latents) -> None:
     whole = batches(latents, "data.flip=true")
-    parts = [batches(latents, "data.flip=true", share=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)]
+    parts = [
+        batches(latents, "data.flip=true", batch_slice=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)
+    ]
     for step, (x, labels) in enumerate(whole):
         pieces = [parts[rank][2 * step + piece] for piece in (0, 1) for rank in (0, 1)]
         assert torch.equal(x, torch.cat([piece[0] for piece in pieces]))

@@ -551,10 +551,10 @@ def test_streamed_batches_are_those_in_memory(folder, objective, flip, workers):
 
 def test_a_device_streams_the_rows_that_it_takes_from_memory(folder):
     config = small(folder, "objective=diffusion", "data.flip=true", "trainer.accumulate=5")
-    share, cpu = BatchSlice(rank=1, world=2, micro_batches=5), torch.device("cpu")
+    batch_slice, cpu = BatchSlice(rank=1, world_size=2, micro_batches=5), torch.device("cpu")
     batches = [
         build_data(replace(config, data=replace(config.data, in_memory=kind))).batches(
-            config, 8, cpu, share
+            config, 8, cpu, batch_slice
         )
         for kind in (True, False)
     ]

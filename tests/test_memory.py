@@ -122,7 +122,7 @@ def wide(seed):
 
 
 def a_batch(config):
-    size, data = config.share_size, config.data
+    size, data = config.micro_batch_size, config.data
     labels = torch.randint(data.classes, (size,))
     if config.objective.INPUTS == "tokens":
         return torch.randint(data.codebook, (size, data.tokens)), labels

@@ -98,8 +98,8 @@ def test_the_shares_of_a_batch_are_the_batch(world, pieces):
         BatchSlice(rank, world, piece, pieces) for piece in range(pieces) for rank in range(world)
     ]
     parts = []
-    for share in shares:
-        noise = BatchNoise(generator(0, "corrupt", 3), 8, share)
+    for batch_slice in shares:
+        noise = BatchNoise(generator(0, "corrupt", 3), 8, batch_slice)
         parts.append([noise.uniform(), noise.normal(2), noise.uniform(3)])
     for all_rows, of_shares in zip(drawn, zip(*parts, strict=True), strict=True):
         assert torch.equal(all_rows, torch.cat(of_shares))
@@ -122,9 +122,9 @@ def test_the_mean_over_shares_is_the_loss_of_the_batch(objective):
         x = torch.randint(16, (8, 16), generator=g)
         student, teacher = torch.randn(2, 8, 16, 16, generator=g)
 
-    def losses(share: BatchSlice) -> torch.Tensor:
-        noise = BatchNoise(generator("step"), 8, share)
-        rows = share.rows(8)
+    def losses(batch_slice: BatchSlice) -> torch.Tensor:
+        noise = BatchNoise(generator("step"), 8, batch_slice)
+        rows = batch_slice.rows(8)
         _, target = objective.corrupt(x[rows], noise)
         truth = objective.loss(student[rows], target)
         return torch.stack([truth, objective.distill(student[rows], teacher[rows], target)])

@@ -1,12 +1,12 @@
 """All randomness is a function of (seed, purpose, step or sample index).
 
-Nothing carries a random state from one step to the next, so a resumed run draws what an
-uninterrupted one draws, and evaluation cannot disturb training (DESIGN decision 2).
+No random state is carried from one step to the next. So a resumed run draws what an uninterrupted
+run draws, and evaluation cannot disturb training (DESIGN decision 2).
 """
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from eltlab.common import launcher
 
 
 def fold(*parts: int | str) -> int:
-    """A 63-bit seed out of numbers and words (without "/"); another part, an unrelated seed."""
+    """A 63-bit seed from numbers and words without "/". Different parts give unrelated seeds."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -25,10 +25,10 @@ def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Ge
 
 
 class SampleNoise:
-    """Noise keyed by (seed, sample index): sample i is the same in any batch, on any rank.
+    """Noise keyed by (seed, sample index): sample i gets the same noise in any batch and on any rank.
 
-    One generator a sample, read in the order of the sampling steps. Drawn on the CPU, so that a
-    seed means the same noise on every device.
+    There is one generator per sample, read in the order of the sampling steps. Noise is drawn on the
+    CPU, so a seed gives the same noise on every device.
     """
 
     def __init__(self, seed: int, indices: list[int], device: torch.device | str = "cpu") -> None:
@@ -46,73 +46,80 @@ class SampleNoise:
         return torch.stack(draws).to(self.device)
 
 
-class BatchSlice(NamedTuple):
-    """One device's part of a global batch in one of the pieces whose gradients are accumulated."""
+@dataclass(frozen=True)
+class BatchSlice:
+    """The rows of a global batch that one rank processes in one micro-batch. All slices are equally large."""
 
     rank: int = 0
-    world: int = 1  # devices
+    world_size: int = 1
     micro_batch: int = 0
     micro_batches: int = 1
 
     @property
-    def total(self) -> int:
-        """How many shares a batch has."""
-        return self.world * self.micro_batches
+    def count(self) -> int:
+        """How many slices make up a batch."""
+        return self.world_size * self.micro_batches
 
     @property
-    def number(self) -> int:
-        """Which of them this is."""
-        return self.micro_batch * self.world + self.rank
+    def index(self) -> int:
+        """The position of this slice in the batch, 0…count − 1."""
+        return self.micro_batch * self.world_size + self.rank
+
+    def in_micro_batch(self, n: int) -> "BatchSlice":
+        """The slice of this rank in the nth micro-batch."""
+        return replace(self, micro_batch=n)
 
     def each_micro_batch(self) -> list["BatchSlice"]:
-        """This device's share of every piece."""
-        return [self._replace(micro_batch=n) for n in range(self.micro_batches)]
+        """The slices of this rank in all micro-batches."""
+        return [self.in_micro_batch(n) for n in range(self.micro_batches)]
 
     def rows(self, batch_size: int) -> slice:
-        """Where its rows lie in the batch; the shares of a batch are equally large."""
-        size = batch_size // self.total
-        return slice(self.number * size, (self.number + 1) * size)
+        """The rows of this slice in a batch of this size."""
+        size = batch_size // self.count
+        return slice(self.index * size, (self.index + 1) * size)
 
 
 WHOLE_BATCH = BatchSlice()
 
 
 def slice_of_this_process(micro_batches: int) -> BatchSlice:
-    """What this process trains on, in the first of the micro-batches of a batch."""
+    """The slice of this process in the first micro-batch."""
     return BatchSlice(launcher.rank(), launcher.world_size(), 0, micro_batches)
 
 
 class BatchNoise:
-    """The noise of a training batch: drawn for all of its rows, of which this share's are given.
+    """Noise of a training step, drawn for the whole global batch, of which a slice gets its own rows.
 
-    So what a row is given depends neither on the number of devices nor on that of the pieces.
+    So the noise of a row depends neither on the number of ranks nor on the number of micro-batches.
 
     Args:
-        generator: of the step, on the device of the noise.
-        batch_size: of the global batch.
+        generator: the generator of the step, on the device of the noise.
+        batch_size: rows of the global batch.
     """
 
     def __init__(
-        self, generator: torch.Generator, batch_size: int, share: BatchSlice = WHOLE_BATCH
+        self, generator: torch.Generator, batch_size: int, batch_slice: BatchSlice = WHOLE_BATCH
     ) -> None:
-        self.generator, self.batch_size, self.share = generator, batch_size, share
+        self.generator, self.batch_size, self.batch_slice = generator, batch_size, batch_slice
 
     def normal(self, *shape: int) -> Tensor:
         """[rows, *shape], standard normal."""
-        return self.mine(self._draw(torch.randn, shape))
+        return self.own_rows(self._draw(torch.randn, shape))
 
     def uniform(self, *shape: int) -> Tensor:
         """[rows, *shape], uniform on [0, 1)."""
-        return self.mine(self.uniform_of_all(*shape))
+        return self.own_rows(self.uniform_whole_batch(*shape))
 
-    def uniform_of_all(self, *shape: int) -> Tensor:
-        """[batch_size, *shape], of which `mine` are this share's: for what depends on the whole batch."""
+    def uniform_whole_batch(self, *shape: int) -> Tensor:
+        """[batch_size, *shape], uniform on [0, 1), for what depends on the whole batch."""
         return self._draw(torch.rand, shape)
 
-    def mine(self, values: Tensor) -> Tensor:
-        """This share's rows of what is there for the whole batch, as a view of it."""
-        return values[self.share.rows(self.batch_size)]
+    def own_rows(self, values: Tensor) -> Tensor:
+        """The rows of this slice, as a view of values [batch_size, ...]."""
+        return values[self.batch_slice.rows(self.batch_size)]
 
-    def _draw(self, law: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+    mine = own_rows  # the name in objective files written for version 0.1
+
+    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
         size = (self.batch_size, *shape)
-        return law(size, generator=self.generator, device=self.generator.device)
+        return draw(size, generator=self.generator, device=self.generator.device)

@@ -384,7 +384,7 @@ class Config:
         return self.trainer.devices * self.trainer.nodes
 
     @property
-    def share_size(self) -> int:
+    def micro_batch_size(self) -> int:
         """Images of a batch that one device trains on at a time."""
         return self.batch_size // (self.world * self.trainer.accumulate)
 

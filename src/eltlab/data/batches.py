@@ -61,30 +61,32 @@ class Loader:
         start: int,
         stop: int,
         flip: bool,
-        share: BatchSlice,
+        batch_slice: BatchSlice,
     ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop, self.flip, self.share = start, stop, flip, share
+        self.start, self.stop, self.flip, self.batch_slice = start, stop, flip, batch_slice
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.share.micro_batches
+        return (self.stop - self.start) * self.batch_slice.micro_batches
 
     def micro_batches(self) -> Iterator[tuple[int, BatchSlice]]:
         """Each step, with this share of each of its pieces."""
         for step in range(self.start, self.stop):
-            for piece in self.share.each_micro_batch():
+            for piece in self.batch_slice.each_micro_batch():
                 yield step, piece
 
-    def indices(self, step: int, share: BatchSlice, device: torch.device = CPU) -> Tensor:
+    def indices(self, step: int, batch_slice: BatchSlice, device: torch.device = CPU) -> Tensor:
         """Which examples a piece trains on, int64 [B]."""
         of_all = batch_indices(self.seed, step, self.batch_size, self.size, device)
-        return of_all[share.rows(self.batch_size)]
+        return of_all[batch_slice.rows(self.batch_size)]
 
-    def flipped(self, step: int, share: BatchSlice, device: torch.device = CPU) -> Tensor | None:
+    def flipped(
+        self, step: int, batch_slice: BatchSlice, device: torch.device = CPU
+    ) -> Tensor | None:
         """Which of them are mirrored, bool [B]; None where none is."""
         if not self.flip:
             return None
-        return flips(self.seed, step, self.batch_size, device)[share.rows(self.batch_size)]
+        return flips(self.seed, step, self.batch_size, device)[batch_slice.rows(self.batch_size)]
 
 
 class Batches(Loader):
@@ -108,9 +110,9 @@ class Batches(Loader):
         stop: int,
         flip: bool = False,
         mirrored: Tensor | None = None,
-        share: BatchSlice = WHOLE_BATCH,
+        batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> None:
-        super().__init__(len(inputs), batch_size, seed, start, stop, flip, share)
+        super().__init__(len(inputs), batch_size, seed, start, stop, flip, batch_slice)
         self.inputs, self.labels, self.mirrored = inputs, labels, mirrored
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -141,9 +143,9 @@ class StreamedBatches(Loader):
         stop: int,
         flip: bool,
         device: torch.device,
-        share: BatchSlice = WHOLE_BATCH,
+        batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> None:
-        super().__init__(len(files), batch_size, seed, start, stop, flip, share)
+        super().__init__(len(files), batch_size, seed, start, stop, flip, batch_slice)
         self.files, self.device = files, device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

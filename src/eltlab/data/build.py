@@ -39,7 +39,11 @@ class Data:
         return self.train.origin
 
     def batches(
-        self, config: Config, start: int, device: torch.device, share: BatchSlice = WHOLE_BATCH
+        self,
+        config: Config,
+        start: int,
+        device: torch.device,
+        batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> Batches | StreamedBatches:
         """The batches of steps start…config.steps − 1, or a share of each. Token ids are encoded here,
         once."""
@@ -49,10 +53,12 @@ class Data:
             ids, mirrored = encode_set(self.tokenizer, train, flip)
             if mirrored is not None:
                 mirrored = mirrored.to(device)
-            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored, share)
+            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored, batch_slice)
         if isinstance(train, ImageFiles):
-            return StreamedBatches(train, *steps, device, share)
-        return Batches(train.images.to(device), train.labels.to(device), *steps, share=share)
+            return StreamedBatches(train, *steps, device, batch_slice)
+        return Batches(
+            train.images.to(device), train.labels.to(device), *steps, batch_slice=batch_slice
+        )
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Ids or uint8 images, and labels, of a seeded subset of the test split, for validation."""
@@ -91,7 +97,11 @@ class EncodedData:
         return self.manifest.id
 
     def batches(
-        self, config: Config, start: int, device: torch.device, share: BatchSlice = WHOLE_BATCH
+        self,
+        config: Config,
+        start: int,
+        device: torch.device,
+        batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> EncodedBatches:
         """The batches of steps start…config.steps − 1, or a share of each."""
         data = config.data
@@ -99,7 +109,7 @@ class EncodedData:
         if whole is None:
             whole = self.train.fits(device, data.flip, launcher.local_world_size())
         steps = (config.batch_size, config.seed, start, config.steps, data.flip)
-        return EncodedBatches(self.train, *steps, device, whole, data.workers, share)
+        return EncodedBatches(self.train, *steps, device, whole, data.workers, batch_slice)
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a seeded subset of the test split, for validation."""

@@ -66,7 +66,7 @@ class Diffusion:
         self, x: Tensor, noise: BatchNoise, t: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], NoisyTarget]:
         """The network's inputs (z, time) and the target, at a time t ~ U(0, 1) a sample unless given."""
-        t = noise.uniform() if t is None else noise.mine(t)
+        t = noise.uniform() if t is None else noise.own_rows(t)
         logsnr = self.logsnr(t)
         zeta = logsnr.view(-1, *[1] * (x.dim() - 1))
         alpha, sigma = alpha_sigma(zeta)

@@ -38,7 +38,7 @@ class Flow:
         self, x: Tensor, noise: BatchNoise, u: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The network's inputs (z, t) and the velocity, at a quantile u ~ U(0, 1) a sample unless given."""
-        time = self.level(noise.uniform() if u is None else noise.mine(u))
+        time = self.level(noise.uniform() if u is None else noise.own_rows(u))
         epsilon = noise.normal(*x.shape[1:])
         t = time.view(-1, *[1] * (x.dim() - 1))
         return ((1 - t) * x + t * epsilon, time), epsilon - x

@@ -36,11 +36,11 @@ class Masked:
         """Masks ⌈T·cos(π/2·u)⌉ random tokens, u ~ U(0, 1) a sample unless given; at least one."""
         T = ids_BT.shape[1]
         # Of the whole batch: its masked positions weigh alike, whichever share of it they lie in.
-        all_B = noise.uniform_of_all() if u_B is None else u_B
+        all_B = noise.uniform_whole_batch() if u_B is None else u_B
         counts_B = torch.ceil(T * self.level(all_B)).clamp(1, T)
         order_BT = noise.uniform(T).argsort(dim=1)
-        masked_BT = order_BT.argsort(dim=1) < noise.mine(counts_B)[:, None]
-        target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.share.total)
+        masked_BT = order_BT.argsort(dim=1) < noise.own_rows(counts_B)[:, None]
+        target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.batch_slice.count)
         return (ids_BT.masked_fill(masked_BT, self.codes),), target
 
     def level(self, u: Tensor) -> Tensor:

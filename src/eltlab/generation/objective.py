@@ -12,17 +12,17 @@ class Objective(Protocol):
     def corrupt(
         self, x: Any, noise: BatchNoise, u: Tensor | None = None, /
     ) -> tuple[tuple[Tensor, ...], Any]:
-        """The network's inputs and the target for x, a share of a batch.
+        """The network's inputs and the target for x, a slice of a batch.
 
         u in [0, 1) is how far each sample is corrupted, drawn from the noise unless given for the whole
-        batch, of which noise.mine(u) are this share's.
+        batch, of which noise.own_rows(u) are the rows of this slice.
         """
 
     def level(self, u: Tensor) -> Tensor:
         """What u means for a reader: the time of diffusion, the mask ratio of masked models."""
 
     def loss(self, pred: Tensor, target: Any) -> Tensor:
-        """Ground truth: a scalar, the mean over the share; over all shares, that of the batch."""
+        """Ground truth: a scalar, the mean over the slice; the mean over all slices is that of the batch."""
 
     def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor:
         """The student's loss towards the teacher; no gradient to the teacher."""

@@ -30,7 +30,7 @@ class AfterSteps(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % module.share.micro_batches == 0:
+        if (batch_idx + 1) % module.batch_slice.micro_batches == 0:
             self.after_step(trainer, module)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:

@@ -92,8 +92,8 @@ def train(
     checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
     if checkpoint is not None:
         data = data.with_codebook(checkpoint["eltlab"]["codebook"])
-    share = seeds.slice_of_this_process(config.trainer.accumulate)
-    module = LoopedModule(config, data.codebook, data.hash, share)
+    batch_slice = seeds.slice_of_this_process(config.trainer.accumulate)
+    module = LoopedModule(config, data.codebook, data.hash, batch_slice)
     if checkpoint is not None:
         check_architecture(module, checkpoint["state_dict"], run.checkpoint)
         module.resume(checkpoint)
@@ -135,7 +135,7 @@ def train(
         default_root_dir=run.folder,
     )
     try:
-        trainer.fit(module, data.batches(config, module.start, device, share))
+        trainer.fit(module, data.batches(config, module.start, device, batch_slice))
     except SystemExit:
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None

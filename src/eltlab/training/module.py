@@ -40,10 +40,10 @@ class LoopedModule(LightningModule):
         config: Config,
         codebook: Tensor | None = None,
         data_hash: str = "",
-        share: BatchSlice = WHOLE_BATCH,
+        batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> None:
         super().__init__()
-        self.config, self.share = config, share
+        self.config, self.batch_slice = config, batch_slice
         # Kept in the checkpoint: a run always decodes with the codes it was trained on, and does not
         # go on with other images.
         self.codebook, self.data_hash = codebook, data_hash
@@ -75,11 +75,11 @@ class LoopedModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, labels_B = batch
         config, step = self.config, self.step
-        share = self.share._replace(micro_batch=batch_idx % self.share.micro_batches)
+        batch_slice = self.batch_slice.in_micro_batch(batch_idx % self.batch_slice.micro_batches)
         generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
-        noise = BatchNoise(generator, share.total * len(labels_B), share)
+        noise = BatchNoise(generator, batch_slice.count * len(labels_B), batch_slice)
         # Dropout is the only draw from the global generator, and the only one that knows the share.
-        torch.manual_seed(seeds.fold(config.seed, "dropout", step, share.number))
+        torch.manual_seed(seeds.fold(config.seed, "dropout", step, batch_slice.index))
         labels_B = self.drop_labels(labels_B, noise)
         inputs, target = self.objective.corrupt(x, noise)
         done = self.backbone(

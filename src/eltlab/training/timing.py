@@ -73,8 +73,8 @@ class Arm:
         self.config, self.device, self.precision = config, device, precision
         self.recompute = config.trainer.recompute
         self.batches = iter(batches)
-        self.share = BatchSlice(0, config.world, 0, config.trainer.accumulate)
-        self.module = LoopedModule(config, share=self.share).to(device)
+        self.batch_slice = BatchSlice(0, config.world, 0, config.trainer.accumulate)
+        self.module = LoopedModule(config, batch_slice=self.batch_slice).to(device)
         stack: Any = self.module.backbone.stack
         stack.recompute = self.recompute
         if config.trainer.compile:
@@ -85,11 +85,11 @@ class Arm:
         """Takes one step."""
         module, clock = self.module, Clock(self.device)
         exits = module.supervision.exits(module.step)
-        for piece in range(self.share.micro_batches):
+        for piece in range(self.batch_slice.micro_batches):
             batch = next(self.batches)
             clock.mark()
             with autocast(self.device, self.precision):
-                loss = module.training_step(batch, piece) / self.share.micro_batches
+                loss = module.training_step(batch, piece) / self.batch_slice.micro_batches
             clock.mark()
             if piece == 0:  # here, as Lightning does: the forward holds the old gradients
                 self.optimizer.zero_grad()
@@ -154,7 +154,7 @@ class Arm:
 
 def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
     """The same random batch for ever, of the configuration's shapes: no data are needed."""
-    data, count = config.data, config.share_size
+    data, count = config.data, config.micro_batch_size
     labels = torch.randint(data.classes, (count,), device=device)
     if config.objective.INPUTS == "tokens":
         x = torch.randint(data.codebook, (count, data.tokens), device=device)
@@ -207,7 +207,7 @@ def rates(
     for arm, trained, drawn in zip(arms, steps, interleaved(passes, repeats, 1), strict=True):
         train = sum(step.flops for step in trained) / sum(step.seconds for step in trained)
         macs = macs_per_pass(network(arm.config), arm.config.loops)
-        found.append((train, 2 * macs * arm.config.share_size / statistics.median(drawn)))
+        found.append((train, 2 * macs * arm.config.micro_batch_size / statistics.median(drawn)))
     return found
 
 

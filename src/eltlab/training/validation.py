@@ -76,10 +76,10 @@ class Validation(AfterSteps):
             within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
             u_B = (level + within) / LEVELS
             total = torch.zeros(len(self.exits), device=device)
-            for share in BatchSlice(micro_batches=pieces).each_micro_batch():
+            for batch_slice in BatchSlice(micro_batches=pieces).each_micro_batch():
                 draw = generator("validation", "corrupt", level, device=device)
-                noise = BatchNoise(draw, len(chosen), share)
-                total += self.losses(module, chosen[share.rows(len(chosen))], noise, u_B)
+                noise = BatchNoise(draw, len(chosen), batch_slice)
+                total += self.losses(module, chosen[batch_slice.rows(len(chosen))], noise, u_B)
             losses = (total / pieces).tolist()
             mean_level = round(module.objective.level(u_B).mean().item(), 4)
             lines += [

@@ -130,9 +130,11 @@ def mended(config: Config, machine: Machine, limit: float) -> list[tuple[str, in
             continue  # it is so already
         tried.append(trainer)
         for halvings in range(
-            config.share_size.bit_length()
+            config.micro_batch_size.bit_length()
         ):  # each device keeps an image at least
-            batch = (config.share_size >> halvings) * (config.batch_size // config.share_size)
+            batch = (config.micro_batch_size >> halvings) * (
+                config.batch_size // config.micro_batch_size
+            )
             smaller = replace(config, trainer=trainer, batch_size=batch)
             size = needed(smaller, machine._replace(precision=trainer.precision))
             if size <= limit:

@@ -44,7 +44,9 @@ def training_memory(config: Config, device: str, precision: str) -> Memory:
     reads, recompute = (spent.readouts, spent.distilled), config.trainer.recompute
     kept = config.world > 1 or config.trainer.accumulate > 1
     batch = config.batch_size
-    run = Pass(net, config.share_size, loops, half, cuda, True, *reads, recompute, kept, batch)
+    run = Pass(
+        net, config.micro_batch_size, loops, half, cuda, True, *reads, recompute, kept, batch
+    )
     return Memory(static_training_bytes(net), max(training_moments(run).values()))
 
 

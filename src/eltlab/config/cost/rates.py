@@ -70,7 +70,7 @@ def entry_of(config: Config, machine: Machine) -> Rate:
         tokens=net.tokens,
         params=params_total(net),
         loops=config.loops,
-        batch=config.share_size,
+        batch=config.micro_batch_size,
         other=digest(net, config.supervision, config.objective, trainer.compile, trainer.recompute),
     )
 

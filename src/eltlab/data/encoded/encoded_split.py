@@ -169,18 +169,18 @@ class EncodedBatches(Loader):
         device: torch.device,
         whole: bool,
         workers: int,
-        share: BatchSlice = WHOLE_BATCH,
+        batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> None:
-        super().__init__(len(split), batch_size, seed, start, stop, flip, share)
+        super().__init__(len(split), batch_size, seed, start, stop, flip, batch_slice)
         self.split, self.device, self.workers = split, device, workers
         self.tensors = split.whole(device, flip) if whole else None
         self.labels = split.labels.to(device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for (step, share), rows in zip(self.micro_batches(), self.rows(), strict=True):
+        for (step, batch_slice), rows in zip(self.micro_batches(), self.rows(), strict=True):
             draws = generator(self.seed, "posterior", step, device=self.device)
-            noise = BatchNoise(draws, self.batch_size, share)
-            indices = self.indices(step, share, self.device)
+            noise = BatchNoise(draws, self.batch_size, batch_slice)
+            indices = self.indices(step, batch_slice, self.device)
             yield self.split.inputs(rows, noise), self.labels[indices]
 
     def orders(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
