@@ -111,12 +111,12 @@ def test_outside_training_a_signal_ends_the_block_at_once() -> None:
 
 def test_in_a_step_a_signal_is_noted_and_the_first_one_counts() -> None:
     with listening() as requests:
-        requests.later = True
+        requests.deferred = True
         signal.raise_signal(signal.SIGUSR2)
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped, match="SIGUSR2 here"):
-            requests.heed(" here")
-    Requests().heed()  # nothing came
+            requests.raise_if_stopped(" here")
+    Requests().raise_if_stopped()  # nothing came
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -1,8 +1,13 @@
-"""The signals that ask a run to stop, and what stands in for them while a step is under way."""
+"""The signals that ask a process to stop: they stop it at once, or are noted until a safe point.
+
+with listening() as requests:       # from here on a signal raises Stopped where the code stands,
+    requests.deferred = True        # and from here on it is only noted,
+    requests.raise_if_stopped()     # until this line
+"""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -10,12 +15,14 @@ from typing import Any
 # SIGTERM comes before pre-emption, and from torchrun or kill; SIGUSR2 is what submitit has SLURM send
 # before the time limit.
 STOPS = (signal.SIGTERM, signal.SIGUSR2)
-LOADER_SECONDS = 60  # that a step under way may still want batches
+LOADER_SECONDS = 60  # for which the step under way may still need batches
 
 
 class Stopped(BaseException):
-    """A process was asked to stop, and has. Not an Exception, as Ctrl-C is none: what catches the
-    mistakes of a library must not catch it."""
+    """The process was asked to stop, and did.
+
+    It is no Exception, like KeyboardInterrupt: code that catches a library's errors must not catch it.
+    """
 
     def __init__(self, number: int, where: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}{where}")
@@ -23,42 +30,43 @@ class Stopped(BaseException):
 
     @property
     def code(self) -> int:
-        """The exit code by which shells know that a signal ended a process: 143 for SIGTERM."""
+        """The exit code that shells give a process that a signal ended: 143 for SIGTERM."""
         return 128 + self.number
 
 
 class Requests:
-    """What STOPS do to this process: they end it at once (Stopped is raised where it stands), and
-    while `later` is set they are only noted in `number`."""
+    """Handles signals: raises Stopped at once, or notes them while `deferred` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = STOPS, deferred: bool = False) -> None:
+        self.signals, self.deferred = signals, deferred
         self.number: int | None = None  # of the first signal
-        self.later = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:  # a second one would disturb the ending
+        if self.number is None:  # a second one would interrupt the cleaning up
             self.number = number
-            if not self.later:
+            if not self.deferred:
                 raise Stopped(number)
 
-    def heed(self, where: str = "") -> None:
-        """Raises Stopped where a signal came."""
+    def raise_if_stopped(self, where: str = "") -> None:
+        """Raises Stopped if a signal came."""
         if self.number is not None:
             raise Stopped(self.number, where)
 
     def listen(self) -> None:
-        """Takes the signals over from whoever has them; Python allows that to the main thread alone."""
+        """Takes over the signals from their handlers; Python allows this in the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            for number in STOPS:
-                if signal.getsignal(number) != signal.SIG_IGN:
+            for number in self.signals:
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                     signal.signal(number, self)
 
 
 @contextmanager
-def listening() -> Iterator[Requests]:
-    """Requests that listen while the block runs; after it the signals are whose they were."""
-    before = {number: signal.getsignal(number) for number in STOPS}
-    requests = Requests()
+def listening(
+    signals: Sequence[signal.Signals] = STOPS, deferred: bool = False
+) -> Iterator[Requests]:
+    """Requests that handle the signals while the block runs; then the former handlers return."""
+    before = {number: signal.getsignal(number) for number in signals}
+    requests = Requests(signals, deferred)
     requests.listen()
     try:
         yield requests
@@ -69,10 +77,10 @@ def listening() -> Iterator[Requests]:
 
 
 def outlive_stops(*_: Any) -> None:
-    """Has a loader's process (this one) go on for a while after a signal to stop.
+    """Keeps this process, a data loader's, alive for LOADER_SECONDS after a signal to stop.
 
-    SLURM signals every process of a job. A loader that died at once would end the step that the run
-    wants to finish, by an error.
+    SLURM signals every process of a job. A loader that ended at once would fail the step that the run
+    wants to finish.
     """
 
     def end_later(number: int, frame: FrameType | None) -> None:

@@ -140,7 +140,7 @@ def train(
         if trainer.interrupted:  # Lightning's answer to Ctrl-C; ours is in cli.py
             raise KeyboardInterrupt from None
         raise
-    requests.heed()
+    requests.raise_if_stopped()
 
 
 def check_precision(trained: str, now: str) -> None:

@@ -22,7 +22,7 @@ class Stopping(Callback):
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self.agreement = Agreement()
         self.step = module.step
-        self.requests.later = True
+        self.requests.deferred = True
         self.requests.listen()  # Lightning, which has a SIGTERM of its own, has just taken it
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
@@ -33,8 +33,8 @@ class Stopping(Callback):
             self.save(trainer)
             # A rank may end by what another was sent.
             self.requests.number = self.requests.number or STOPS[0]
-            self.requests.heed(f" at {module.images_seen:,} images")
+            self.requests.raise_if_stopped(f" at {module.images_seen:,} images")
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.requests.later = False
+        self.requests.deferred = False
         self.agreement.answer()
