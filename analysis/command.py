@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common.command import run_command, sets_a_key
+from eltlab.common.atomic_files import write_atomic
+from eltlab.common.command import is_key_value, run_command
 from eltlab.common.errors import UserError, suggest
-from eltlab.common.files import write_atomic
 from eltlab.common.package_folders import package_folder
 from eltlab.runs import result_table
 
@@ -25,11 +25,13 @@ def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) 
 
     def of(arguments: list[str]) -> None:
         asked = dict(keys)
-        for key, _, value in (text.partition("=") for text in arguments if sets_a_key(text)):
+        for key, _, value in (text.partition("=") for text in arguments if is_key_value(text)):
             if key not in keys:
                 raise UserError(f"{key}={value}: {suggest(key, list(keys), 'keys')}")
             asked[key] = value
-        main(read(*(text for text in arguments if not sets_a_key(text))), SimpleNamespace(**asked))
+        main(
+            read(*(text for text in arguments if not is_key_value(text))), SimpleNamespace(**asked)
+        )
 
     run_command(of, lambda: doc.strip(), stopped="the same command begins anew")
 

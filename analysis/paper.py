@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import fill
 
 from eltlab.analysis.command import replace_block
-from eltlab.common.files import write_atomic
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.package_folders import package_folder
 from eltlab.common.text import format_si, format_table
 from eltlab.config.cost.flops import (

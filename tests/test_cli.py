@@ -14,7 +14,7 @@ import torch
 from eltlab import evaluate, fit, sample
 from eltlab.analysis.command import read
 from eltlab.common import command
-from eltlab.common.files import cache_dir
+from eltlab.common.cache import cache_dir
 from eltlab.runs.composing import compose
 from eltlab.runs.result_table import comparable
 

@@ -24,7 +24,7 @@ from studies import opened
 
 import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
 from eltlab import evaluate, fit
-from eltlab.common import distributed, files, launcher
+from eltlab.common import distributed, file_locks, ranks
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice, slice_of_this_process
 from eltlab.config import devices
@@ -226,7 +226,7 @@ def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy
 
     def loss(self, pred, target):
         calls[0] += 1  # twice a step, under ILSD
-        spoiled = launcher.rank() == 1 and calls[0] == 5
+        spoiled = ranks.rank() == 1 and calls[0] == 5
         return honest(self, pred, target) * (float("nan") if spoiled else 1)
 
     def work() -> None:
@@ -276,9 +276,9 @@ def test_evaluation_over_processes_draws_the_same_samples(
     def draw() -> None:
         distributed.init_process_group(torch.device("cpu"))
         drawn = load(run).draw_all(labels, 3, 5, "test")
-        assert (drawn is None) == (launcher.rank() > 0)
+        assert (drawn is None) == (ranks.rank() > 0)
         if drawn is not None:
-            torch.save(drawn._asdict(), tmp_path / f"{launcher.world_size()}.pt")
+            torch.save(drawn._asdict(), tmp_path / f"{ranks.world_size()}.pt")
 
     found = []
     for world in (1, 2, 3):
@@ -307,13 +307,13 @@ def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
     def work() -> None:
         distributed.WAIT = timedelta(seconds=2)
         distributed.init_process_group(torch.device("cpu"))
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             time.sleep(3)
         distributed.barrier()
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             time.sleep(3)
-        assert distributed.broadcast(7 if launcher.is_main_process() else None) == 7
-        if not launcher.is_main_process():
+        assert distributed.broadcast(7 if ranks.is_main_process() else None) == 7
+        if not ranks.is_main_process():
             time.sleep(5)  # hangs in a step
             return
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
@@ -355,7 +355,7 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
     assert (config.trainer.devices, config.trainer.nodes) == (2, 2)
     assert (
         slice_of_this_process(config.trainer.accumulate) == BatchSlice(3, 4)
-        and not launcher.is_main_process()
+        and not ranks.is_main_process()
     )
     devices.adopt_launcher_devices(tiny("trainer.devices=2", "trainer.nodes=2"))
     with pytest.raises(UserError, match="started 2 processes on each of 2 nodes"):
@@ -407,7 +407,7 @@ def test_a_signal_to_the_launcher_stops_all_processes(
 def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Path) -> None:
     """It is the first process alone that meets this one: another holds the run."""
     run = Run.of(tiny(*SMALL, f"runs_dir={tmp_path}"))
-    with files.file_lock(run.folder / ".lock"):
+    with file_locks.file_lock(run.folder / ".lock"):
         process = command("eltlab.fit", *SMALL, f"runs_dir={tmp_path}", "trainer.devices=2")
         out, err = process.communicate()
     assert process.returncode == 2 and out == ""

@@ -21,7 +21,7 @@ from sets import asked, make, photographs, tokenizer_weights
 
 import eltlab
 from eltlab import export
-from eltlab.common import launcher
+from eltlab.common import ranks
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice
 from eltlab.config.identity import identity
@@ -284,7 +284,7 @@ def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
 ) -> None:
     asked_for: list[int] = []
     monkeypatch.setattr("eltlab.data.build.source_splits", lambda config: asked_for.append(1))
-    monkeypatch.setattr(launcher, "is_main_process", lambda: False)
+    monkeypatch.setattr(ranks, "is_main_process", lambda: False)
     monkeypatch.setattr(fit, "train", lambda *_: None)
     monkeypatch.setattr(
         "eltlab.evaluation.evaluate.evaluate_run", lambda *given: asked_for.append(given[-1])
@@ -579,9 +579,7 @@ def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> Non
     assert size == sum(t.nbytes for t in data.train.whole(CPU, False).values())
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size)
     assert data.batches(config, 0, CPU).tensors is not None
-    monkeypatch.setattr(
-        launcher, "local_world_size", lambda: 2
-    )  # each with a copy in the same memory
+    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)  # each with a copy in the same memory
     assert data.batches(config, 0, CPU).tensors is None
     monkeypatch.undo()
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size - 4)

@@ -23,8 +23,8 @@ from conftest import fails, tiny
 from PIL import Image
 
 from eltlab import evaluate, fit
+from eltlab.common.cache import cache_dir
 from eltlab.common.errors import UserError
-from eltlab.common.files import cache_dir
 from eltlab.common.seeds import BatchSlice
 from eltlab.data.build import build_data, build_splits
 from eltlab.data.images import image_files

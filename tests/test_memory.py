@@ -11,7 +11,7 @@ from conftest import tiny
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from eltlab.common.devices import autocast
+from eltlab.common.torch_device import autocast
 from eltlab.config.cost.flops import network
 from eltlab.config.cost.memory import (
     Pass,

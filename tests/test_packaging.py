@@ -35,8 +35,8 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     script = (
-        "import eltlab; from eltlab import config; "
-        "print(eltlab.__file__); print(config.folder('conf')); "
+        "import eltlab; from eltlab.common.package_folders import package_folder; "
+        "print(eltlab.__file__); print(package_folder('conf')); "
         "from eltlab.analysis.command import read; print(len(read('anytime_quick'))); "
         "from eltlab import fit; fit.main(['budget.images=32', 'batch_size=32', 'evaluate=false', "
         "'model.width=16', 'trainer.grids=0'])"

@@ -308,7 +308,7 @@ def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, 
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if found is not None and visible == "1":
         found = ("--id=1", found[1])
-    assert machine.gpu_here() == found
+    assert machine.find_gpu() == found
 
 
 def test_a_second_calibration_takes_the_place_of_the_first(capsys):
@@ -338,7 +338,7 @@ def test_mistakes_are_told(wrong, said):
 
 
 def test_calibrating_what_is_not_here_or_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(machine, "gpu_here", lambda: None)
+    monkeypatch.setattr(machine, "find_gpu", lambda: None)
     with pytest.raises(UserError, match="there is no GPU here"):
         plan.main(["trainer.accelerator=cuda", "calibrate=true"])
     with pytest.raises(UserError, match="calibrate a smaller batch_size or model"):

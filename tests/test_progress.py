@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import time
-from eltlab import progress
+from eltlab.common import progress
 progress.QUIET_SECONDS = 0.0
 with progress.Bar("train", 100, 20) as bar:
     time.sleep(0.05)

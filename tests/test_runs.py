@@ -20,7 +20,7 @@ import torch.utils.tensorboard
 import eltlab.evaluation.distances
 import eltlab.training.callbacks  # noqa: F401
 from eltlab import evaluate, fit
-from eltlab.common import files
+from eltlab.common import atomic_files, file_locks
 from eltlab.runs.result_table import load
 
 TINY = [
@@ -76,7 +76,7 @@ def die_at_rename(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    files.os.replace = counted  # type: ignore[assignment]
+    atomic_files.os.replace = counted  # type: ignore[assignment]
 
 
 def folder(runs: Path) -> Path:
@@ -247,7 +247,7 @@ def test_a_second_process_is_told_to_wait(undisturbed: tuple) -> None:
     from eltlab.common.errors import UserError
 
     with (
-        files.file_lock(folder(runs) / ".lock"),
+        file_locks.file_lock(folder(runs) / ".lock"),
         pytest.raises(UserError, match="another process is training it"),
     ):
         fit.main([*overrides, f"runs_dir={runs}"])

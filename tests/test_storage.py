@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from postgres import PASSWORD, QUOTED, USER
 
 from eltlab.common.errors import UserError
-from eltlab.common.files import file_lock
+from eltlab.common.file_locks import file_lock
 from eltlab.common.text import mask_password
 from eltlab.studies import storage
 from eltlab.studies.storage import JournalLock, open_storage

@@ -17,7 +17,7 @@ from test_clips import pan, write
 
 from eltlab import sample
 from eltlab.common.errors import UserError
-from eltlab.common.pictures import save_grid
+from eltlab.common.image_grids import save_grid
 from eltlab.data.build import build_data
 from eltlab.data.clips import sprites
 from eltlab.data.clips.sprites import CLASSES, load_sprites, read_sheets

@@ -53,7 +53,7 @@ def main(overrides: list[str]) -> None:
     check_memory(configs)
     out = writable(Path(asked.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser())
 
-    from eltlab.common.devices import choose_device, choose_precision
+    from eltlab.common.torch_device import choose_device, choose_precision
     from eltlab.data.build import build_data
     from eltlab.training.timing import Arm
 

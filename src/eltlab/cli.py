@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from omegaconf import OmegaConf
 
-from eltlab.common.command import sets_a_key
+from eltlab.common.command import is_key_value
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.package_folders import package_folder
 from eltlab.common.text import mask_password
@@ -50,11 +50,11 @@ def own_keys(overrides: list[str], defaults: Asked) -> tuple[Asked, list[str]]:
 
 def study_keys(arguments: list[str], defaults: Asked) -> tuple[str, Asked, list[str]]:
     """The study that stands before the keys, a verb's own keys, and fit's overrides that are left."""
-    names = [text for text in arguments if not sets_a_key(text)]
+    names = [text for text in arguments if not is_key_value(text)]
     if len(names) != 1:
         given = " and ".join(map(mask_password, names)) or "none"
         raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; here {given}")
-    return names[0], *own_keys([text for text in arguments if sets_a_key(text)], defaults)
+    return names[0], *own_keys([text for text in arguments if is_key_value(text)], defaults)
 
 
 def open_run(overrides: list[str], defaults: Asked) -> tuple[Run, Config, Asked]:

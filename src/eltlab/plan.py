@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from eltlab.cli import options, own_keys
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
-from eltlab.common.machine import machine_of
+from eltlab.common.machine import find_machine
 from eltlab.config.cost.bill_table import (
     bill_lines,
     compared,
@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> None:
     if asked.memory is not None and not 0 < asked.memory < math.inf:
         raise UserError(f"memory={asked.memory:g}: must be a number above 0, in GiB")
     config = compose(rest)
-    machine = machine_of(config.trainer.accelerator, config.trainer.precision)
+    machine = find_machine(config.trainer.accelerator, config.trainer.precision)
     arms = compared(config)
     if asked.calibrate:
         calibrate(arms, machine)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eltlab.cli import own_keys
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError, suggest
-from eltlab.common.files import write_atomic
 from eltlab.runs import result_table
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 from eltlab.cli import open_run
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
-from eltlab.common.pictures import suffixes
+from eltlab.common.image_grids import suffixes
 from eltlab.config.checks import at_least
 from eltlab.config.schedules import SCHEDULE_FORMS, is_loop_schedule
 from eltlab.config.schema import Config
@@ -46,7 +46,7 @@ def main(overrides: list[str]) -> None:
 
     import torch
 
-    from eltlab.common.pictures import save_grid
+    from eltlab.common.image_grids import save_grid
     from eltlab.runs.loading import load_run
 
     model, _ = load_run(run.folder, config)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from eltlab.common import launcher
+from eltlab.common import ranks
 from eltlab.common.errors import UserError
 from eltlab.common.signals import Stopped
 from eltlab.common.text import mask_password, one_line
@@ -34,34 +34,34 @@ def run_command(
                 raise UserError(
                     f"{mask_password(argument)}: only key=value and --help are understood"
                 )
-        with launcher.silence_other_ranks():
+        with ranks.silence_other_ranks():
             main(arguments)
     except UserError as error:
-        launcher.wait_for_other_errors(error)
+        ranks.wait_for_other_errors(error)
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.code)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        launcher.wait_for_other_errors(error)
+        ranks.wait_for_other_errors(error)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: {one_line(what)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             print(f"stopped; {stopped}", file=sys.stderr)
         sys.exit(130)
     except Stopped as stop:
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             print(f"{stop}; {stopped}", file=sys.stderr)
         sys.exit(stop.code)
     except Exception as error:
-        launcher.wait_for_other_errors(error)
+        ranks.wait_for_other_errors(error)
         raise
 
 
-def sets_a_key(text: str) -> bool:
+def is_key_value(text: str) -> bool:
     """Whether an argument is KEY=VALUE; a path may have an = too."""
     key, equals, _ = text.partition("=")
     return bool(equals) and "/" not in key

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from eltlab.common.errors import UserError
-from eltlab.common.launcher import is_main_process, local_world_size, world_size
 from eltlab.common.processes import die_with_parent
+from eltlab.common.ranks import is_main_process, local_world_size, world_size
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from eltlab.common.version import __version__
-
 
 @cache
 def processor() -> str:
@@ -19,17 +17,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-@cache
-def code_version() -> str:
-    """The package's version, with the commit where it runs from a checkout ("+" behind: changed)."""
-    top = Path(__file__).parents[3]
-    if not (top / ".git").exists():
-        return __version__
-    describe = ["git", "-C", str(top), "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(describe, capture_output=True, text=True, check=False)
-    return f"{__version__}-{done.stdout.strip()}" if done.returncode == 0 else __version__
 
 
 def physical_memory() -> int:
@@ -49,9 +36,9 @@ class Machine(NamedTuple):
     precision: str  # 32-true | bf16-mixed
 
 
-def machine_of(accelerator: str, precision: str) -> Machine:
+def find_machine(accelerator: str, precision: str) -> Machine:
     """The machine that trainer.accelerator and trainer.precision choose here."""
-    gpu = None if accelerator == "cpu" else gpu_here()
+    gpu = None if accelerator == "cpu" else find_gpu()
     if gpu is None and accelerator != "cuda":
         threads = os.environ.get("OMP_NUM_THREADS")
         threaded = processor() + (f", {threads} threads" if threads else "")
@@ -62,7 +49,7 @@ def machine_of(accelerator: str, precision: str) -> Machine:
     return found if precision == "auto" else found._replace(precision=precision)
 
 
-def gpu_here() -> tuple[str, int | None] | None:
+def find_gpu() -> tuple[str, int | None] | None:
     """(name, bytes of memory) of the first NVIDIA device that CUDA may use, asked without torch.
 
     None for the memory of a device that shares the machine's.

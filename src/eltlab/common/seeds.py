@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from eltlab.common import launcher
+from eltlab.common import ranks
 
 
 def fold(*parts: int | str) -> int:
@@ -84,7 +84,7 @@ WHOLE_BATCH = BatchSlice()
 
 def slice_of_this_process(micro_batches: int) -> BatchSlice:
     """The slice of this process in the first micro-batch."""
-    return BatchSlice(launcher.rank(), launcher.world_size(), 0, micro_batches)
+    return BatchSlice(ranks.rank(), ranks.world_size(), 0, micro_batches)
 
 
 class BatchNoise:

@@ -1,7 +1,7 @@
 """Checks trainer.devices and trainer.nodes against the processes that a launcher started."""
 
 from eltlab.common.errors import UserError
-from eltlab.common.launcher import is_launched, local_world_size, world_size
+from eltlab.common.ranks import is_launched, local_world_size, world_size
 from eltlab.config.schema import Config
 
 

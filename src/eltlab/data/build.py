@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eltlab.common import launcher
+from eltlab.common import ranks
 from eltlab.common.seeds import WHOLE_BATCH, BatchSlice
 from eltlab.config.schema import Config
 from eltlab.data.batches import Batches, StreamedBatches
@@ -107,7 +107,7 @@ class EncodedData:
         data = config.data
         whole = data.in_memory
         if whole is None:
-            whole = self.train.fits(device, data.flip, launcher.local_world_size())
+            whole = self.train.fits(device, data.flip, ranks.local_world_size())
         steps = (config.batch_size, config.seed, start, config.steps, data.flip)
         return EncodedBatches(self.train, *steps, device, whole, data.workers, batch_slice)
 

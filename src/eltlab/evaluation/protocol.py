@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from eltlab.common.files import digest
+from eltlab.common.hashing import digest
 from eltlab.config.schema import DataConfig, SamplerConfig
 
 

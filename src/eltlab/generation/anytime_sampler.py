@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from eltlab.common import distributed
-from eltlab.common.devices import autocast, choose_precision
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import SampleNoise
 from eltlab.common.text import example_unit
+from eltlab.common.torch_device import autocast, choose_precision
 from eltlab.config.depths import DepthDistribution
 from eltlab.config.schedules import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.config.schema import Config, SamplerConfig

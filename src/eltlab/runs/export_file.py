@@ -7,9 +7,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
-from eltlab.common.files import atomic_path
-from eltlab.common.tensorfiles import read_tensors
+from eltlab.common.tensor_files import read_tensors
 from eltlab.config.flat import to_yaml
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.patch_codebook import Decoder, PatchCodebook

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eltlab.common.devices import choose_device
+from eltlab.common.torch_device import choose_device
 from eltlab.config.schema import Config
 from eltlab.data.encoded.encoded_split import tokenizer_of_set
 from eltlab.data.encoded.manifest import opened

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.files import file_lock, write_atomic
+from eltlab.common.file_locks import file_lock
 from eltlab.config.flat import flatten
 from eltlab.config.schema import Config, EncodeConfig
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from eltlab.common.machine import machine_of
+from eltlab.common.machine import find_machine
 from eltlab.common.text import format_duration, format_si, format_table
 from eltlab.config.cost.bill_table import timed_bill
 from eltlab.config.cost.flops import budget_flops
@@ -24,7 +24,7 @@ def plan_lines(study: Study, planned: list[Planned]) -> list[str]:
             head,
             f"{file.trials} trials x {len(file.seeds)} seeds, about {flops} training FLOPs",
         ]
-    machine = machine_of(study.base.trainer.accelerator, study.base.trainer.precision)
+    machine = find_machine(study.base.trainer.accelerator, study.base.trainer.precision)
     seeds = Counter(study.arm(trial.cell, trial.config) for trial in planned)
     rows, total, seconds = [], 0.0, 0.0
     for arm, config in {study.arm(t.cell, t.config): t.config for t in planned}.items():

@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.common.errors import UserError
-from eltlab.common.files import digest
+from eltlab.common.hashing import digest
 from eltlab.studies.parameters import parameters, register
 from eltlab.studies.space import Params, draw
 from eltlab.studies.storage import Storage

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eltlab.common.errors import UserError
-from eltlab.common.machine import machine_of
+from eltlab.common.machine import find_machine
 from eltlab.common.text import example_unit, format_bytes, format_duration, format_si, format_table
 from eltlab.config.checks import divides
 from eltlab.config.cost.bill import model_bill, sampling_bill
@@ -89,7 +89,7 @@ def writable(out: Path) -> Path:
 
 def check_memory(configs: list[Config]) -> None:
     """Raises UserError where the arms, which all stay in memory, do not fit."""
-    machine = machine_of(configs[0].trainer.accelerator, configs[0].trainer.precision)
+    machine = find_machine(configs[0].trainer.accelerator, configs[0].trainer.precision)
     total = side_by_side(configs, machine.kind, machine.precision)
     if machine.memory is not None and total > machine.memory:
         raise UserError(
@@ -256,8 +256,8 @@ def sample_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def facts(arm: "Arm", measure: str, asked: Turns, call: str) -> dict[str, Any]:
     """What every row says of its configuration and its machine; rows of one call took turns."""
-    from eltlab.common.devices import device_name
-    from eltlab.common.machine import code_version
+    from eltlab.common.torch_device import device_name
+    from eltlab.common.version import code_version
 
     config = arm.config
     return {

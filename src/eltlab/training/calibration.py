@@ -3,8 +3,9 @@
 import json
 from dataclasses import asdict, replace
 
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.files import file_lock, write_atomic
+from eltlab.common.file_locks import file_lock
 from eltlab.common.machine import Machine
 from eltlab.common.text import format_bytes
 from eltlab.config.cost.memory import side_by_side

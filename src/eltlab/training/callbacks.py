@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from eltlab.common import launcher
+from eltlab.common import ranks
+from eltlab.common.atomic_files import atomic_path, write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.files import atomic_path, write_atomic
-from eltlab.common.pictures import save_grid, suffixes
+from eltlab.common.image_grids import save_grid, suffixes
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit, format_loops
 from eltlab.config.flat import flatten
@@ -47,7 +47,7 @@ class Reports(AfterSteps):
         self.columns = metric_columns(config.loops)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             self.open(module)
         self.since = (module.step, module.train_seconds)
         config = module.config
@@ -76,7 +76,7 @@ class Reports(AfterSteps):
         images = (module.step - step) * module.config.batch_size
         values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
         self.since = (module.step, module.train_seconds)
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             self.write(module, values)
         return values
 
@@ -91,7 +91,7 @@ class Reports(AfterSteps):
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.bar.__exit__(None, None, None)
-        if not launcher.is_main_process():
+        if not ranks.is_main_process():
             return
         self.writer.close()
         if self.tracker is not None:
@@ -174,11 +174,7 @@ class Checkpoints(AfterSteps):
 
     def save(self, trainer: Trainer) -> None:
         """Every device gives what it holds; the first writes."""
-        with (
-            atomic_path(self.path)
-            if launcher.is_main_process()
-            else nullcontext(self.path) as place
-        ):
+        with atomic_path(self.path) if ranks.is_main_process() else nullcontext(self.path) as place:
             trainer.save_checkpoint(place)
         self.saved = time.monotonic()
 
@@ -200,7 +196,7 @@ class Grids(AfterSteps):
         loops = self.config.evaluate_loops
         assert loops  # resolve has filled it in
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             suffix = suffixes(self.config.data.frames)[0]
             path = self.folder / f"images_{module.images_seen:012}{suffix}"
             save_grid(path, rows, [format_loops(count) for count in loops])

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from eltlab.common import distributed, launcher
+from eltlab.common import distributed, ranks
 from eltlab.common.errors import UserError
-from eltlab.common.machine import machine_of
+from eltlab.common.machine import find_machine
 from eltlab.common.signals import Requests, listening
 from eltlab.config import devices
 from eltlab.config.cost.bill_table import bill_lines
@@ -34,7 +34,7 @@ def _fit(config: Config, wait: bool, requests: Requests) -> None:
     devices.adopt_launcher_devices(config)
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
-    from eltlab.common.devices import choose_device, choose_precision
+    from eltlab.common.torch_device import choose_device, choose_precision
     from eltlab.data.build import build_data
     from eltlab.evaluation.evaluate import default_loops, draws_of, evaluate_run
     from eltlab.runs.run import Run
@@ -45,12 +45,10 @@ def _fit(config: Config, wait: bool, requests: Requests) -> None:
     device = choose_device(config.trainer.accelerator)
     distributed.init_process_group(device)
     precision = choose_precision(config.trainer.precision, device)
-    print(*bill_lines(config, machine_of(device.type, precision)), sep="\n", file=sys.stderr)
+    print(*bill_lines(config, find_machine(device.type, precision)), sep="\n", file=sys.stderr)
     data = build_data(config)
     splits = None
-    if (
-        config.evaluate and launcher.is_main_process()
-    ):  # which alone measures; the others wait in held
+    if config.evaluate and ranks.is_main_process():  # which alone measures; the others wait in held
         from eltlab.evaluation.metrics import check_metrics
 
         splits = data.images(config)
@@ -67,7 +65,7 @@ def _fit(config: Config, wait: bool, requests: Requests) -> None:
 @contextmanager
 def held(run: "Run", wait: bool) -> Iterator[None]:
     """Holds the run for all of its processes: the first takes the lock, which the others await."""
-    with run.alone(wait) if launcher.is_main_process() else nullcontext():
+    with run.alone(wait) if ranks.is_main_process() else nullcontext():
         distributed.barrier()
         yield
 
@@ -79,7 +77,7 @@ def train(
     from lightning import Trainer
 
     from eltlab.common import seeds
-    from eltlab.common.devices import choose_precision
+    from eltlab.common.torch_device import choose_precision
     from eltlab.runs.checkpoints import check_architecture, read_checkpoint
     from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
     from eltlab.training.module import LoopedModule
@@ -103,7 +101,7 @@ def train(
         check_precision(checkpoint["eltlab"]["precision"], precision)
         check_images(checkpoint["eltlab"]["data"], data.hash, config)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
-    if launcher.is_main_process():
+    if ranks.is_main_process():
         run.write_config()
     module.backbone.stack.recompute = config.trainer.recompute  # type: ignore[union-attr]
     if config.trainer.compile:

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from eltlab.common import launcher
+from eltlab.common import ranks
 from eltlab.config.schema import Config
 from eltlab.training.sharding import Sharded
 
@@ -14,11 +14,11 @@ def placement(config: Config) -> dict[str, Any]:
     """Arguments of Lightning's Trainer."""
     # Said, not found out: Lightning would find SLURM too, and answer its signals by checkpoints and
     # requeues of its own. torchrun's variables are also those that cluster.py sets in a job.
-    launched = launcher.is_launched()
+    launched = ranks.is_launched()
     place: dict[str, Any] = {
         "plugins": TorchElasticEnvironment() if launched else LightningEnvironment()
     }
-    if launcher.world_size() == 1:
+    if ranks.world_size() == 1:
         return place
     if config.trainer.strategy == "fsdp":
         return place | {"strategy": Sharded()}

@@ -11,14 +11,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from eltlab.common import launcher
+from eltlab.common import ranks
 
 
 class Sharded(ModelParallelStrategy):
     """All devices share the data, none the tensors. Its checkpoints are those of one device."""
 
     def __init__(self) -> None:
-        super().__init__(launcher.world_size(), 1, save_distributed_checkpoint=False)
+        super().__init__(ranks.world_size(), 1, save_distributed_checkpoint=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
@@ -51,7 +51,7 @@ def whole(state: Any) -> Any:
         if not isinstance(value, DTensor):
             return value.cpu()
         full = value.full_tensor()
-        return full.cpu() if launcher.is_main_process() else full.new_empty(0)
+        return full.cpu() if ranks.is_main_process() else full.new_empty(0)
 
     return mapped(state, gather)
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eltlab.common.devices import autocast
 from eltlab.common.seeds import BatchNoise, BatchSlice
+from eltlab.common.torch_device import autocast
 from eltlab.config.cost.flops import macs_per_pass, network, train_flops_per_image
 from eltlab.config.schema import Config, Spent
 from eltlab.training.ema import ema_decay, ema_update

@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from eltlab.common import launcher
+from eltlab.common import ranks
 from eltlab.common.seeds import BatchNoise, BatchSlice, generator
 from eltlab.config.schema import Config
 from eltlab.data.images.image_set import as_input
@@ -44,7 +44,7 @@ class Validation(AfterSteps):
         self.at_once = max(self.VALUES // (data.tokens * of_token), 1)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             keep_rows(self.path, COLUMNS, module.start)
         self.inputs = self.inputs.to(module.device)
         self.labels = self.labels.to(module.device)
@@ -53,7 +53,7 @@ class Validation(AfterSteps):
         if module.step not in self.steps:
             return
         measured = self.measure(module)  # by every device: the average may lie in shards
-        if launcher.is_main_process():
+        if ranks.is_main_process():
             with self.path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 for line in measured:

@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eltlab.common.files import cache_dir, digest
+from eltlab.common.cache import cache_dir
+from eltlab.common.hashing import digest
 from eltlab.common.machine import Machine
 from eltlab.common.text import format_si
 from eltlab.config.cost.flops import network, params_total

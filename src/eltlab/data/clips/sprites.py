@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from eltlab.common.cache import cache_dir, make_once
 from eltlab.common.errors import UserError, first_line
-from eltlab.common.files import cache_dir, digest, make_once
+from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.data.images.image_set import ImageSet
 

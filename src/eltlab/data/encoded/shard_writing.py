@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.files import file_lock, write_atomic
+from eltlab.common.file_locks import file_lock
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
 from eltlab.data.encoded.manifest import (

@@ -10,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from eltlab.common.atomic_files import atomic_path
+from eltlab.common.cache import cache_dir, make_once
 from eltlab.common.errors import UserError
-from eltlab.common.files import atomic_path, cache_dir, digest, make_once
+from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.data.encoded.manifest import LOCK, SPLITS, Encoding, Manifest, Shard
 

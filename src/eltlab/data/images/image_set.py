@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eltlab.common.errors import UserError
-from eltlab.common.files import digest
+from eltlab.common.hashing import digest
 
 
 class ImageSet:

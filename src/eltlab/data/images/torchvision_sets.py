@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eltlab.common.cache import cache_dir
 from eltlab.common.errors import UserError
-from eltlab.common.files import cache_dir, file_lock
+from eltlab.common.file_locks import file_lock
 from eltlab.data.images.image_set import ImageSet, by_class
 
 FASHION_RAW = Path("FashionMNIST") / "raw"  # where torchvision puts them

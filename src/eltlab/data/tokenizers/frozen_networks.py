@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eltlab.common.errors import UserError
-from eltlab.common.files import digest
+from eltlab.common.hashing import digest
 
 Tensors = dict[str, Tensor]
 Settings = dict[str, Any]  # what JSON can hold

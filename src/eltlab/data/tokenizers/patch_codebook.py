@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eltlab.common.cache import cache_dir, make_once
 from eltlab.common.errors import UserError
-from eltlab.common.files import cache_dir, digest, make_once
+from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
 from eltlab.data.images.image_files import PART_BYTES, Images

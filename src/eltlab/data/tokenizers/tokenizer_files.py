@@ -5,9 +5,9 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.files import write_atomic
-from eltlab.common.tensorfiles import read_tensors
+from eltlab.common.tensor_files import read_tensors
 from eltlab.config.schema import TokenizerConfig
 from eltlab.config.tokenizer_rules import CONTINUOUS, check
 from eltlab.data.images.image_files import Images

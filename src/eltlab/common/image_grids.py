@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from eltlab.common.files import atomic_path, write_atomic
+from eltlab.common.atomic_files import atomic_path, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

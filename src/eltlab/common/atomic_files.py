@@ -1,16 +1,13 @@
-"""Files that are whole or absent, locks that die with their process, and the cache."""
+"""Writes files so that a kill leaves the old file or the new one, never a part."""
 
-import fcntl
 import glob
-import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from eltlab.common.file_locks import file_lock
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -44,15 +41,6 @@ def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def make_once(path: Path, make: Callable[[Path], None]) -> None:
-    """Has make write path, through `atomic_path`, unless it is there; of several processes that ask at
-    once one makes it and the others wait."""
-    with file_lock(path.with_suffix(".lock")):
-        if not path.is_file():
-            with atomic_path(path) as temporary:
-                make(temporary)
-
-
 def _sweep(path: Path) -> None:
     """Removes what processes of this machine that were killed while writing path left beside it."""
     prefix = f".{path.name}.{platform.node()}."
@@ -64,36 +52,3 @@ def _sweep(path: Path) -> None:
             left.unlink(missing_ok=True)
         except (ValueError, PermissionError):
             continue
-
-
-@contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds an exclusive lock on path; yields False at once where wait is off and it is taken.
-
-    flock: the kernel releases it when the process ends, however it ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def cache_dir() -> Path:
-    """$ELTLAB_CACHE, or ~/.cache/eltlab: codebooks, classifiers and reference features."""
-    return Path(os.environ.get("ELTLAB_CACHE") or Path.home() / ".cache" / "eltlab")
-
-
-def digest(*parts: Any) -> str:
-    """Twelve hex digits of arrays (shape, type and bytes) and of anything else as text."""
-    total = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            total.update(f"{part.dtype}{part.shape}".encode())
-            total.update(np.ascontiguousarray(part).tobytes())
-        else:
-            total.update(repr(part).encode())
-    return total.hexdigest()[:12]
