@@ -186,10 +186,13 @@ def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
 def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
     from conftest import tiny
 
-    from eltlab.runs.row_files import recorded
+    from eltlab.runs.row_facts import recorded_config
 
     config = tiny("data=fashion_mnist", "data.root=/somewhere/fashion", "data.patch=4")
-    assert recorded(config)["data.root"] == "fashion" and config.data.root == "/somewhere/fashion"
+    assert (
+        recorded_config(config)["data.root"] == "fashion"
+        and config.data.root == "/somewhere/fashion"
+    )
     top = Path(__file__).parents[1]
     for path in (*top.glob("analysis/data/*.jsonl"), *top.glob("benchmarks/*.jsonl")):
         for row in read_rows(path):

@@ -20,7 +20,8 @@ from eltlab.config.flat import to_yaml
 from eltlab.config.schema import Config, SlurmConfig
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.composing import parse_config
-from eltlab.runs.row_files import read_rows, recorded
+from eltlab.runs.row_facts import recorded_config
+from eltlab.runs.row_files import read_rows
 from eltlab.runs.run import Run
 from eltlab.studies.local_workers import serve
 from eltlab.studies.study import Study, load_study
@@ -135,7 +136,7 @@ def finished(run: Run) -> bool:
         return False
     measured_by = {
         key: value
-        for key, value in recorded(config).items()
+        for key, value in recorded_config(config).items()
         if key.startswith(("sampler.", "metrics."))
     }
     there = [

@@ -2,14 +2,14 @@
 
 import math
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eltlab.common import distributed, ranks
 from eltlab.config.schema import EncodeConfig
 from eltlab.data.encoded.manifest import SPLITS
-from eltlab.runs import row_files
+from eltlab.runs.row_facts import machine_facts, recorded_config
+from eltlab.runs.row_files import ROWS, append_rows
 
 if TYPE_CHECKING:
     from eltlab.data.encoded.manifest import Encoding
@@ -72,8 +72,6 @@ def measure(
     pace: "Pace",
 ) -> None:
     """One row of kind tokenizer in the folder: what every model on the set is read against."""
-    from eltlab.common.torch_device import device_name
-    from eltlab.common.version import code_version
     from eltlab.data.tokenizers.per_frame import over
     from eltlab.evaluation.metrics import build_metrics
     from eltlab.evaluation.tokenizer_floor import floor
@@ -86,16 +84,14 @@ def measure(
         "kind": "tokenizer",
         "run": out.name,
         "name": tokenizer.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": code_version(),
-        "device": device_name(tokenizer.device),
+        **machine_facts(tokenizer.device),
         "data": config.data.name,
         "tokens": tokens_of(encoding),
         "images_per_second": pace.images / pace.seconds if pace.images else None,
-        "cfg": row_files.recorded(config),
+        "cfg": recorded_config(config),
         **floor(over(tokenizer, config.data.frames), train, test, config.metrics.samples, metrics),
     }
-    row_files.append_rows(out / row_files.ROWS, [row])
+    append_rows(out / ROWS, [row])
     psnr = "" if row["psnr"] is None else f"PSNR {row['psnr']:.2f} dB, "
     print(f"{tokenizer.name}: {psnr}{metrics.headline(row)}", file=sys.stderr)
 

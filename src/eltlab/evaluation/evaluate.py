@@ -5,7 +5,6 @@ import io
 import json
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,14 @@ from eltlab.common.errors import UserError
 from eltlab.common.file_locks import file_lock
 from eltlab.common.hashing import digest
 from eltlab.common.text import format_loops
-from eltlab.config.cost.bill import exact, model_bill, sampling_bill
+from eltlab.config.cost.bill import exact, sampling_bill
 from eltlab.config.cost.flops import train_flops
 from eltlab.config.depths import DepthDistribution
 from eltlab.config.identity import identity
 from eltlab.config.schedules import SCHEDULE_FORMS, LoopSchedule, is_loop_schedule
 from eltlab.config.schema import Config
 from eltlab.runs import row_files
+from eltlab.runs.row_facts import recorded_config, row_facts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def default_loops(config: Config) -> Any:
 
 def unmeasured(run: "Run", config: Config, loops: list[LoopSchedule], seed: int) -> int:
     """How many of these have no row of this very configuration."""
-    cfg = json.loads(json.dumps(row_files.recorded(config)))
+    cfg = json.loads(json.dumps(recorded_config(config)))
     same = [row for row in row_files.read_rows(run.rows) if row.get("cfg") == cfg]
     known = {named(row) for row in same if row["kind"] == "eval" and row["sample_seed"] == seed}
     return sum(named(columns(asked, config)) not in known for asked in loops)
@@ -101,7 +101,7 @@ def evaluate_run(
         protocol["clips"] = clips_of(pixels_of(config))
     if config.objective.source is not None:  # the sampler is the extension's own code
         protocol["objective"] = config.objective.source
-    known = {row_files.identity(row) for row in row_files.read_rows(run.rows)}
+    known = {row_files.measurement_key(row) for row in row_files.read_rows(run.rows)}
     for asked in loops:
         name = name_of(asked, config.sampler.halting)
         row = {
@@ -113,7 +113,7 @@ def evaluate_run(
             "protocol_text": json.dumps(protocol, sort_keys=True),
             "sample_seed": seed,
         }
-        if row_files.identity(row) in known:
+        if row_files.measurement_key(row) in known:
             print(f"{name}: measured before", file=sys.stderr)
             continue
         distributed.broadcast(asked)
@@ -208,26 +208,21 @@ def write_dynamics(path: Path, row: dict[str, Any], updates: list[list[float]]) 
 
 def facts(run: "Run", model: "AnytimeSampler", counters: dict[str, Any]) -> dict[str, Any]:
     """What every row of a run says of its configuration, its training and its machine."""
-    from eltlab.common.torch_device import device_name
-    from eltlab.common.version import code_version
-
     config = as_trained(model.config, run.config)
-    assert config.name is not None
+    here = row_facts(config, model.device, model.precision)
     return {
-        **model_bill(config, model.device.type, model.precision),
+        **here,
         "run": f"{config.name}/{identity(run.config)}",  # wherever its folder has moved
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": counters["code"],
         "device": counters["device"],
-        "evaluated_code": code_version(),
-        "evaluated_device": device_name(model.device),
+        "evaluated_code": here["code"],
+        "evaluated_device": here["device"],
         "study": config.study,
         "trial": config.trial,
         "images_seen": counters["images_seen"],
         "train_seconds": counters["train_seconds"],
         "images_per_second": counters["images_seen"] / max(counters["train_seconds"], 1e-9),
         "peak_memory_bytes": counters["peak_memory_bytes"],
-        **row_files.described(config),
     }
 
 

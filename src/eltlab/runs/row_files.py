@@ -8,8 +8,6 @@ from typing import Any
 from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
 from eltlab.common.file_locks import file_lock
-from eltlab.config.flat import flatten
-from eltlab.config.schema import Config, EncodeConfig
 
 ROWS = "rows.jsonl"  # of every run, and of an encoded set
 
@@ -31,7 +29,7 @@ NEEDED = (
 IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
 
 
-def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+def measurement_key(row: dict[str, Any]) -> tuple[Any, ...]:
     if row["kind"] == "bench":  # a machine is timed again and again: no measurement is the same
         return row["kind"], row["created"]
     return tuple(requested_loops(row) if key == "loops" else row.get(key) for key in IDENTITY)
@@ -41,35 +39,6 @@ def requested_loops(row: dict[str, Any]) -> int | None:
     """The loops that were asked for, where they were a count: those that a schedule or halting spent are a
     result, and its name says what was asked for."""
     return row.get("loops") if row.get("loop_schedule") == "constant" else None
-
-
-def described(config: Config) -> dict[str, Any]:
-    """The columns that say which configuration a row is of, and the whole of it as cfg."""
-    return {
-        "name": config.name,
-        "seed": config.seed,
-        "data": config.data.name,
-        "objective": config.objective.name,
-        "supervision": config.supervision.name,
-        "model": config.model.name,
-        "loops_train": config.loops,
-        "cfg": recorded(config),
-    }
-
-
-# Rows travel: of a path they keep the name, not where it lay.
-PATHS = (
-    *("runs_dir", "out", "data.root", "metrics.weights", "metrics.images", "tokenizer.weights"),
-    *("objective.file", "supervision.file"),
-)
-
-
-def recorded(config: Config | EncodeConfig) -> dict[str, Any]:
-    """Every key of the configuration."""
-    return {
-        key: Path(value).name if key in PATHS and value is not None else value
-        for key, value in flatten(config).items()
-    }
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -102,8 +71,8 @@ def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
     """Adds the rows that are not there yet, under a lock, by renaming a whole file; returns how many."""
     with file_lock(path.with_suffix(".lock")):
         rows = read_rows(path)
-        known = {identity(row) for row in rows}
-        added = [row for row in new if identity(row) not in known]
+        known = {measurement_key(row) for row in rows}
+        added = [row for row in new if measurement_key(row) not in known]
         if added:
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows + added)
             write_atomic(path, text)

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +17,8 @@ from eltlab.config.cost.memory import side_by_side
 from eltlab.config.depths import DepthDistribution
 from eltlab.config.schedules import is_loop_count
 from eltlab.config.schema import Config
-from eltlab.runs import row_files
 from eltlab.runs.composing import compose
+from eltlab.runs.row_facts import row_facts
 
 if TYPE_CHECKING:
     from eltlab.data.build import Data, EncodedData
@@ -256,23 +255,17 @@ def sample_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def facts(arm: "Arm", measure: str, asked: Turns, call: str) -> dict[str, Any]:
     """What every row says of its configuration and its machine; rows of one call took turns."""
-    from eltlab.common.torch_device import device_name
-    from eltlab.common.version import code_version
-
     config = arm.config
     return {
         "kind": "bench",
         "measure": measure,
         "call": call,
-        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "code": code_version(),
-        "device": device_name(arm.device),
         "precision": arm.precision,
         "loops": config.loops,
         "repeats": asked.repeats,
         "warmup": asked.warmup,
-        **model_bill(config, arm.device.type, arm.precision),
-        **row_files.described(config),
+        # Microseconds, because `created` alone tells one timing of a machine from the next.
+        **row_facts(config, arm.device, arm.precision, timespec="microseconds"),
     }
 
 
