@@ -400,7 +400,7 @@ def test_a_signal_to_the_launcher_stops_all_processes(
     assert process.returncode == 128 + number and out == ""
     assert err.count("fit: ") == 1  # only the first process speaks
     if number == signal.SIGINT:
-        assert err.count("stopped; the same command goes on from the last checkpoint") == 1
+        assert err.count("stopped; the same command resumes from the last checkpoint") == 1
     assert "Traceback" not in err and "torch" not in err and "rank" not in err
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from eltlab.cli import open_run
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
-from eltlab.common.image_grids import suffixes
+from eltlab.common.image_grids import grid_suffixes
 from eltlab.config.checks import at_least
 from eltlab.config.schedules import SCHEDULE_FORMS, is_loop_schedule
 from eltlab.config.schema import Config
@@ -53,7 +53,7 @@ def main(overrides: list[str]) -> None:
     drawn = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
     assert drawn is not None  # by this process alone
     rows = drawn.images.split(math.ceil(math.sqrt(asked.count)))
-    out = asked.out or "grid" + suffixes(config.data.frames)[0]
+    out = asked.out or "grid" + grid_suffixes(config.data.frames)[0]
     save_grid(Path(out).expanduser(), list(rows), [""] * len(rows))
     print(f"out: {out}")
 
@@ -72,7 +72,7 @@ def check_request(config: Config, asked: Asked) -> list[int]:
         raise UserError(
             f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]"
         )
-    fitting = suffixes(config.data.frames)
+    fitting = grid_suffixes(config.data.frames)
     if asked.out is not None and Path(asked.out).suffix.lower() not in fitting:
         what = "pictures are PNG files" if config.data.frames == 1 else "clips are GIF or MP4 files"
         raise UserError(f"out={asked.out}: {what}; end the name in {' or '.join(fitting)}")

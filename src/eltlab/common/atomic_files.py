@@ -11,7 +11,7 @@ from eltlab.common.file_locks import file_lock
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes to a temporary name beside path and renames: a kill leaves the old file or the new."""
+    """Writes content to path through `atomic_path`."""
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -19,12 +19,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """A temporary path to write to; flushed to disk and renamed to path where the block succeeds.
+    """A temporary path beside path to write to; after the block it is flushed and renamed to path.
 
-    keep: a lock under which a file that has come to path meanwhile stays, and this one is dropped.
+    An exception in the block leaves path as it was. keep: a lock; if another process has created path
+    meanwhile, that file is kept and this one is dropped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    _remove_leftovers(path)
+    # The host and process id let _remove_leftovers tell a writer that was killed from one at work.
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -34,21 +36,21 @@ def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
             if keep is None or not path.exists():
                 os.replace(temporary, path)
     except OSError as error:
-        if str(error.filename) == str(temporary):  # a name that only we know
+        if str(error.filename) == str(temporary):  # the user knows path, not the temporary name
             error.filename, error.filename2 = str(path), None
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
-    """Removes what processes of this machine that were killed while writing path left beside it."""
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary files of processes on this host that were killed while writing path."""
     prefix = f".{path.name}.{platform.node()}."
-    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        pid = left.name.removeprefix(prefix).removesuffix(".tmp")
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        pid = leftover.name.removeprefix(prefix).removesuffix(".tmp")
         try:
-            os.kill(int(pid), 0)
+            os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
         except ProcessLookupError:
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
         except (ValueError, PermissionError):
             continue

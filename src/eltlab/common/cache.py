@@ -14,8 +14,10 @@ def cache_dir() -> Path:
 
 
 def make_once(path: Path, make: Callable[[Path], None]) -> None:
-    """Has make write path, through `atomic_path`, unless it is there; of several processes that ask at
-    once one makes it and the others wait."""
+    """Calls make(temporary) unless path exists, and renames temporary to path.
+
+    If several processes call it, one makes the file and the others wait for it.
+    """
     with file_lock(path.with_suffix(".lock")):
         if not path.is_file():
             with atomic_path(path) as temporary:

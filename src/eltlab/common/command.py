@@ -1,4 +1,4 @@
-"""Runs a command: exit codes, one-line errors, signals. Shared by the verbs and analysis."""
+"""Runs a verb: exit codes, one-line errors, signals. Shared by the verbs and analysis."""
 
 import os
 import sys
@@ -9,16 +9,16 @@ from eltlab.common.errors import UserError
 from eltlab.common.signals import Stopped
 from eltlab.common.text import mask_password, one_line
 
-RESUMES = "the same command goes on from the last checkpoint"
+RESUMES = "the same command resumes from the last checkpoint"
 
 
 def run_command(
     main: Callable[[list[str]], None], usage: Callable[[], str], stopped: str = RESUMES
 ) -> None:
-    """Runs main(overrides) on the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C,
-    143 and 140 for a fit that SIGTERM and SIGUSR2 stopped.
+    """Runs main(arguments) on the command line and exits.
 
-    stopped: what a user who stops it should know.
+    Exit codes: 0, 2 for invalid input, 130 for Ctrl-C, 143 and 140 for SIGTERM and SIGUSR2.
+    stopped: what to tell a user who stops the command.
     """
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
@@ -28,7 +28,7 @@ def run_command(
         for argument in arguments:
             if argument in ("-m", "--multirun"):
                 raise UserError(
-                    f"{argument}: a run is one configuration; for studies over many: python -m eltlab.sweep"
+                    f"{argument}: a run is one configuration; use python -m eltlab.sweep for several"
                 )
             if argument.startswith("-"):
                 raise UserError(
@@ -37,17 +37,14 @@ def run_command(
         with ranks.silence_other_ranks():
             main(arguments)
     except UserError as error:
-        ranks.wait_for_other_errors(error)
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(error.code)
-    except BrokenPipeError:  # whoever read our output has seen enough
+        _exit_with(error, str(error), error.code)
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
+        # Python flushes stdout at exit and would report the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        ranks.wait_for_other_errors(error)
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {one_line(what)}", file=sys.stderr)
-        sys.exit(2)
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _exit_with(error, text, 2)
     except KeyboardInterrupt:
         if ranks.is_main_process():
             print(f"stopped; {stopped}", file=sys.stderr)
@@ -61,7 +58,13 @@ def run_command(
         raise
 
 
+def _exit_with(error: Exception, text: str, code: int) -> None:
+    ranks.wait_for_other_errors(error)
+    print(f"error: {one_line(text)}", file=sys.stderr)
+    sys.exit(code)
+
+
 def is_key_value(text: str) -> bool:
-    """Whether an argument is KEY=VALUE; a path may have an = too."""
+    """Whether an argument is KEY=VALUE and not a path, which may also contain "="."""
     key, equals, _ = text.partition("=")
     return bool(equals) and "/" not in key

@@ -13,37 +13,36 @@ if TYPE_CHECKING:
     import torch
 
 
-# How long a step waits for another process: one that hangs, and did not end, is noticed after that. The
-# launcher notices one that ended, and ends the others.
+# How long a collective in a training step waits for a process that hangs. A process that dies is noticed
+# at once: the launcher then ends the others.
 WAIT = timedelta(hours=2)
 
-
-# How long the others wait where the first works alone, or the slowest is awaited: it measures against all
-# of ImageNet, holds a set's shards against its manifest, or waits for the lock of a run that another command
-# trains. None of it has a limit that could be known, and nothing computed is lost meanwhile.
+# How long the other ranks wait while rank 0 works alone or the slowest rank catches up: decoding all of
+# ImageNet, checking shards against a manifest, waiting for a lock. No useful limit is known for these.
 PATIENCE = timedelta(days=30)
 
-
-_patient: Any = None  # the group of all processes that waits as long
+_patient: Any = None  # a group of all processes whose collectives time out after PATIENCE
 
 
 def init_process_group(device: "torch.device") -> None:
-    """Meets the other processes of this run. Raises UserError where there are too few devices."""
+    """Joins the other processes of this run. Raises UserError if there are too few CUDA devices."""
     if world_size() == 1:
         return
     import torch
     import torch.distributed as dist
 
-    die_with_parent(os.getppid(), signal.SIGTERM)  # of the launcher, however that dies
+    # However the launcher dies, its processes end.
+    die_with_parent(os.getppid(), signal.SIGTERM)
     if device.type == "cuda":
-        wanted, there = local_world_size(), torch.cuda.device_count()
-        if wanted > there:
+        requested, available = local_world_size(), torch.cuda.device_count()
+        if requested > available:
             raise UserError(
-                f"trainer.devices={wanted}: torch finds {there} CUDA devices here; give at most as many"
+                f"trainer.devices={requested}: torch finds {available} CUDA devices here; "
+                "give at most as many"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        # Flags and samples lie on the CPU: to tell them needs no wait for the device.
+        # Gloo as well: flags and samples are on the CPU, and NCCL would wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=WAIT)
         global _patient
@@ -51,20 +50,19 @@ def init_process_group(device: "torch.device") -> None:
 
 
 def world_size_and_rank() -> tuple[int, int]:
-    """How many processes have joined, and which of them this is: (1, 0) where none has."""
+    """The world size and this rank after `init_process_group`, else (1, 0)."""
     import torch.distributed as dist
 
-    there = dist.is_available() and dist.is_initialized()
-    return (dist.get_world_size(), dist.get_rank()) if there else (1, 0)
+    initialized = dist.is_available() and dist.is_initialized()
+    return (dist.get_world_size(), dist.get_rank()) if initialized else (1, 0)
 
 
 def is_distributed() -> bool:
-    """Whether this process has joined others."""
     return world_size_and_rank()[0] > 1
 
 
 def barrier() -> None:
-    """Returns when every process is here, however long that takes."""
+    """Returns when every process has called it, waiting up to PATIENCE."""
     if is_distributed():
         import torch.distributed as dist
 
@@ -72,7 +70,7 @@ def barrier() -> None:
 
 
 def all_reduce_mean(values: "torch.Tensor") -> "torch.Tensor":
-    """Of all processes' values, which lie on their devices."""
+    """The mean over all processes, on the device of values."""
     if not is_distributed():
         return values
     import torch.distributed as dist
@@ -83,7 +81,7 @@ def all_reduce_mean(values: "torch.Tensor") -> "torch.Tensor":
 
 
 def broadcast(value: Any = None) -> Any:
-    """What the first process gives, however long that takes."""
+    """Rank 0's value on every rank, waiting up to PATIENCE for it."""
     if not is_distributed():
         return value
     import torch.distributed as dist
@@ -94,11 +92,11 @@ def broadcast(value: Any = None) -> Any:
 
 
 def gather(value: Any) -> list[Any] | None:
-    """What every process gives, in the order of ranks, for the first one; None for the others."""
+    """The values of all ranks in order, on rank 0; None on the other ranks."""
     if not is_distributed():
         return [value]
     import torch.distributed as dist
 
-    found = [None] * world_size() if is_main_process() else None
-    dist.gather_object(value, found)
-    return found
+    values = [None] * world_size() if is_main_process() else None
+    dist.gather_object(value, values)
+    return values

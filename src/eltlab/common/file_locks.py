@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds an exclusive lock on path; yields False at once where wait is off and it is taken.
+    """Holds an exclusive lock on path. Yields True, or at once False if it is taken and wait is off.
 
-    flock: the kernel releases it when the process ends, however it ends.
+    The kernel releases a flock when the process ends, even if it is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

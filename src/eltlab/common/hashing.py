@@ -7,7 +7,7 @@ import numpy as np
 
 
 def digest(*parts: Any) -> str:
-    """Twelve hex digits of arrays (shape, type and bytes) and of anything else as text."""
+    """Twelve hex digits: of an array's type, shape and bytes, and of any other value's repr."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

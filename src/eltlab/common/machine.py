@@ -1,4 +1,4 @@
-"""Facts about the machine and the code that a row records."""
+"""Facts about this machine, found without torch: processor, GPU and memory."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 @cache
-def processor() -> str:
+def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
@@ -20,7 +20,7 @@ def processor() -> str:
 
 
 def physical_memory() -> int:
-    """Bytes of memory in this machine, or that a container or a batch job may take of it."""
+    """Bytes of memory in this machine, or the limit of the container or batch job if it is lower."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     allowed = limit.read_text().strip() if limit.is_file() else "max"
@@ -28,33 +28,33 @@ def physical_memory() -> int:
 
 
 class Machine(NamedTuple):
-    """Where a run would train, as far as can be told without torch."""
+    """The device a run would train on."""
 
     kind: str  # cpu | cuda
-    name: str | None  # of the processor or the GPU; None: a GPU that is not here
-    memory: int | None  # bytes
+    name: str | None  # of the processor or the GPU; None if cuda was requested and no GPU is here
+    memory: int | None  # bytes; None if unknown
     precision: str  # 32-true | bf16-mixed
 
 
 def find_machine(accelerator: str, precision: str) -> Machine:
-    """The machine that trainer.accelerator and trainer.precision choose here."""
+    """The machine that trainer.accelerator and trainer.precision select here."""
     gpu = None if accelerator == "cpu" else find_gpu()
     if gpu is None and accelerator != "cuda":
         threads = os.environ.get("OMP_NUM_THREADS")
-        threaded = processor() + (f", {threads} threads" if threads else "")
-        found = Machine("cpu", threaded, physical_memory(), "32-true")
+        name = processor_name() + (f", {threads} threads" if threads else "")
+        found = Machine("cpu", name, physical_memory(), "32-true")
     else:
-        name, memory = gpu or (None, None)
-        found = Machine("cuda", name, memory, "bf16-mixed")
+        found = Machine("cuda", *(gpu or (None, None)), "bf16-mixed")
     return found if precision == "auto" else found._replace(precision=precision)
 
 
 def find_gpu() -> tuple[str, int | None] | None:
-    """(name, bytes of memory) of the first NVIDIA device that CUDA may use, asked without torch.
+    """(name, bytes of memory) of the first NVIDIA GPU visible to CUDA, from nvidia-smi.
 
-    None for the memory of a device that shares the machine's.
+    The memory is None for a GPU that shares the machine's.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # As in CUDA, an empty value or -1 hides all GPUs.
     if visible is not None and (not visible.strip() or visible.startswith("-")):
         return None
     if shutil.which("nvidia-smi") is None:

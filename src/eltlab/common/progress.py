@@ -1,72 +1,53 @@
-"""One progress bar for everything that takes long; quiet lines where stderr is not a terminal."""
+"""A progress bar on a terminal, and occasional lines elsewhere."""
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-QUIET_SECONDS = 30.0  # between two lines where nobody watches a bar
+from eltlab.common.text import format_clock
+
+QUIET_SECONDS = 30.0  # between two lines if stderr is not a terminal
 
 
 class Bar:
-    """``with Bar("train", total, done) as bar: bar.update(done, "loss 0.3")``; counts in images,
-    or in another unit.
+    """``with Bar("train", total, done) as bar: bar.update(done, "loss 0.3")``.
 
-    On a terminal: a bar with the rate and the time left. Elsewhere a line every half minute.
+    unit: what total and done count. Shows the mean rate and the time left.
     """
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "images") -> None:
         self.label, self.total, self.first, self.unit = label, total, done, unit
-        self.started = self.spoke = time.monotonic()
-        self.progress: Progress | None = None
-        if sys.stderr.isatty():
-            self.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )
-            self.task = self.progress.add_task(label, total=total, completed=done, rate="", note="")
+        self.started = self.printed = time.monotonic()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self.task = self.progress.add_task(label, total=total, completed=done, rate="", note="")
 
     def __enter__(self) -> "Bar":
-        if self.progress is not None:
-            self.progress.start()
+        self.progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.progress is not None:
-            self.progress.stop()
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
 
     def update(self, done: int, note: str = "") -> None:
-        # The mean rate since the start: it is there after one step, however long a step takes.
-        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        left = f"{rate:,.0f} {self.unit}/s, {duration((self.total - done) / max(rate, 1e-9))} left"
-        if self.progress is not None:
-            self.progress.update(self.task, completed=done, rate=left, note=note)
-        elif time.monotonic() - self.spoke >= QUIET_SECONDS:
-            self.spoke = time.monotonic()
+        now = time.monotonic()
+        # The mean since the start, which is known after one step, however long steps take.
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        left = (
+            f"{rate:,.0f} {self.unit}/s, {format_clock((self.total - done) / max(rate, 1e-9))} left"
+        )
+        self.progress.update(self.task, completed=done, rate=left, note=note)
+        if self.progress.disable and now - self.printed >= QUIET_SECONDS:
+            self.printed = now
             text = f"{self.label}: {done:,} of {self.total:,} {self.unit}, {left} {note}"
             print(text.rstrip(), file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

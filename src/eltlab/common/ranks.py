@@ -1,4 +1,4 @@
-"""The rank of this process and the world size, as torchrun's environment variables say. Free of torch."""
+"""The rank of this process and the world size, from torchrun's environment variables, without torch."""
 
 import os
 import time
@@ -7,13 +7,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from eltlab.common.errors import UserError
 
-# Seconds between an error here and its report. What another process has to say comes first: ours may
-# be a consequence, and the launcher ends all of them with the first that leaves.
-AFTER_OTHERS, AFTER_MISTAKES = 5.0, 2.0
+# Seconds between an error and its report: on the other ranks, and on rank 0 if it is not invalid input.
+# An error is often a consequence of another rank's, which should be seen first, and the launcher ends
+# all processes as soon as one exits.
+OTHER_RANKS_SECONDS, MAIN_SECONDS = 5.0, 2.0
 
 
 def is_launched() -> bool:
-    """Whether a launcher started this process, perhaps as the only one."""
+    """Whether a launcher such as torchrun started this process, perhaps as the only one."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
 
 
@@ -22,23 +23,23 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work on the run."""
+    """The number of processes of the run."""
     return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
 
 def local_world_size() -> int:
-    """How many of them on this node."""
+    """The number of processes on this node."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that prints, holds the run and writes its files."""
+    """Whether this is rank 0, which prints, holds the run's lock and writes its files."""
     return rank() == 0
 
 
 @contextmanager
 def silence_other_ranks() -> Iterator[None]:
-    """Nothing that the other processes print is seen; an exception that leaves the block can be."""
+    """Discards what ranks above 0 print in the block, but not an exception that leaves it."""
     if is_main_process():
         yield
         return
@@ -47,10 +48,10 @@ def silence_other_ranks() -> Iterator[None]:
 
 
 def wait_for_other_errors(error: BaseException) -> None:
-    """Returns when this process may show its error: the first one's mistakes at once."""
+    """Waits before this process reports its error, unless it is rank 0's invalid input."""
     if world_size() == 1:
         return
     if not is_main_process():
-        time.sleep(AFTER_OTHERS)
+        time.sleep(OTHER_RANKS_SECONDS)
     elif not isinstance(error, UserError):
-        time.sleep(AFTER_MISTAKES)
+        time.sleep(MAIN_SECONDS)

@@ -1,4 +1,4 @@
-"""How numbers, tables and addresses are written for people."""
+"""Formats numbers, tables, names and addresses for people."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ PREFIXES = " kMGTPEZYRQ"
 
 
 def format_si(value: float, unit: str = "") -> str:
-    """Four digits and a prefix of powers of 1000: 122.9k, 7.308M, with a unit 29.9 GFLOP/s."""
+    """Four digits and an SI prefix: 122.9k, 7.308M; with a unit, 29.9 GFLOP/s."""
     power = 0
     while abs(value) >= 999.95 and power < len(PREFIXES) - 1:
         value, power = value / 1000, power + 1
@@ -25,7 +25,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Three digits of the unit that suits: 4.21 ms, 58 s, 12.5 min, 3.2 h, 17 days."""
+    """Three digits in a suitable unit: 4.21 ms, 58 s, 12.5 min, 3.2 h, 17 days."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     for unit, length, most in (("s", 1, 100), ("min", 60, 90), ("h", 3600, 48)):
@@ -34,8 +34,15 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 86400:,.3g} days" if seconds < 864e5 else f"{seconds / 86400:,.0f} days"
 
 
+def format_clock(seconds: float) -> str:
+    """As a clock shows it: 1:02:03 or 2:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def example_unit(shape: Sequence[int]) -> str:
-    """What examples of a shape are counted in: images [C, H, W], clips [F, C, H, W]."""
+    """What to call examples of a shape: images [C, H, W], clips [F, C, H, W]."""
     return "images" if len(shape) == 3 else "clips"
 
 
@@ -44,26 +51,26 @@ def format_loops(loops: int) -> str:
 
 
 def printable_name(name: str | Path) -> str:
-    """As it is; quoted where it would break a line, or cannot be written."""
+    """The name, quoted and escaped if it has characters that cannot be printed on one line."""
     text = str(name)
     return text if text.isprintable() else repr(text)
 
 
 def one_line(text: str) -> str:
-    """With what would break the line, or cannot be written, as it is escaped in Python."""
+    """The text, with characters that cannot be printed on one line escaped as in Python."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def mask_password(url: str) -> str:
-    """The URL without its password, also where it is not a well-formed one."""
-    # To the last @: a password whose own @ is not escaped is hidden whole.
+    """The URL with its password replaced by ***, even if it is not well formed."""
+    # Up to the last @, because the password may contain an unescaped @.
     start = "://[^:/@]*:" if "://" in url else "^[^:]*:"
     masked = re.sub(f"({start}).*@", r"\1***@", url, count=1, flags=re.DOTALL)
     return re.sub(r"(?i)(password\s*=\s*)[^&\s]+", r"\1***", masked)
 
 
 def format_table(rows: list[list[str]]) -> list[str]:
-    """A table as lines: the first column to the left, the others to the right."""
+    """The lines of a table: the first column aligned left, the rest right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()

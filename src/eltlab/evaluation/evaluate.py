@@ -175,13 +175,13 @@ def name_of(loops: LoopSchedule, halting: float | None) -> str:
 
 def keep_tiles(folder: Path, loops: LoopSchedule, config: Config, images: "Tensor") -> None:
     """The first images of a loop count, in two rows, for pictures that compare runs."""
-    from eltlab.common.image_grids import save_grid, suffixes
+    from eltlab.common.image_grids import grid_suffixes, save_grid
 
     name = f"list_{digest(loops)}" if isinstance(loops, list) else f"{loops:0>3}"
     if config.sampler.halting is not None:
         name += f"_halting_{config.sampler.halting}"
     rows = [images[: TILES // 2], images[TILES // 2 : TILES]]
-    save_grid(folder / f"loops_{name}{suffixes(config.data.frames)[0]}", rows, ["", ""])
+    save_grid(folder / f"loops_{name}{grid_suffixes(config.data.frames)[0]}", rows, ["", ""])
 
 
 DYNAMICS = ["protocol", "images_seen", "sample_seed", "loops", "step", "loop", "update"]

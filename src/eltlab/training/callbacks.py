@@ -13,7 +13,7 @@ from lightning import Callback, Trainer
 from eltlab.common import ranks
 from eltlab.common.atomic_files import atomic_path, write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.image_grids import save_grid, suffixes
+from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit, format_loops
 from eltlab.config.flat import flatten
@@ -197,7 +197,7 @@ class Grids(AfterSteps):
         assert loops  # resolve has filled it in
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
         if ranks.is_main_process():
-            suffix = suffixes(self.config.data.frames)[0]
+            suffix = grid_suffixes(self.config.data.frames)[0]
             path = self.folder / f"images_{module.images_seen:012}{suffix}"
             save_grid(path, rows, [format_loops(count) for count in loops])
         module.tick(count=False)
