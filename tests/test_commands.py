@@ -1,10 +1,13 @@
-"""The commands of analysis/ as people type them: on committed rows, and with mistakes."""
+"""The list of verbs, and the commands of analysis/ on committed rows and with invalid input."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import eltlab
 
 FIGURES = {
     "anytime": ["anytime_small"],
@@ -74,3 +77,21 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_package_lists_its_verbs_without_heavy_imports() -> None:
+    heavy = "{'torch', 'lightning', 'hydra', 'pandas', 'optuna'} & set(sys.modules)"
+    code = f"import runpy, sys; runpy.run_module('eltlab', run_name='__main__'); print(sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    usage, *_, imported = done.stdout.splitlines()
+    assert usage == "usage: python -m eltlab.VERB [KEY=VALUE …]" and imported == "[]"
+    package = Path(eltlab.__file__).parent
+    verbs = [path.stem for path in package.glob("*.py") if "run_command(" in path.read_text()]
+    for verb in set(verbs) - {"__main__"}:
+        assert re.search(rf"^  {verb} +\S+ ", done.stdout, re.MULTILINE), verb
+
+
+def test_a_verb_after_the_package_is_one_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "eltlab", "fitt"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: fitt: run a verb as python -m eltlab.VERB; did you mean fit?\n"

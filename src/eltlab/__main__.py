@@ -1,7 +1,10 @@
-"""python -m eltlab: the verbs, one line each."""
+"""python -m eltlab: lists the verbs."""
 
 import ast
 from pathlib import Path
+
+from eltlab.common.command import run_command
+from eltlab.common.errors import UserError, suggest
 
 VERBS = (
     *("plan", "fit", "evaluate", "sample", "sweep", "report"),
@@ -9,17 +12,27 @@ VERBS = (
 )
 
 
-def main() -> None:
-    print("The verbs of eltlab; each answers --help:\n")
-    for verb in VERBS:
-        print(f"  {_first_line(verb)}")
+def main(arguments: list[str]) -> None:
+    if arguments:
+        hint = suggest(arguments[0], VERBS, "verbs")
+        raise UserError(f"{arguments[0]}: run a verb as python -m eltlab.VERB; {hint}")
+    print(usage())
 
 
-def _first_line(verb: str) -> str:
-    """The first line of a verb's docstring, read without importing it."""
+def usage() -> str:
+    return (
+        "usage: python -m eltlab.VERB [KEY=VALUE …]\n\n"
+        + "\n".join(f"  {verb:<9}  {_summary(verb)}" for verb in VERBS)
+        + "\n\npython -m eltlab.VERB --help explains a verb and its keys."
+    )
+
+
+def _summary(verb: str) -> str:
+    """What the first line of a verb's docstring says after its usage, read without importing it."""
     source = (Path(__file__).parent / f"{verb}.py").read_text(encoding="utf-8")
-    return str(ast.get_docstring(ast.parse(source))).splitlines()[0]
+    first_line = str(ast.get_docstring(ast.parse(source))).splitlines()[0]
+    return first_line.partition(": ")[2]
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, usage)

@@ -41,10 +41,11 @@ def find_machine(accelerator: str, precision: str) -> Machine:
     gpu = None if accelerator == "cpu" else find_gpu()
     if gpu is None and accelerator != "cuda":
         threads = os.environ.get("OMP_NUM_THREADS")
-        name = processor_name() + (f", {threads} threads" if threads else "")
-        found = Machine("cpu", name, physical_memory(), "32-true")
+        processor = processor_name() + (f", {threads} threads" if threads else "")
+        found = Machine("cpu", processor, physical_memory(), "32-true")
     else:
-        found = Machine("cuda", *(gpu or (None, None)), "bf16-mixed")
+        name, memory = gpu or (None, None)
+        found = Machine("cuda", name, memory, "bf16-mixed")
     return found if precision == "auto" else found._replace(precision=precision)
 
 
