@@ -20,13 +20,13 @@ from eltlab.common.package_folders import package_folder
 from eltlab.common.text import format_si, format_table
 from eltlab.config.cost.flops import (
     budget_flops,
+    cost_per_sample,
     evaluations_per_step,
     macs_attention,
     macs_trunk,
     network,
     params_blocks,
     params_total,
-    per_sample,
     requested_depths,
 )
 from eltlab.config.parsing import compose_node, parse_overrides, to_config
@@ -88,8 +88,8 @@ class Computed:
 def compute_row(config: Config) -> Computed:
     net = network(config)
     spent = requested_depths(config.loops, config.sampler.steps)
-    trunk = per_sample(config, spent, partial(macs_trunk, net))
-    attention = per_sample(config, spent, partial(macs_attention, net))
+    trunk = cost_per_sample(config, spent, partial(macs_trunk, net))
+    attention = cost_per_sample(config, spent, partial(macs_attention, net))
     return Computed(
         params_blocks(net),
         params_total(net),

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eltlab.config.cost.flops import (
     Network,
+    cost_per_sample,
     macs_attention,
     macs_layer,
     macs_per_pass,
@@ -21,7 +22,6 @@ from eltlab.config.cost.flops import (
     params_embedding,
     params_head,
     params_total,
-    per_sample,
     requested_depths,
     train_flops,
     train_flops_per_image,
@@ -230,7 +230,7 @@ def test_the_twin_of_a_modulated_network_pays_for_its_modulations_only():
 def sample_macs(config, loops):
     """MACs of a sample that spends what was asked for."""
     spent = requested_depths(loops, config.sampler.steps)
-    return per_sample(config, spent, partial(macs_per_pass, network(config)))
+    return cost_per_sample(config, spent, partial(macs_per_pass, network(config)))
 
 
 def test_a_sample_costs_its_evaluations_at_their_loops():
@@ -253,7 +253,7 @@ def test_a_sample_whose_passes_halt_costs_what_they_ran():
     net = network(config)
     one, two, four = (macs_per_pass(net, n) for n in (1, 2, 4))
     spent = [{4: 1.0}, {1: 0.5, 2: 0.5}, {2: 1.0}, {1: 1.0}]
-    macs = per_sample(config, spent, partial(macs_per_pass, net))
+    macs = cost_per_sample(config, spent, partial(macs_per_pass, net))
     assert macs == four + (one + two) / 2 + two + one
 
 

@@ -275,7 +275,7 @@ def test_evaluation_over_processes_draws_the_same_samples(
 
     def draw() -> None:
         distributed.init_process_group(torch.device("cpu"))
-        drawn = load(run).draw_all(labels, 3, 5, "test")
+        drawn = load(run).sample_all(labels, 3, 5, "test")
         assert (drawn is None) == (ranks.rank() > 0)
         if drawn is not None:
             torch.save(drawn._asdict(), tmp_path / f"{ranks.world_size()}.pt")
@@ -287,7 +287,7 @@ def test_evaluation_over_processes_draws_the_same_samples(
     assert torch.equal(found[0]["images"], load(run).sample(labels, loops=3, seed=5))
     for drawn in found[1:]:
         assert torch.equal(drawn["images"], found[0]["images"])
-        assert drawn["updates"] == found[0]["updates"] and drawn["spent"] == found[0]["spent"]
+        assert drawn["updates"] == found[0]["updates"] and drawn["depths"] == found[0]["depths"]
 
 
 def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) -> None:

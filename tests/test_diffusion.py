@@ -388,10 +388,10 @@ def test_class_label_and_guidance_reach_the_samples():
 @pytest.mark.parametrize("loops", [2, [4, 3, 1, 1]])
 def test_every_sampling_step_runs_its_own_loop_count(loops):
     model = elastic()
-    drawn = model.draw(torch.tensor([1, 2]), loops, seed=0, track=True)
+    drawn = model.sample_batch(torch.tensor([1, 2]), loops, seed=0, track=True)
     counts = loop_schedule(loops, 4)
     assert [len(step) for step in drawn.updates] == counts
-    assert drawn.spent == [{count: 1.0} for count in counts]
+    assert drawn.depths == [{count: 1.0} for count in counts]
 
 
 @pytest.mark.parametrize("loops", [[2, 2], [2, 2, 2, 0]])

@@ -164,15 +164,15 @@ def test_evaluations_and_costs_agree_with_what_a_sampler_runs(name, guidance):
     model = AnytimeSampler(perturbed(build_backbone(config)).eval(), config, None)
     rows = []
     model.backbone.register_forward_hook(lambda _, given, done: rows.append(len(given[0])))
-    done = model.draw(torch.tensor([1, 2, 3]), "4to1", seed=0, track=True)
+    done = model.sample_batch(torch.tensor([1, 2, 3]), "4to1", seed=0, track=True)
     assert sum(rows) // 3 == sum(flops.evaluations_per_step(config))
-    assert done.spent == [{4: 1.0}, {3: 1.0}, {2: 1.0}, {1: 1.0}]
+    assert done.depths == [{4: 1.0}, {3: 1.0}, {2: 1.0}, {1: 1.0}]
     assert [len(update) for update in done.updates] == [4, 3, 2, 1]
     net, doubled = flops.network(config), 2 if guidance == 4 else 1
     passes = [4, 4, 3, 3, 2, 2, 1] if name == "heun" else [4, 3, 2, 1]
     expected = doubled * sum(flops.macs_per_pass(net, loops) for loops in passes)
-    assert costs(config, done.spent, 0)["macs_per_sample"] == expected
-    assert costs(config, done.spent, 0)["nfe"] == doubled * len(passes)
+    assert costs(config, done.depths, 0)["macs_per_sample"] == expected
+    assert costs(config, done.depths, 0)["nfe"] == doubled * len(passes)
 
 
 def test_class_and_time_reach_the_velocity():

@@ -160,7 +160,7 @@ def measured_inference(config, precision):
     config.trainer.precision = precision
     model = AnytimeSampler(ema_copy(build_backbone(config)), config, Codes())
     with LiveBytes() as live:
-        model.draw(torch.zeros(config.batch_size, dtype=torch.long), None, 0)
+        model.sample_batch(torch.zeros(config.batch_size, dtype=torch.long), None, 0)
     return live.peak
 
 

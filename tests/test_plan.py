@@ -280,7 +280,7 @@ def test_times_come_from_a_calibration(capsys):
 
 def test_what_is_no_entry_of_the_cache_is_passed_over(capsys):
     planned(capsys, *TINY, "loops=1", "calibrate=true")
-    file = rates.path()
+    file = rates.rates_file()
     file.write_text('{"machine": "x"}\n' + file.read_text() + '{"torn')
     assert planned(capsys, *TINY, "loops=1")["train_seconds"] > 0
 
@@ -314,9 +314,9 @@ def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, 
 def test_a_second_calibration_takes_the_place_of_the_first(capsys):
     for _ in range(2):
         planned(capsys, *TINY, "loops=1", "calibrate=true")
-    from eltlab.config.cost.rates import entries
+    from eltlab.config.cost.rates import read_rates
 
-    assert len(entries()) == 1
+    assert len(read_rates()) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eltlab import evaluate, fit
+from eltlab.config.cost import flops
 from eltlab.config.schedules import is_loop_schedule, loop_schedule
 from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.runs.composing import compose
 from eltlab.runs.loading import load
 from eltlab.runs.result_table import comparable
 from eltlab.runs.result_table import load as load_rows
@@ -71,7 +73,7 @@ def row(run: Path, schedule: str) -> dict:
 
 def halfway(model: AnytimeSampler) -> float:
     """A threshold between the second relative update of the first step and what follows."""
-    updates = model.draw(torch.arange(16) % 10, 4, seed=0, track=True).updates
+    updates = model.sample_batch(torch.arange(16) % 10, 4, seed=0, track=True).updates
     second = sorted(step[1] for step in updates)
     return (second[1] + second[2]) / 2
 
@@ -104,23 +106,23 @@ def test_halting_costs_the_loops_it_spends(trained):
 def test_a_pass_halts_where_its_update_falls_below_the_threshold(trained):
     model = load(trained)
     labels, threshold = torch.arange(16) % 10, halfway(model)
-    drawn = model.draw(labels, 4, seed=0, changes={"halting": threshold}, track=True)
-    counts = [loops for [loops] in drawn.spent]
+    drawn = model.sample_batch(labels, 4, seed=0, changes={"halting": threshold}, track=True)
+    counts = [loops for [loops] in drawn.depths]
     for spent, updates in zip(counts, drawn.updates, strict=True):
         assert len(updates) == spent
         assert all(update >= threshold for update in updates[:-1])
         assert spent == 4 or updates[-1] < threshold
     # What is drawn is what a schedule of these counts draws.
-    counted = model.draw(labels, counts, seed=0)
+    counted = model.sample_batch(labels, counts, seed=0)
     assert torch.equal(counted.images, drawn.images)
 
 
 @pytest.mark.parametrize(("threshold", "count"), [(1e9, 1), (1e-9, 4)])
 def test_a_threshold_out_of_reach_is_a_constant_count(trained, threshold, count):
     model = load(trained)
-    halted = model.draw(torch.tensor([3, 7]), 4, seed=0, changes={"halting": threshold})
-    constant = model.draw(torch.tensor([3, 7]), count, seed=0)
-    assert halted.spent == [{count: 1.0}] * 5 and torch.equal(halted.images, constant.images)
+    halted = model.sample_batch(torch.tensor([3, 7]), 4, seed=0, changes={"halting": threshold})
+    constant = model.sample_batch(torch.tensor([3, 7]), count, seed=0)
+    assert halted.depths == [{count: 1.0}] * 5 and torch.equal(halted.images, constant.images)
 
 
 def test_the_same_spending_is_measured_once(trained, capsys):
@@ -136,31 +138,29 @@ def test_the_same_spending_is_measured_once(trained, capsys):
 def test_shares_of_loops_are_of_images_not_of_batches(trained):
     """40 images in batches of 16, 16 and 8."""
     model = load(trained)
-    drawn = model.draw_all(torch.arange(40) % 10, "4to1", 0, "test")
-    assert drawn.spent == [{n: 1.0} for n in (4, 3, 3, 2, 1)] and len(drawn.images) == 40
+    drawn = model.sample_all(torch.arange(40) % 10, "4to1", 0, "test")
+    assert drawn.depths == [{n: 1.0} for n in (4, 3, 3, 2, 1)] and len(drawn.images) == 40
     calls = iter([[{1: 1.0}] * 5, [{1: 1.0}] * 5, [{4: 1.0}] * 5])
-    real = model.draw
+    real = model.sample_batch
 
     def counted(*args, **given):
-        return real(*args, **given)._replace(spent=next(calls))
+        return real(*args, **given)._replace(depths=next(calls))
 
-    model.draw = counted  # type: ignore[method-assign]
-    assert model.draw_all(torch.arange(40) % 10, 4, 0, "test").spent == [{1: 0.8, 4: 0.2}] * 5
+    model.sample_batch = counted  # type: ignore[method-assign]
+    assert model.sample_all(torch.arange(40) % 10, 4, 0, "test").depths == [{1: 0.8, 4: 0.2}] * 5
 
 
 def test_training_flops_of_a_row_are_those_of_its_supervision(tmp_path):
-    flops = {}
+    totals = {}
     for supervision in ("final", "ilsd", "deep", "random_depth"):
         runs = tmp_path / supervision
         fit.main([*SMALL, f"supervision={supervision}", "evaluate_loops=[4]", f"runs_dir={runs}"])
         table = load_rows(runs)
-        [flops[supervision]] = table[table["kind"] == "eval"]["train_flops_total"]
-    from eltlab.runs.composing import compose
-
+        [totals[supervision]] = table[table["kind"] == "eval"]["train_flops_total"]
     net = flops.network(compose(SMALL))
     head, passed = 6 * flops.macs_head(net), 6 * flops.macs_per_pass(net, 4)
-    assert flops["final"] == 64 * passed
-    assert flops["ilsd"] == 64 * (passed + head)
-    assert flops["deep"] == 64 * (passed + 3 * head)
+    assert totals["final"] == 64 * passed
+    assert totals["ilsd"] == 64 * (passed + head)
+    assert totals["deep"] == 64 * (passed + 3 * head)
     mean = sum(6 * flops.macs_per_pass(net, n) for n in (1, 2, 3, 4)) / 4
-    assert flops["random_depth"] == 64 * mean
+    assert totals["random_depth"] == 64 * mean

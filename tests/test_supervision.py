@@ -284,11 +284,11 @@ SPENT = {
 def test_what_a_supervision_says_it_spends_is_what_its_passes_do(choice):
     """Mean loops of a pass and exits read, over many steps."""
     config = tiny(*f"supervision={choice}".split())
-    depths, readouts, distilled = config.supervision.spent(4)
+    depths, exits_read, distilled = config.supervision.spent(4)
     assert distilled == (choice == "ilsd")
     assert sum(depths.values()) == pytest.approx(1)
     mean = sum(loops * share for loops, share in depths.items())
-    assert (mean, readouts) == pytest.approx(SPENT[choice])
+    assert (mean, exits_read) == pytest.approx(SPENT[choice])
     supervision = build_supervision(config.supervision, 4, 0, 4000)
     exits = [supervision.exits(step) for step in range(4000)]
     assert sum(map(max, exits)) / 4000 == pytest.approx(SPENT[choice][0], abs=0.1)

@@ -10,11 +10,11 @@ from eltlab.common.errors import UserError
 from eltlab.common.machine import find_machine
 from eltlab.config.cost.bill_table import (
     bill_lines,
-    compared,
     halting_lines,
     memory_lines,
     split_lines,
     timed_bill,
+    with_twins,
 )
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.runs.composing import compose
@@ -55,7 +55,7 @@ def main(overrides: list[str]) -> None:
         raise UserError(f"memory={asked.memory:g}: must be a number above 0, in GiB")
     config = compose(rest)
     machine = find_machine(config.trainer.accelerator, config.trainer.precision)
-    arms = compared(config)
+    arms = with_twins(config)
     if asked.calibrate:
         calibrate(arms, machine)
     limit = machine.memory if asked.memory is None else asked.memory * GIB

@@ -50,7 +50,7 @@ def main(overrides: list[str]) -> None:
     from eltlab.runs.loading import load_run
 
     model, _ = load_run(run.folder, config)
-    drawn = model.draw_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
+    drawn = model.sample_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
     assert drawn is not None  # by this process alone
     rows = drawn.images.split(math.ceil(math.sqrt(asked.count)))
     out = asked.out or "grid" + grid_suffixes(config.data.frames)[0]

@@ -143,7 +143,7 @@ class Spent(NamedTuple):
     """What the training passes of a run take."""
 
     depths: DepthDistribution  # the share of passes that run each loop count; {4: 1.0} where all run four
-    readouts: int  # exits that the head reads in a pass
+    exits_read: int  # exits that the head reads in a pass
     distilled: bool = False  # whether one prediction is also held against another
 
 

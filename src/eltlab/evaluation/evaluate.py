@@ -14,7 +14,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.file_locks import file_lock
 from eltlab.common.hashing import digest
 from eltlab.common.text import format_loops
-from eltlab.config.cost.bill import exact, sampling_bill
+from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
 from eltlab.config.depths import DepthDistribution
 from eltlab.config.identity import identity
@@ -117,9 +117,9 @@ def evaluate_run(
             print(f"{name}: measured before", file=sys.stderr)
             continue
         distributed.broadcast(asked)
-        drawn = model.draw_all(labels, asked, seed, name)
+        drawn = model.sample_all(labels, asked, seed, name)
         assert drawn is not None  # of the first process
-        row |= costs(config, drawn.spent, counters["images_seen"])
+        row |= costs(config, drawn.depths, counters["images_seen"])
         row |= metrics.measure(drawn.images, labels) | metrics.floor()
         with file_lock(run.rows.with_suffix(".lock")):
             write_dynamics(run.folder / "dynamics.csv", row, drawn.updates)
@@ -135,7 +135,7 @@ def evaluate_run(
 def assist(model: "AnytimeSampler", labels: "Tensor", seed: int) -> None:
     """Draws this process's batches of all that the first one measures, until it says that it is done."""
     while (asked := distributed.broadcast()) is not None:
-        model.draw_all(labels, asked, seed, "")
+        model.sample_all(labels, asked, seed, "")
 
 
 def check_loops(loops: Any, steps: int) -> None:
@@ -237,7 +237,7 @@ def costs(config: Config, spent: list[DepthDistribution], images_seen: int) -> d
     """What samples that spent these loops at each step cost, and the training so far."""
     loops = sum(n * share for depths in spent for n, share in depths.items())
     return {
-        "loops": exact(loops / len(spent)),
+        "loops": int_if_whole(loops / len(spent)),
         "steps": config.sampler.steps,
         "guidance": config.sampler.guidance,
         **sampling_bill(config, spent),

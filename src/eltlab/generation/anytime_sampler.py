@@ -25,11 +25,11 @@ from eltlab.generation.build import build_objective
 from eltlab.generation.guidance import guided
 
 
-class Drawn(NamedTuple):
+class SampleBatch(NamedTuple):
     """Samples and what they took."""
 
     images: Tensor  # uint8 [N, C, H, W], or clips [N, F, C, H, W]
-    spent: list[
+    depths: list[
         DepthDistribution
     ]  # at each step: fewer loops than asked for where a pass was halted
     updates: list[list[float]]  # relative update of each loop in a step's first pass, where tracked
@@ -71,10 +71,10 @@ class AnytimeSampler:
         """
         changes = {"steps": steps, "guidance": guidance, "halting": halting}
         given = {key: value for key, value in changes.items() if value is not None}
-        return self.draw(torch.as_tensor(labels), loops, seed, indices, given).images
+        return self.sample_batch(torch.as_tensor(labels), loops, seed, indices, given).images
 
     @torch.inference_mode()
-    def draw(
+    def sample_batch(
         self,
         labels: Tensor,
         loops: LoopSchedule | None,
@@ -82,7 +82,7 @@ class AnytimeSampler:
         indices: list[int] | None = None,
         changes: dict[str, Any] | None = None,
         track: bool = False,
-    ) -> Drawn:
+    ) -> SampleBatch:
         """`sample`, and what it spent; with track also the relative update of each loop and step."""
         sampler = replace(self.config.sampler, **(changes or {}))
         if loops is None:
@@ -117,12 +117,12 @@ class AnytimeSampler:
 
         images = self._decode(predict, noise, sampler)
         spent = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
-        return Drawn(images, spent, updates)
+        return SampleBatch(images, spent, updates)
 
-    def draw_all(
+    def sample_all(
         self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
-    ) -> Drawn | None:
-        """`draw` in batches of the run's batch_size under a progress bar; image i has sample index i.
+    ) -> SampleBatch | None:
+        """`sample_batch` in batches of the run's batch_size under a progress bar; image i has sample index i.
 
         Processes that have joined (devices.py) draw a batch each in turn, and the first one is given
         all of them; the others None. The loops spent are shares of the images; the relative updates
@@ -130,20 +130,22 @@ class AnytimeSampler:
         """
         batches = list(torch.arange(len(labels)).split(self.config.batch_size))
         world, rank = distributed.world_size_and_rank()
-        parts: list[Drawn] = []
+        parts: list[SampleBatch] = []
         with Bar(title, len(labels), unit=example_unit(self.config.data.shape)) as bar:
             for turn in range(0, len(batches), world):
                 mine, drawn = turn + rank, None
                 if mine < len(batches):
                     chosen = batches[mine]
-                    drawn = self.draw(labels[chosen], loops, seed, chosen.tolist(), track=mine == 0)
+                    drawn = self.sample_batch(
+                        labels[chosen], loops, seed, chosen.tolist(), track=mine == 0
+                    )
                 given = distributed.gather(drawn) or []
                 parts += [part for part in given if part is not None]
                 bar.update(sum(len(part.images) for part in parts))
         if not parts:
             return None
         images = [drawn.images for drawn in parts]
-        return Drawn(torch.cat(images), shares(parts), parts[0].updates)
+        return SampleBatch(torch.cat(images), average_depths(parts), parts[0].updates)
 
     def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
@@ -161,14 +163,14 @@ class AnytimeSampler:
         return torch.cat(parts)
 
 
-def shares(parts: list[Drawn]) -> list[DepthDistribution]:
-    """What batches spent together: at each step, the share of all images at each loop count."""
-    total = sum(len(drawn.images) for drawn in parts)
-    spent: list[DepthDistribution] = []
-    for at_step in zip(*(drawn.spent for drawn in parts), strict=True):
+def average_depths(batches: list[SampleBatch]) -> list[DepthDistribution]:
+    """The depths of all batches together: at each step, the share of all images at each loop count."""
+    total = sum(len(batch.images) for batch in batches)
+    averages: list[DepthDistribution] = []
+    for at_step in zip(*(batch.depths for batch in batches), strict=True):
         images: dict[int, float] = defaultdict(float)
-        for drawn, depths in zip(parts, at_step, strict=True):
+        for batch, depths in zip(batches, at_step, strict=True):
             for loops, share in depths.items():
-                images[loops] += share * len(drawn.images)
-        spent.append({loops: count / total for loops, count in images.items()})
-    return spent
+                images[loops] += share * len(batch.images)
+        averages.append({loops: count / total for loops, count in images.items()})
+    return averages

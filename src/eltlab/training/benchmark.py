@@ -230,8 +230,8 @@ def draw(model: "AnytimeSampler", batch: int, loops: int) -> Drew:
 
     labels = torch.arange(batch) % model.config.data.classes
     started = time.perf_counter()
-    drawn = model.draw(labels, loops, seed=0)
-    return Drew(time.perf_counter() - started, drawn.spent)
+    drawn = model.sample_batch(labels, loops, seed=0)
+    return Drew(time.perf_counter() - started, drawn.depths)
 
 
 def sample_table(rows: list[dict[str, Any]]) -> list[str]:

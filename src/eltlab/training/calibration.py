@@ -9,7 +9,7 @@ from eltlab.common.file_locks import file_lock
 from eltlab.common.machine import Machine
 from eltlab.common.text import format_bytes
 from eltlab.config.cost.memory import side_by_side
-from eltlab.config.cost.rates import entries, entry_of, path
+from eltlab.config.cost.rates import rates_file, read_rates, unmeasured_rate
 from eltlab.config.schema import Config
 
 
@@ -19,7 +19,7 @@ def calibrate(configs: list[Config], machine: Machine) -> None:
         raise UserError(
             "calibrate=true: trainer.accelerator=cuda, and there is no GPU here; leave it out"
         )
-    different = list({entry_of(config, machine): config for config in configs}.values())
+    different = list({unmeasured_rate(config, machine): config for config in configs}.values())
     needed = side_by_side(different, machine.kind, machine.precision)
     if machine.memory is not None and needed > machine.memory:
         raise UserError(
@@ -28,11 +28,11 @@ def calibrate(configs: list[Config], machine: Machine) -> None:
         )
     from eltlab.training.timing import rates
 
-    with file_lock(path().with_suffix(".lock")):
+    with file_lock(rates_file().with_suffix(".lock")):
         measured = rates(different, machine.kind, machine.precision)
         new = [
-            replace(entry_of(config, machine), train=train, sample=sample)
+            replace(unmeasured_rate(config, machine), train=train, sample=sample)
             for config, (train, sample) in zip(different, measured, strict=True)
         ]
-        kept = [rate for rate in entries() if not any(rate.same(other) for other in new)]
-        write_atomic(path(), "".join(json.dumps(asdict(rate)) + "\n" for rate in kept + new))
+        kept = [rate for rate in read_rates() if not any(rate.has_setup_of(other) for other in new)]
+        write_atomic(rates_file(), "".join(json.dumps(asdict(rate)) + "\n" for rate in kept + new))

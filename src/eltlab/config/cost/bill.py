@@ -8,6 +8,7 @@ from typing import Any
 from eltlab.config.cost.flops import (
     Network,
     budget_flops,
+    cost_per_sample,
     evaluations_per_step,
     macs_attention,
     macs_per_pass,
@@ -17,7 +18,6 @@ from eltlab.config.cost.flops import (
     params_embedding,
     params_head,
     params_total,
-    per_sample,
     requested_depths,
     train_flops,
 )
@@ -39,7 +39,7 @@ def bill(config: Config, device: str, precision: str) -> dict[str, Any]:
         **model_bill(config, device, precision),
         **sampling_bill(config, spent),
         "images": config.images,
-        "train_flops_total": exact(budget_flops(config)),
+        "train_flops_total": int_if_whole(budget_flops(config)),
     }
 
 
@@ -55,7 +55,7 @@ def model_bill(config: Config, device: str, precision: str) -> dict[str, Any]:
         "params_blocks": params_blocks(net),
         "params_embedding": params_embedding(net),
         "params_head": params_head(net),
-        "train_flops_per_image": exact(train_flops(config)),
+        "train_flops_per_image": int_if_whole(train_flops(config)),
         "memory_training_bytes": training_memory(config, device, precision).total,
         "memory_inference_bytes": inference_memory(config, device, precision).total,
     }
@@ -67,20 +67,20 @@ def sampling_bill(config: Config, spent: Sequence[DepthDistribution]) -> dict[st
     nfe = sum(evaluations_per_step(config))
 
     def total(of_pass: Callable[[Network, int], int]) -> float:
-        return per_sample(config, spent, partial(of_pass, net))
+        return cost_per_sample(config, spent, partial(of_pass, net))
 
     macs, trunk = total(macs_per_pass), total(macs_trunk)
     return {
-        "macs_per_pass": exact(macs / nfe),
-        "macs_per_pass_trunk": exact(trunk / nfe),
-        "macs_per_pass_attention": exact(total(macs_attention) / nfe),
+        "macs_per_pass": int_if_whole(macs / nfe),
+        "macs_per_pass_trunk": int_if_whole(trunk / nfe),
+        "macs_per_pass_attention": int_if_whole(total(macs_attention) / nfe),
         "nfe": nfe,
-        "macs_per_sample": exact(macs),
-        "macs_per_sample_trunk": exact(trunk),
-        "flops_per_sample": exact(2 * macs),
+        "macs_per_sample": int_if_whole(macs),
+        "macs_per_sample_trunk": int_if_whole(trunk),
+        "flops_per_sample": int_if_whole(2 * macs),
     }
 
 
-def exact(value: float) -> float:
+def int_if_whole(value: float) -> float:
     """A whole number as an int: 4 loops are 4, not 4.0."""
     return int(value) if value == int(value) else value

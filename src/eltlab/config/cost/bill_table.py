@@ -7,12 +7,12 @@ from eltlab.common.machine import Machine
 from eltlab.common.text import format_bytes, format_duration, format_si, format_table
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.memory import inference_memory, training_memory
-from eltlab.config.cost.rates import rate_lines, rate_of
+from eltlab.config.cost.rates import find_rate, rate_lines
 from eltlab.config.cost.twins import iso_params, twin
 from eltlab.config.schema import Config, TrainerConfig
 
 
-def compared(config: Config) -> list[Config]:
+def with_twins(config: Config) -> list[Config]:
     """The configuration, its iso-compute and its iso-parameter twin."""
     return [config, twin(config), iso_params(config)]
 
@@ -20,7 +20,7 @@ def compared(config: Config) -> list[Config]:
 def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
     """The bill, and the seconds of training and of one sample where this machine is calibrated."""
     costs = bill(config, machine.kind, machine.precision)
-    rate = rate_of(config, machine)
+    rate = find_rate(config, machine)
     train = rate and costs["train_flops_total"] / (rate.train * config.world)
     sample = rate and costs["flops_per_sample"] / rate.sample
     return {**costs, "train_seconds": train, "sample_seconds": sample}
@@ -54,7 +54,7 @@ LINES = (
 
 def bill_lines(config: Config, machine: Machine) -> list[str]:
     """The bill beside those of the twins, with their ratios to it; alone where it is its own twin."""
-    arms = compared(config) if config.loops > 1 else [config]
+    arms = with_twins(config) if config.loops > 1 else [config]
     own, *others = bills = [timed_bill(arm, machine) for arm in arms]
     splits = [f"{costs['unique_layers']} x {costs['loops']}" for costs in bills]
     rows = [

@@ -55,9 +55,9 @@ class Network:
         """T: with the class token (masked) or the condition token (unmodulated diffusion) in front."""
         return self.tokens + (0 if self.modulated else 1)
 
-    def depth(self, loops: int, readouts: int = 1) -> int:
+    def depth(self, loops: int, exits_read: int = 1) -> int:
         """D: layers that a pass of these loops runs; the coda runs once for every exit that is read."""
-        return self.prelude + self.unique_layers * loops + self.coda * readouts
+        return self.prelude + self.unique_layers * loops + self.coda * exits_read
 
 
 def network(config: Config) -> Network:
@@ -135,24 +135,24 @@ def params_total(net: Network) -> int:
 # --- multiply-adds of a pass ----------------------------------------------------------------------
 
 
-def macs_per_pass(net: Network, loops: int, readouts: int = 1) -> int:
+def macs_per_pass(net: Network, loops: int, exits_read: int = 1) -> int:
     """MACs of one network evaluation of one sample: trunk, embedding, conditions, injection, heads.
 
     The injection is one product, d²T, in every pass of more than one loop.
     """
     injection = net.inject_input * (loops > 1) * net.width**2 * net.trunk_tokens
     outside = macs_embedding(net) + macs_condition(net) + injection
-    return macs_trunk(net, loops, readouts) + outside + readouts * macs_head(net)
+    return macs_trunk(net, loops, exits_read) + outside + exits_read * macs_head(net)
 
 
-def macs_trunk(net: Network, loops: int, readouts: int = 1) -> int:
+def macs_trunk(net: Network, loops: int, exits_read: int = 1) -> int:
     """MACs of the layers alone: D·(4d²T + 2dmT + 2T²d), with m = 4d the field's D·(12d²T + 2T²d)."""
-    return net.depth(loops, readouts) * macs_layer(net)
+    return net.depth(loops, exits_read) * macs_layer(net)
 
 
-def macs_attention(net: Network, loops: int, readouts: int = 1) -> int:
+def macs_attention(net: Network, loops: int, exits_read: int = 1) -> int:
     """The part of the trunk that grows with T²: queries on keys and weights on values, D·2T²d."""
-    return net.depth(loops, readouts) * 2 * net.trunk_tokens**2 * net.width
+    return net.depth(loops, exits_read) * 2 * net.trunk_tokens**2 * net.width
 
 
 def macs_layer(net: Network) -> int:
@@ -198,7 +198,7 @@ def evaluations_per_step(config: Config) -> list[int]:
     return [guided * stages for guided, stages in zip(passes, sampler.stages, strict=True)]
 
 
-def per_sample(
+def cost_per_sample(
     config: Config, spent: Sequence[DepthDistribution], of_pass: Callable[[int], int]
 ) -> float:
     """What one sample takes: of_pass(loops), e.g. its MACs, over all its passes (CFG runs two a step).
@@ -215,17 +215,17 @@ def per_sample(
 # --- of training ----------------------------------------------------------------------------------
 
 
-def macs_backward(net: Network, loops: int, readouts: int) -> int:
+def macs_backward(net: Network, loops: int, exits_read: int) -> int:
     """MACs of the backward of a pass with these exits: each product once for either factor's gradient.
 
     Patches and time features need no gradient: the products that would give it, PdT′ + 256c, are not
     made. Distillation stops the gradient at the teacher's prediction, before any product.
     """
     spared = 0 if net.masked else macs_embedding(net) + TIME_FEATURES * net.cond_width
-    return 2 * macs_per_pass(net, loops, readouts) - spared
+    return 2 * macs_per_pass(net, loops, exits_read) - spared
 
 
-def macs_recompute(net: Network, loops: int, readouts: int) -> int:
+def macs_recompute(net: Network, loops: int, exits_read: int) -> int:
     """MACs that trainer.recompute adds: the forward of every layer once more.
 
     torch stops repeating a block at the last tensor that its backward reads: where a block ends in
@@ -233,7 +233,7 @@ def macs_recompute(net: Network, loops: int, readouts: int) -> int:
     """
     ends_in_product = net.block in ("pre_norm", "film") and net.dropout == 0
     unread = ends_in_product * net.width * net.mlp_width * net.trunk_tokens
-    return net.depth(loops, readouts) * (macs_layer(net) - unread)
+    return net.depth(loops, exits_read) * (macs_layer(net) - unread)
 
 
 def train_flops_per_image(net: Network, spent: Spent, recompute: bool = False) -> float:
@@ -243,9 +243,9 @@ def train_flops_per_image(net: Network, spent: Spent, recompute: bool = False) -
     """
 
     def macs(loops: int) -> int:
-        again = macs_recompute(net, loops, spent.readouts) if recompute else 0
-        forward = macs_per_pass(net, loops, spent.readouts)
-        return forward + macs_backward(net, loops, spent.readouts) + again
+        again = macs_recompute(net, loops, spent.exits_read) if recompute else 0
+        forward = macs_per_pass(net, loops, spent.exits_read)
+        return forward + macs_backward(net, loops, spent.exits_read) + again
 
     return 2 * sum(share * macs(loops) for loops, share in spent.depths.items())
 

@@ -41,7 +41,7 @@ def training_memory(config: Config, device: str, precision: str) -> Memory:
     bf16-mixed."""
     net, spent = network(config), config.supervision.spent(config.loops)
     half, cuda, loops = precision == "bf16-mixed", device == "cuda", max(spent.depths)
-    reads, recompute = (spent.readouts, spent.distilled), config.trainer.recompute
+    reads, recompute = (spent.exits_read, spent.distilled), config.trainer.recompute
     kept = config.world > 1 or config.trainer.accumulate > 1
     batch = config.batch_size
     run = Pass(
@@ -107,7 +107,7 @@ class Pass:
     half: bool  # bf16 autocast
     cuda: bool
     training: bool = False
-    readouts: int = 1
+    exits_read: int = 1
     distilled: bool = False
     recompute: bool = False
     keeps_gradients: bool = False  # those of an earlier piece, or DDP's buckets, as a pass begins
@@ -159,16 +159,16 @@ def training_moments(run: Pass) -> dict[str, int]:
     run again, forward: in the last block; first: the first loop's last block, most gradients made.
     tied: as the backward ends. The last step's gradients, which are static bytes, go as it begins.
     """
-    net, rows, readouts = run.net, run.rows, run.readouts
+    net, rows, exits_read = run.net, run.rows, run.exits_read
     copies = BF16 * params_total(net) * run.half  # autocast's, once a step; the backward reads them
     state, block = F32 * rows * net.width, rows * layer_kept(run)
     passing = rows * layer_backward(run)
     images = 0 if net.masked else F32 * run.image_rows * net.patch_values
-    heads = readouts * run.image_rows * head_kept(run)
+    heads = exits_read * run.image_rows * head_kept(run)
     outside = outside_kept(run)
-    blocks = net.depth(run.loops, readouts) * (state if run.recompute else block)
+    blocks = net.depth(run.loops, exits_read) * (state if run.recompute else block)
     if run.recompute and net.coda and not run.begins:
-        blocks -= (readouts - 1) * state  # an exit's coda starts where the next loop does
+        blocks -= (exits_read - 1) * state  # an exit's coda starts where the next loop does
     # The noisy images go with the loss; the copies that a repeated block had, with autocast.
     back = outside - images + blocks + (0 if run.recompute else copies)
     back -= F32 * params_total(net) * (not run.keeps_gradients)
@@ -177,7 +177,7 @@ def training_moments(run: Pass) -> dict[str, int]:
         "corrupt": drawn - F32 * params_total(net) * (not run.keeps_gradients),
         "loss": outside + blocks + copies + heads + run.image_rows * loss_forward(run),
         "heads": back + heads + run.image_rows * loss_backward(run),
-        "last": back + passing + (readouts - 1) * state,  # gradients of the other exits
+        "last": back + passing + (exits_read - 1) * state,  # gradients of the other exits
     }
     if net.masked:  # all gradients made, the tied embedding's from both ends and their sum
         moments["tied"] = 2 * F32 * net.codes * net.width
@@ -276,7 +276,7 @@ def loss_forward(run: Pass) -> int:
     the error, distilled two more, and the prediction in float32."""
     net = run.net
     terms = (3 if run.distilled else run.half) if net.masked else 2 + 2 * run.distilled + run.half
-    return (run.readouts * run.e + F32 * terms) * (net.codes if net.masked else net.patch_values)
+    return (run.exits_read * run.e + F32 * terms) * (net.codes if net.masked else net.patch_values)
 
 
 def loss_backward(run: Pass) -> int:

@@ -33,26 +33,26 @@ class Rate:
     train: float = 0.0
     sample: float = 0.0
 
-    def far(self, other: "Rate") -> float:
+    def distance(self, other: "Rate") -> float:
         """How unlike two entries are: the sum of the logarithms of the ratios of their sizes."""
         sizes = ("width", "tokens", "params", "loops", "batch")
         return sum(abs(math.log(getattr(self, key) / getattr(other, key))) for key in sizes)
 
-    def same(self, other: "Rate") -> bool:
+    def has_setup_of(self, other: "Rate") -> bool:
         """Whether they are of one configuration on one machine, whatever was measured."""
         return replace(self, train=0.0, sample=0.0) == replace(other, train=0.0, sample=0.0)
 
 
-def path() -> Path:
+def rates_file() -> Path:
     return cache_dir() / "calibration.jsonl"
 
 
-def entries() -> list[Rate]:
+def read_rates() -> list[Rate]:
     """The entries of the cache; what is none (of another version, torn) is passed over."""
-    if not path().is_file():
+    if not rates_file().is_file():
         return []
     found = []
-    for line in path().read_text().splitlines():
+    for line in rates_file().read_text().splitlines():
         try:
             found.append(Rate(**json.loads(line)))
         except (ValueError, TypeError):
@@ -60,7 +60,7 @@ def entries() -> list[Rate]:
     return found
 
 
-def entry_of(config: Config, machine: Machine) -> Rate:
+def unmeasured_rate(config: Config, machine: Machine) -> Rate:
     """What an entry of this configuration would be of, with nothing measured."""
     net, trainer = network(config), config.trainer
     return Rate(
@@ -76,22 +76,24 @@ def entry_of(config: Config, machine: Machine) -> Rate:
     )
 
 
-def rate_of(config: Config, machine: Machine) -> Rate | None:
+def find_rate(config: Config, machine: Machine) -> Rate | None:
     """The entry of this configuration, else the nearest of this machine and precision, or None."""
-    wanted = entry_of(config, machine)
+    wanted = unmeasured_rate(config, machine)
     keys = ("machine", "precision", "inputs")
-    known = [r for r in entries() if all(getattr(r, k) == getattr(wanted, k) for k in keys)]
-    return min(known, key=lambda rate: (not rate.same(wanted), wanted.far(rate)), default=None)
+    known = [r for r in read_rates() if all(getattr(r, k) == getattr(wanted, k) for k in keys)]
+    return min(
+        known, key=lambda rate: (not rate.has_setup_of(wanted), wanted.distance(rate)), default=None
+    )
 
 
 def rate_lines(config: Config, machine: Machine) -> list[str]:
     """Where the times of a plan come from, or how to have some."""
-    rate = rate_of(config, machine)
+    rate = find_rate(config, machine)
     if rate is None:
         return ["time: calibrate=true measures this machine once"] if machine.name else []
     what = f"{format_si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, "
     what += f"batch {rate.batch}"
-    if rate.same(entry_of(config, machine)):
+    if rate.has_setup_of(unmeasured_rate(config, machine)):
         what = "this configuration"
     speed = format_si(rate.train, "FLOP/s")
     return [f"time: at {speed} of training, measured on {rate.machine} with {what}"]
