@@ -21,7 +21,7 @@ from eltlab.config.schema import SlurmConfig
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
 from eltlab.studies.trials import TrialQueue
-from eltlab.training.placement import placement
+from eltlab.training.strategy import strategy_arguments
 
 LOCAL = ["trainer=slurm", "trainer.slurm.cluster=local"]
 ASKED = [*TINY, "budget.images=3200", "trainer.checkpoint_seconds=1000", "trainer.grids=0"]
@@ -247,11 +247,11 @@ def test_ranks_are_told_by_torchruns_variables(monkeypatch) -> None:
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)
     # Lightning would see SLURM here, and requeue by itself.
-    assert type(placement(tiny())["plugins"]).__name__ == "LightningEnvironment"
+    assert type(strategy_arguments(tiny())["plugins"]).__name__ == "LightningEnvironment"
     cluster.share_ranks()
     assert [os.environ[key] for key in told] == ["3", "4", "1", "2", "1", "n3"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    launched = placement(tiny())["plugins"]
+    launched = strategy_arguments(tiny())["plugins"]
     assert type(launched).__name__ == "TorchElasticEnvironment"
     assert (launched.global_rank(), launched.local_rank(), launched.node_rank()) == (3, 1, 1)
 

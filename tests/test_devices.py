@@ -36,7 +36,7 @@ from eltlab.runs.loading import load
 from eltlab.runs.run import Run
 from eltlab.studies.study import grid_trials
 from eltlab.studies.worker import preload
-from eltlab.training.callbacks import Checkpoints
+from eltlab.training.callbacks import CheckpointWriter
 
 SMALL = [
     *TINY,
@@ -189,14 +189,14 @@ def test_compiled_blocks_train_to_the_same_losses(
 
 def stop_at(step: int) -> None:
     """From now on this process leaves a run as it has checkpointed this step."""
-    save = Checkpoints.after_step
+    save = CheckpointWriter.after_step
 
     def after_step(self, trainer, module) -> None:
         save(self, trainer, module)
         if module.step == step:
             os._exit(0)
 
-    Checkpoints.after_step = after_step  # type: ignore[method-assign]
+    CheckpointWriter.after_step = after_step  # type: ignore[method-assign]
 
 
 def test_a_run_goes_on_at_another_world_size(trained: Callable[..., Path], tmp_path: Path) -> None:

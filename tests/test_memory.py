@@ -25,7 +25,7 @@ from eltlab.config.schema import Spent, SupervisionConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone
 from eltlab.training.ema import ema_copy
-from eltlab.training.live_memory import LiveBytes
+from eltlab.training.live_memory import LiveMemory
 from eltlab.training.timing import Arm
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -159,7 +159,7 @@ class Codes:
 def measured_inference(config, precision):
     config.trainer.precision = precision
     model = AnytimeSampler(ema_copy(build_backbone(config)), config, Codes())
-    with LiveBytes() as live:
+    with LiveMemory() as live:
         model.sample_batch(torch.zeros(config.batch_size, dtype=torch.long), None, 0)
     return live.peak
 
@@ -405,7 +405,7 @@ def test_dropout_is_a_byte_a_number_on_cuda_and_the_squared_attention_on_the_cpu
 
 def test_live_bytes_follow_storages_and_not_tensors():
     weight = torch.ones(10, requires_grad=True)
-    with LiveBytes() as live:
+    with LiveMemory() as live:
         a = torch.ones(100)
         view, detached = a[:50].view(5, 10), a.detach()
         a.add_(1)
@@ -417,7 +417,7 @@ def test_live_bytes_follow_storages_and_not_tensors():
         assert (live.current, live.peak) == (400, 800)
         weight.data.add_(1)
         assert live.current == 400  # it was there before
-        live.restart()
+        live.reset_peak()
         assert live.peak == 400
         (weight * 2).sum().backward()
         assert live.current == 440 < live.peak  # the gradient, and what led to it

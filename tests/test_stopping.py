@@ -137,8 +137,8 @@ def vote(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     agreement = Agreement()
-    told = [agreement.agreed(rank == 1 and step >= 3) for step in range(1, 6)]
-    told.append(agreement.answer())
+    told = [agreement.agree(rank == 1 and step >= 3) for step in range(1, 6)]
+    told.append(agreement.wait_for_answer())
     (folder / str(rank)).write_text(str([int(each) for each in told]))
     torch.distributed.destroy_process_group()
 
@@ -150,4 +150,4 @@ def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path: Path) -> None:
 
 def test_one_rank_needs_nobody() -> None:
     agreement = Agreement()
-    assert not agreement.agreed(False) and agreement.agreed(True) and not agreement.answer()
+    assert not agreement.agree(False) and agreement.agree(True) and not agreement.wait_for_answer()

@@ -1,8 +1,10 @@
-"""What a run leaves while it trains: the bar, metrics.csv and TensorBoard, checkpoints, sample grids."""
+"""Lightning callbacks that write what a run leaves: progress, metrics, checkpoints, sample grids."""
 
 import csv
 import io
+import logging
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,11 @@ from eltlab.training.agreement import Agreement
 from eltlab.training.module import LoopedModule
 
 
-class AfterSteps(Callback):
-    """Acts after every optimizer step, on every device: after the last piece of a batch."""
+class StepCallback(Callback):
+    """Calls `after_step` on every rank after each optimizer step.
+
+    Lightning's own hook runs after each micro-batch.
+    """
 
     def on_train_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -37,9 +42,9 @@ class AfterSteps(Callback):
         raise NotImplementedError
 
 
-class Reports(AfterSteps):
-    """The progress bar, and every trainer.log_every steps a line of metrics.csv, TensorBoard and, with
-    trainer.wandb, Weights & Biases."""
+class MetricsWriter(StepCallback):
+    """Updates the progress bar, and writes a line of metrics every trainer.log_every steps: to metrics.csv,
+    TensorBoard and, with trainer.wandb, Weights & Biases."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.path = folder / "metrics.csv"
@@ -51,21 +56,20 @@ class Reports(AfterSteps):
             self.open(module)
         self.since = (module.step, module.train_seconds)
         config = module.config
-        total = config.steps * config.batch_size
-        self.bar = Bar("train", total, module.images_seen, example_unit(config.data.shape))
+        self.bar = Bar("train", config.images, module.images_seen, example_unit(config.data.shape))
         self.bar.__enter__()
 
     def open(self, module: Any) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        keep_rows(self.path, self.columns, module.start)
+        truncate_csv(self.path, self.columns, module.start)
         self.writer = SummaryWriter(str(self.events), purge_step=module.start + 1)
         self.tracker = start_wandb(self.path.parent, module.config)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         module.tick()
         note = ""
-        if module.reports_after(module.step - 1):
+        if module.is_report_due(module.step - 1):
             values = self.report(module)
             note = f"loss {values['loss']:.3f}" if "loss" in values else ""
         self.bar.update(module.images_seen, note)
@@ -98,7 +102,7 @@ class Reports(AfterSteps):
             self.tracker.finish()
 
     def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
-        if hasattr(self, "bar"):  # else it happened before training began
+        if hasattr(self, "bar"):  # otherwise it was raised before training started
             self.on_train_end(trainer, module)
 
 
@@ -109,14 +113,14 @@ def metric_columns(loops: int) -> list[str]:
     return [*before, *updates, "grad_norm", "lr", "skipped", "images_per_second"]
 
 
-def keep_rows(path: Path, columns: list[str], step: int) -> None:
-    """Starts metrics.csv, or keeps of it what a run resumed at this step had written by then."""
+def truncate_csv(path: Path, columns: list[str], step: int) -> None:
+    """Writes a CSV file with a header and, of the lines there, those up to the step a run resumes from."""
     kept = []
     if path.is_file() and step:
         with path.open(newline="") as file:
-            kept = [
-                row for row in csv.DictReader(file) if complete(row) and int(row["step"]) <= step
-            ]
+            # A killed process may have left an incomplete last line.
+            complete = [row for row in csv.DictReader(file) if None not in row.values()]
+        kept = [row for row in complete if row["step"].isdigit() and int(row["step"]) <= step]
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, columns)
     writer.writeheader()
@@ -124,13 +128,11 @@ def keep_rows(path: Path, columns: list[str], step: int) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def complete(row: dict[str, str]) -> bool:
-    """Not the torn last line of a killed process."""
-    return None not in row.values() and row["step"].isdigit()
-
-
 def start_wandb(folder: Path, config: Config) -> Any:
-    """The Weights & Biases run of this run folder (resumed under the same id), or None."""
+    """The Weights & Biases run of this run folder, resumed under the same id; None without trainer.wandb.
+
+    Raises UserError if wandb does not start.
+    """
     if not config.trainer.wandb:
         return None
     import wandb
@@ -150,12 +152,12 @@ def start_wandb(folder: Path, config: Config) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(
             f"trainer.wandb=true: wandb did not start ({reason}); log in, set WANDB_MODE=offline, or "
-            "leave it out"
+            "remove the key"
         ) from error
 
 
-class Checkpoints(AfterSteps):
-    """checkpoints/last.ckpt, whole or absent, every trainer.checkpoint_seconds and at the end."""
+class CheckpointWriter(StepCallback):
+    """Writes checkpoints/last.ckpt atomically, every trainer.checkpoint_seconds and at the end."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path, seconds
@@ -166,27 +168,29 @@ class Checkpoints(AfterSteps):
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         due = time.monotonic() - self.saved >= self.seconds
-        if self.agreement.agreed(due) or module.step == module.config.steps:
+        # The clocks of the ranks differ, and saving is collective, so they agree on the step.
+        if self.agreement.agree(due) or module.step == module.config.steps:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.agreement.answer()
+        self.agreement.wait_for_answer()
 
     def save(self, trainer: Trainer) -> None:
-        """Every device gives what it holds; the first writes."""
-        with atomic_path(self.path) if ranks.is_main_process() else nullcontext(self.path) as place:
-            trainer.save_checkpoint(place)
+        """Called on every rank, because shards are gathered; only the main process writes the file."""
+        main = ranks.is_main_process()
+        with atomic_path(self.path) if main else nullcontext(self.path) as path:
+            trainer.save_checkpoint(path)
         self.saved = time.monotonic()
 
 
-class Grids(AfterSteps):
-    """samples/: the same noise and labels at several loop counts, trainer.grids times over the run."""
+class SampleGrids(StepCallback):
+    """Writes samples/, trainer.grids times over the run: the same noise and labels at several loop counts."""
 
     COLUMNS = 10
 
     def __init__(self, folder: Path, config: Config, tokenizer: Decoder | None) -> None:
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
-        self.steps = spread(config.steps, config.trainer.grids)
+        self.steps = evenly_spaced_steps(config.steps, config.trainer.grids)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
@@ -194,7 +198,7 @@ class Grids(AfterSteps):
         model = AnytimeSampler(module.ema, self.config, self.tokenizer)
         labels = torch.arange(self.COLUMNS) % self.config.data.classes
         loops = self.config.evaluate_loops
-        assert loops  # resolve has filled it in
+        assert loops  # filled in when the configuration was resolved
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
         if ranks.is_main_process():
             suffix = grid_suffixes(self.config.data.frames)[0]
@@ -203,16 +207,13 @@ class Grids(AfterSteps):
         module.tick(count=False)
 
 
-def spread(steps: int, times: int) -> set[int]:
-    """The steps after which something is done this many times over a run, the last of them the end."""
+def evenly_spaced_steps(steps: int, times: int) -> set[int]:
+    """`times` steps spread evenly over a run, the last of which is the final step."""
     return {-(-steps * n // times) for n in range(1, times + 1)}
 
 
 def quiet_lightning() -> None:
-    """Lightning's banners and advice (workers, loggers, intervals) are about parts that eltlab replaces."""
-    import logging
-    import warnings
-
+    """Silences the banners and the advice of Lightning about parts that eltlab replaces."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

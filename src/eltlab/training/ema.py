@@ -7,7 +7,7 @@ from torch import nn
 
 
 def ema_copy(backbone: nn.Module) -> nn.Module:
-    """A frozen copy in evaluation mode, to be averaged by `ema_update` and sampled from."""
+    """A frozen copy in evaluation mode, which `ema_update` averages and sampling uses."""
     return copy.deepcopy(backbone).requires_grad_(False).eval()
 
 

@@ -79,10 +79,15 @@ def train(
     from eltlab.common import seeds
     from eltlab.common.torch_device import choose_precision
     from eltlab.runs.checkpoints import check_architecture, read_checkpoint
-    from eltlab.training.callbacks import Checkpoints, Grids, Reports, quiet_lightning
+    from eltlab.training.callbacks import (
+        CheckpointWriter,
+        MetricsWriter,
+        SampleGrids,
+        quiet_lightning,
+    )
     from eltlab.training.module import LoopedModule
-    from eltlab.training.placement import placement
-    from eltlab.training.stopping import Stopping
+    from eltlab.training.stopping import StopOnSignal
+    from eltlab.training.strategy import strategy_arguments
     from eltlab.training.validation import Validation
 
     config = run.config
@@ -110,21 +115,21 @@ def train(
     if config.trainer.validations:
         validation = [Validation(run.folder, config, *data.held_out(Validation.IMAGES))]
     quiet_lightning()
-    checkpoints = Checkpoints(run.checkpoint, config.trainer.checkpoint_seconds)
+    checkpoints = CheckpointWriter(run.checkpoint, config.trainer.checkpoint_seconds)
     trainer = Trainer(
         accelerator=device.type,
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
         accumulate_grad_batches=config.trainer.accumulate,
         precision=precision,  # type: ignore[arg-type]
-        **placement(config),
+        **strategy_arguments(config),
         max_epochs=1,
         callbacks=[  # the checkpoint last: what a step leaves is on disk before the step counts
-            Reports(run.folder, config),
+            MetricsWriter(run.folder, config),
             *validation,
-            Grids(run.folder / "samples", config, data.tokenizer),
+            SampleGrids(run.folder / "samples", config, data.tokenizer),
             checkpoints,
-            Stopping(requests, checkpoints.save),
+            StopOnSignal(requests, checkpoints.save),
         ],
         logger=False,
         enable_checkpointing=False,

@@ -1,6 +1,6 @@
-"""Bytes of the tensors that are alive, followed op by op: what CUDA's allocator reports, for the CPU.
+"""Counts the bytes of live tensors op by op: on the CPU what CUDA's allocator reports.
 
-For tests and benchmarks: a dispatch mode makes every op some microseconds slower. What a kernel
+Meant for tests and benchmarks: the dispatch mode adds some microseconds to every op. Memory that a kernel
 allocates for itself and frees before it returns is not seen.
 """
 
@@ -14,17 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
-    """A context that follows every storage that ops create in it, in the backward too.
+class LiveMemory(TorchDispatchMode):
+    """A context that follows every storage that ops create inside it, also in the backward pass.
 
-    current: bytes of those that are alive now; peak: the most since the start or `restart`. A view
-    or an in-place result is no new storage, and what existed before is not counted, nor its end.
+    current: bytes of the storages alive now; peak: the maximum since the start or `reset_peak`. Views
+    and in-place results are not new storages. Storages that existed before are not counted, and neither
+    is their release.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.current = self.peak = 0
-        self.known: set[int] = set()  # addresses of storages that are counted and alive
+        self.known: set[int] = set()  # addresses of the storages counted in `current`
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -35,23 +36,22 @@ class LiveBytes(TorchDispatchMode):
         for storage in storages(out):
             # An op that returns a storage it was given has written in place or made a view.
             if storage._cdata not in given | self.known:
-                self.count(storage)
+                self.add(storage)
         self.peak = max(self.peak, self.current)
         return out
 
-    def count(self, storage: torch.UntypedStorage) -> None:
-        """Adds a storage, and takes it away again when its last tensor goes."""
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Counts a storage until its last tensor is freed."""
         address, size = storage._cdata, storage.nbytes()
         self.known.add(address)
         self.current += size
-        weakref.finalize(storage, self.forget, address, size).atexit = False
+        weakref.finalize(storage, self.remove, address, size).atexit = False
 
-    def forget(self, address: int, size: int) -> None:
+    def remove(self, address: int, size: int) -> None:
         self.known.discard(address)
         self.current -= size
 
-    def restart(self) -> None:
-        """Begins a new peak from what is alive now."""
+    def reset_peak(self) -> None:
         self.peak = self.current
 
 

@@ -1,4 +1,4 @@
-"""One LightningModule for every combination of objective, supervision and backbone."""
+"""The LightningModule of every combination of objective, supervision and backbone."""
 
 import math
 import time
@@ -19,20 +19,22 @@ from eltlab.generation.build import build_objective
 from eltlab.model.build import build_backbone
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.meter import Meter
-from eltlab.training.sharding import like_parameters, shard
+from eltlab.training.sharding import shard_networks, shard_optimizer_state
 from eltlab.training.supervision import build_supervision
 
-BAD_STEPS = 5  # steps in a row without a finite gradient, after which a run stops
+BAD_STEPS = 5  # a run stops after this many steps in a row without a finite gradient
 
 
 class LoopedModule(LightningModule):
-    """Trains config's network from `start` (restored by `resume`) to config.steps.
+    """Trains the network of config from step `start` (set by `resume`) to config.steps.
 
-    A step is a function of the weights, the optimizer and (seed, step) alone: one pass of L loops
-    serves every exit that the supervision asks for, and nothing waits for the device.
+    A step depends only on the weights, the optimizer and (seed, step). One pass of L loops serves every
+    exit that the supervision reads, and nothing waits for the device.
 
     Args:
-        share: which device of how many this is, and the pieces of a batch.
+        codebook: stored in the checkpoint, because a run always decodes with the codes it was trained on.
+        data_hash: stored in the checkpoint, because a run does not resume on other images.
+        batch_slice: rank, world size and number of micro-batches.
     """
 
     def __init__(
@@ -44,8 +46,6 @@ class LoopedModule(LightningModule):
     ) -> None:
         super().__init__()
         self.config, self.batch_slice = config, batch_slice
-        # Kept in the checkpoint: a run always decodes with the codes it was trained on, and does not
-        # go on with other images.
         self.codebook, self.data_hash = codebook, data_hash
         self.backbone = build_backbone(config)
         self.ema = ema_copy(self.backbone)
@@ -54,31 +54,32 @@ class LoopedModule(LightningModule):
             config.supervision, config.loops, config.seed, config.steps
         )
         self.meter = Meter()
-        self.start = self.step = 0  # steps done when this process began, and by now
-        self.skipped = torch.zeros(())
+        self.start = self.step = 0  # steps done when this process started, and so far
+        self.skipped = torch.zeros(())  # steps without a finite gradient
         self.skipped_in_row = torch.zeros(())
-        self.longest_bad = torch.zeros(())  # steps skipped in a row, the most so far
-        self.peak_memory = 0  # bytes, of the processes before this one
+        self.longest_bad = torch.zeros(())  # the maximum of skipped_in_row
+        self.peak_memory = 0  # bytes, in the processes before this one
         self.train_seconds = 0.0
         self.clock = time.monotonic()
         self._optimizer_state: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
-        """Shards the networks where Lightning's strategy is to (it sets the mesh)."""
+        """Shards the networks if Lightning's strategy has set a device mesh (FSDP2)."""
         mesh = self.device_mesh
         if mesh is not None:
-            half = self.trainer.precision == "bf16-mixed"
-            shard(self.backbone, self.ema, mesh["data_parallel"], half)
+            bf16 = self.trainer.precision == "bf16-mixed"
+            shard_networks(self.backbone, self.ema, mesh["data_parallel"], bf16)
 
     # --- one step ---------------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one micro-batch: inputs x of the objective and labels [B]."""
         x, labels_B = batch
         config, step = self.config, self.step
         batch_slice = self.batch_slice.in_micro_batch(batch_idx % self.batch_slice.micro_batches)
         generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
         noise = BatchNoise(generator, batch_slice.count * len(labels_B), batch_slice)
-        # Dropout is the only draw from the global generator, and the only one that knows the share.
+        # Only dropout draws from the global generator, and only its seed depends on the slice.
         torch.manual_seed(seeds.fold(config.seed, "dropout", step, batch_slice.index))
         labels_B = self.drop_labels(labels_B, noise)
         inputs, target = self.objective.corrupt(x, noise)
@@ -86,7 +87,7 @@ class LoopedModule(LightningModule):
             *inputs,
             labels_B=labels_B,
             exits=self.supervision.exits(step),
-            track=self.reports_after(step),
+            track=self.is_report_due(step),
         )
         losses = self.supervision.losses(self.objective, done.exits, target, step)
         self.meter.add(losses.log)
@@ -95,11 +96,11 @@ class LoopedModule(LightningModule):
         return losses.total
 
     def drop_labels(self, labels_B: Tensor, noise: BatchNoise) -> Tensor:
-        """Replaces a fraction label_dropout of the labels by the null label (for CFG)."""
+        """Replaces a fraction label_dropout of the labels by the null label, for classifier-free guidance."""
         dropped = noise.uniform() < self.config.objective.label_dropout
         return labels_B.masked_fill(dropped, self.config.data.classes)
 
-    def reports_after(self, step: int) -> bool:
+    def is_report_due(self, step: int) -> bool:
         """Whether a line of metrics.csv is written after this step."""
         return (step + 1) % self.config.trainer.log_every == 0 or step + 1 == self.config.steps
 
@@ -117,35 +118,39 @@ class LoopedModule(LightningModule):
         return torch.optim.AdamW(groups, lr=optim.lr, betas=(b1, b2), fused=True)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clips by the global norm; where that is not finite, the fused optimizer skips the step.
-
-        found_inf is AdamW's own device-side switch (made for loss scaling): weights, moments and step
-        count stay as they were, and the host does not wait to learn it.
-        """
+        """Clips by the global norm. If the norm is not finite, the optimizer skips the step."""
         clip = self.config.optim.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), clip)
-        if isinstance(norm, DTensor):  # of shards: every device must skip the same steps
+        if isinstance(norm, DTensor):  # the norm of shards: all ranks must skip the same steps
             norm = norm.full_tensor()
         bad = (~norm.isfinite()).float()
+        # Fused AdamW reads found_inf on the device (it was made for loss scaling): weights, moments and
+        # its step count stay as they are, and the host does not wait to learn whether they did.
         optimizer.found_inf = bad
         self.skipped = self.skipped.to(bad.device) + bad
         self.skipped_in_row = (self.skipped_in_row.to(bad.device) + 1) * bad
         self.longest_bad = torch.maximum(self.longest_bad.to(bad.device), self.skipped_in_row)
         self.meter.add({"grad_norm": norm})
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """The optimizer step of `fit` (called by Lightning) and of `bench`.
+
+        optimizer_closure: run by the optimizer first; it leaves clipped gradients.
+        """
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
-        super().optimizer_step(*args, **kwargs)
+        optimizer.step(closure=optimizer_closure)
         ema_update(self.ema, self.backbone, ema_decay(self.config.ema.decay, self.step))
         self.step += 1
 
     # --- reports and state ------------------------------------------------------------------------
 
     def report(self) -> dict[str, float]:
-        """What metrics.csv gets: means since the last report. Waits for the device.
+        """The values of a line of metrics.csv: means since the last report. Waits for the device.
 
-        Raises Diverged where BAD_STEPS steps in a row were skipped.
+        Raises Diverged if BAD_STEPS steps in a row were skipped.
         """
         values = self.meter.flush()
         values["lr"] = learning_rate(self.config, self.step - 1)
@@ -164,7 +169,7 @@ class LoopedModule(LightningModule):
         return self.step * self.config.batch_size
 
     def tick(self, count: bool = True) -> None:
-        """Adds the time since the last tick to the training time (or leaves it out)."""
+        """Adds the time since the last tick to the training time, unless count is False."""
         now = time.monotonic()
         if count:
             self.train_seconds += now - self.clock
@@ -188,7 +193,7 @@ class LoopedModule(LightningModule):
         }
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from a checkpoint of the same run: weights, average, optimizer and counters."""
+        """Restores weights, average, optimizer and counters from a checkpoint of the same run."""
         self.load_state_dict(checkpoint["state_dict"])
         self._optimizer_state = checkpoint["optimizer_states"][0]
         counters = checkpoint["eltlab"]
@@ -196,26 +201,24 @@ class LoopedModule(LightningModule):
         self.train_seconds = counters["train_seconds"]
         self.meter.restore(counters["meter"])
         self.peak_memory = counters["peak_memory_bytes"]
-        self.skipped = torch.tensor(counters["skipped"])
-        self.skipped_in_row = torch.tensor(counters["skipped_in_row"])
-        self.longest_bad = torch.tensor(counters["longest_bad"])
+        for name in ("skipped", "skipped_in_row", "longest_bad"):
+            setattr(self, name, torch.tensor(counters[name]))
 
     def on_train_start(self) -> None:
         if self._optimizer_state is not None:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            optimizer.load_state_dict(like_parameters(self._optimizer_state, optimizer))
+            optimizer.load_state_dict(shard_optimizer_state(self._optimizer_state, optimizer))
             self._optimizer_state = None
         self.tick(count=False)
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up over optim.warmup_images, then constant or a cosine to zero at the end."""
+    """Linear warm-up over optim.warmup_images, then constant or a cosine that ends at zero."""
     optim = config.optim
     images = (step + 1) * config.batch_size
     if images < optim.warmup_images:
         return optim.lr * images / optim.warmup_images
     if optim.schedule == "constant":
         return optim.lr
-    total = config.steps * config.batch_size
-    progress = (images - optim.warmup_images) / max(total - optim.warmup_images, 1)
+    progress = (images - optim.warmup_images) / max(config.images - optim.warmup_images, 1)
     return optim.lr * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -1,6 +1,5 @@
-"""FSDP2 through Lightning: each device holds a shard of weights, gradients, moments and average."""
+"""FSDP2 through Lightning: each rank holds a shard of weights, gradients, moments and average."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,42 +9,46 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from eltlab.common import ranks
 
 
-class Sharded(ModelParallelStrategy):
-    """All devices share the data, none the tensors. Its checkpoints are those of one device."""
+class ShardedStrategy(ModelParallelStrategy):
+    """Shards the networks over all ranks. Its checkpoints equal those of a single device."""
 
     def __init__(self) -> None:
         super().__init__(ranks.world_size(), 1, save_distributed_checkpoint=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return whole(self.lightning_module.state_dict())
+        return gather_state(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return whole(optimizer.state_dict())
+        return gather_state(optimizer.state_dict())
 
 
-def shard(backbone: nn.Module, average: nn.Module, mesh: DeviceMesh, half: bool) -> None:
+def shard_networks(backbone: nn.Module, average: nn.Module, mesh: DeviceMesh, bf16: bool) -> None:
     """Shards both networks in place, each as one group.
 
-    A looped network needs the same weights at every loop: they are gathered once a step, and so are
-    their gradients reduced. half: the live weights travel and compute in bf16; gradients are reduced
+    A looped network reuses its weights in every loop. As one group they are gathered once per step and
+    their gradients are reduced once. bf16: weights are gathered and used in bf16; gradients are reduced
     in float32.
     """
     policy = MixedPrecisionPolicy()
-    if half:  # autocast, and not this, decides what the inputs are: the residual stream is float32
+    if bf16:
+        # Inputs are not cast: the residual stream stays float32, and autocast picks each op's precision.
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     fully_shard(backbone, mesh=mesh, mp_policy=policy)
-    # Its weights are averaged between its passes, so they must be shards again after each.
+    # ema_update changes the average between its passes, so each pass must end with shards again.
     fully_shard(average, mesh=mesh, reshard_after_forward=True)
 
 
-def whole(state: Any) -> Any:
-    """A state with every sharded tensor gathered, on the CPU. All processes must call this; only the
-    first is sure to keep what it gathers."""
+def gather_state(state: Any) -> Any:
+    """The state on the CPU with every sharded tensor gathered on the main process.
+
+    All ranks must call this. The other ranks get empty tensors in place of gathered ones.
+    """
 
     def gather(value: Tensor) -> Tensor:
         if not isinstance(value, DTensor):
@@ -53,36 +56,26 @@ def whole(state: Any) -> Any:
         full = value.full_tensor()
         return full.cpu() if ranks.is_main_process() else full.new_empty(0)
 
-    return mapped(state, gather)
+    return tree_map_only(Tensor, gather, state)
 
 
-def like_parameters(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state, cut into shards wherever its parameters are."""
+def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A gathered optimizer state, with each moment sharded as its parameter is in this optimizer."""
     names = [name for group in state["param_groups"] for name in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    cut = {}
+    sharded = {}
     for name, parameter in zip(names, parameters, strict=True):
-        values = state["state"].get(name)
-        if values is not None:
-            cut[name] = {key: like(value, parameter) for key, value in values.items()}
-    return {**state, "state": cut}
+        if name in state["state"]:
+            values = state["state"][name]
+            sharded[name] = {key: shard_like(value, parameter) for key, value in values.items()}
+    return {**state, "state": sharded}
 
 
-def like(value: Any, parameter: Tensor) -> Any:
-    """A moment of a parameter, sharded as it is; counters stay."""
+def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A moment, sharded as its parameter is. Step counts (scalars) are not sharded."""
     if not isinstance(parameter, DTensor) or value.dim() == 0:
         return value
     here = value.to(parameter.device)
     mesh, placements = parameter.device_mesh, parameter.placements
+    # Each rank has the whole moment, so it takes its shard locally instead of receiving it from rank 0.
     return distribute_tensor(here, mesh, placements, src_data_rank=None)
-
-
-def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Dicts and lists with every tensor changed."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, dict):
-        return {key: mapped(value, change) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [mapped(value, change) for value in tree]
-    return tree

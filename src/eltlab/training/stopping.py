@@ -1,15 +1,16 @@
-"""Stops training at the end of a step, with its checkpoint, on all ranks at the same one."""
+"""Stops training after a step in which a signal came: on all ranks after the same step, with a checkpoint."""
 
 from collections.abc import Callable
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Trainer
 
 from eltlab.common.signals import STOPS, Requests
 from eltlab.training.agreement import Agreement
+from eltlab.training.callbacks import StepCallback
 
 
-class Stopping(Callback):
+class StopOnSignal(StepCallback):
     """Ends training after the step in which a signal came: saves the checkpoint and raises Stopped.
 
     Args:
@@ -21,20 +22,16 @@ class Stopping(Callback):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self.agreement = Agreement()
-        self.step = module.step
-        self.requests.deferred = True
-        self.requests.listen()  # Lightning, which has a SIGTERM of its own, has just taken it
+        self.requests.later = True
+        self.requests.listen()  # again: Lightning has just installed its own handler of SIGTERM
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
-        if module.step == self.step:  # a part of one
-            return
-        self.step = module.step
-        if self.agreement.agreed(self.requests.number is not None):
+    def after_step(self, trainer: Trainer, module: Any) -> None:
+        if self.agreement.agree(self.requests.number is not None):
             self.save(trainer)
-            # A rank may end by what another was sent.
+            # The signal may have reached another rank only; this one then stops with the same code.
             self.requests.number = self.requests.number or STOPS[0]
-            self.requests.raise_if_stopped(f" at {module.images_seen:,} images")
+            self.requests.heed(f" at {module.images_seen:,} images")
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.requests.deferred = False
-        self.agreement.answer()
+        self.requests.later = False
+        self.agreement.wait_for_answer()

@@ -15,7 +15,7 @@ from eltlab.common.torch_device import autocast
 from eltlab.config.cost.flops import macs_per_pass, network, train_flops_per_image
 from eltlab.config.schema import Config, Spent
 from eltlab.training.ema import ema_decay, ema_update
-from eltlab.training.live_memory import LiveBytes
+from eltlab.training.live_memory import LiveMemory
 from eltlab.training.module import LoopedModule, learning_rate
 
 PARTS = ("data", "forward", "backward", "optimizer")  # of a training step, in order
@@ -138,10 +138,10 @@ class Arm:
             self.module.step = deepest
             self.step()
             return torch.cuda.max_memory_allocated() - others
-        with LiveBytes() as live:
+        with LiveMemory() as live:
             self.step()  # from here on the gradients are among what is followed
             self.module.step = deepest
-            live.restart()
+            live.reset_peak()
             self.step()
         return self.static_bytes() - self.gradient_bytes() + live.peak
 

@@ -13,13 +13,13 @@ from eltlab.common import ranks
 from eltlab.common.seeds import BatchNoise, BatchSlice, generator
 from eltlab.config.schema import Config
 from eltlab.data.images.image_set import as_input
-from eltlab.training.callbacks import AfterSteps, keep_rows, spread
+from eltlab.training.callbacks import StepCallback, evenly_spaced_steps, truncate_csv
 
 LEVELS = 5  # bins of the corruption, from light to heavy
 COLUMNS = ["step", "images", "exit", "level", "loss", "gap"]
 
 
-class Validation(AfterSteps):
+class Validation(StepCallback):
     """trainer.validations times over the run: the loss of every exit at LEVELS levels.
 
     level is the mean time (diffusion) or mask ratio (masked) of the bin; gap is how far the exit is
@@ -35,7 +35,7 @@ class Validation(AfterSteps):
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
         self.path = folder / "validation.csv"
         self.exits = tuple(range(1, config.loops + 1))
-        self.steps = spread(config.steps, config.trainer.validations)
+        self.steps = evenly_spaced_steps(config.steps, config.trainer.validations)
         self.inputs, self.labels = inputs, labels
         data, model = config.data, config.model
         predicted = data.codebook if config.objective.INPUTS == "tokens" else data.patch_values
@@ -45,7 +45,7 @@ class Validation(AfterSteps):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         if ranks.is_main_process():
-            keep_rows(self.path, COLUMNS, module.start)
+            truncate_csv(self.path, COLUMNS, module.start)
         self.inputs = self.inputs.to(module.device)
         self.labels = self.labels.to(module.device)
 
