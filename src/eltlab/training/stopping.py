@@ -22,7 +22,7 @@ class StopOnSignal(StepCallback):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self.agreement = Agreement()
-        self.requests.later = True
+        self.requests.deferred = True
         self.requests.listen()  # again: Lightning has just installed its own handler of SIGTERM
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
@@ -30,8 +30,8 @@ class StopOnSignal(StepCallback):
             self.save(trainer)
             # The signal may have reached another rank only; this one then stops with the same code.
             self.requests.number = self.requests.number or STOPS[0]
-            self.requests.heed(f" at {module.images_seen:,} images")
+            self.requests.raise_if_stopped(f" at {module.images_seen:,} images")
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.requests.later = False
+        self.requests.deferred = False
         self.agreement.wait_for_answer()

@@ -14,9 +14,8 @@ from eltlab.common.seeds import BatchNoise, BatchSlice
 from eltlab.common.torch_device import autocast
 from eltlab.config.cost.flops import macs_per_pass, network, train_flops_per_image
 from eltlab.config.schema import Config, Spent
-from eltlab.training.ema import ema_decay, ema_update
 from eltlab.training.live_memory import LiveMemory
-from eltlab.training.module import LoopedModule, learning_rate
+from eltlab.training.module import LoopedModule
 
 PARTS = ("data", "forward", "backward", "optimizer")  # of a training step, in order
 Batch = tuple[Tensor, Tensor]
@@ -95,13 +94,9 @@ class Arm:
                 self.optimizer.zero_grad()
             loss.backward()
             clock.mark()
-        module.configure_gradient_clipping(self.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, module.step)
-        self.optimizer.step()
-        ema_update(module.ema, module.backbone, ema_decay(self.config.ema.decay, module.step))
+        clip = partial(module.configure_gradient_clipping, self.optimizer)
+        module.optimizer_step(0, 0, self.optimizer, clip)
         clock.mark()
-        module.step += 1
         *passes, optimizer = clock.seconds()
         taken = [*(sum(passes[n::3]) for n in range(3)), optimizer]
         parts = dict(zip(PARTS, taken, strict=True))
