@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eltlab.common.errors import UserError
-from eltlab.data.batches import Batches, batch_indices, flips
+from eltlab.data.batches import FLIPPED, BatchLoader, batch_indices, draw_flips
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
 from eltlab.data.tokenizers.patch_codebook import (
@@ -287,8 +287,9 @@ def test_epochs_and_seeds_are_shuffled_apart():
 
 def test_a_resumed_loader_goes_on_where_it_stopped():
     inputs, labels = torch.randn(30, 2), torch.arange(30)
-    whole = list(Batches(inputs, labels, 8, seed=2, start=0, stop=10))
-    rest = Batches(inputs, labels, 8, seed=2, start=6, stop=10)
+    split = {"mean": inputs, "labels": labels}
+    whole = list(BatchLoader(split, 8, seed=2, start=0, stop=10))
+    rest = BatchLoader(split, 8, seed=2, start=6, stop=10)
     assert len(rest) == 4 == len(list(rest))
     for (x, y), (x_whole, y_whole) in zip(rest, whole[6:], strict=True):
         assert torch.equal(x, x_whole) and torch.equal(y, y_whole)
@@ -304,7 +305,9 @@ def test_batches_are_those_of_version_0_1_0():
 
 def test_images_are_brought_into_range_batch_by_batch(digits):
     train, _ = digits
-    batches = Batches(train.images, train.labels, 32, seed=0, start=0, stop=3)
+    batches = BatchLoader(
+        {"images": train.images, "labels": train.labels}, 32, seed=0, start=0, stop=3
+    )
     for step, (x, y) in enumerate(batches):
         indices = batch_indices(0, step, 32, len(train))
         assert torch.equal(x, to_float(train.images)[indices]) and x.dtype == torch.float32
@@ -315,19 +318,20 @@ def test_images_are_brought_into_range_batch_by_batch(digits):
 
 
 def test_about_half_of_a_batch_is_mirrored_by_seed_and_step():
-    drawn = torch.stack([flips(3, step, 500) for step in range(20)])
+    drawn = torch.stack([draw_flips(3, step, 500) for step in range(20)])
     assert 0.47 < drawn.float().mean() < 0.53
-    assert torch.equal(drawn[7], flips(3, 7, 500))
-    assert len({tuple(row.tolist()) for row in [*drawn, flips(4, 0, 500)]}) == 21
+    assert torch.equal(drawn[7], draw_flips(3, 7, 500))
+    assert len({tuple(row.tolist()) for row in [*drawn, draw_flips(4, 0, 500)]}) == 21
 
 
 def test_images_are_mirrored_where_the_draw_says(digits):
     train, _ = digits
-    straight = Batches(train.images, train.labels, 50, seed=1, start=2, stop=5)
-    flipped = Batches(train.images, train.labels, 50, seed=1, start=2, stop=5, flip=True)
+    split = {"images": train.images, "labels": train.labels}
+    straight = BatchLoader(split, 50, seed=1, start=2, stop=5)
+    flipped = BatchLoader(split, 50, seed=1, start=2, stop=5, flip=True)
     for step, (x, y), (x_flipped, y_flipped) in zip(range(2, 5), straight, flipped, strict=True):
         assert torch.equal(y, y_flipped)
-        for image, other, mirrored in zip(x, x_flipped, flips(1, step, 50), strict=True):
+        for image, other, mirrored in zip(x, x_flipped, draw_flips(1, step, 50), strict=True):
             assert torch.equal(other, image.flip(2) if mirrored else image)
 
 
@@ -335,7 +339,11 @@ def test_tokens_are_those_of_the_mirrored_images(digits):
     train, _ = digits
     codebook = fit_codebook(train, DIGITS, 16)
     ids, mirrored = encode_set(codebook, train, mirror=True)
-    images = Batches(train.images, train.labels, 50, seed=1, start=0, stop=3, flip=True)
-    tokens = Batches(ids, train.labels, 50, 1, 0, 3, flip=True, mirrored=mirrored)
+    images = BatchLoader(
+        {"images": train.images, "labels": train.labels}, 50, seed=1, start=0, stop=3, flip=True
+    )
+    tokens = BatchLoader(
+        {"ids": ids, "ids" + FLIPPED: mirrored, "labels": train.labels}, 50, 1, 0, 3, flip=True
+    )
     for (x, y), (t, labels) in zip(images, tokens, strict=True):
         assert torch.equal(codebook.encode(to_uint8(x)), t) and torch.equal(y, labels)

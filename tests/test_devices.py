@@ -28,7 +28,7 @@ from eltlab.common import distributed, file_locks, ranks
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice, slice_of_this_process
 from eltlab.config import devices
-from eltlab.data.batches import Batches
+from eltlab.data.batches import BatchLoader
 from eltlab.generation.masked import Masked
 from eltlab.launch import exit_code
 from eltlab.runs.checkpoints import read_checkpoint
@@ -327,10 +327,11 @@ def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_batches_of_all_shares_are_the_whole_batches(flip: bool) -> None:
-    images, labels = torch.arange(21 * 6, dtype=torch.uint8).view(21, 1, 2, 3), torch.arange(21)
+    images = torch.arange(21 * 6, dtype=torch.uint8).view(21, 1, 2, 3)
+    split = {"images": images, "labels": torch.arange(21)}
 
     def batches(batch_slice: BatchSlice) -> list:
-        return list(Batches(images, labels, 8, 1, 2, 6, flip, batch_slice=batch_slice))
+        return list(BatchLoader(split, 8, 1, 2, 6, flip, batch_slice=batch_slice))
 
     whole = batches(BatchSlice())
     ranks = [batches(BatchSlice(rank, 2, 0, 2)) for rank in range(2)]

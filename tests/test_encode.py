@@ -27,7 +27,6 @@ from eltlab.common.seeds import BatchSlice
 from eltlab.config.identity import identity
 from eltlab.data.build import build_data
 from eltlab.data.encoded import shard_writing, shards
-from eltlab.data.encoded.encoded_split import EncodedBatches
 from eltlab.data.encoded.manifest import TOKENIZER, read_manifest
 from eltlab.data.sets import folders
 from eltlab.data.sources import source_splits
@@ -513,7 +512,7 @@ def test_read_from_files_or_from_memory_batches_are_the_same(kind, workers, requ
 def test_each_example_is_its_own_and_mirrored_half_of_the_time(tokens) -> None:
     config = on(tokens, kind="tokens")
     data = build_data(config)
-    straight = data.train.whole(CPU, True)
+    straight = data.train.rows(CPU, flip=True, in_memory=True)
     seen = {False: 0, True: 0}
     known = {
         (tuple(row.tolist()), int(label)): ending != ""
@@ -534,7 +533,7 @@ def test_each_example_is_its_own_and_mirrored_half_of_the_time(tokens) -> None:
 
 def test_latents_are_drawn_from_their_posterior_anew_at_each_step(latents) -> None:
     data = build_data(on(latents))
-    rows = {name: tensor.whole(CPU) for name, tensor in data.train.tensors.items()}
+    rows = {name: tensor.load(CPU) for name, tensor in data.train.tensors.items()}
     mean, deviation = rows["mean"].float(), (rows["logvar"].float() / 2).exp()
     draws = [batches(latents, f"seed={seed}") for seed in (0, 0, 1)]
     for (x, _), (again, _) in zip(draws[0], draws[1], strict=True):
@@ -573,24 +572,23 @@ def test_shares_of_a_batch_make_the_whole(latents) -> None:
 def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> None:
     config = on(latents)
     data = build_data(config)
-    assert isinstance(data.batches(config, 0, CPU), EncodedBatches)
-    assert data.batches(config, 0, CPU).tensors is not None
+    assert data.batches(config, 0, CPU).in_memory
     size = data.train.nbytes(flip=False)
-    assert size == sum(t.nbytes for t in data.train.whole(CPU, False).values())
+    assert size == sum(t.nbytes for t in data.train.rows(CPU, False, True).values())
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size)
-    assert data.batches(config, 0, CPU).tensors is not None
+    assert data.batches(config, 0, CPU).in_memory
     monkeypatch.setattr(ranks, "local_world_size", lambda: 2)  # each with a copy in the same memory
-    assert data.batches(config, 0, CPU).tensors is None
+    assert not data.batches(config, 0, CPU).in_memory
     monkeypatch.undo()
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size - 4)
-    assert data.batches(config, 0, CPU).tensors is None
+    assert not data.batches(config, 0, CPU).in_memory
 
 
 def test_a_set_comes_to_the_device_a_file_at_a_time(latents, monkeypatch) -> None:
     mapped = build_data(on(latents)).train.tensors["mean"]
     monkeypatch.setattr(torch, "cat", None)
-    assert torch.equal(mapped.whole(CPU), mapped[torch.arange(36)])
-    assert mapped.whole(torch.device("meta")).shape == (36, 2, 8, 8)
+    assert torch.equal(mapped.load(CPU), mapped[torch.arange(36)])
+    assert mapped.load(torch.device("meta")).shape == (36, 2, 8, 8)
 
 
 # --- a run on it ----------------------------------------------------------------------------------

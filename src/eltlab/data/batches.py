@@ -1,19 +1,31 @@
-"""Training batches as a function of (seed, step), so that a run resumes in the middle of an epoch."""
+"""Training batches as a function of (seed, step), so that a run can resume in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from eltlab.common.seeds import WHOLE_BATCH, BatchSlice, generator
-from eltlab.data.images.image_files import ImageFiles
-from eltlab.data.images.image_set import as_input, to_float
+from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice, generator
+from eltlab.data.images.image_set import to_float
+from eltlab.data.readahead import read_ahead
 
 CPU = torch.device("cpu")
+LABELS = "labels"
+FLIPPED = "_flipped"  # suffix of the tensor that holds the mirrored version of every row
 
 
-@lru_cache(maxsize=4)  # two epochs, on the CPU for what decodes and on the device
+class Rows(Protocol):
+    """The rows of one tensor: a tensor itself, or files that are read when they are indexed."""
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+@lru_cache(maxsize=4)  # two epochs, each on the CPU (for the reading processes) and on the device
 def _epoch_order(seed: int, epoch: int, size: int, device: torch.device) -> Tensor:
     return torch.randperm(size, generator=generator(seed, "order", epoch)).to(device)
 
@@ -21,7 +33,8 @@ def _epoch_order(seed: int, epoch: int, size: int, device: torch.device) -> Tens
 def batch_indices(
     seed: int, step: int, batch_size: int, size: int, device: torch.device = CPU
 ) -> Tensor:
-    """Which examples step 0, 1, … trains on: shuffled epochs laid end to end, cut into batches."""
+    """Which examples step 0, 1, … trains on, int64 [B]. Shuffled epochs are concatenated and cut into
+    batches, so a batch may cross the end of an epoch."""
     parts = []
     first, left = step * batch_size, batch_size
     while left:
@@ -32,7 +45,7 @@ def batch_indices(
     return torch.cat(parts)
 
 
-def flips(seed: int, step: int, batch_size: int, device: torch.device = CPU) -> Tensor:
+def draw_flips(seed: int, step: int, batch_size: int, device: torch.device = CPU) -> Tensor:
     """Which images of a batch are mirrored, bool [B]: each with probability 1/2."""
     drawn = torch.rand(batch_size, generator=generator(seed, "flip", step)) < 0.5
     if device.type == "cuda":  # a copy from pageable memory would wait for the device
@@ -40,121 +53,112 @@ def flips(seed: int, step: int, batch_size: int, device: torch.device = CPU) -> 
     return drawn.to(device, non_blocking=True)
 
 
-def where_flipped(flipped_B: Tensor, mirrored: Tensor, straight: Tensor) -> Tensor:
-    return torch.where(flipped_B.view(-1, *[1] * (straight.dim() - 1)), mirrored, straight)
+def select_rows(
+    tensors: Mapping[str, Rows], indices: Tensor, flipped_B: Tensor | None
+) -> dict[str, Tensor]:
+    """These rows of each tensor. Flipped rows come from the tensor's FLIPPED twin if it has one, because
+    an encoder does not commute with mirroring; otherwise their last axis is reversed."""
+    rows = {}
+    for name in [name for name in tensors if not name.endswith(FLIPPED)]:
+        rows[name] = tensors[name][indices]
+        if flipped_B is not None and name != LABELS:
+            twin = tensors.get(name + FLIPPED)
+            mirrored = rows[name].flip(-1) if twin is None else twin[indices]
+            mask = flipped_B.view(-1, *[1] * (mirrored.dim() - 1))
+            rows[name] = torch.where(mask, mirrored, rows[name])
+    return rows
 
 
-class Loader:
-    """What the loaders of a run share: they give steps start…stop − 1, of each its pieces, and of each piece
-    this share's rows.
+def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise) -> Tensor:
+    """What the objective corrupts: pixels float32 in [−1, 1], ids int64 [B, T], or latents float32
+    [B, C, H, W], drawn from their posterior if they have one."""
+    if "images" in rows:
+        return to_float(rows["images"])
+    if "ids" in rows:
+        return rows["ids"].long()
+    mean = rows["mean"].float()
+    if "logvar" not in rows:
+        return mean
+    return mean + (rows["logvar"].float() / 2).exp() * noise.normal(*mean.shape[1:])
+
+
+class BatchLoader:
+    """Gives (inputs, labels) of each micro-batch of steps start … stop − 1, on the device.
+
+    If all tensors are in memory, they are moved to the device once and a step only gathers its rows.
+    Otherwise worker processes read the rows ahead of the steps.
 
     Args:
-        size: of the set.
+        tensors: the training split: LABELS int64 [N], and what `to_inputs` takes with its FLIPPED twins.
         flip: mirror half of the images.
+        workers: processes that read ahead; 0: this process reads.
+        batch_slice: which rows of each batch this process trains on.
     """
 
     def __init__(
         self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        flip: bool,
-        batch_slice: BatchSlice,
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop, self.flip, self.batch_slice = start, stop, flip, batch_slice
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.batch_slice.micro_batches
-
-    def micro_batches(self) -> Iterator[tuple[int, BatchSlice]]:
-        """Each step, with this share of each of its pieces."""
-        for step in range(self.start, self.stop):
-            for piece in self.batch_slice.each_micro_batch():
-                yield step, piece
-
-    def indices(self, step: int, batch_slice: BatchSlice, device: torch.device = CPU) -> Tensor:
-        """Which examples a piece trains on, int64 [B]."""
-        of_all = batch_indices(self.seed, step, self.batch_size, self.size, device)
-        return of_all[batch_slice.rows(self.batch_size)]
-
-    def flipped(
-        self, step: int, batch_slice: BatchSlice, device: torch.device = CPU
-    ) -> Tensor | None:
-        """Which of them are mirrored, bool [B]; None where none is."""
-        if not self.flip:
-            return None
-        return flips(self.seed, step, self.batch_size, device)[batch_slice.rows(self.batch_size)]
-
-
-class Batches(Loader):
-    """The loader of a run whose data lie in memory: (inputs, labels) of each piece.
-
-    Tensors stay where they are (moved to the device once, before training); a step only gathers, and
-    brings images into [−1, 1].
-
-    Args:
-        inputs: uint8 images [N, C, H, W], or what the objective takes as it is, such as ids [N, T].
-        mirrored: the inputs of the mirrored images, where they are not those of images in reverse.
-    """
-
-    def __init__(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
+        tensors: Mapping[str, Rows],
         batch_size: int,
         seed: int,
         start: int,
         stop: int,
         flip: bool = False,
-        mirrored: Tensor | None = None,
+        device: torch.device = CPU,
+        workers: int = 0,
         batch_slice: BatchSlice = WHOLE_BATCH,
     ) -> None:
-        super().__init__(len(inputs), batch_size, seed, start, stop, flip, batch_slice)
-        self.inputs, self.labels, self.mirrored = inputs, labels, mirrored
+        self.size = len(tensors[LABELS])  # type: ignore[arg-type]
+        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+        self.flip, self.device, self.workers, self.batch_slice = flip, device, workers, batch_slice
+        self.tensors: Mapping[str, Rows] = tensors
+        self.in_memory = all(isinstance(tensor, Tensor) for tensor in tensors.values())
+        if self.in_memory:
+            self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.batch_slice.micro_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for piece in self.micro_batches():
-            indices = self.indices(*piece, self.inputs.device)
-            flipped_B = self.flipped(*piece, self.inputs.device)
-            x = self.inputs[indices]
-            if flipped_B is not None:
-                mirrored = x.flip(-1) if self.mirrored is None else self.mirrored[indices]
-                x = where_flipped(flipped_B, mirrored, x)
-            yield as_input(x), self.labels[indices]
+        source = self._gather() if self.in_memory else self._read_ahead()
+        for (step, batch_slice), rows in zip(self._micro_batches(), source, strict=True):
+            draws = generator(self.seed, "posterior", step, device=self.device)
+            noise = BatchNoise(draws, self.batch_size, batch_slice)
+            yield to_inputs(rows, noise), rows[LABELS]
+
+    def _micro_batches(self) -> Iterator[tuple[int, BatchSlice]]:
+        for step in range(self.start, self.stop):
+            for batch_slice in self.batch_slice.each_micro_batch():
+                yield step, batch_slice
+
+    def _orders(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The examples of each micro-batch, int64 [B], and which of them are mirrored, bool [B]."""
+        for step, batch_slice in self._micro_batches():
+            rows = batch_slice.rows(self.batch_size)
+            indices = batch_indices(self.seed, step, self.batch_size, self.size, device)[rows]
+            flipped_B = None
+            if self.flip:
+                flipped_B = draw_flips(self.seed, step, self.batch_size, device)[rows]
+            yield indices, flipped_B
+
+    def _gather(self) -> Iterator[dict[str, Tensor]]:
+        for indices, flipped_B in self._orders(self.device):
+            yield select_rows(self.tensors, indices, flipped_B)
+
+    def _read_ahead(self) -> Iterator[dict[str, Tensor]]:
+        # As arrays: a tensor would be sent as a file handle, which its sender may close too early.
+        orders = ((n.numpy(), None if f is None else f.numpy()) for n, f in self._orders(CPU))
+        pin = self.device.type == "cuda"
+        for rows in read_ahead(_RowReader(self.tensors), orders, self.workers, pin):
+            yield {name: row.to(self.device, non_blocking=True) for name, row in rows.items()}
 
 
-class StreamedBatches(Loader):
-    """The batches that `Batches` gives of the same images, decoded while the network trains.
+@dataclass
+class _RowReader(Dataset):
+    """What the worker processes get. An item is (indices, flipped)."""
 
-    Args:
-        files: images and labels; data.workers processes decode ahead of the steps.
-        device: where the batches go.
-    """
+    tensors: Mapping[str, Rows]
 
-    def __init__(
-        self,
-        files: ImageFiles,
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        flip: bool,
-        device: torch.device,
-        batch_slice: BatchSlice = WHOLE_BATCH,
-    ) -> None:
-        super().__init__(len(files), batch_size, seed, start, stop, flip, batch_slice)
-        self.files, self.device = files, device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        orders = (self.indices(*piece).tolist() for piece in self.micro_batches())
-        decoded = self.files.decoded(orders, pin=self.device.type == "cuda")
-        labels = self.files.labels.to(self.device)
-        for piece, images in zip(self.micro_batches(), decoded, strict=True):
-            x = images.to(self.device, non_blocking=True)
-            flipped_B = self.flipped(*piece, self.device)
-            if flipped_B is not None:
-                x = where_flipped(flipped_B, x.flip(-1), x)
-            yield to_float(x), labels[self.indices(*piece, self.device)]
+    def __getitem__(self, item: tuple[np.ndarray, np.ndarray | None]) -> dict[str, Tensor]:
+        indices, flipped = item
+        flipped_B = None if flipped is None else torch.from_numpy(flipped)
+        return select_rows(self.tensors, torch.from_numpy(indices), flipped_B)

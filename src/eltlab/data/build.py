@@ -1,17 +1,15 @@
-"""Builds the training data of a configuration: pixels in memory or streamed, or an encoded set."""
+"""Builds what a configuration trains on: pixels, tokens of pixel patches, or an encoded set."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from eltlab.common import ranks
 from eltlab.common.seeds import WHOLE_BATCH, BatchSlice
 from eltlab.config.schema import Config
-from eltlab.data.batches import Batches, StreamedBatches
-from eltlab.data.encoded.encoded_split import EncodedBatches, EncodedSplit, tokenizer_of_set
-from eltlab.data.encoded.manifest import Manifest, opened
+from eltlab.data.batches import FLIPPED, LABELS, BatchLoader, Rows
+from eltlab.data.encoded.encoded_split import EncodedSplit, tokenizer_of_set
+from eltlab.data.encoded.manifest import opened
 from eltlab.data.encoded.shards import check_set
 from eltlab.data.images.image_files import ImageFiles, Images
 from eltlab.data.sources import Splits, load_splits, source_splits
@@ -22,20 +20,22 @@ from eltlab.model.build import patches_of
 
 
 @dataclass(frozen=True)
-class Data:
-    """The splits of a run, and the tokenizer that masked models see them through."""
+class TrainingData:
+    """The splits of a run and the tokenizer between them and images; None if a run trains on pixels."""
 
-    train: Images
-    test: Images
-    tokenizer: PatchCodebook | None
+    train: Images | EncodedSplit
+    test: Images | EncodedSplit
+    tokenizer: PatchCodebook | Tokenizer | PerFrame | None
 
     def images(self, config: Config) -> Splits:
-        """(train, test) that samples are held against."""
+        """(train, test) images that samples are compared with. For an encoded set, its source images."""
+        if isinstance(self.train, EncodedSplit) or isinstance(self.test, EncodedSplit):
+            return source_splits(config)
         return self.train, self.test
 
     @property
     def hash(self) -> str:
-        """Of the training split: a run goes on with the images that it began with."""
+        """Identifies the training split: a run must resume with the data that it started with."""
         return self.train.origin
 
     def batches(
@@ -44,100 +44,71 @@ class Data:
         start: int,
         device: torch.device,
         batch_slice: BatchSlice = WHOLE_BATCH,
-    ) -> Batches | StreamedBatches:
-        """The batches of steps start…config.steps − 1, or a share of each. Token ids are encoded here,
-        once."""
-        train, flip = self.train, config.data.flip
-        steps = (config.batch_size, config.seed, start, config.steps, flip)
-        if self.tokenizer is not None:
-            ids, mirrored = encode_set(self.tokenizer, train, flip)
-            if mirrored is not None:
-                mirrored = mirrored.to(device)
-            return Batches(ids.to(device), train.labels.to(device), *steps, mirrored, batch_slice)
-        if isinstance(train, ImageFiles):
-            return StreamedBatches(train, *steps, device, batch_slice)
-        return Batches(
-            train.images.to(device), train.labels.to(device), *steps, batch_slice=batch_slice
+    ) -> BatchLoader:
+        """The batches of steps start … config.steps − 1, or a slice of each."""
+        return BatchLoader(
+            self._tensors(config, device),
+            config.batch_size,
+            config.seed,
+            start,
+            config.steps,
+            config.data.flip,
+            device,
+            config.data.workers,
+            batch_slice,
         )
 
+    def _tensors(self, config: Config, device: torch.device) -> dict[str, Rows]:
+        """The training split under the names that `batches.to_inputs` takes."""
+        train, flip = self.train, config.data.flip
+        labels: dict[str, Rows] = {LABELS: train.labels}
+        if isinstance(train, EncodedSplit):
+            return labels | train.rows(device, flip, config.data.in_memory)
+        if isinstance(self.tokenizer, PatchCodebook):
+            ids, mirrored = encode_set(self.tokenizer, train, flip)
+            return labels | {"ids": ids} | ({} if mirrored is None else {"ids" + FLIPPED: mirrored})
+        return labels | {
+            "images": train.decoder() if isinstance(train, ImageFiles) else train.images
+        }
+
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
-        """Ids or uint8 images, and labels, of a seeded subset of the test split, for validation."""
+        """Inputs (pixels as uint8) and labels of at most this many test examples, chosen by a fixed seed,
+        for validation."""
+        if isinstance(self.test, EncodedSplit):
+            return self.test.subset(most)
         test = self.test.subset(min(most, len(self.test)))
-        if self.tokenizer is not None:
+        if isinstance(self.tokenizer, PatchCodebook):
             return self.tokenizer.encode(test.images), test.labels
         return test.images, test.labels
 
     @property
     def codebook(self) -> Tensor | None:
-        return self.tokenizer.codes if self.tokenizer is not None else None
+        """The codes that a checkpoint keeps. The tokenizer of an encoded set stays with the set."""
+        return self.tokenizer.codes if isinstance(self.tokenizer, PatchCodebook) else None
 
-    def with_codebook(self, codes: Tensor | None) -> "Data":
-        """The same splits seen through these codes: those that a run was trained on."""
-        if self.tokenizer is None or codes is None:
+    def with_codebook(self, codes: Tensor | None) -> "TrainingData":
+        """The same splits with the codes of a checkpoint, which a run must resume with: fitted on another
+        machine, k-means may give different ones."""
+        if codes is None or not isinstance(self.tokenizer, PatchCodebook):
             return self
         return replace(self, tokenizer=PatchCodebook(codes, self.tokenizer.patches))
 
 
-@dataclass(frozen=True)
-class EncodedData:
-    """The splits of a run on latents or tokens, and the tokenizer that made them."""
-
-    manifest: Manifest
-    train: EncodedSplit
-    test: EncodedSplit
-    tokenizer: Tokenizer | PerFrame
-    codebook: ClassVar[None] = None  # the tokenizer stays with the set, and out of checkpoints
-
-    def images(self, config: Config) -> Splits:
-        """(train, test) that samples are held against: what the set was encoded from."""
-        return source_splits(config)
-
-    @property
-    def hash(self) -> str:
-        return self.manifest.id
-
-    def batches(
-        self,
-        config: Config,
-        start: int,
-        device: torch.device,
-        batch_slice: BatchSlice = WHOLE_BATCH,
-    ) -> EncodedBatches:
-        """The batches of steps start…config.steps − 1, or a share of each."""
-        data = config.data
-        whole = data.in_memory
-        if whole is None:
-            whole = self.train.fits(device, data.flip, ranks.local_world_size())
-        steps = (config.batch_size, config.seed, start, config.steps, data.flip)
-        return EncodedBatches(self.train, *steps, device, whole, data.workers, batch_slice)
-
-    def held_out(self, most: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a seeded subset of the test split, for validation."""
-        return self.test.subset(most)
-
-    def with_codebook(self, codes: Tensor | None) -> "EncodedData":
-        return self
-
-
 def build_splits(config: Config) -> Splits:
-    """(train, test) images that samples are held against. Raises UserError where they are not there,
-    are others, or broken."""
+    """(train, test) images that samples are compared with. Raises UserError if they are missing, damaged
+    or not those that an encoded set was made of."""
     return load_splits(config.data) if config.data.kind == "pixels" else source_splits(config)
 
 
-def build_data(config: Config) -> Data | EncodedData:
-    """What a configuration trains on. Raises UserError where it is not there, is another, or broken."""
+def build_data(config: Config) -> TrainingData:
+    """Raises UserError if the data are missing, damaged or not those that the configuration names."""
     if config.data.kind != "pixels":
         manifest = opened(config.data)
         check_set(manifest)
         train, test = EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test")
-        return EncodedData(manifest, train, test, tokenizer_of_set(manifest))
-    return build_pixels(config)
-
-
-def build_pixels(config: Config) -> Data:
-    train, test = load_splits(config.data)
+        return TrainingData(train, test, tokenizer_of_set(manifest))
+    splits = load_splits(config.data)
     tokenizer = None
     if config.objective.INPUTS == "tokens":
-        tokenizer = fit_codebook(train, patches_of(config.data), config.data.codebook)
-    return Data(train, test, tokenizer)
+        tokenizer = fit_codebook(splits[0], patches_of(config.data), config.data.codebook)
+    return TrainingData(*splits, tokenizer)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,15 +22,28 @@ def _begin(worker: int) -> None:
     die_with_parent(os.getppid(), signal.SIGKILL)
 
 
+@dataclass
+class _Errors(Dataset):
+    """Returns a UserError as an item: raised in a worker process, it would arrive inside a traceback."""
+
+    dataset: Dataset
+
+    def __getitem__(self, item: Any) -> Any:
+        try:
+            return self.dataset[item]
+        except UserError as error:
+            return error
+
+
 def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
-    """dataset[item] for each item, in their order. Raises UserError where a process was killed, or where
-    the dataset gives one in an item's place: raised there, the loader would wrap it in a traceback.
+    """dataset[item] for each item, in their order. Raises UserError if the dataset raises it or if a
+    process was killed.
 
     workers: processes that read; 0: this one. pin: into page-locked memory, from which a copy to the
     device need not be waited for.
     """
     loader: DataLoader = DataLoader(
-        dataset,
+        _Errors(dataset),
         sampler=items,
         batch_size=None,  # an item of ours is a batch already
         num_workers=workers,

@@ -21,7 +21,7 @@ from eltlab.runs.composing import compose
 from eltlab.runs.row_facts import row_facts
 
 if TYPE_CHECKING:
-    from eltlab.data.build import Data, EncodedData
+    from eltlab.data.build import TrainingData
     from eltlab.generation.anytime_sampler import AnytimeSampler
     from eltlab.training.timing import Arm
 
@@ -165,7 +165,7 @@ def train_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def sample_rows(
-    arms: list["Arm"], data: "Data | EncodedData", asked: Turns, call: str, peak: float
+    arms: list["Arm"], data: "TrainingData", asked: Turns, call: str, peak: float
 ) -> list[dict[str, Any]]:
     """The twin, and each vanilla loop at its own count and, any-time, at one loop: the supervision
     makes no difference to what a pass costs."""

@@ -17,7 +17,7 @@ from eltlab.config.schema import Config
 if TYPE_CHECKING:
     import torch
 
-    from eltlab.data.build import Data, EncodedData
+    from eltlab.data.build import TrainingData
     from eltlab.runs.run import Run
 
 
@@ -70,9 +70,7 @@ def held(run: "Run", wait: bool) -> Iterator[None]:
         yield
 
 
-def train(
-    run: "Run", data: "Data | EncodedData", device: "torch.device", requests: Requests
-) -> None:
+def train(run: "Run", data: "TrainingData", device: "torch.device", requests: Requests) -> None:
     """Trains the run from its checkpoint, or from the start, to its end."""
     from lightning import Trainer
 

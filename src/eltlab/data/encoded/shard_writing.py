@@ -16,6 +16,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.file_locks import file_lock
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
+from eltlab.data.batches import FLIPPED, LABELS
 from eltlab.data.encoded.manifest import (
     ENCODING,
     LOCK,
@@ -30,7 +31,6 @@ from eltlab.data.encoded.manifest import (
     read_manifest,
 )
 from eltlab.data.encoded.shards import (
-    FLIPPED,
     check_set,
     check_shard,
     dtype_of,
@@ -248,7 +248,7 @@ def encoded(
         else:
             tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             labels = images.labels[shards[name].start : shards[name].stop]
-            yield name, tensors | {"labels": labels.to(torch.int32)}
+            yield name, tensors | {LABELS: labels.to(torch.int32)}
             parts = []
 
 

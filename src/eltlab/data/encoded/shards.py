@@ -15,9 +15,8 @@ from eltlab.common.cache import cache_dir, make_once
 from eltlab.common.errors import UserError
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
+from eltlab.data.batches import FLIPPED, LABELS
 from eltlab.data.encoded.manifest import LOCK, SPLITS, Encoding, Manifest, Shard
-
-FLIPPED = "_flipped"  # ends the names of what the mirrored images became
 
 
 def names(encoding: Encoding) -> list[str]:
@@ -41,7 +40,7 @@ def layout(encoding: Encoding, count: int) -> dict[str, tuple[tuple[int, ...], t
     tensors = {name: (kept, dtype) for name in names(encoding)}
     if encoding.flips:
         tensors |= {name + FLIPPED: (kept, dtype) for name in names(encoding)}
-    return tensors | {"labels": ((count,), torch.int32)}
+    return tensors | {LABELS: ((count,), torch.int32)}
 
 
 def files(encoding: Encoding) -> list[tuple[str, str, range]]:
@@ -86,7 +85,7 @@ def read_shard(path: Path, encoding: Encoding, count: int) -> dict[str, Tensor]:
 
 def check_values(path: Path, tensors: Mapping[str, Tensor], encoding: Encoding) -> None:
     """Raises UserError for labels, ids or latents that training would fail on."""
-    ranges = {"labels": len(encoding.classes), "ids": encoding.codebook}
+    ranges = {LABELS: len(encoding.classes), "ids": encoding.codebook}
     for name, value in tensors.items():
         limit = ranges.get(name.removesuffix(FLIPPED))
         if limit is None:

@@ -137,16 +137,13 @@ class ImageFiles:
 
 @dataclass
 class Decoder(Dataset):
-    """What travels to the worker processes; item: a list of indices."""
+    """What the worker processes get; item: indices, a list or int64 [B]. Raises UserError."""
 
     shape: tuple[int, ...]
 
-    def __getitem__(self, indices: list[int]) -> Tensor | UserError:
+    def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         images = np.empty((len(indices), *self.shape), dtype=np.uint8)
-        try:
-            self.fill(images, indices)
-        except UserError as error:
-            return error  # for read_ahead to raise
+        self.fill(images, torch.as_tensor(indices).tolist())
         return torch.from_numpy(images)
 
     def fill(self, images: np.ndarray, indices: list[int]) -> None:
