@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from sets import asked, make, photographs, tokenizer_weights
 
 import eltlab
-from eltlab import export
+from eltlab import encode, export
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice
@@ -32,6 +32,7 @@ from eltlab.data.sets import folders
 from eltlab.data.sources import source_splits
 from eltlab.data.tokenizers import codebooks
 from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
+from eltlab.evaluation import encode_set
 from eltlab.evaluation.evaluate import evaluate_run
 from eltlab.runs.composing import compose_encode
 from eltlab.runs.loading import load_run
@@ -272,7 +273,7 @@ def test_encode_lists_the_images_once(images, weights, tmp_path, monkeypatch) ->
     listed: list[Path] = []
     real = folders._folder_names
     monkeypatch.setattr(folders, "_folder_names", lambda root: (listed.append(root), real(root))[1])
-    eltlab.encode.main(asked(images, weights, tmp_path / "set"))
+    encode.main(asked(images, weights, tmp_path / "set"))
     assert listed == [images]
     folders.class_names(str(images))
     assert len(listed) == 2  # after it the tree is looked at again
@@ -345,14 +346,14 @@ def test_fitted_codes_go_on_without_the_cache_that_they_were_fitted_in(
     make(images, weights, out, tokenizer="kmeans")
     assert contents(out) == contents(tokens)
     eleven = compose_encode(asked(images, weights, out, "tokenizer.codes=11", tokenizer="kmeans"))
-    message = fails(eltlab.encode.encode, eleven, out)
+    message = fails(encode_set.encode, eleven, out)
     assert "holds another encoding (codebook, tokenizer differ)" in message
 
 
 def test_another_tokenizer_does_not_go_on_in_the_folder(images, weights, latents) -> None:
     taesd = asked(images, weights, latents, tokenizer="taesd")
     config = compose_encode(taesd)
-    message = fails(eltlab.encode.encode, config, latents)
+    message = fails(encode_set.encode, config, latents)
     assert "holds another encoding (variance, tokenizer differ)" in message
 
 
@@ -448,7 +449,7 @@ def test_mistakes_have_mends(overrides, said, images, weights, tmp_path) -> None
         arguments += ["metrics.samples=20"]
 
     def run() -> None:
-        eltlab.encode.encode(compose_encode(arguments), tmp_path / "set")
+        encode_set.encode(compose_encode(arguments), tmp_path / "set")
 
     assert said in fails(run)
     assert not (tmp_path / "set").exists()
@@ -778,7 +779,7 @@ def test_images_have_no_keys_of_encoded_sets(tokens) -> None:
 
 
 def test_what_a_tokenizer_cannot_be_is_said_without_torch() -> None:
-    check = "import sys; from eltlab.compose import compose_encode\n"
+    check = "import sys; from eltlab.runs.composing import compose_encode\n"
     check += "try: compose_encode(['data=cifar10', 'out=x', 'tokenizer.codes=8'])\n"
     check += "except Exception as error: print(error, {'torch', 'diffusers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
