@@ -21,16 +21,22 @@ from eltlab.config.schema import Spent
 from eltlab.data.build import build_data
 from eltlab.runs.result_table import comparable, load
 from eltlab.runs.row_files import read_rows
-from eltlab.training.timing import PARTS, Arm, interleaved, matmul_rate, rates
+from eltlab.training.timing import (
+    PHASES,
+    TimedModel,
+    interleave,
+    measure_matmul_rate,
+    measure_rates,
+)
 
 CPU = torch.device("cpu")
 
 
-def arm(config) -> Arm:
+def model(config) -> TimedModel:
     batches = build_data(config).batches(
         config, 0, CPU, slice_of_this_process(config.trainer.accumulate)
     )
-    return Arm(config, CPU, "32-true", batches)
+    return TimedModel(config, CPU, "32-true", batches)
 
 
 @pytest.mark.parametrize(("objective", "pieces"), [("masked", 1), ("masked", 4), ("diffusion", 1)])
@@ -41,9 +47,9 @@ def test_its_steps_are_those_of_fit(tmp_path, objective, pieces):
     fit.main([*TINY, *asked, "evaluate=false", f"runs_dir={tmp_path}"])
     [file] = tmp_path.rglob("last.ckpt")
     trained = torch.load(file, weights_only=True)
-    stepped = arm(tiny(*asked))
+    stepped = model(tiny(*asked))
     for _ in range(8):
-        assert list(stepped.step().parts) == list(PARTS)
+        assert list(stepped.step().phases) == list(PHASES)
     state = stepped.module.state_dict()
     assert state.keys() == trained["state_dict"].keys()
     assert all(torch.equal(state[key], value) for key, value in trained["state_dict"].items())
@@ -59,7 +65,7 @@ def test_arms_take_turns_every_other_one_backwards():
     def taker(name):
         return lambda: order.append(name) or (name, len(order))
 
-    taken = interleaved([taker("a"), taker("b")], 3, 1, told.append)
+    taken = interleave([taker("a"), taker("b")], 3, 1, told.append)
     assert "".join(order) == "abbaabba" and told == [1, 2, 3, 4]
     # Each taker's own values, in the order of the turns, without the warm-up.
     assert taken == [[("a", 4), ("a", 5), ("a", 8)], [("b", 3), ("b", 6), ("b", 7)]]
@@ -74,13 +80,13 @@ def measured(tmp_path_factory):
     out, taken = tmp_path_factory.mktemp("bench") / "rows.jsonl", []
 
     def recording(takers, *rest):
-        found = interleaved(takers, *rest)
+        found = interleave(takers, *rest)
         taken.append(found)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eltlab.training.timing.interleaved", recording)
-        bench.main([*SMALL, "splits=[2,4]", f"out={out}"])
+        patch.setattr("eltlab.training.benchmark.interleave", recording)
+        bench.main([*SMALL, "loop_counts=[2,4]", f"out={out}"])
     return out, read_rows(out), taken[0][:-1]  # the last are those of the matrix product
 
 
@@ -132,10 +138,10 @@ def test_the_parts_of_a_step_are_the_whole_of_it(measured):
     for row, steps in zip(train, measured[2], strict=True):
         assert len(steps) == row["repeats"]
         for step in steps:
-            assert list(step.parts) == list(PARTS) and min(step.parts.values()) > 0
-        assert row["seconds"] == pytest.approx(median(sum(s.parts.values()) for s in steps))
-        for part in PARTS:
-            assert row[f"{part}_seconds"] == pytest.approx(median(s.parts[part] for s in steps))
+            assert list(step.phases) == list(PHASES) and min(step.phases.values()) > 0
+        assert row["seconds"] == pytest.approx(median(sum(s.phases.values()) for s in steps))
+        for part in PHASES:
+            assert row[f"{part}_seconds"] == pytest.approx(median(s.phases[part] for s in steps))
 
 
 def test_ratios_are_to_the_twin_and_to_the_vanilla_loop(rows):
@@ -155,7 +161,7 @@ def test_peak_memory_is_what_the_formula_says(rows):
 def test_a_machine_is_measured_again_and_again(rows, tmp_path):
     out = tmp_path / "rows.jsonl"
     for _ in range(2):
-        bench.main([*SMALL, "splits=[]", "batches=[]", f"out={out}"])
+        bench.main([*SMALL, "loop_counts=[]", "batches=[]", f"out={out}"])
     assert len(read_rows(out)) == 2
 
 
@@ -173,7 +179,7 @@ def test_by_default_rows_go_where_tables_find_them(tmp_path):
 
 def test_recompute_is_measured_too(tmp_path):
     out = tmp_path / "rows.jsonl"
-    large = ["model.width=64", "batch_size=64", "splits=[4]", "batches=[]", f"out={out}"]
+    large = ["model.width=64", "batch_size=64", "loop_counts=[4]", "batches=[]", f"out={out}"]
     for flag in ("false", "true"):
         bench.main([*SMALL, *large, f"trainer.recompute={flag}", "supervision=final"])
     plain, again = (row for row in read_rows(out) if row["loops"] == 4)
@@ -185,7 +191,7 @@ def test_recompute_is_measured_too(tmp_path):
 
 def test_all_arms_run_as_many_layers_a_pass(tmp_path):
     out = tmp_path / "rows.jsonl"
-    split = ["unique_layers=3", "loops=4", "splits=[4,6]", "batches=[]", f"out={out}"]
+    split = ["unique_layers=3", "loops=4", "loop_counts=[4,6]", "batches=[]", f"out={out}"]
     bench.main([*SMALL, *split])
     assert {row["depth"] for row in read_rows(out)} == {12}
     assert [row["unique_layers"] for row in read_rows(out)] == [12, 3, 3, 2, 2]
@@ -193,17 +199,17 @@ def test_all_arms_run_as_many_layers_a_pass(tmp_path):
 
 def test_a_step_of_random_depth_is_worth_its_own_flops():
     config = tiny("supervision=random_depth", "model.inject_input=true")
-    stepped, net = arm(config), network(config)
+    stepped, net = model(config), network(config)
     for step in range(8):
         depth = max(stepped.module.supervision.exits(step))
         worth = train_flops_per_image(net, Spent({depth: 1.0}, 1)) * config.batch_size
         assert stepped.step().flops == worth
-    assert max(stepped.module.supervision.exits(stepped.deepest_step())) == 4
+    assert max(stepped.module.supervision.exits(stepped.next_deepest_step())) == 4
 
 
 def test_samples_that_halt_are_counted_by_what_they_spent(tmp_path):
     out = tmp_path / "rows.jsonl"
-    bench.main([*SMALL, "splits=[4]", "sampler.halting=1e9", f"out={out}"])
+    bench.main([*SMALL, "loop_counts=[4]", "sampler.halting=1e9", f"out={out}"])
     drawn = [
         row for row in read_rows(out) if row["measure"] == "sample" and row["loops_train"] == 4
     ]
@@ -218,7 +224,7 @@ def test_what_it_counts_is_what_a_training_step_of_fit_computes():
         objective, supervision, recompute = asked
         config = tiny(f"objective={objective}", f"supervision={supervision}", "model.dropout=0")
         config.trainer.recompute = recompute == "true"
-        stepped = arm(config)
+        stepped = model(config)
         exits = stepped.module.supervision.exits(0)
         # torch counts attention as zero on the CPU unless it is made of plain products.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -227,9 +233,9 @@ def test_what_it_counts_is_what_a_training_step_of_fit_computes():
 
 
 def test_rates_are_flops_a_second():
-    [(train, sample)] = rates([tiny()], "cpu", "32-true", repeats=1)
+    [(train, sample)] = measure_rates([tiny()], "cpu", "32-true", repeats=1)
     assert 1e5 < train < 1e15 and 1e5 < sample < 1e15
-    assert 1e8 < matmul_rate(CPU, "32-true") < 1e15
+    assert 1e8 < measure_matmul_rate(CPU, "32-true") < 1e15
 
 
 # --- the committed rows ---------------------------------------------------------------------------
@@ -285,7 +291,7 @@ def test_rows_that_are_missing_are_told(tmp_path):
 
 def test_rows_without_samples_make_no_paragraph(tmp_path):
     out, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
-    bench.main([*SMALL, "splits=[4]", "batches=[]", f"out={out}"])
+    bench.main([*SMALL, "loop_counts=[4]", "batches=[]", f"out={out}"])
     page.write_text("<!-- performance --><!-- /performance -->")
     command = [sys.executable, "-m", "eltlab.analysis.performance", f"into={page}", out]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -296,14 +302,14 @@ def test_rows_without_samples_make_no_paragraph(tmp_path):
     ("wrong", "said"),
     [
         ("repeats=0", "repeats=0: must be at least 1"),
-        ("splits=[3]", "splits=3 does not divide the layers of a pass=8"),
-        ("splits=few", "splits=few: give counts of at least 1, e.g. splits="),
-        ("sampler.loops=2", "bench draws at the loop counts of splits"),
+        ("loop_counts=[3]", "loop_counts=3 does not divide the layers of a pass=8"),
+        ("loop_counts=few", "loop_counts=few: give counts of at least 1, e.g. loop_counts="),
+        ("sampler.loops=2", "bench samples at the loop counts of loop_counts"),
         ("out=/proc/nope/rows.jsonl", "out=/proc/nope/rows.jsonl: cannot be written"),
         ("out=/tmp", "out=/tmp: cannot be written"),
-        ("splits=[0]", "give counts of at least 1"),
+        ("loop_counts=[0]", "give counts of at least 1"),
         ("batches=[0]", "give counts of at least 1"),
-        ("model=elt_g batch_size=4096", "give fewer splits or a smaller batch_size"),
+        ("model=elt_g batch_size=4096", "give fewer loop_counts or a smaller batch_size"),
         ("repeat=3", "unknown key repeat=3"),
         ("trainer.devices=2", "trainer.devices=2 trainer.nodes=1: bench times one device"),
     ],

@@ -26,7 +26,7 @@ from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone
 from eltlab.training.ema import ema_copy
 from eltlab.training.live_memory import LiveMemory
-from eltlab.training.timing import Arm
+from eltlab.training.timing import TimedModel
 
 PRECISIONS = ("32-true", "bf16-mixed")
 KINDS = [("masked", block) for block in ("post_norm", "pre_norm")] + [
@@ -135,15 +135,15 @@ def batches(config) -> Iterator:
         yield a_batch(config)
 
 
-def an_arm(config, precision):
-    return Arm(config, torch.device("cpu"), precision, batches(config))
+def timed_model(config, precision):
+    return TimedModel(config, torch.device("cpu"), precision, batches(config))
 
 
 def measured_training(config, precision):
     """Bytes that the deepest step needs beside what the first one left."""
-    arm = an_arm(config, precision)
-    arm.step()
-    return arm.peak_bytes() - arm.static_bytes()
+    model = timed_model(config, precision)
+    model.step()
+    return model.peak_bytes() - model.static_bytes()
 
 
 class Codes:
@@ -198,12 +198,12 @@ def nbytes(tensors):
 @settings(max_examples=40, phases=(Phase.explicit, Phase.generate))
 @given(small())
 def test_static_bytes_are_those_of_a_step(config):
-    arm = an_arm(config, "32-true")
-    arm.step()
-    module, ema = arm.module, arm.module.ema
+    model = timed_model(config, "32-true")
+    model.step()
+    module, ema = model.module, model.module.ema
     # The module counts its skipped steps in three scalars of its own.
     buffers = [*module.backbone.buffers(), *ema.buffers()]
-    held = arm.static_bytes() - nbytes(module.buffers()) + nbytes(buffers)
+    held = model.static_bytes() - nbytes(module.buffers()) + nbytes(buffers)
     averaged = nbytes([*ema.parameters(), *ema.buffers()])
     assert static_training_bytes(network(config)) == held
     assert static_inference_bytes(network(config)) == averaged
@@ -216,8 +216,8 @@ def test_static_bytes_are_those_of_a_step(config):
 
 def saved_bytes(config, precision):
     """Bytes of the storages that autograd keeps of a step's forward, parameters left out."""
-    arm = an_arm(config, precision)
-    own = {parameter.untyped_storage()._cdata for parameter in arm.module.backbone.parameters()}
+    model = timed_model(config, precision)
+    own = {parameter.untyped_storage()._cdata for parameter in model.module.backbone.parameters()}
     saved = {}
 
     def pack(tensor):
@@ -225,8 +225,8 @@ def saved_bytes(config, precision):
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, autocast(arm.device, arm.precision):
-        loss = arm.module.training_step(a_batch(config), 0)
+    with hooks, autocast(model.device, model.precision):
+        loss = model.module.training_step(a_batch(config), 0)
     assert loss.grad_fn is not None
     return sum(storage.nbytes() for key, storage in saved.items() if key not in own)
 

@@ -1,83 +1,53 @@
-"""python -m eltlab.bench [overrides]: measured steps and samples, looped beside vanilla beside twin."""
+"""python -m eltlab.bench [overrides]: times training and sampling, looped beside vanilla beside twin."""
 
-import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from eltlab.cli import options, own_keys
-from eltlab.common import seeds
 from eltlab.common.command import run_command
-from eltlab.config.devices import one_device
-from eltlab.runs import row_files
-from eltlab.training.benchmark import (
-    Turns,
-    check_memory,
-    checked,
-    compared,
-    sample_rows,
-    sample_table,
-    train_rows,
-    train_table,
-    writable,
-)
+from eltlab.config.checks import at_least
+from eltlab.training.benchmark_configs import benchmark_configs, check_counts, make_output_folder
 
 
 @dataclass
-class Asked(Turns):
+class Keys:
+    loop_counts: Any = None
+    repeats: int = 10
+    warmup: int = 2
+    batches: Any = field(default_factory=lambda: [1, 8, 64])
     out: str | None = None
 
 
 def usage() -> str:
     return (
         f"{__doc__}\n\n"
-        "Takes fit's overrides. At each loop count the vanilla loop (supervision=final) and the chosen\n"
-        "supervision, beside the unique-layer twin: whole training steps by their parts, then samples.\n"
-        "All arms take turns, so that the machine's drift meets all alike. And its own keys:\n\n"
-        "  'splits=[2,4,12]'    loop counts at the same depth; default: loops\n"
-        "  repeats=10 warmup=2  turns that are measured, and turns before them\n"
-        "  'batches=[1,8,64]'   samples at a time; [] for none\n"
-        "  out=FILE.jsonl       where the rows go; default: RUNS_DIR/bench/rows.jsonl\n\n"
+        "Takes the overrides of fit. Times training steps by phase and then sampling, for the twin with\n"
+        "unique layers and, at each loop count, for the vanilla loop (supervision=final) and the chosen\n"
+        "supervision. All models are interleaved, so a drift of the machine affects them alike.\n\n"
+        "Its own keys:\n\n"
+        "  'loop_counts=[2,4,12]'  loop counts at the same depth; default: loops\n"
+        "  repeats=10 warmup=2     timed rounds, and rounds before them\n"
+        "  'batches=[1,8,64]'      samples per batch; [] to time training only\n"
+        "  out=FILE.jsonl          file of the rows; default: RUNS_DIR/bench/rows.jsonl\n\n"
         f"choices:\n{options()}\n\n"
         "examples:\n"
         "  python -m eltlab.bench loops=4\n"
-        "  python -m eltlab.bench model=elt_b 'splits=[2,4,12]' batch_size=8 sampler.steps=4"
+        "  python -m eltlab.bench model=elt_b 'loop_counts=[2,4,12]' batch_size=8 sampler.steps=4"
     )
 
 
 def main(overrides: list[str]) -> None:
-    asked, rest = own_keys(overrides, Asked())
-    asked = checked(asked)
-    configs = compared(rest, asked)
-    for config in configs:
-        one_device(config, "bench times one device")
-    check_memory(configs)
-    out = writable(Path(asked.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser())
+    keys, rest = own_keys(overrides, Keys())
+    at_least(keys, 1, "repeats warmup")
+    batches = check_counts("batches", keys.batches)
+    configs = benchmark_configs(rest, keys.loop_counts, keys.warmup + keys.repeats)
+    out = Path(keys.out or f"{configs[0].runs_dir}/bench/rows.jsonl").expanduser()
+    make_output_folder(out)
 
-    from eltlab.common.torch_device import choose_device, choose_precision
-    from eltlab.data.build import build_data
-    from eltlab.training.timing import Arm
+    from eltlab.training.benchmark import benchmark
 
-    device = choose_device(configs[0].trainer.accelerator)
-    precision = choose_precision(configs[0].trainer.precision, device)
-    data = build_data(configs[0])
-    arms = [
-        Arm(
-            c,
-            device,
-            precision,
-            data.batches(c, 0, device, seeds.slice_of_this_process(c.trainer.accumulate)),
-        )
-        for c in configs
-    ]
-    call = uuid.uuid4().hex[:12]
-    rows = train_rows(arms, asked, call)
-    row_files.append_rows(out, rows)
-    print(*train_table(rows), sep="\n", flush=True)
-    rows = sample_rows(arms, data, asked, call, rows[0]["matmul_flops_per_second"])
-    if rows:
-        row_files.append_rows(out, rows)
-        print("", *sample_table(rows), sep="\n")
-    print(f"rows: {out}")
+    benchmark(configs, batches, keys.repeats, keys.warmup, out)
 
 
 if __name__ == "__main__":

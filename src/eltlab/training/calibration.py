@@ -1,4 +1,4 @@
-"""Measures the FLOPs per second of this machine for plan calibrate=true."""
+"""Measures the FLOPs per second of this machine, for plan calibrate=true."""
 
 import json
 from dataclasses import asdict, replace
@@ -14,25 +14,29 @@ from eltlab.config.schema import Config
 
 
 def calibrate(configs: list[Config], machine: Machine) -> None:
-    """Times steps and passes of these configurations here and keeps their rates. Raises UserError."""
+    """Times training steps and passes of these configurations and stores their rates.
+
+    Raises UserError if the machine is not this one, or if they do not fit into its memory.
+    """
     if machine.name is None:
         raise UserError(
-            "calibrate=true: trainer.accelerator=cuda, and there is no GPU here; leave it out"
+            "calibrate=true: trainer.accelerator=cuda, but there is no GPU here; remove calibrate"
         )
+    # Configurations that share an entry of the file are timed once.
     different = list({unmeasured_rate(config, machine): config for config in configs}.values())
     needed = side_by_side(different, machine.kind, machine.precision)
     if machine.memory is not None and needed > machine.memory:
         raise UserError(
-            f"calibrate=true: its steps take {format_bytes(needed)}, and {machine.name} has "
+            f"calibrate=true: its steps take {format_bytes(needed)}, but {machine.name} has "
             f"{format_bytes(machine.memory)}; calibrate a smaller batch_size or model"
         )
-    from eltlab.training.timing import rates
+    from eltlab.training.timing import measure_rates  # imports torch
 
-    with file_lock(rates_file().with_suffix(".lock")):
-        measured = rates(different, machine.kind, machine.precision)
+    with file_lock(rates_file().with_suffix(".lock")):  # two timings at once would slow each other
+        rates = measure_rates(different, machine.kind, machine.precision)
         new = [
             replace(unmeasured_rate(config, machine), train=train, sample=sample)
-            for config, (train, sample) in zip(different, measured, strict=True)
+            for config, (train, sample) in zip(different, rates, strict=True)
         ]
         kept = [rate for rate in read_rates() if not any(rate.has_setup_of(other) for other in new)]
         write_atomic(rates_file(), "".join(json.dumps(asdict(rate)) + "\n" for rate in kept + new))

@@ -1,4 +1,4 @@
-"""Training steps and sampling passes, taken and timed one at a time, part by part, outside of Lightning."""
+"""Times training steps by phase, network passes and matrix products, one at a time, without Lightning."""
 
 import itertools
 import statistics
@@ -17,24 +17,24 @@ from eltlab.config.schema import Config, Spent
 from eltlab.training.live_memory import LiveMemory
 from eltlab.training.module import LoopedModule
 
-PARTS = ("data", "forward", "backward", "optimizer")  # of a training step, in order
+PHASES = ("data", "forward", "backward", "optimizer")  # of a training step, in order
 Batch = tuple[Tensor, Tensor]
 
 
-class Step(NamedTuple):
-    """What one training step took, and what it was worth: its own depth, where depths are random."""
+class TimedStep(NamedTuple):
+    """What one training step took. The FLOPs are those of its own depth, which may be random."""
 
-    parts: dict[str, float]  # seconds of each of PARTS
+    phases: dict[str, float]  # seconds of each of PHASES
     flops: float
-    model_flops: float  # without what was recomputed
+    model_flops: float  # without recomputation
 
     @property
     def seconds(self) -> float:
-        return sum(self.parts.values())
+        return sum(self.phases.values())
 
 
 class Clock:
-    """Marks on the device's own timeline: events on CUDA, so that nothing waits in between."""
+    """Marks times on the device's own timeline. On CUDA these are events, so marking does not wait."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -50,7 +50,7 @@ class Clock:
             self.marks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """The time between each two marks. Waits for the device."""
+        """The times between consecutive marks. Waits for the device."""
         pairs = list(itertools.pairwise(self.marks))
         if not self.cuda:
             return [after - before for before, after in pairs]
@@ -58,39 +58,38 @@ class Clock:
         return [before.elapsed_time(after) / 1000 for before, after in pairs]
 
 
-class Arm:
-    """One configuration in training, whose steps are taken one at a time, as `fit` takes them on the
-    first of its devices, without the others.
+class TimedModel:
+    """A model in training whose steps are taken one at a time, as the main process of `fit` takes them,
+    without the other ranks.
 
     Args:
-        batches: its shares of the pieces of batches.
+        batches: micro-batches of this rank.
     """
 
     def __init__(
         self, config: Config, device: torch.device, precision: str, batches: Iterable[Batch]
     ) -> None:
         self.config, self.device, self.precision = config, device, precision
-        self.recompute = config.trainer.recompute
         self.batches = iter(batches)
-        self.batch_slice = BatchSlice(0, config.world, 0, config.trainer.accumulate)
-        self.module = LoopedModule(config, batch_slice=self.batch_slice).to(device)
+        batch_slice = BatchSlice(0, config.world, 0, config.trainer.accumulate)
+        self.module = LoopedModule(config, batch_slice=batch_slice).to(device)
         stack: Any = self.module.backbone.stack
-        stack.recompute = self.recompute
+        stack.recompute = config.trainer.recompute
         if config.trainer.compile:
             stack.compile_blocks()
         self.optimizer = self.module.configure_optimizers()
 
-    def step(self) -> Step:
-        """Takes one step."""
+    def step(self) -> TimedStep:
+        """Takes and times one training step."""
         module, clock = self.module, Clock(self.device)
-        exits = module.supervision.exits(module.step)
-        for piece in range(self.batch_slice.micro_batches):
+        exits, micro_batches = module.supervision.exits(module.step), self.config.trainer.accumulate
+        for n in range(micro_batches):
             batch = next(self.batches)
             clock.mark()
             with autocast(self.device, self.precision):
-                loss = module.training_step(batch, piece) / self.batch_slice.micro_batches
+                loss = module.training_step(batch, n) / micro_batches
             clock.mark()
-            if piece == 0:  # here, as Lightning does: the forward holds the old gradients
+            if n == 0:  # as late as Lightning does it: the forward runs beside the old gradients
                 self.optimizer.zero_grad()
             loss.backward()
             clock.mark()
@@ -98,22 +97,37 @@ class Arm:
         module.optimizer_step(0, 0, self.optimizer, clip)
         clock.mark()
         *passes, optimizer = clock.seconds()
-        taken = [*(sum(passes[n::3]) for n in range(3)), optimizer]
-        parts = dict(zip(PARTS, taken, strict=True))
-        return Step(parts, *(self.flops(exits, flag) for flag in (self.recompute, False)))
+        phases = [*(sum(passes[n::3]) for n in range(3)), optimizer]
+        return TimedStep(
+            dict(zip(PHASES, phases, strict=True)),
+            self.flops(exits, self.config.trainer.recompute),
+            self.flops(exits, recompute=False),
+        )
 
     def flops(self, exits: tuple[int, ...], recompute: bool) -> float:
-        """FLOPs of a step that reads these exits, on this device."""
+        """FLOPs per device of a step that reads these exits."""
         spent = Spent({max(exits): 1.0}, len(set(exits)))
-        each = train_flops_per_image(network(self.config), spent, recompute)
-        return each * self.config.batch_size / self.config.world
+        per_image = train_flops_per_image(network(self.config), spent, recompute)
+        return per_image * self.config.batch_size / self.config.world
+
+    @torch.inference_mode()
+    def time_pass(self, batch: Batch) -> float:
+        """Seconds of one pass of the averaged weights at the trained loop count."""
+        x, labels_B = batch
+        noise = BatchNoise(torch.Generator(self.device).manual_seed(0), len(x))
+        inputs, _ = self.module.objective.corrupt(x, noise)
+        clock = Clock(self.device)
+        with autocast(self.device, self.precision):
+            self.module.ema(*inputs, labels_B=labels_B, exits=(self.config.loops,))
+        clock.mark()
+        return clock.seconds()[0]
 
     def gradient_bytes(self) -> int:
         gradients = (parameter.grad for parameter in self.module.backbone.parameters())
         return sum(gradient.nbytes for gradient in gradients if gradient is not None)
 
     def static_bytes(self) -> int:
-        """What its tensors hold between steps: weights, gradients, optimizer, average."""
+        """Bytes held between steps: weights, gradients, optimizer state, average."""
         tensors = [
             *self.module.backbone.parameters(),
             *(t for state in self.optimizer.state.values() for t in state.values()),
@@ -123,32 +137,32 @@ class Arm:
         return self.gradient_bytes() + sum(tensor.nbytes for tensor in tensors)
 
     def peak_bytes(self) -> int:
-        """Takes a step or two; the most that its tensors held at a time, in its deepest steps."""
+        """The maximum of bytes held during a step of the largest depth. Takes two or three steps."""
         if not self.optimizer.state:
-            self.step()  # which makes the optimizer's moments, static bytes from then on
-        deepest = self.deepest_step()
+            self.step()  # allocates the moments, which are static from then on
+        deepest = self.next_deepest_step()
         if self.device.type == "cuda":
-            others = torch.cuda.memory_allocated() - self.static_bytes()
+            other_bytes = torch.cuda.memory_allocated() - self.static_bytes()
             torch.cuda.reset_peak_memory_stats()
             self.module.step = deepest
             self.step()
-            return torch.cuda.max_memory_allocated() - others
+            return torch.cuda.max_memory_allocated() - other_bytes
         with LiveMemory() as live:
-            self.step()  # from here on the gradients are among what is followed
+            self.step()  # after it the gradients are counted by `live`, and no longer static
             self.module.step = deepest
             live.reset_peak()
             self.step()
         return self.static_bytes() - self.gradient_bytes() + live.peak
 
-    def deepest_step(self) -> int:
-        """The next step that runs as many loops as any does."""
-        most = max(self.config.supervision.spent(self.config.loops).depths)
+    def next_deepest_step(self) -> int:
+        """The next step that runs the largest loop count of any step."""
+        largest = max(self.config.supervision.spent(self.config.loops).depths)
         steps = itertools.count(self.module.step)
-        return next(n for n in steps if max(self.module.supervision.exits(n)) == most)
+        return next(n for n in steps if max(self.module.supervision.exits(n)) == largest)
 
 
-def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
-    """The same random batch for ever, of the configuration's shapes: no data are needed."""
+def synthetic_batches(config: Config, device: torch.device) -> Iterator[Batch]:
+    """One random micro-batch of the configuration's shapes, repeated forever. It needs no data."""
     data, count = config.data, config.micro_batch_size
     labels = torch.randint(data.classes, (count,), device=device)
     if config.objective.INPUTS == "tokens":
@@ -158,56 +172,47 @@ def synthetic(config: Config, device: torch.device) -> Iterator[Batch]:
     return itertools.repeat((x, labels))
 
 
-@torch.inference_mode()
-def pass_seconds(arm: Arm, batch: Batch) -> float:
-    """Seconds of one network evaluation of the average at the trained loop count."""
-    x, labels_B = batch
-    noise = BatchNoise(torch.Generator(arm.device).manual_seed(0), len(x))
-    inputs, _ = arm.module.objective.corrupt(x, noise)
-    clock = Clock(arm.device)
-    with autocast(arm.device, arm.precision):
-        arm.module.ema(*inputs, labels_B=labels_B, exits=(arm.config.loops,))
-    clock.mark()
-    return clock.seconds()[0]
-
-
-def interleaved(
-    takers: Sequence[Callable[[], Any]],
+def interleave(
+    actions: Sequence[Callable[[], Any]],
     repeats: int,
     warmup: int,
-    turned: Callable[[int], None] = lambda turn: None,
+    on_round: Callable[[int], None] = lambda rounds: None,
 ) -> list[list[Any]]:
-    """What each taker gave, turn by turn, without the warm-up; turned is told how many are over.
+    """Calls every action once per round. Returns the results of each action without the warm-up rounds.
 
-    Every other turn runs backwards, so that a steady drift of the machine cancels.
+    Every second round runs in reverse order, so that a steady drift of the machine's speed cancels.
+
+    on_round: called after each round with the number of rounds done.
     """
-    taken: list[list[Any]] = [[] for _ in takers]
-    for turn in range(warmup + repeats):
-        order = range(len(takers)) if turn % 2 == 0 else reversed(range(len(takers)))
-        for n in order:
-            taken[n].append(takers[n]())
-        turned(turn + 1)
-    return [values[warmup:] for values in taken]
+    results: list[list[Any]] = [[] for _ in actions]
+    for n in range(warmup + repeats):
+        pairs = list(zip(actions, results, strict=True))
+        for action, found in pairs if n % 2 == 0 else reversed(pairs):
+            found.append(action())
+        on_round(n + 1)
+    return [found[warmup:] for found in results]
 
 
-def rates(
-    configs: list[Config], kind: str, precision: str, repeats: int = 4
+def measure_rates(
+    configs: list[Config], device_type: str, precision: str, repeats: int = 4
 ) -> list[tuple[float, float]]:
-    """FLOPs a second of training steps and of sampling passes of each, all in turns."""
-    device = torch.device(kind)
-    arms = [Arm(config, device, precision, synthetic(config, device)) for config in configs]
-    steps = interleaved([arm.step for arm in arms], repeats, 1)
-    passes = [partial(pass_seconds, arm, next(arm.batches)) for arm in arms]
+    """FLOPs per second of training steps and of sampling passes of each configuration, interleaved."""
+    device = torch.device(device_type)
+    models = [TimedModel(c, device, precision, synthetic_batches(c, device)) for c in configs]
+    steps = interleave([model.step for model in models], repeats, 1)
+    passes = [partial(model.time_pass, next(model.batches)) for model in models]
     found = []
-    for arm, trained, drawn in zip(arms, steps, interleaved(passes, repeats, 1), strict=True):
+    for config, trained, sampled in zip(
+        configs, steps, interleave(passes, repeats, 1), strict=True
+    ):
         train = sum(step.flops for step in trained) / sum(step.seconds for step in trained)
-        macs = macs_per_pass(network(arm.config), arm.config.loops)
-        found.append((train, 2 * macs * arm.config.micro_batch_size / statistics.median(drawn)))
+        flops = 2 * macs_per_pass(network(config), config.loops) * config.micro_batch_size
+        found.append((train, flops / statistics.median(sampled)))
     return found
 
 
-def matmul_rate(device: torch.device, precision: str) -> float:
-    """FLOPs a second of one large matrix product: what utilisation is measured against."""
+def measure_matmul_rate(device: torch.device, precision: str) -> float:
+    """FLOPs per second of one large matrix product, the reference for utilisation."""
     size = 8192 if device.type == "cuda" else 1536
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     matrix = torch.randn(size, size, device=device, dtype=dtype)

@@ -1,0 +1,79 @@
+"""Which configurations a benchmark compares, and the checks before it starts. Free of torch."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eltlab.common.errors import UserError
+from eltlab.common.machine import find_machine
+from eltlab.common.text import format_bytes
+from eltlab.config.checks import divides
+from eltlab.config.cost.memory import side_by_side
+from eltlab.config.devices import one_device
+from eltlab.config.schedules import is_loop_count
+from eltlab.config.schema import Config
+from eltlab.runs.composing import compose
+
+
+def check_counts(key: str, value: Any) -> list[int]:
+    """The counts of a key that takes one count or a list, each once. Raises UserError."""
+    counts = [value] if isinstance(value, int) else value
+    if not isinstance(counts, list) or not all(map(is_loop_count, counts)):
+        raise UserError(f"{key}={value}: give counts of at least 1, e.g. {key}=[1,8]")
+    return list(dict.fromkeys(counts))
+
+
+def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> list[Config]:
+    """The twin, then at each loop count the vanilla loop and the chosen supervision. All run the same
+    number of layers per pass.
+
+    Args:
+        loop_counts: None for that of the overrides.
+        rounds: training steps that are timed. Budgets cover them and the steps that measure the peak.
+
+    Raises UserError.
+    """
+    chosen = compose(overrides)
+    if chosen.sampler.loops is not None:
+        raise UserError(
+            f"sampler.loops={chosen.sampler.loops}: bench samples at the loop counts of loop_counts, and "
+            "at one loop; remove the key"
+        )
+    counts = [chosen.loops] if loop_counts is None else check_counts("loop_counts", loop_counts)
+    assert chosen.unique_layers is not None  # filled in when the configuration was resolved
+    depth = chosen.unique_layers * chosen.loops
+    configs = []
+    for loops in dict.fromkeys([1, *counts]):
+        divides("loop_counts", loops, "the layers of a pass", depth)
+        looped = [*overrides, f"loops={loops}", f"unique_layers={depth // loops}"]
+        configs.append(compose([*looped, "supervision=final"]))
+        if loops > 1 and chosen.supervision.name != "final":
+            configs.append(compose(looped))
+    for config in configs:
+        one_device(config, "bench times one device")
+    check_memory(configs)
+    images = (rounds + 2) * chosen.batch_size
+    return [replace(c, budget=replace(c.budget, images=images)) for c in configs]
+
+
+def check_memory(configs: list[Config]) -> None:
+    """Raises UserError if the models do not fit into memory side by side."""
+    machine = find_machine(configs[0].trainer.accelerator, configs[0].trainer.precision)
+    total = side_by_side(configs, machine.kind, machine.precision)
+    if machine.memory is not None and total > machine.memory:
+        raise UserError(
+            f"{len(configs)} models of batch_size={configs[0].batch_size} take {format_bytes(total)}, but "
+            f"{machine.name} has {format_bytes(machine.memory)}; give fewer loop_counts or a smaller "
+            "batch_size"
+        )
+
+
+def make_output_folder(out: Path) -> None:
+    """Creates the folder of the file of rows. Raises UserError before anything is measured."""
+    fix = "give a file of rows, e.g. out=bench.jsonl"
+    if out.is_dir():
+        raise UserError(f"out={out}: cannot be written, it is a folder; {fix}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror}); {fix}") from error
