@@ -97,7 +97,7 @@ def test_a_run_that_wants_another_measurement_is_not_finished(tmp_path: Path) ->
         (("seed=1",), False),
     ):
         config = tiny(f"runs_dir={tmp_path}", "evaluate_loops=[1,2]", *more)
-        assert cluster.finished(cluster.Run.of(config)) is done, more
+        assert cluster.is_finished(cluster.Run.of(config)) is done, more
 
 
 # --- studies --------------------------------------------------------------------------------------

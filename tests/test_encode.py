@@ -33,7 +33,7 @@ from eltlab.data.sources import source_splits
 from eltlab.data.tokenizers import codebooks
 from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
 from eltlab.evaluation import encode_set
-from eltlab.evaluation.evaluate import evaluate_run
+from eltlab.evaluation.prepare import prepare_evaluation
 from eltlab.runs.composing import compose_encode
 from eltlab.runs.loading import load_run
 from eltlab.runs.row_files import read_rows
@@ -285,9 +285,9 @@ def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
     asked_for: list[int] = []
     monkeypatch.setattr("eltlab.data.build.source_splits", lambda config: asked_for.append(1))
     monkeypatch.setattr(ranks, "is_main_process", lambda: False)
-    monkeypatch.setattr(fit, "train", lambda *_: None)
+    monkeypatch.setattr("eltlab.training.train.train", lambda *_: None)
     monkeypatch.setattr(
-        "eltlab.evaluation.evaluate.evaluate_run", lambda *given: asked_for.append(given[-1])
+        "eltlab.evaluation.evaluate.evaluate", lambda prepared: asked_for.append(prepared.splits)
     )
     fit.fit(on(latents, "metrics.samples=12", f"runs_dir={tmp_path}/runs"))
     assert asked_for == [None]
@@ -490,9 +490,9 @@ def test_the_floor_is_measured_once_and_is_the_run_s_too(images, weights, tmp_pa
 # --- what training reads --------------------------------------------------------------------------
 
 
-def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, batch_slice=None):
+def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, share=None):
     config = on(root, "budget.images=80", *overrides, kind=kind)
-    given = (batch_slice,) if batch_slice is not None else ()
+    given = (share,) if share is not None else ()
     return list(build_data(config).batches(config, start, CPU, *given))
 
 
@@ -561,9 +561,7 @@ def test_a_run_goes_on_with_the_same_batches(latents) -> None:
 
 def test_shares_of_a_batch_make_the_whole(latents) -> None:
     whole = batches(latents, "data.flip=true")
-    parts = [
-        batches(latents, "data.flip=true", batch_slice=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)
-    ]
+    parts = [batches(latents, "data.flip=true", share=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)]
     for step, (x, labels) in enumerate(whole):
         pieces = [parts[rank][2 * step + piece] for piece in (0, 1) for rank in (0, 1)]
         assert torch.equal(x, torch.cat([piece[0] for piece in pieces]))
@@ -638,7 +636,7 @@ def test_samples_are_held_against_the_images_wherever_they_lie(
     rows = read_rows(Run.of(config).rows)
     assert {row["kind"] for row in rows} == {"tokenizer", "eval"}
     next((there / "train").rglob("*.jpeg")).write_bytes(b"")
-    message = fails(evaluate_run, Run.of(config), config, [1], 0)
+    message = fails(prepare_evaluation, Run.of(config), config, [1], 0)
     assert "other train images" in message and "metrics.images=" in message
 
 

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from studies import GRID, filled, ledger_of, opened, written
 
 from eltlab import sweep
+from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run import Run
@@ -25,7 +26,7 @@ from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
 from eltlab.studies.sweep_keys import SweepKeys
 from eltlab.studies.trials import TrialQueue, expired
-from eltlab.studies.worker import last_lines, measured
+from eltlab.studies.worker import last_lines
 from eltlab.training.validation import LEVELS
 
 
@@ -68,7 +69,7 @@ def test_values_are_those_of_the_rows(tmp_path):
             for r in read_rows(Run.of(run).rows)
             if r["kind"] == "eval" and r["loops"] == r["loops_train"]
         ]
-        assert trial.values == [row["fd_classifier"]] and measured(run)
+        assert trial.values == [row["fd_classifier"]] and not left_to_measure(Run.of(run))
 
 
 def test_a_sampler_averages_over_its_seeds(tmp_path):
@@ -366,8 +367,8 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
         worker.wait()
     [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
     until(lambda: not alive(folder))
-    assert (
-        read_rows(folder / "rows.jsonl") == [] and measured(study.config({"loops": 4}, 0)) is False
+    assert read_rows(folder / "rows.jsonl") == [] and left_to_measure(
+        Run.of(study.config({"loops": 4}, 0))
     )
     second = begin(file, runs, *more)
     _, err = second.communicate(timeout=300)
@@ -408,7 +409,9 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
             if worker is not None:
                 worker.kill()
     [trial] = ledger_of(study).trials()
-    assert trial.state == TrialState.COMPLETE and measured(study.config({"loops": 4}, 0))
+    assert trial.state == TrialState.COMPLETE and not left_to_measure(
+        Run.of(study.config({"loops": 4}, 0))
+    )
 
 
 @pytest.mark.parametrize(

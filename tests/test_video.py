@@ -174,7 +174,7 @@ def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monke
     def train(*arguments) -> None:
         raise UserError("training begins")
 
-    monkeypatch.setattr("eltlab.training.fit.train", train)
+    monkeypatch.setattr("eltlab.training.train.train", train)
     with pytest.raises(UserError, match="training begins"):
         trained(few, tmp_path)
     said = capsys.readouterr().err

@@ -18,10 +18,10 @@ from eltlab.common.signals import Stopped, listening
 from eltlab.common.text import mask_password
 from eltlab.config.flat import to_yaml
 from eltlab.config.schema import Config, SlurmConfig
+from eltlab.evaluation.missing_rows import left_to_measure
+from eltlab.evaluation.prepare import check_wandb
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.composing import parse_config
-from eltlab.runs.row_facts import recorded_config
-from eltlab.runs.row_files import read_rows
 from eltlab.runs.run import Run
 from eltlab.studies.local_workers import serve
 from eltlab.studies.study import Study, load_study
@@ -59,8 +59,9 @@ def check_cluster(slurm: SlurmConfig) -> None:
 def submit_fit(config: Config) -> None:
     """Submits a run as one job, unless it is finished or being trained. Raises UserError."""
     run, trainer = Run.of(config), config.trainer
+    check_wandb(config)
     check_cluster(trainer.slurm)
-    if finished(run):
+    if is_finished(run):
         print(f"finished before, at {config.images:,} images", file=sys.stderr)
     else:
         with run.alone():  # a job that still waits is not seen: whichever comes second gives way
@@ -125,32 +126,14 @@ def resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
     return asked
 
 
-def finished(run: Run) -> bool:
-    """Whether a job would find nothing to do. Where that is not sure it is not: the job will see."""
-    from eltlab.evaluation.evaluate import default_loops, schedule_name
-
+def is_finished(run: Run) -> bool:
+    """Whether a job would find nothing to do. If that is not certain it is False: the job will see."""
     config = run.config
     if not run.checkpoint.is_file():
         return False
     if read_checkpoint(run.checkpoint)["eltlab"]["images_seen"] < config.images:
         return False
-    measured_by = {
-        key: value
-        for key, value in recorded_config(config).items()
-        if key.startswith(("sampler.", "metrics."))
-    }
-    there = [
-        (row["loop_schedule"], row["loops"])
-        for row in read_rows(run.rows)
-        if row["kind"] == "eval"
-        and row["images_seen"] == config.images
-        and measured_by.items() <= row["cfg"].items()
-    ]
-    wanted = [(schedule_name(n, config.sampler.halting), n) for n in default_loops(config)]
-    named = {name for name, _ in there}
-    return not config.evaluate or all(
-        each in there if each[0] == "constant" else each[0] in named for each in wanted
-    )
+    return not left_to_measure(run)
 
 
 class Job:
@@ -190,8 +173,6 @@ class WorkerJob(Job):
     storage: str | None  # without its password
 
     def work(self) -> None:
-
-        pass
 
         if self.storage is not None and not os.environ.get(STORAGE_VARIABLE):
             raise UserError(

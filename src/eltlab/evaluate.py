@@ -1,19 +1,21 @@
 """python -m eltlab.evaluate run=DIR loops=[1,2,4] samples=N: measures a run, one row a loop count."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eltlab.cli import open_run
 from eltlab.common.command import run_command
-from eltlab.config import devices
 from eltlab.config.checks import at_least
 from eltlab.config.data_rules import check_samples
-from eltlab.evaluation.evaluate import default_loops, evaluate_run
+from eltlab.config.devices import needs_launch
+from eltlab.config.schedules import parse_schedules
+from eltlab.evaluation.missing_rows import default_schedules
+from eltlab.evaluation.prepare import prepare_evaluation
 from eltlab.launch import launch
 
 
 @dataclass
-class Asked:
+class Keys:
     run: str | None = None
     loops: Any = None
     samples: int | None = None
@@ -38,18 +40,24 @@ def usage() -> str:
 
 
 def main(overrides: list[str]) -> None:
-    run, config, asked = open_run(overrides, Asked())
-    counts = asked.loops if asked.loops is not None else default_loops(config)
-    counts = [counts] if isinstance(counts, int | str) else counts
-    at_least(asked, 0, "seed")
-    if asked.samples is not None:
-        config.metrics.samples = asked.samples
+    run, config, keys = open_run(overrides, Keys())
+    at_least(keys, 0, "seed")
+    if keys.samples is not None:
+        config.metrics.samples = keys.samples
         check_samples(config, "samples")
-    if devices.needs_launch(config):
+    schedules = default_schedules(replace(config, evaluate=True))
+    if keys.loops is not None:
+        schedules = parse_schedules(keys.loops, config.sampler.steps)
+    if needs_launch(config):
         launch("evaluate", overrides, config.trainer.devices)
         return
-    devices.adopt_launcher_devices(config)
-    evaluate_run(run, config, counts, config.seed if asked.seed is None else asked.seed)
+    prepared = prepare_evaluation(
+        run, config, schedules, config.seed if keys.seed is None else keys.seed
+    )
+
+    from eltlab.evaluation.evaluate import evaluate
+
+    evaluate(prepared)
     print(f"run: {run.folder}")
 
 

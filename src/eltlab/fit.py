@@ -2,11 +2,10 @@
 
 from eltlab.cli import options
 from eltlab.common.command import run_command
-from eltlab.config import devices
+from eltlab.config.devices import needs_launch
 from eltlab.config.flat import to_yaml
 from eltlab.launch import launch
 from eltlab.runs.composing import compose
-from eltlab.training.fit import check_wandb, fit
 
 
 def usage() -> str:
@@ -27,11 +26,12 @@ def main(overrides: list[str]) -> None:
     if config.trainer.name == "slurm":
         from eltlab.cluster import submit_fit
 
-        check_wandb(config)
         submit_fit(config)
-    elif devices.needs_launch(config):
+    elif needs_launch(config):
         launch("fit", overrides, config.trainer.devices)
     else:
+        from eltlab.training.fit import fit
+
         fit(config)
 
 

@@ -2,6 +2,8 @@
 
 import re
 
+from eltlab.common.errors import UserError
+
 
 def guidance_scale(guidance: float, schedule: str, step: int, steps: int) -> float:
     """w at step 0…steps − 1: constant, or linear in r = (step + 1)/steps from near 1 to guidance."""
@@ -53,3 +55,14 @@ def loop_schedule(loops: LoopSchedule, steps: int) -> list[int]:
 def _ends(line: str) -> tuple[int, int] | None:
     found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", line)
     return (int(found[1]), int(found[2])) if found else None
+
+
+def parse_schedules(loops: object, steps: int) -> list[LoopSchedule]:
+    """The list of schedules that loops= of a verb names: one, or a list of them. Raises UserError."""
+    schedules = [loops] if isinstance(loops, int | str) else loops
+    if not isinstance(schedules, list) or not schedules:
+        raise UserError(f"loops={loops}: give loop counts of at least 1, e.g. loops=[1,2,4]")
+    for each in schedules:
+        if not is_loop_schedule(each, steps):
+            raise UserError(f"loops={loops}: {each} is not {SCHEDULE_FORMS}; sampler.steps={steps}")
+    return schedules

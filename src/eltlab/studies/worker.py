@@ -21,7 +21,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.processes import die_with_parent
 from eltlab.common.signals import Stopped
 from eltlab.config.schema import Config
-from eltlab.runs.row_files import read_rows
+from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.run import Run
 from eltlab.studies.pruning import Pruned, Watched
 from eltlab.studies.storage import Refused
@@ -46,8 +46,7 @@ class Lost(Exception):
 PRELOADED = (
     *("torch", "torch.utils.tensorboard", "torch_fidelity", "sklearn.cluster", "sklearn.datasets"),
     *("eltlab.data.build", "eltlab.runs.loading", "eltlab.evaluation.metrics"),
-    *("eltlab.evaluation.evaluate", "eltlab.training.fit", "eltlab.training.module"),
-    *("eltlab.training.callbacks", "eltlab.training.validation"),
+    *("eltlab.evaluation.evaluate", "eltlab.training.fit", "eltlab.training.train"),
 )
 
 
@@ -119,7 +118,7 @@ def run_trial(ledger: TrialQueue, claimed: ClaimedTrial, threads: int) -> None:
     try:
         configs = [study.config(claimed.cell, seed, claimed.number) for seed in claimed.seeds]
         for config in configs:
-            if not measured(config):
+            if left_to_measure(Run.of(config)):
                 run_child(ledger, claimed, config, log, threads, deadline)
         end_trial = partial(ledger.finish, claimed, study.values(configs))
     except Lost:
@@ -132,16 +131,6 @@ def run_trial(ledger: TrialQueue, claimed: ClaimedTrial, threads: int) -> None:
     except UserError as error:
         end_trial = partial(ledger.fail, claimed, str(error))
     patiently(end_trial, ledger.lease)
-
-
-def measured(config: Config) -> bool:
-    """Whether the run of this configuration has all the rows that it would leave."""
-    rows = [row for row in read_rows(Run.of(config).rows) if row["kind"] == "eval"]
-    there = {row["loops"] for row in rows if row["images_seen"] == config.images}
-    return set(config.evaluate_loops or []) <= there
-
-
-# --- the process of a trial -----------------------------------------------------------------------
 
 
 def run_child(
