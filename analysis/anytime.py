@@ -1,11 +1,11 @@
-"""Quality against inference compute: one checkpoint at every loop count, beside what was trained for each.
+"""Quality against inference compute: one checkpoint at every loop count, beside models trained for each.
 
     python -m eltlab.analysis.anytime [out=anytime.png] [metric=fid] [protocol=ID] [ROWS …]
 
-Every arm that loops is a curve over its loop counts; beyond those it was trained for the curve is dashed
-and its marks are hollow. Of vanilla loops of one block that were trained for several loop counts, each
-stands at its own count: "trained for each". Unique layers are joined over their depths. Prints the table
-of all points and, where there are models trained for each count, the elasticity tax.
+Every arm that loops is a curve over its loop counts; beyond its trained loop count the curve is dashed and
+its marks are hollow. Vanilla loops of one block that were trained for several loop counts form one curve,
+"trained for each loop count", with each model at its own count. Unique-layer arms form a curve over their
+depths. Prints the table of all points and, if there are models trained for each count, the elasticity tax.
 """
 
 import sys
@@ -24,76 +24,75 @@ from eltlab.analysis.points import (
     COSTS,
     UNIQUE,
     VANILLA,
+    at_trained_loops,
     caption,
-    constant,
-    full,
+    check_logarithms,
+    choose_metric,
     half_interval,
-    per_seed,
+    has_constant_loops,
     points,
-    quality_of,
-    with_logarithms,
+    seed_points,
 )
 from eltlab.runs import result_table
 
 COST = "macs_per_sample"
 APART = "trained for each loop count"
-LABELS = 12  # at most that a panel takes
+LABELS = 12  # at most, per panel
 
 
-class Series(NamedTuple):
-    """A curve of the figure: points in the order of their cost."""
+class Curve(NamedTuple):
+    """A curve of the figure, with its points in order of cost."""
 
     name: str
     kind: str
     points: pd.DataFrame
 
 
-def series(lines: pd.DataFrame) -> list[Series]:
-    """The curves of these points (of `points.points`).
+def find_curves(lines: pd.DataFrame) -> list[Curve]:
+    """The curves through these points, which are from `points.points`.
 
-    Vanilla loops that are part of "trained for each loop count" have no curve of their own, but for the
-    deepest.
+    Of the vanilla loops in a curve "trained for each loop count", only the deepest also has its own curve.
     """
-    found: list[Series] = []
+    found: list[Curve] = []
     covered: set[str] = set()
     widths = lines["width"].nunique() > 1
-    for block, group in trained_apart(lines):
+    for block, group in models_per_loop_count(lines):
         vanilla = group[group["kind"] == VANILLA]
         covered |= set(vanilla["arm"]) - {vanilla.loc[vanilla["loops_train"].idxmax(), "arm"]}
         name = f"{block.layers:g} layers {APART}" + f", w{block.width:g}" * widths
-        found.append(Series(name, VANILLA, group))
+        found.append(Curve(name, VANILLA, group))
     unique = lines[lines["kind"] == UNIQUE]
     for width, group in unique.groupby("width", sort=False):
         name = UNIQUE + f", w{width:g}" * widths
-        found.append(Series(name, UNIQUE, group.sort_values(COST)))
+        found.append(Curve(name, UNIQUE, group.sort_values(COST)))
     looped = lines[(lines["kind"] != UNIQUE) & ~lines["arm"].isin(covered)]
     for arm, group in looped.groupby("arm", sort=False):
-        found.append(Series(str(arm), group["kind"].iloc[0], group.sort_values(COST)))
+        found.append(Curve(str(arm), group["kind"].iloc[0], group.sort_values(COST)))
     return found
 
 
 class Block(NamedTuple):
-    """What loops: its unique layers, their width, and the layers before and after them."""
+    """What is looped: its unique layers, their width, and the number of layers around the loop."""
 
     layers: float
     width: float
     around: float
 
 
-def blocks(lines: pd.DataFrame) -> pd.Series:
+def find_blocks(lines: pd.DataFrame) -> pd.Series:
     """The block of each line."""
     around = lines["depth"] - lines["unique_layers"] * lines["loops"]
     columns = zip(lines["unique_layers"], lines["width"], around, strict=True)
     return pd.Series([Block(*column) for column in columns], index=lines.index, dtype=object)
 
 
-def trained_apart(lines: pd.DataFrame) -> Iterator[tuple[Block, pd.DataFrame]]:
-    """Of each block that was trained for several loop counts without inner supervision: these models,
-    each at its own count. Trained for one loop it is the unique-layer model. A block with two models of
-    one count is left out: which of them it is, nobody can tell."""
-    own = full(lines)
+def models_per_loop_count(lines: pd.DataFrame) -> Iterator[tuple[Block, pd.DataFrame]]:
+    """Each block that was trained for several loop counts without inner supervision, and these models, each
+    at its own count. The model trained for one loop is the unique-layer model. Skips a block with two
+    models for one count, because it is not known which to compare."""
+    own = at_trained_loops(lines)
     own = own[own["kind"].isin([VANILLA, UNIQUE])]
-    for block, group in own.groupby(blocks(own), sort=True):
+    for block, group in own.groupby(find_blocks(own), sort=True):
         vanilla = group[group["kind"] == VANILLA]
         if len(group) > 1 and len(vanilla) and group["loops_train"].is_unique:
             yield block, group.sort_values(COST)
@@ -102,8 +101,8 @@ def trained_apart(lines: pd.DataFrame) -> Iterator[tuple[Block, pd.DataFrame]]:
 # --- the elasticity tax ---------------------------------------------------------------------------
 
 NO_TAX = (
-    "none: it needs an elastic arm and models of its block (unique layers and width) trained for "
-    "several loop counts, one for each"
+    "none: it requires an elastic arm and models of its block (same unique layers and width) trained "
+    "for several loop counts, one for each"
 )
 
 
@@ -112,28 +111,28 @@ def elasticity_tax(
 ) -> pd.DataFrame:
     """How much worse an elastic model is than models of its block trained for each loop count.
 
-    In logarithms of quality and of MACs: the area between the curve of the elastic model and the envelope
-    of the others, over its width. tax is exp of that, less one: 0.25 says that at equal inference compute
-    the elastic model is on average 1.25 times as far from the data. Both curves are means over seeds, and
-    the best that their budget buys: a model may spend less than it could. Over the loop counts that both
-    have, at most those the elastic model was trained for.
+    Take log quality over log MACs, averaged over seeds, for the elastic model and for the models trained
+    for each count. Each curve is the best quality within a budget, since a model may use less compute than
+    it could. The tax is exp(a) − 1, where a is the mean height of the elastic curve above the other one
+    over the loop counts that both have, up to the trained one. A tax of 0.25 says that at equal inference
+    compute the elastic model is on average 1.25 times as far from the data.
 
-    The best of several noisy models looks better than any is. The jackknife over seeds takes that bias
-    out, as far as seeds tell it, and gives the interval.
+    The best of several noisy models looks better than it is. A jackknife over seeds reduces this bias and
+    gives the interval.
 
-    Returns one line an elastic arm: arm, tax, low and high (95 % t interval over shared seeds; NaN for
-    one), seeds, loops_from, loops_to and loops_train. Empty where no block was trained for several
-    loop counts, one model for each.
+    Returns one line per elastic arm: arm, tax, low and high (95 % t interval over shared seeds; NaN for
+    one seed), seeds, loops_from, loops_to and loops_train. Empty if no block was trained for several loop
+    counts.
     """
-    seeds = per_seed(table, metric, protocol)
-    metric = quality_of(seeds, metric)
-    with_logarithms(seeds, metric)
+    seeds = seed_points(table, metric, protocol)
+    metric = choose_metric(seeds, metric)
+    check_logarithms(seeds, metric)
     found = []
-    for block, group in trained_apart(points(table, metric, protocol)):
-        apart = full(seeds[seeds["arm"].isin(group["arm"])])
-        for arm, elastic in elastic_of(seeds, block):
+    for block, group in models_per_loop_count(points(table, metric, protocol)):
+        apart = at_trained_loops(seeds[seeds["arm"].isin(group["arm"])])
+        for arm, elastic in elastic_arms(seeds, block):
             shared = shared_seeds(elastic, apart)
-            covered = reach(elastic, apart)
+            covered = shared_loops(elastic, apart)
             if shared and len(covered):
                 mean, half = jackknife(elastic, apart, shared, metric)
                 low, high = np.expm1(mean - half), np.expm1(mean + half)
@@ -143,16 +142,16 @@ def elasticity_tax(
     return pd.DataFrame(found, columns=columns)
 
 
-def elastic_of(seeds: pd.DataFrame, block: Block) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The elastic arms of this block, at the loop counts that they were trained for."""
-    elastic = seeds[~seeds["kind"].isin([VANILLA, UNIQUE]) & constant(seeds)]
+def elastic_arms(seeds: pd.DataFrame, block: Block) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The elastic arms of this block, at loop counts up to the trained one."""
+    elastic = seeds[~seeds["kind"].isin([VANILLA, UNIQUE]) & has_constant_loops(seeds)]
     elastic = elastic[elastic["loops"] <= elastic["loops_train"]]
-    for arm, group in elastic[blocks(elastic) == block].groupby("arm", sort=False):
+    for arm, group in elastic[find_blocks(elastic) == block].groupby("arm", sort=False):
         yield str(arm), group
 
 
 def shared_seeds(one: pd.DataFrame, other: pd.DataFrame) -> list[int]:
-    """The seeds of which every point of both is there."""
+    """The seeds for which every point of both is measured."""
     complete = [
         set.intersection(*(set(group["seed"]) for _, group in each.groupby(["arm", "loops"])))
         for each in (one, other)
@@ -160,9 +159,9 @@ def shared_seeds(one: pd.DataFrame, other: pd.DataFrame) -> list[int]:
     return sorted(complete[0] & complete[1])
 
 
-def reach(elastic: pd.DataFrame, apart: pd.DataFrame) -> pd.Series:
-    """The loop counts of the elastic model that cost what models trained apart cost, least to most; empty
-    where those are not two at least."""
+def shared_loops(elastic: pd.DataFrame, apart: pd.DataFrame) -> pd.Series:
+    """The loop counts at which the elastic model's cost is within the range of the models trained apart;
+    empty if there are fewer than two."""
     low, high = apart[COST].min() / ALIKE, apart[COST].max() * ALIKE
     loops = elastic.loc[elastic[COST].between(low, high), "loops"]
     return loops if loops.nunique() > 1 else loops.iloc[:0]
@@ -171,23 +170,23 @@ def reach(elastic: pd.DataFrame, apart: pd.DataFrame) -> pd.Series:
 def jackknife(
     elastic: pd.DataFrame, apart: pd.DataFrame, seeds: list[int], metric: str
 ) -> tuple[float, float]:
-    """The area between the curves of means over seeds, and half of its 95 % t interval (NaN for one)."""
+    """The mean height of one curve above the other, and half its 95 % t interval (NaN for one seed)."""
 
-    def of(chosen: list[int]) -> float:
+    def height(chosen: list[int]) -> float:
         one, other = (each[each["seed"].isin(chosen)] for each in (elastic, apart))
-        return area(one, other, metric)
+        return mean_height(one, other, metric)
 
-    whole, count = of(seeds), len(seeds)
+    whole, count = height(seeds), len(seeds)
     if count == 1:
         return whole, float("nan")
-    without = np.array([of([other for other in seeds if other != seed]) for seed in seeds])
-    pseudo = count * whole - (count - 1) * without
+    without = np.array([height([other for other in seeds if other != seed]) for seed in seeds])
+    pseudo = count * whole - (count - 1) * without  # Tukey's pseudo-values
     return float(pseudo.mean()), float(half_interval(pseudo.std(ddof=1), count))
 
 
-def area(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> float:
-    """Mean of log(one / other) over log compute, where both curves are."""
-    curves = [curve(each, metric) for each in (one, other)]
+def mean_height(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> float:
+    """The mean of log(one / other) over log compute, in the range of both curves."""
+    curves = [log_envelope(each, metric) for each in (one, other)]
     low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     x = np.unique(np.concatenate([[low, high], *(x for x, _ in curves)]))
     x = x[(x >= low) & (x <= high)]
@@ -195,8 +194,8 @@ def area(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> float:
     return float(np.trapezoid(first - second, x) / (high - low))
 
 
-def curve(group: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Log compute, and the log of the best quality that it buys, of means over seeds."""
+def log_envelope(group: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Log compute, and the log of the best quality within it, from means over seeds."""
     means = group.groupby(COST)[metric].mean()
     costs = means.index.to_numpy(float)
     return np.log(costs), np.minimum.accumulate(np.log(means.to_numpy(float)))
@@ -206,29 +205,31 @@ def curve(group: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
-    """Quality over MACs a sample, both in logarithms; bars are 95 % t intervals over seeds."""
+    """Quality over MACs per sample on log axes; bars are 95 % t intervals over seeds."""
     lines = points(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    with_logarithms(lines, metric)
-    with style.canvas(note(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
-        style.log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
-        curves = series(lines)
-        bars(axes, lines, metric)
+    metric = choose_metric(lines, metric)
+    check_logarithms(lines, metric)
+    with style.canvas(figure_caption(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
+        style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
+        curves = find_curves(lines)
+        draw_intervals(axes, lines, metric)
         for each in curves:
-            draw_series(axes, each, metric)
-        marks(axes, curves, metric)
-        lowest = floor(axes, result_table.comparable(table, protocol), metric)
-        # An interval that reaches near 0 would take most of a log axis.
+            draw_curve(axes, each, metric)
+        draw_marks(axes, curves, metric)
+        lowest = draw_floor(axes, result_table.comparable(table, protocol), metric)
+        # An interval that reaches almost to 0 would fill most of a log axis.
         least = min(lines[metric].min() / 3, 0.8 * lowest)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
-        style.label_ends(axes, [place(each, metric) for each in most_telling(curves, metric)])
+        style.label_ends(
+            axes, [label_place(each, metric) for each in labelled_curves(curves, metric)]
+        )
     return figure
 
 
-def draw_series(axes: Axes, each: Series, metric: str) -> None:
-    """The line of a curve: dotted through models trained apart, dashed beyond training."""
-    found, colour = each.points, style.look(each.kind)[0]
-    if not constant(found).all():  # schedules are points, no curve
+def draw_curve(axes: Axes, each: Curve, metric: str) -> None:
+    """Draws the line of a curve: dotted through models trained apart, dashed beyond the trained loops."""
+    found, colour = each.points, style.look_of(each.kind)[0]
+    if not has_constant_loops(found).all():  # schedules are points without a curve
         return
     beyond = found["loops"] > found["loops_train"]
     inside = found[~beyond]
@@ -239,10 +240,10 @@ def draw_series(axes: Axes, each: Series, metric: str) -> None:
         axes.plot(outside[COST], outside[metric], "--", color=colour, alpha=0.7)
 
 
-def marks(axes: Axes, curves: list[Series], metric: str) -> None:
-    """The points of all curves, a kind at a time: they may be many."""
+def draw_marks(axes: Axes, curves: list[Curve], metric: str) -> None:
+    """Draws the points of all curves, one call per kind because there may be many."""
     for kind in dict.fromkeys(each.kind for each in curves):
-        colour, marker = style.look(kind)
+        colour, marker = style.look_of(kind)
         found = pd.concat([each.points for each in curves if each.kind == kind])
         for hollow, group in found.groupby(found["loops"] > found["loops_train"]):
             face = "white" if hollow else colour
@@ -256,29 +257,29 @@ def marks(axes: Axes, curves: list[Series], metric: str) -> None:
             )
 
 
-def bars(axes: Axes, lines: pd.DataFrame, metric: str) -> None:
-    """The intervals of all points, as one collection: they may be many."""
+def draw_intervals(axes: Axes, lines: pd.DataFrame, metric: str) -> None:
+    """Draws the intervals of all points as one collection, because there may be many."""
     known = lines.dropna(subset=["plus_minus"])
     low = (known[metric] - known["plus_minus"]).clip(lower=1e-3 * known[metric])
     x, high = known[COST], known[metric] + known["plus_minus"]
-    colours = [style.look(kind)[0] for kind in known["kind"]]
+    colours = [style.look_of(kind)[0] for kind in known["kind"]]
     segments = np.stack([np.column_stack([x, low]), np.column_stack([x, high])], axis=1)
     axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=1, alpha=0.6))
     axes.collections[-1].set_rasterized(len(known) > style.MANY)
 
 
-def place(each: Series, metric: str) -> tuple[float, float, str, str]:
+def label_place(each: Curve, metric: str) -> tuple[float, float, str, str]:
     last = each.points.iloc[-1]
-    return last[COST], last[metric], each.name, style.look(each.kind)[0]
+    return last[COST], last[metric], each.name, style.look_of(each.kind)[0]
 
 
-def most_telling(curves: list[Series], metric: str) -> list[Series]:
-    """As many as have room for their names: those that come lowest."""
+def labelled_curves(curves: list[Curve], metric: str) -> list[Curve]:
+    """The curves that get a label: the LABELS that reach lowest."""
     return sorted(curves, key=lambda each: each.points[metric].min())[:LABELS]
 
 
-def floor(axes: Axes, rows: pd.DataFrame, metric: str) -> float:
-    """Draws what two halves of the real data differ by, where the rows say it; that, or infinity."""
+def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> float:
+    """Draws the distance between two halves of the real data if the rows have it; returns it or infinity."""
     if metric != "fd_classifier" or "fd_halves" not in rows or rows["fd_halves"].isna().all():
         return float("inf")
     height = float(rows["fd_halves"].mean())
@@ -294,13 +295,15 @@ def floor(axes: Axes, rows: pd.DataFrame, metric: str) -> float:
     return height
 
 
-def note(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    tax = "; ".join(taxed(row) for row in elasticity_tax(table, metric, protocol).itertuples())
+def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
+    tax = "; ".join(
+        describe_tax(row) for row in elasticity_tax(table, metric, protocol).itertuples()
+    )
     return caption(table, metric, protocol) + (f". Elasticity tax: {tax}" if tax else "")
 
 
-def taxed(row: Any) -> str:
-    """One line of elasticity_tax in words."""
+def describe_tax(row: Any) -> str:
+    """One line of `elasticity_tax` in words."""
     seeds = f"{row.seeds} seeds" if row.seeds > 1 else "one seed: no interval"
     span = f" ({row.low:+.0%} to {row.high:+.0%})" if np.isfinite(row.low) else ""
     of = f"{row.loops_from:g} to {row.loops_to:g} of {row.loops_train:g} loops"
@@ -310,10 +313,10 @@ def taxed(row: Any) -> str:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def text(lines: pd.DataFrame, metric: str) -> str:
-    """The points as a table to read."""
-    split = [
-        f"{layers}N x {loops}L"
+def format_points(lines: pd.DataFrame, metric: str) -> str:
+    """The points as a printed table."""
+    layers_by_loops = [
+        f"{layers} x {loops}"
         for layers, loops in zip(lines["unique_layers"], lines["loops_train"], strict=True)
     ]
     names = {
@@ -321,8 +324,17 @@ def text(lines: pd.DataFrame, metric: str) -> str:
         "images_seen": "images",
         "train_flops_total": "train_flops",
     }
-    order = ["arm", "loops", "split", "loops_train", "params", COST, "images", "train_flops"]
-    shown = lines.assign(split=split).rename(columns=names)
+    order = [
+        "arm",
+        "loops",
+        "layers x loops",
+        "loops_train",
+        "params",
+        COST,
+        "images",
+        "train_flops",
+    ]
+    shown = lines.assign(**{"layers x loops": layers_by_loops}).rename(columns=names)
     shown = shown[[*order, "seeds", metric, "plus_minus", "accuracy"]]
     shown = shown.dropna(axis="columns", how="all")
     digits = "{:,.2f}" if shown[metric].min() >= 1 else "{:,.4f}"
@@ -340,17 +352,17 @@ FORMATS = {
 }
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    lines = points(table, asked.metric, asked.protocol)
-    metric = quality_of(lines, asked.metric)
-    print(text(lines, metric))
-    found = elasticity_tax(table, metric, asked.protocol)
+def main(table: pd.DataFrame, keys: Any) -> None:
+    lines = points(table, keys.metric, keys.protocol)
+    metric = choose_metric(lines, keys.metric)
+    print(format_points(lines, metric))
+    found = elasticity_tax(table, metric, keys.protocol)
     for line in found.itertuples():
-        print(f"elasticity tax: {taxed(line)}")
+        print(f"elasticity tax: {describe_tax(line)}")
     if found.empty:
         print(f"elasticity tax: {NO_TAX}", file=sys.stderr)
-    print(f"figure: {style.save(draw(table, metric, asked.protocol), asked.out)[0]}")
+    print(f"figure: {style.save(draw(table, metric, keys.protocol), keys.out)[0]}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out="anytime.png", metric=None, protocol=None)
+    command.run_analysis(main, str(__doc__), out="anytime.png", metric=None, protocol=None)

@@ -36,7 +36,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
     if not rows:
         raise UserError("these rows are collected already; name the folders of their runs")
     beside = out.with_suffix("")
-    clear(beside, [Path(folder) for folder in runs["folder"]])
+    clear_previous(beside, [Path(folder) for folder in runs["folder"]])
     for run in runs.itertuples():
         source, target = Path(run.folder), beside / str(run.run)
         found = [source / name for name in DIAGNOSTICS] if diagnostics else []
@@ -47,7 +47,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
     return len(rows)
 
 
-def clear(beside: Path, sources: list[Path]) -> None:
+def clear_previous(beside: Path, sources: list[Path]) -> None:
     """Removes what an earlier call left. Raises UserError where that is not all that there is."""
     files = [path for path in beside.rglob("*") if path.is_file()]
     strange = [p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.*")]
@@ -64,17 +64,17 @@ def clear(beside: Path, sources: list[Path]) -> None:
         shutil.rmtree(beside)
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    if asked.out is None:
+def main(table: pd.DataFrame, keys: Any) -> None:
+    if keys.out is None:
         raise UserError("out= is missing, e.g. out=analysis/data/NAME.jsonl")
-    if asked.diagnostics not in ("true", "false"):
-        raise UserError(f"diagnostics={asked.diagnostics}: true or false")
-    if asked.samples is not None and not asked.samples.isdigit():
-        raise UserError(f"samples={asked.samples}: the seed whose samples are kept, a whole number")
-    seed = None if asked.samples is None else int(asked.samples)
-    count = collect(table, Path(asked.out), seed, asked.diagnostics == "true")
-    print(f"{count} rows: {asked.out}")
+    if keys.diagnostics not in ("true", "false"):
+        raise UserError(f"diagnostics={keys.diagnostics}: true or false")
+    if keys.samples is not None and not keys.samples.isdigit():
+        raise UserError(f"samples={keys.samples}: the seed whose samples are kept, a whole number")
+    seed = None if keys.samples is None else int(keys.samples)
+    count = collect(table, Path(keys.out), seed, keys.diagnostics == "true")
+    print(f"{count} rows: {keys.out}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out=None, samples=None, diagnostics="false")
+    command.run_analysis(main, str(__doc__), out=None, samples=None, diagnostics="false")

@@ -1,5 +1,4 @@
-"""What the commands of analysis/ share: `[KEY=VALUE …] [ROWS …]`, mistakes in one line, and text that is
-made for a place in a page."""
+"""What the commands of analysis share: reading `[KEY=VALUE …] [ROWS …]`, and writing tables into files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,37 +15,36 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def run(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) -> None:
-    """Calls main(table, asked) with the rows and keys of the command line, as the verbs are called.
+def run_analysis(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) -> None:
+    """Calls main(table, keys) with the rows and keys of the command line, and exits as the verbs do.
 
-    keys: what may be asked for, with defaults; asked holds them as attributes. ROWS are run folders, .jsonl
-    files of rows or names of committed ones; runs where there are none.
+    keys: the known keys with their defaults; main gets them as attributes. ROWS are run folders, .jsonl
+    files of rows or names of committed files; the default is runs/.
     """
 
-    def of(arguments: list[str]) -> None:
-        asked = dict(keys)
+    def parse_and_run(arguments: list[str]) -> None:
+        given = dict(keys)
         for key, _, value in (text.partition("=") for text in arguments if is_key_value(text)):
             if key not in keys:
                 raise UserError(f"{key}={value}: {suggest(key, list(keys), 'keys')}")
-            asked[key] = value
-        main(
-            read(*(text for text in arguments if not is_key_value(text))), SimpleNamespace(**asked)
-        )
+            given[key] = value
+        rows = [text for text in arguments if not is_key_value(text)]
+        main(read(*rows), SimpleNamespace(**given))
 
-    run_command(of, lambda: doc.strip(), stopped="the same command begins anew")
+    run_command(parse_and_run, lambda: doc.strip(), stopped="the same command starts again")
 
 
-def committed() -> list[Path]:
-    """The files of rows that come with eltlab, made by its studies."""
+def committed_files() -> list[Path]:
+    """The files of rows that come with eltlab, from its own studies."""
     return sorted((package_folder("analysis") / "data").glob("*.jsonl"))
 
 
 def read(*rows: str) -> "DataFrame":
-    """One table of folders, files and names of committed rows; of runs/ where nothing is named.
+    """One table of these folders, files and names of committed files; of runs/ if none is given.
 
-    Raises UserError for what is none of them.
+    Raises UserError if one does not exist.
     """
-    known = {path.stem: path for path in committed()}
+    known = {path.stem: path for path in committed_files()}
     paths = [
         known[text] if text in known and not Path(text).exists() else Path(text)
         for text in rows or ("runs",)
@@ -60,11 +58,11 @@ def read(*rows: str) -> "DataFrame":
 
 
 def replace_block(file: Path, name: str, text: str) -> None:
-    """Puts text between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
+    """Replaces the text between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
     whole = file.read_text()
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if whole.count(begin) != 1 or whole.count(end) != 1:
-        raise UserError(f"{file}: needs the markers {begin} and {end}, once each")
+        raise UserError(f"{file}: must contain the markers {begin} and {end}, once each")
     before, rest = whole.split(begin)
     _, after = rest.split(end)
     write_atomic(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")

@@ -16,20 +16,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.points import caption, named
+from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError, suggest
 from eltlab.runs import result_table
 
 ARMS = 4  # at most, where nobody says which
 
 
-def runs_of(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
+def select_runs(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """One row a run that can be compared, with the short name of its arm."""
-    rows = named(result_table.comparable(table, protocol))
+    rows = name_arms(result_table.comparable(table, protocol))
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 
-def beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+def read_beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """The files of this name in the runs' folders as one table, with arm, seed and loops_train.
 
     Raises UserError where no run has one.
@@ -56,13 +56,13 @@ def beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def updates(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
+def relative_updates(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """The relative update of each loop at each sampling step, at constant loop counts, mean over seeds.
 
     Columns: arm, loops (of the pass), step, loop, update. Only measurements of the rows' protocol.
     """
-    runs = runs_of(table, protocol)
-    lines = beside(runs, "dynamics.csv")
+    runs = select_runs(table, protocol)
+    lines = read_beside(runs, "dynamics.csv")
     lines = lines[lines["protocol"] == runs["protocol"].iloc[0]]
     # A column with schedules in it is text.
     lines = lines.assign(loops=pd.to_numeric(lines["loops"], errors="coerce")).dropna(
@@ -79,15 +79,15 @@ def exit_losses(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFram
 
     Columns: arm, images, exit, loss.
     """
-    lines = beside(runs_of(table, protocol), "validation.csv")
+    lines = read_beside(select_runs(table, protocol), "validation.csv")
     keys = ["arm", "images", "exit"]
     return lines.groupby(keys, sort=False, as_index=False).agg(loss=("loss", "mean"))
 
 
 def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | None = None) -> Figure:
     """Two rows of panels, a column an arm; arms that do not loop are left out."""
-    moved, learned = updates(table, protocol), exit_losses(table, protocol)
-    chosen = chosen_arms(moved, arms)
+    moved, learned = relative_updates(table, protocol), exit_losses(table, protocol)
+    chosen = choose_arms(moved, arms)
     with style.canvas(
         caption(table, protocol=protocol, shown="means over them and, below, over noise levels"),
         *(len(chosen), 2),
@@ -97,12 +97,12 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
         for column, arm in enumerate(chosen):
             above, below = column, len(chosen) + column
             here = moved[(moved["arm"] == arm) & (moved["loops"] == moved["loops_train"])]
-            sharing(panels[above], panels[0])
-            ends[above] = lines(panels[above], here, ("step", "update", "loop"))
+            share_scale(panels[above], panels[0])
+            ends[above] = draw_lines(panels[above], here, ("step", "update", "loop"))
             panels[above].set_title(arm)
-            sharing(panels[below], panels[len(chosen)])
+            share_scale(panels[below], panels[len(chosen)])
             here = learned[learned["arm"] == arm]
-            ends[below] = lines(panels[below], here, ("images", "loss", "exit"))
+            ends[below] = draw_lines(panels[below], here, ("images", "loss", "exit"))
         for axes, places in zip(
             panels, ends, strict=True
         ):  # when the scale that all share is known
@@ -116,7 +116,7 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
     return figure
 
 
-def chosen_arms(moved: pd.DataFrame, asked: list[str] | None) -> list[str]:
+def choose_arms(moved: pd.DataFrame, asked: list[str] | None) -> list[str]:
     looped = [str(arm) for arm in moved.loc[moved["loops_train"] > 1, "arm"].unique()]
     for arm in asked or []:
         if arm not in looped:
@@ -126,14 +126,14 @@ def chosen_arms(moved: pd.DataFrame, asked: list[str] | None) -> list[str]:
     return asked or looped[:ARMS]
 
 
-def sharing(axes: Axes, first: Axes) -> None:
+def share_scale(axes: Axes, first: Axes) -> None:
     """Arms are compared: one scale for all."""
     axes.set_yscale("log")
     if axes is not first:
         axes.sharey(first)
 
 
-def lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str]) -> list[style.Place]:
+def draw_lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str]) -> list[style.Place]:
     """A line a loop (or exit); where each ends, and its name."""
     x, y, which = columns
     last = len(style.SEQUENCE) - 1
@@ -146,10 +146,10 @@ def lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str]) -> lis
     return ends
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    arms = asked.arms.split(",") if asked.arms else None
-    print(f"figure: {style.save(draw(table, arms, asked.protocol), asked.out)[0]}")
+def main(table: pd.DataFrame, keys: Any) -> None:
+    arms = keys.arms.split(",") if keys.arms else None
+    print(f"figure: {style.save(draw(table, arms, keys.protocol), keys.out)[0]}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out="dynamics.png", arms=None, protocol=None)
+    command.run_analysis(main, str(__doc__), out="dynamics.png", arms=None, protocol=None)

@@ -16,13 +16,13 @@ import pandas as pd
 from eltlab.analysis import anytime, command, style
 from eltlab.analysis.points import (
     UNIQUE,
-    alike,
+    at_trained_loops,
     caption,
-    counts,
-    full,
-    per_seed,
+    choose_metric,
+    format_counts,
+    nearly_equal,
     points,
-    quality_of,
+    seed_points,
 )
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
@@ -40,35 +40,35 @@ def headline(
     twin's, of means over the seeds that both have.
     """
     lines = points(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    own = full(lines).reset_index(drop=True)
+    metric = choose_metric(lines, metric)
+    own = at_trained_loops(lines).reset_index(drop=True)
     if own.empty:
         raise UserError(
             "no arm was measured at the loop count it was trained for; python -m eltlab.evaluate run=DIR does"
         )
-    seeds = full(per_seed(table, metric, protocol)).pivot(
+    seeds = at_trained_loops(seed_points(table, metric, protocol)).pivot(
         index="seed", columns="arm", values=metric
     )
-    twins = [twin_of(line, own) for line in own.itertuples()]
-    ratios = [ratio(seeds, arm, twin) for arm, twin in zip(own["arm"], twins, strict=True)]
+    twins = [find_twin(line, own) for line in own.itertuples()]
+    ratios = [ratio_of_means(seeds, arm, twin) for arm, twin in zip(own["arm"], twins, strict=True)]
     return own.assign(twin=pd.Series(twins, dtype=object), ratio=ratios)
 
 
-def twin_of(line: Any, lines: pd.DataFrame) -> str | None:
+def find_twin(line: Any, lines: pd.DataFrame) -> str | None:
     """The name of the one unique-layer arm among lines that is the twin of a line's arm."""
     if line.kind == UNIQUE:
         return None
     found = lines[lines["kind"] == UNIQUE]
     for key in ("data", "objective", "width", "depth"):
         found = found[found[key] == getattr(line, key)]
-    matched = alike(found["images_seen"], line.images_seen) | alike(
+    matched = nearly_equal(found["images_seen"], line.images_seen) | nearly_equal(
         found["train_flops_total"], line.train_flops_total
     )
     found = found[matched]
     return str(found["arm"].iloc[0]) if len(found) == 1 else None
 
 
-def ratio(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
+def ratio_of_means(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
     """Mean of one arm over that of another, over the seeds that both have; NaN without any."""
     if twin is None:
         return float("nan")
@@ -76,52 +76,52 @@ def ratio(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
     return float(both[arm].mean() / both[twin].mean())
 
 
-def cells(lines: pd.DataFrame, metric: str) -> list[list[str]]:
+def headline_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
     """The table as text, its headings first: what is printed, in the README and on the page."""
     titles = ["arm", "layers x loops", "parameters", "MACs a sample", "training FLOPs"]
-    split = counts(lines["unique_layers"]) + " x " + counts(lines["loops_train"])
+    split = format_counts(lines["unique_layers"]) + " x " + format_counts(lines["loops_train"])
     rows = [[*titles, metric, "÷ twin", "seeds"]]
     for name, line in zip(split, lines.itertuples(), strict=True):
         costs = (line.params_total, line.macs_per_sample, line.train_flops_total)
         ratio = "" if line.ratio != line.ratio else f"{line.ratio:.2f}"
-        quality = quality_text(getattr(line, metric), line.plus_minus)
+        quality = format_quality(getattr(line, metric), line.plus_minus)
         rows.append([line.arm, name, *map(format_si, costs), quality, ratio, str(line.seeds)])
     return rows
 
 
-def quality_text(mean: float, half: float) -> str:
+def format_quality(mean: float, half: float) -> str:
     """The mean and half of its interval, to as many digits as small distances (KID) need."""
     digits = 2 if abs(mean) >= 1 else 4
     said = f"± {half:,.{digits}f}" if np.isfinite(half) else f"({NO_INTERVAL})"
     return f"{mean:,.{digits}f} {said}"
 
 
-def markdown(rows: list[list[str]]) -> str:
+def format_markdown(rows: list[list[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
-def block(table: pd.DataFrame, asked: Any) -> str:
+def markdown_block(table: pd.DataFrame, keys: Any) -> str:
     """The Markdown of the headline: figure, table and what they are of."""
-    lines = headline(table, asked.metric, asked.protocol)
-    metric = quality_of(lines, asked.metric)
-    rows = markdown(cells(lines, metric))
-    said = f"± is half of a 95 % t interval over seeds. {caption(table, metric, asked.protocol)}."
-    if asked.figure is None:
+    lines = headline(table, keys.metric, keys.protocol)
+    metric = choose_metric(lines, keys.metric)
+    rows = format_markdown(headline_rows(lines, metric))
+    said = f"± is half of a 95 % t interval over seeds. {caption(table, metric, keys.protocol)}."
+    if keys.figure is None:
         return f"{rows}\n\n{said}"
-    style.save(anytime.draw(table, metric, asked.protocol), asked.figure)
-    place = relpath(asked.figure, Path(asked.into).parent)
+    style.save(anytime.draw(table, metric, keys.protocol), keys.figure)
+    place = relpath(keys.figure, Path(keys.into).parent)
     return f"![Quality against inference compute]({place})\n\n{rows}\n\n{said}"
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    if asked.into is not None:
-        command.replace_block(Path(asked.into), "headline", block(table, asked))
+def main(table: pd.DataFrame, keys: Any) -> None:
+    if keys.into is not None:
+        command.replace_block(Path(keys.into), "headline", markdown_block(table, keys))
         return
-    lines = headline(table, asked.metric, asked.protocol)
-    print(*format_table(cells(lines, quality_of(lines, asked.metric))), sep="\n")
-    print(caption(table, asked.metric, asked.protocol))
+    lines = headline(table, keys.metric, keys.protocol)
+    print(*format_table(headline_rows(lines, choose_metric(lines, keys.metric))), sep="\n")
+    print(caption(table, keys.metric, keys.protocol))
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), metric=None, protocol=None, into=None, figure=None)
+    command.run_analysis(main, str(__doc__), metric=None, protocol=None, into=None, figure=None)

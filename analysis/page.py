@@ -18,8 +18,15 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
 from eltlab.analysis import ablation, anytime, dynamics, pareto, samples, scaling, style
-from eltlab.analysis.headline import cells, headline, quality_text
-from eltlab.analysis.points import UNIQUE, caption, constant, named, points, quality_of
+from eltlab.analysis.headline import format_quality, headline, headline_rows
+from eltlab.analysis.points import (
+    UNIQUE,
+    caption,
+    choose_metric,
+    has_constant_loops,
+    name_arms,
+    points,
+)
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
 from eltlab.runs import result_table
@@ -74,15 +81,17 @@ class Section:
     missing: list[str] = field(default_factory=list)  # what is not shown, and why
 
 
-def page(table: pd.DataFrame, source: str, told: Callable[[str], None] = lambda text: None) -> str:
+def render_page(
+    table: pd.DataFrame, source: str, told: Callable[[str], None] = lambda text: None
+) -> str:
     """The page as HTML. Raises UserError for a table without evaluations.
 
     source: where the rows are from, for people. told: is told each section before it is made.
     """
     sections = []
-    for number, (title, rows) in enumerate(sections_of(table)):
+    for number, (title, rows) in enumerate(split_sections(table)):
         told(title)
-        sections.append(section(title, f"s{number}", rows))
+        sections.append(make_section(title, f"s{number}", rows))
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -93,7 +102,7 @@ def page(table: pd.DataFrame, source: str, told: Callable[[str], None] = lambda 
     return template.render(sections=sections, source=source, rows=len(table), now=now)
 
 
-def sections_of(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each study (or data and objective, where runs are of none) and protocol."""
     rows = table[table["kind"] == "eval"]
     if rows.empty:
@@ -107,29 +116,31 @@ def sections_of(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     ]
 
 
-def section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
+def make_section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
     made = Section(title, anchor)
     try:
-        metric = quality_of(rows)
+        metric = choose_metric(rows)
         made.caption = caption(rows, metric)
-        made.points = all_points(points(rows, metric), metric)
+        made.points = point_rows(points(rows, metric), metric)
     except UserError as error:
         made.missing.append(str(error))
         return made
     made.protocol = json.loads(rows["protocol_text"].iloc[0])
-    made.missing += unmeasured(rows, metric)
-    with said(made, "Headline"):
-        made.headline = cells(headline(rows, metric), metric)
+    made.missing += arms_without(rows, metric)
+    with note_missing(made, "Headline"):
+        made.headline = headline_rows(headline(rows, metric), metric)
     for name, alt, draw in FIGURES:
-        with said(made, name):
-            made.drawings.append(Drawing(name, alt, data_url(style.svg(draw(rows)), "svg+xml")))
-    with said(made, "Samples"):
-        made.strips = strips(rows, metric)
+        with note_missing(made, name):
+            made.drawings.append(
+                Drawing(name, alt, data_url(style.render_svg(draw(rows)), "svg+xml"))
+            )
+    with note_missing(made, "Samples"):
+        made.strips = make_strips(rows, metric)
     return made
 
 
 @contextmanager
-def said(made: Section, what: str) -> Iterator[None]:
+def note_missing(made: Section, what: str) -> Iterator[None]:
     """What cannot be shown is said in its place."""
     try:
         yield
@@ -137,17 +148,17 @@ def said(made: Section, what: str) -> Iterator[None]:
         made.missing.append(f"{what}: {error}")
 
 
-def unmeasured(rows: pd.DataFrame, metric: str) -> list[str]:
+def arms_without(rows: pd.DataFrame, metric: str) -> list[str]:
     """The arms that have no number of the metric."""
-    arms = named(result_table.comparable(rows)).groupby("arm", sort=False)[metric].count()
+    arms = name_arms(result_table.comparable(rows)).groupby("arm", sort=False)[metric].count()
     return [f"{arm}: no {metric}" for arm in arms.index[arms == 0]]
 
 
-def all_points(lines: pd.DataFrame, metric: str) -> list[list[str]]:
+def point_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
     """Every point: arm, loops, MACs a sample, quality and seeds."""
     rows = [["arm", "loops", "MACs a sample", metric, "seeds"]]
     for line in lines.itertuples():
-        quality = quality_text(getattr(line, metric), line.plus_minus)
+        quality = format_quality(getattr(line, metric), line.plus_minus)
         rows.append(
             [
                 line.arm,
@@ -160,11 +171,11 @@ def all_points(lines: pd.DataFrame, metric: str) -> list[list[str]]:
     return rows
 
 
-def strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
+def make_strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
     """The samples of each arm that loops, beside those of its twin."""
-    tiles = samples.tiles(rows)
+    tiles = samples.find_tiles(rows)
     lines = points(rows, metric)
-    lines = lines[constant(lines)]
+    lines = lines[has_constant_loops(lines)]
     twins = headline(rows, metric).set_index("arm")["twin"]
     found = []
     for arm, group in lines.groupby("arm", sort=False):
@@ -172,24 +183,24 @@ def strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
         counts = sorted(set(tiles.get(str(arm), {})) & {int(loops) for loops in measured.index})
         if not counts or group["kind"].iloc[0] == UNIQUE:
             continue
-        frames = [frame(measured, loops, tiles[str(arm)][loops], metric) for loops in counts]
+        frames = [make_frame(measured, loops, tiles[str(arm)][loops], metric) for loops in counts]
         trained = group["loops_train"].iloc[0]
         begin = counts.index(trained) if trained in counts else len(counts) - 1
         twin = twins.get(arm)
         beside = None
         if twin in tiles and 1 in tiles[twin]:
             own = lines[lines["arm"] == twin].set_index("loops")
-            beside = frame(own, 1, tiles[twin][1], metric)
+            beside = make_frame(own, 1, tiles[twin][1], metric)
         found.append(Strip(str(arm), frames, begin, beside))
     return found
 
 
-def frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Frame:
+def make_frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Frame:
     line = lines.loc[loops]
     name = format_loops(loops)
     if loops > line["loops_train"]:
         name += f" (trained for {line['loops_train']:g})"
-    quality = quality_text(line[metric], line["plus_minus"])
+    quality = format_quality(line[metric], line["plus_minus"])
     said = f"{metric} {quality}, {format_si(line['macs_per_sample'])} MACs a sample"
     return Frame(loops, name, said, data_url(path.read_bytes(), path.suffix[1:]))
 

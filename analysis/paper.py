@@ -99,40 +99,43 @@ def compute_row(config: Config) -> Computed:
     )
 
 
-def counted(row: Published, ours: Computed) -> int:
+def params_as_counted(row: Published, ours: Computed) -> int:
     """Our parameters under the counting that the row uses."""
     return ours.params_total if row.counting == "total" else ours.params_blocks
 
 
-def off(ours: float, published: float) -> str:
+def format_deviation(ours: float, published: float) -> str:
     return f"{ours / published - 1:+.1%}"
 
 
 # --- the table ------------------------------------------------------------------------------------
 
 
-def table() -> list[str]:
+def cost_table() -> list[str]:
     head = ["row", "published", "params", "computed", "off", "counting"]
     head += ['"GFLOPs"', "G MACs computed", "off", "without attention", "off"]
     rows = [[*head, "training FLOPs", f"H100 hours at {UTILISATION:.0%}"]]
-    for row, _, ours in computed():
-        params = counted(row, ours)
+    for row, _, ours in compute_rows():
+        params = params_as_counted(row, ours)
         own = [
             row.name,
             row.result,
             f"{row.params:,.0f}M",
             format_si(params),
-            off(params / 1e6, row.params),
+            format_deviation(params / 1e6, row.params),
         ]
-        macs = ["" if row.gmacs is None else thousands(row.gmacs)]
+        macs = ["" if row.gmacs is None else format_thousands(row.gmacs)]
         for value in (ours.trunk / 1e9, ours.linear / 1e9):
-            macs += [thousands(value), "" if row.gmacs is None else off(value, row.gmacs)]
+            macs += [
+                format_thousands(value),
+                "" if row.gmacs is None else format_deviation(value, row.gmacs),
+            ]
         training = [f"{ours.train_flops:.2e}", f"{ours.h100_hours:,.0f}"]
         rows.append([*own, row.counting, *macs, *training])
     return format_table(rows)
 
 
-def thousands(gmacs: float) -> str:
+def format_thousands(gmacs: float) -> str:
     """As the paper writes them: 3.7k "GFLOPs"."""
     return f"{gmacs / 1000:,.4g}k"
 
@@ -142,23 +145,23 @@ def published_config(name: str) -> Config:
     return resolve(to_config(compose_node(parse_overrides([f"experiment=paper/{name}"]))))
 
 
-def computed() -> list[tuple[Published, Config, Computed]]:
+def compute_rows() -> list[tuple[Published, Config, Computed]]:
     configs = [published_config(row.name) for row in PUBLISHED]
     return [(row, c, compute_row(c)) for row, c in zip(PUBLISHED, configs, strict=True)]
 
 
-def unreached() -> list[str]:
+def explain_deviations() -> list[str]:
     """The published MACs that the formula does not give, and what they would take."""
-    rows = [row for row in computed() if row[0].gmacs is not None]
+    rows = [row for row in compute_rows() if row[0].gmacs is not None]
     missed: dict[str, list[str]] = {}
     for row, config, ours in rows:
-        if not near(row, ours):
-            others = [other.name for other, _, costs in rows if near(row, costs)]
-            missed.setdefault(reason(row, config, ours, others), []).append(row.name)
+        if not is_reproduced(row, ours):
+            others = [other.name for other, _, costs in rows if is_reproduced(row, costs)]
+            missed.setdefault(explain(row, config, ours, others), []).append(row.name)
     return [f"{', '.join(names)}: {text}" for text, names in missed.items()]
 
 
-def reason(row: Published, config: Config, ours: Computed, others: list[str]) -> str:
+def explain(row: Published, config: Config, ours: Computed, others: list[str]) -> str:
     assert row.gmacs is not None
     passes = sum(evaluations_per_step(config))
     whole, linear = (value / passes / 1e9 for value in (ours.trunk, ours.linear))
@@ -166,14 +169,14 @@ def reason(row: Published, config: Config, ours: Computed, others: list[str]) ->
         f"{config.model.depth} layers of width {config.model.width} on {config.data.tokens} tokens and the "
         f"class token take {whole:.1f}G MACs a pass, {linear:.1f}G without attention, and "
         f"{config.sampler.steps} guided steps take {passes} passes: {ours.linear / 1e12:.2f}k to "
-        f"{ours.trunk / 1e12:.2f}k, not the published {thousands(row.gmacs)}, which would be "
+        f"{ours.trunk / 1e12:.2f}k, not the published {format_thousands(row.gmacs)}, which would be "
         f"{row.gmacs / whole:.0f} to {row.gmacs / linear:.0f} passes. The parameters agree, so depth and "
         "width are the paper's, and no setting it names gives its figure."
     )
     return text + (f" It is that of {', '.join(others)}." if others else "")
 
 
-def near(row: Published, ours: Computed) -> bool:
+def is_reproduced(row: Published, ours: Computed) -> bool:
     """Whether the layers take what the row publishes, with attention or without."""
     assert row.gmacs is not None
     return any(abs(value / 1e9 / row.gmacs - 1) <= CLOSE for value in (ours.trunk, ours.linear))
@@ -182,9 +185,9 @@ def near(row: Published, ours: Computed) -> bool:
 # --- the files ------------------------------------------------------------------------------------
 
 
-def header(row: Published, ours: Computed) -> str:
+def header_comment(row: Published, ours: Computed) -> str:
     """The opening comment of the row's experiment file."""
-    macs = "" if row.gmacs is None else f', {thousands(row.gmacs)} "GFLOPs" (MACs)'
+    macs = "" if row.gmacs is None else f', {format_thousands(row.gmacs)} "GFLOPs" (MACs)'
     return f"""\
 # @package _global_
 # {row.title} (arXiv 2604.09168).
@@ -197,29 +200,29 @@ def header(row: Published, ours: Computed) -> str:
 """
 
 
-def file_of(row: Published) -> Path:
+def experiment_file(row: Published) -> Path:
     return package_folder("conf") / "experiment" / "paper" / f"{row.name}.yaml"
 
 
-def body(text: str) -> str:
+def without_header(text: str) -> str:
     """A file without its opening comment."""
     lines = text.splitlines(keepends=True)
     return "".join(lines[next(n for n, line in enumerate(lines) if not line.startswith("#")) :])
 
 
-def page() -> str:
+def format_page() -> str:
     """The table and its notes."""
-    return "\n".join([*table(), *("\n" + fill(note, 110) for note in unreached())])
+    return "\n".join([*cost_table(), *("\n" + fill(note, 110) for note in explain_deviations())])
 
 
-def write() -> None:
-    for row, _, ours in computed():
-        file = file_of(row)
-        write_atomic(file, header(row, ours) + body(file.read_text()))
+def write_files() -> None:
+    for row, _, ours in compute_rows():
+        file = experiment_file(row)
+        write_atomic(file, header_comment(row, ours) + without_header(file.read_text()))
     replace_block(
         Path(__file__).resolve().parents[1] / "docs" / "compute.md",
         "paper",
-        f"```text\n{page()}\n```",
+        f"```text\n{format_page()}\n```",
     )
 
 
@@ -227,6 +230,6 @@ if __name__ == "__main__":
     if "--help" in sys.argv:
         print(__doc__.strip())
     elif sys.argv[1:] == ["--write"]:
-        write()
+        write_files()
     else:
-        print(page())
+        print(format_page())

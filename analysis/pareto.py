@@ -16,16 +16,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.headline import quality_text
+from eltlab.analysis.headline import format_quality
 from eltlab.analysis.points import (
     COSTS,
-    alike,
     caption,
-    counts,
-    per_seed,
+    check_logarithms,
+    choose_metric,
+    format_counts,
+    nearly_equal,
     points,
-    quality_of,
-    with_logarithms,
+    seed_points,
 )
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
@@ -86,10 +86,10 @@ def fronts(
     whole front of the kind).
     """
     lines = points(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    lines["label"] = labels(lines)
+    metric = choose_metric(lines, metric)
+    lines["label"] = point_labels(lines)
     found = []
-    for cost in varying(lines):
+    for cost in varying_costs(lines):
         for kind, group in lines.groupby("kind", sort=False):
             best = group[non_dominated(group[cost], group[metric])].sort_values(cost)
             area = hypervolume(best[cost], best[metric], (cost, metric))
@@ -101,21 +101,21 @@ def fronts(
     return pd.concat(found, ignore_index=True)[order]
 
 
-def labels(lines: pd.DataFrame) -> pd.Series:
+def point_labels(lines: pd.DataFrame) -> pd.Series:
     """A short name of each point: 2x4, at fewer loops 2x4@1; with its width where widths differ. An arm
     that shares this name with another stands under its own."""
-    split = counts(lines["unique_layers"]) + "x" + counts(lines["loops_train"])
+    split = format_counts(lines["unique_layers"]) + "x" + format_counts(lines["loops_train"])
     if lines["width"].nunique() > 1:
-        split = "w" + counts(lines["width"]) + " " + split
+        split = "w" + format_counts(lines["width"]) + " " + split
     arms = lines.groupby([split.rename("split"), "kind"])["arm"].transform("nunique")
     split = split.where(arms == 1, lines["arm"])
-    own = lines["asked"] == counts(lines["loops_train"])
-    return split.where(own, split + "@" + lines["asked"])
+    own = lines["requested"] == format_counts(lines["loops_train"])
+    return split.where(own, split + "@" + lines["requested"])
 
 
-def varying(lines: pd.DataFrame) -> list[str]:
+def varying_costs(lines: pd.DataFrame) -> list[str]:
     """The costs that tell the points apart; matched ones do not."""
-    found = [cost for cost in COSTS if not alike(lines[cost].min(), lines[cost].max())]
+    found = [cost for cost in COSTS if not nearly_equal(lines[cost].min(), lines[cost].max())]
     return found or ["macs_per_sample"]
 
 
@@ -125,30 +125,35 @@ def varying(lines: pd.DataFrame) -> list[str]:
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
     """A panel for each cost that differs, all axes logarithmic."""
     lines = points(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    with_logarithms(lines, metric)
-    seeds = per_seed(table, metric, protocol)
-    lines["label"] = labels(lines)
-    costs = varying(lines)
-    with style.canvas(note(table, lines, metric, protocol), len(costs)) as (figure, panels):
+    metric = choose_metric(lines, metric)
+    check_logarithms(lines, metric)
+    seeds = seed_points(table, metric, protocol)
+    lines["label"] = point_labels(lines)
+    costs = varying_costs(lines)
+    with style.canvas(figure_caption(table, lines, metric, protocol), len(costs)) as (
+        figure,
+        panels,
+    ):
         for axes, cost in zip(panels, costs, strict=True):
             title = f"{metric} (lower is better)" if axes is panels[0] else ""
-            style.log_axes(axes, COSTS[cost], title)
+            style.set_log_axes(axes, COSTS[cost], title)
             named: list[style.Place] = []
             for kind, group in lines.groupby("kind", sort=False):
-                of_kind = common(seeds[seeds["kind"] == kind])
+                of_kind = keep_shared_seeds(seeds[seeds["kind"] == kind])
                 named += draw_kind(axes, str(kind), group, of_kind, cost, metric)
             axes.set_xmargin(0.15)
             named = sorted(named, key=lambda place: place[1])[:LABELS]
-            style.label(axes, named, lines[[cost, metric]].to_numpy(float))
+            style.label_points(axes, named, lines[[cost, metric]].to_numpy(float))
         handles, names = panels[-1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=2 * len(panels))
     return figure
 
 
-def common(seeds: pd.DataFrame) -> pd.DataFrame:
+def keep_shared_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
     """The lines of the seeds that every arm and loop count has: sets of other points are not alike."""
-    shared = set.intersection(*(set(group["seed"]) for _, group in seeds.groupby(["arm", "asked"])))
+    shared = set.intersection(
+        *(set(group["seed"]) for _, group in seeds.groupby(["arm", "requested"]))
+    )
     return seeds[seeds["seed"].isin(shared)]
 
 
@@ -156,7 +161,7 @@ def draw_kind(
     axes: Axes, kind: str, group: pd.DataFrame, seeds: pd.DataFrame, cost: str, metric: str
 ) -> list[style.Place]:
     """Draws a kind of arm; the places of the names of its front."""
-    colour, marker = style.look(kind)
+    colour, marker = style.look_of(kind)
     best = non_dominated(group[cost], group[metric])
     front, rest = group[best].sort_values(cost), group[~best]
     axes.scatter(
@@ -166,11 +171,11 @@ def draw_kind(
     axes.step(front[cost], front[metric], where="post", color=colour, linewidth=1.2)
     axes.plot(front[cost], front[metric], marker, color=colour, label=kind)
     if seeds["seed"].nunique() > 1:
-        band(axes, *attainment(seeds, cost, metric), colour)
+        draw_band(axes, *attainment(seeds, cost, metric), colour)
     return [(row[cost], row[metric], row["label"], colour) for _, row in front.iterrows()]
 
 
-def band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
+def draw_band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
     """Between what one seed attains and what all do: both are steps that fall with the cost."""
     x = np.unique(np.concatenate([some[:, 0], every[:, 0]]))
     x = x[x >= every[0, 0]]  # before that not every seed has a point
@@ -183,15 +188,17 @@ def band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
         axes.plot(np.repeat(x, 2), [low[0], high[0]], color=colour, alpha=0.25, linewidth=4)
 
 
-def note(table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    matched = [COSTS[cost] for cost in COSTS if cost not in varying(lines)]
+def figure_caption(
+    table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None
+) -> str:
+    matched = [COSTS[cost] for cost in COSTS if cost not in varying_costs(lines)]
     text = caption(table, metric, protocol, "bands of the seeds")
     text += f"; at most the {LABELS} lowest of a panel are named" if len(lines) > LABELS else ""
     return text + (f"; matched: {' and '.join(matched)}" if matched else "")
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    found = fronts(table, asked.metric, asked.protocol)
+def main(table: pd.DataFrame, keys: Any) -> None:
+    found = fronts(table, keys.metric, keys.protocol)
     metric = found.columns[4]
     for (cost, kind), front in found.groupby(["cost", "kind"], sort=False):
         print(
@@ -199,12 +206,12 @@ def main(table: pd.DataFrame, asked: Any) -> None:
         )
         rows = [["", COSTS[str(cost)], metric]]
         rows += [
-            [r.label, format_si(r.value), quality_text(getattr(r, metric), r.plus_minus)]
+            [r.label, format_si(r.value), format_quality(getattr(r, metric), r.plus_minus)]
             for r in front.itertuples()
         ]
         print(*("  " + line for line in format_table(rows)), sep="\n")
-    print(f"figure: {style.save(draw(table, metric, asked.protocol), asked.out)[0]}")
+    print(f"figure: {style.save(draw(table, metric, keys.protocol), keys.out)[0]}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out="pareto.png", metric=None, protocol=None)
+    command.run_analysis(main, str(__doc__), out="pareto.png", metric=None, protocol=None)

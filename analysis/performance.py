@@ -20,7 +20,7 @@ COLUMNS = (
 )
 
 
-def paragraph(table: pd.DataFrame) -> str:
+def format_benchmark(table: pd.DataFrame) -> str:
     """Of the latest call of each device and width that measured all that the table shows."""
     rows = table[table["kind"] == "bench"].sort_values("created")
     calls = {}
@@ -32,15 +32,15 @@ def paragraph(table: pd.DataFrame) -> str:
         raise UserError("no call of bench that measured ILSD and samples; run make bench")
     devices = dict.fromkeys(device for device, _ in calls)
     return "\n\n".join(
-        of_device(str(name), [group for (device, _), group in calls.items() if device == name])
+        format_device(str(name), [group for (device, _), group in calls.items() if device == name])
         for name in devices
     )
 
 
-def of_device(device: str, calls: list[pd.DataFrame]) -> str:
+def format_device(device: str, calls: list[pd.DataFrame]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for call in calls:
-        lines += [f"| {' | '.join(line)} |" for line in of_call(call)]
+        lines += [f"| {' | '.join(line)} |" for line in call_rows(call)]
     rates = " and ".join(f"{c['matmul_flops_per_second'].iloc[0] / 1e9:,.0f}" for c in calls)
     widths = " and ".join(f"{c['width'].iloc[0]:.0f}" for c in calls)
     return (
@@ -50,7 +50,7 @@ def of_device(device: str, calls: list[pd.DataFrame]) -> str:
     )
 
 
-def of_call(rows: pd.DataFrame) -> list[list[str]]:
+def call_rows(rows: pd.DataFrame) -> list[list[str]]:
     keys = ["measure", "supervision", "loops_train", "loops", "batch_size"]
     found = rows.set_index(keys).sort_index()
     train, sample = found.loc["train"], found.loc["sample"]
@@ -65,8 +65,8 @@ def of_call(rows: pd.DataFrame) -> list[list[str]]:
             [
                 f"{vanilla['width']:.0f}, {vanilla.name}",
                 f"{vanilla['unique_layers']:.0f} x {loops}",
-                with_quartiles(vanilla, "ratio_to_twin"),
-                with_quartiles(ilsd, "ratio_to_vanilla"),
+                format_ratio(vanilla, "ratio_to_twin"),
+                format_ratio(ilsd, "ratio_to_vanilla"),
                 f"{memory:.2f}",
                 f"{vanilla['mfu']:.0%}",
                 ", ".join(f"{row['ratio_to_twin']:.2f} ({n})" for n, row in draws.iterrows()),
@@ -76,13 +76,13 @@ def of_call(rows: pd.DataFrame) -> list[list[str]]:
     return lines
 
 
-def with_quartiles(row: pd.Series, key: str) -> str:
+def format_ratio(row: pd.Series, key: str) -> str:
     return f"{row[key]:.2f} ({row[f'{key}_q25']:.2f}–{row[f'{key}_q75']:.2f})"
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    command.replace_block(Path(asked.into), "performance", paragraph(table))
+def main(table: pd.DataFrame, keys: Any) -> None:
+    command.replace_block(Path(keys.into), "performance", format_benchmark(table))
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), into="README.md")
+    command.run_analysis(main, str(__doc__), into="README.md")

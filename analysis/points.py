@@ -1,8 +1,7 @@
-"""Arms and their points: what figures and tables begin with.
+"""Arms and their points, which all figures and tables start from.
 
-An arm is what the runs of one name are over their seeds. A point is an arm at a loop count or a loop
-schedule: its quality and costs, mean over seeds, with the 95 % t interval (bootstrap is too narrow at
-three seeds).
+An arm is all runs of one name, over their seeds. A point is an arm at one loop count or loop schedule: its
+quality and costs, averaged over seeds, with a 95 % t interval (a bootstrap is too narrow for three seeds).
 """
 
 from os.path import commonprefix
@@ -15,13 +14,17 @@ from scipy import stats
 from eltlab.common.errors import UserError
 from eltlab.runs import result_table
 
-QUALITY = ("fid", "fvd", "fd_classifier")  # less is better; the first that the rows have is taken
+QUALITY = (
+    "fid",
+    "fvd",
+    "fd_classifier",
+)  # lower is better; the default is the first that the rows have
 COSTS = {
     "params_total": "parameters",
     "macs_per_sample": "MACs per sample",
     "train_flops_total": "training FLOPs",
 }
-ALIKE = 1.05
+ALIKE = 1.05  # costs within this ratio count as matched
 UNIQUE, VANILLA = "unique layers", "vanilla loop"
 KINDS = {
     "final": VANILLA,
@@ -43,96 +46,97 @@ FACTS = [
 MEANS = ["loops", "macs_per_sample", "train_flops_total"]
 
 
-def quality_of(table: pd.DataFrame, asked: str | None = None) -> str:
-    """The metric that is drawn: the one asked for, else the first of QUALITY. Raises UserError for a
-    table that has none."""
-    there = [name for name in (*QUALITY, "kid") if name in table and table[name].notna().any()]
-    if asked is not None and asked not in there:
+def choose_metric(table: pd.DataFrame, requested: str | None = None) -> str:
+    """The requested metric, or the first of QUALITY that the rows have. Raises UserError if there is none."""
+    known = [name for name in (*QUALITY, "kid") if name in table and table[name].notna().any()]
+    if requested is not None and requested not in known:
         raise UserError(
-            f"metric={asked}: no such distance in the rows; they have {', '.join(there) or 'none'}"
+            f"metric={requested}: no such distance in the rows; they have {', '.join(known) or 'none'}"
         )
-    if asked is None and not there:
+    if requested is None and not known:
         raise UserError(
-            f"the rows have none of {', '.join(QUALITY)}: evaluate the runs first, by python -m "
+            f"the rows have none of {', '.join(QUALITY)}: evaluate the runs first with python -m "
             "eltlab.evaluate run=DIR"
         )
-    return asked or there[0]
+    return requested or known[0]
 
 
-def kinds(rows: pd.DataFrame) -> pd.Series:
-    """What kind of arm each row is of: unique layers, vanilla loop, or elastic by its supervision."""
+def arm_kinds(rows: pd.DataFrame) -> pd.Series:
+    """The kind of arm of each row: unique layers, vanilla loop, or elastic with its supervision."""
     looped = rows["supervision"].map(KINDS).fillna("elastic, " + rows["supervision"])
     return looped.where(rows["loops_train"] > 1, UNIQUE)
 
 
-def per_seed(
+def seed_points(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> pd.DataFrame:
-    """One line an arm, loop count (or schedule) and training seed.
+    """One line per arm, loop count (or schedule) and training seed.
 
-    Sampling seeds of one training seed are no independent runs: they are averaged. Halting stands under
-    the loops that it spent. Raises UserError for rows that cannot be compared (`results.comparable`).
+    Sampling seeds of one training seed are averaged, because they are not independent runs. Halting is
+    listed under the loops that it ran. Raises UserError if the rows cannot be compared (`comparable`).
 
-    Columns: arm, asked (the loop count or the schedule), seed, kind, width, depth (layers of a pass at
-    this loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.
+    Columns: arm, requested (the loop count or schedule), seed, kind, width, depth (layers per pass at this
+    loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.
     """
-    rows = named(result_table.comparable(table, protocol))
-    metric = quality_of(rows, metric)
+    rows = name_arms(result_table.comparable(table, protocol))
+    metric = choose_metric(rows, metric)
     rows = rows.dropna(subset=[metric])
     rows = rows.assign(
-        kind=kinds(rows),
-        # Layers before and after the loop are passed once, whatever the loop count.
+        kind=arm_kinds(rows),
+        # Layers before and after the loop run once, whatever the loop count.
         depth=rows["depth"] - rows["unique_layers"] * (rows["loops_train"] - rows["loops"]),
     )
     how: dict[str, str] = dict.fromkeys([*MEANS, metric, "accuracy"], "mean")
     how |= dict.fromkeys(FACTS, "first")
-    return rows.groupby(["arm", "asked", "seed"], sort=False).agg(how).reset_index()
+    return rows.groupby(["arm", "requested", "seed"], sort=False).agg(how).reset_index()
 
 
 def points(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> pd.DataFrame:
-    """One line an arm and loop count (or schedule): `per_seed` averaged over seeds.
+    """One line per arm and loop count (or schedule): `seed_points` averaged over seeds.
 
-    Columns: those of per_seed but seed; seeds (how many), and plus_minus, half of the 95 % t interval
-    of the metric's mean; NaN for one seed, of which no interval exists.
+    Columns: those of `seed_points` except seed; seeds (their number); and plus_minus, half the 95 % t
+    interval of the metric's mean, which is NaN for one seed.
     """
-    seeds = per_seed(table, metric, protocol)
-    metric = quality_of(seeds, metric)
+    seeds = seed_points(table, metric, protocol)
+    metric = choose_metric(seeds, metric)
     how: dict[str, Any] = {name: (name, "mean") for name in (*MEANS, metric, "accuracy")}
     how |= {name: (name, "first") for name in FACTS}
     how |= {"seeds": ("seed", "nunique"), "plus_minus": (metric, "std")}
-    lines = seeds.groupby(["arm", "asked"], sort=False).agg(**how).reset_index()
+    lines = seeds.groupby(["arm", "requested"], sort=False).agg(**how).reset_index()
     lines["plus_minus"] = half_interval(lines["plus_minus"], lines["seeds"])
     return lines
 
 
 def half_interval(deviation: Any, count: Any) -> Any:
-    """Half of the 95 % t interval of a mean: of samples with this standard deviation, and so many."""
+    """Half the 95 % t interval of the mean of count samples with this standard deviation."""
     count = np.asarray(count, dtype=float)
     freedom = np.where(count > 1, count - 1, np.nan)
     return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(count)
 
 
-def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Comparable rows with the name of their arm, and asked: the loop count or the schedule.
+def name_arms(rows: pd.DataFrame) -> pd.DataFrame:
+    """Adds the columns arm, and requested: the loop count or the schedule.
 
-    Loop schedules and halting are arms of their own. The one place that names arms, so that points,
-    pictures and diagnostics of one table call them alike.
+    Each loop schedule is an arm of its own, and so is halting. Only this function names arms, so that
+    points, pictures and diagnostics of a table use the same names.
     """
     steady = rows["loop_schedule"] == "constant"
     halted = rows["loop_schedule"].str.contains("halting")
     arm = rows["name"].where(steady, rows["name"] + " " + rows["loop_schedule"])
     arm = arm.where(~halted, rows["name"] + " halting")
     names = list(arm.unique())
-    short = dict(zip(names, shortened(names), strict=True))
-    asked = counts(rows["loops"]).where(steady, rows["loop_schedule"])
-    return rows.assign(arm=arm.map(short), asked=asked)
+    short = dict(zip(names, shorten_names(names), strict=True))
+    requested = format_counts(rows["loops"]).where(steady, rows["loop_schedule"])
+    return rows.assign(arm=arm.map(short), requested=requested)
 
 
-def shortened(names: list[str]) -> list[str]:
-    """The names without the words ("/" and "-" end one) that all of them begin with. A word that begins
-    with a digit is a number, or the end of one: it stays with what is before it."""
+def shorten_names(names: list[str]) -> list[str]:
+    """The names without the words that all of them start with; "/" and "-" end a word.
+
+    Each shortened name starts with a letter, so that a number such as 1e-3 is never cut.
+    """
     shared = commonprefix(sorted(set(names))) if len(set(names)) > 1 else ""  # noqa: RUF071
     for cut in range(len(shared), 0, -1):
         if shared[cut - 1] in "/-" and all(name[cut : cut + 1].isalpha() for name in names):
@@ -140,34 +144,33 @@ def shortened(names: list[str]) -> list[str]:
     return names
 
 
-def with_logarithms(lines: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The same lines. Raises UserError where a value of the metric has no logarithm, as KID may."""
+def check_logarithms(lines: pd.DataFrame, metric: str) -> None:
+    """Raises UserError if a value of the metric has no logarithm, which happens with KID."""
     bad = int((lines[metric] <= 0).sum())
     if bad:
         raise UserError(
-            f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; take "
+            f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; choose "
             "another metric"
         )
-    return lines
 
 
-def alike(one: Any, other: Any) -> Any:
-    """Whether two costs are as good as equal: then they were matched."""
+def nearly_equal(one: Any, other: Any) -> Any:
+    """Whether two costs are within 5 %, which counts as matched."""
     return np.maximum(one, other) <= ALIKE * np.minimum(one, other)
 
 
-def full(lines: pd.DataFrame) -> pd.DataFrame:
-    """The lines of each arm at the loop count that it was trained for; perhaps none."""
-    return lines[lines["asked"] == counts(lines["loops_train"])]
+def at_trained_loops(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of each arm at the loop count it was trained for."""
+    return lines[lines["requested"] == format_counts(lines["loops_train"])]
 
 
-def constant(lines: pd.DataFrame) -> pd.Series:
-    """Which lines are of a constant loop count: no schedule, no halting."""
-    return lines["asked"] == counts(lines["loops"])
+def has_constant_loops(lines: pd.DataFrame) -> pd.Series:
+    """Which lines have a constant loop count: no schedule and no halting."""
+    return lines["requested"] == format_counts(lines["loops"])
 
 
-def counts(loops: pd.Series) -> pd.Series:
-    """Loop counts as text: 4, not 4.0, whatever else stands in the column."""
+def format_counts(loops: pd.Series) -> pd.Series:
+    """Counts as text: 4, not 4.0, even if the column holds floats."""
     return loops.map("{:g}".format)
 
 
@@ -177,15 +180,15 @@ def caption(
     protocol: str | None = None,
     shown: str = "95 % t intervals",
 ) -> str:
-    """What a figure of these rows has to say of itself: data, metric, samples, seeds and protocol.
+    """The caption of a figure: data, metric, samples, seeds and protocol.
 
-    shown: what it shows of several seeds.
+    shown: how the figure shows several seeds.
     """
     rows = result_table.comparable(table, protocol)
-    metric = quality_of(rows, metric)
+    metric = choose_metric(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
-    of_each = rows.groupby("name")["seed"].nunique()
-    few, many = of_each.min(), of_each.max()
+    seed_counts = rows.groupby("name")["seed"].nunique()
+    few, many = seed_counts.min(), seed_counts.max()
     seeds = f"n = {many}" if few == many else f"n = {few} to {many}"
     bars = shown if many > 1 else "one seed: no interval"
     return (

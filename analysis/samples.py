@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from eltlab.analysis import command, style
-from eltlab.analysis.points import caption, named
+from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
 from eltlab.runs import result_table
 
 
-def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
+def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
     """The tile of each arm and loop count, of the first seed. Raises UserError where there are none."""
-    rows = named(result_table.comparable(table, protocol))
+    rows = name_arms(result_table.comparable(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():
@@ -34,7 +34,7 @@ def tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[in
 
 
 def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:
-    arms = tiles(table, protocol)
+    arms = find_tiles(table, protocol)
     columns = sorted({loops for pictures in arms.values() for loops in pictures})
     shown = "pictures of the first"
     text = f"{caption(table, protocol=protocol, shown=shown)}; the same noise and labels everywhere"
@@ -53,9 +53,9 @@ def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:
     return figure
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    print(f"picture: {style.save(draw(table, asked.protocol), asked.out)[0]}")
+def main(table: pd.DataFrame, keys: Any) -> None:
+    print(f"picture: {style.save(draw(table, keys.protocol), keys.out)[0]}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out="samples.png", protocol=None)
+    command.run_analysis(main, str(__doc__), out="samples.png", protocol=None)

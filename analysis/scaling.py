@@ -23,12 +23,12 @@ from scipy import optimize, stats
 from eltlab.analysis import command, style
 from eltlab.analysis.points import (
     UNIQUE,
+    at_trained_loops,
     caption,
-    constant,
-    full,
-    per_seed,
-    quality_of,
-    with_logarithms,
+    check_logarithms,
+    choose_metric,
+    has_constant_loops,
+    seed_points,
 )
 from eltlab.common.errors import UserError
 
@@ -53,20 +53,20 @@ class Fit(NamedTuple):
         )
 
 
-def power_law(compute: Any, quality: Any) -> Fit:
+def fit_power_law(compute: Any, quality: Any) -> Fit:
     """a, b and c of quality = a·G^b + c, with c ≥ 0. Raises UserError for points that do not tell b.
 
     compute, quality: [n] above 0. a is at the geometric mean of the compute, so that it and b do not hang
     together: quality = a·(G/G₀)^b + c with G₀ the last of the four names.
     """
-    x, y = positive(compute, quality)
-    enough(x, y, 3, "a, b and c")
+    x, y = to_positive(compute, quality)
+    check_enough(x, y, 3, "a, b and c")
     centre = float(np.exp(np.log(x).mean()))
 
     def law(found: np.ndarray, x: np.ndarray) -> np.ndarray:
         return np.exp(found[0]) * (x / centre) ** found[1] + floor(found[2])
 
-    fit = fitted(law, x, y, slope(x / centre, y), "a b c")
+    fit = fit_law(law, x, y, initial_guess(x / centre, y), "a b c")
     return fit._replace(
         names=(*fit.names, "G₀"),
         values=np.append(fit.values, centre),
@@ -75,30 +75,30 @@ def power_law(compute: Any, quality: Any) -> Fit:
     )
 
 
-def worth_of_a_loop(layers: Any, loops: Any, quality: Any) -> Fit:
+def fit_loop_worth(layers: Any, loops: Any, quality: Any) -> Fit:
     """a, b, c and φ of quality = a·(N·r^φ)^b + c. Raises UserError for points that do not tell φ, and
     for rows in which either all loop, or none does.
 
     layers, loops, quality: [n], N, r and the distance of each point.
     """
-    n, y = positive(layers, quality)
+    n, y = to_positive(layers, quality)
     r = np.asarray(loops, dtype=float)
     if not ((r == 1).any() and (r > 1).any() and len(np.unique(n[r == 1])) > 1):
         raise UserError(
             "the worth of a loop needs looped arms, and unique-layer arms of two depths or more; "
             "e.g. the study anytime"
         )
-    enough(np.stack([n, r], axis=1), y, 4, "a, b, c and φ")
+    check_enough(np.stack([n, r], axis=1), y, 4, "a, b, c and φ")
 
     def law(found: np.ndarray, x: np.ndarray) -> np.ndarray:
         worth = x[0] * x[1] ** found[3]
         return np.exp(found[0]) * worth ** found[1] + floor(found[2])
 
-    start = [*slope(n[r == 1], y[r == 1]), 0.5]
-    return fitted(law, np.stack([n, r]), y, start, "a b c φ")
+    start = [*initial_guess(n[r == 1], y[r == 1]), 0.5]
+    return fit_law(law, np.stack([n, r]), y, start, "a b c φ")
 
 
-def enough(x: np.ndarray, y: np.ndarray, parameters: int, names: str) -> None:
+def check_enough(x: np.ndarray, y: np.ndarray, parameters: int, names: str) -> None:
     """Raises UserError where points are too few for a fit with intervals. Seeds of one model lie at one
     place, and so do models of almost the same cost (5 %)."""
     apart = len(np.unique(np.round(np.log(x) / 0.05), axis=0))
@@ -114,20 +114,20 @@ def floor(root: float) -> float:
     return root**2
 
 
-def positive(*columns: Any) -> list[np.ndarray]:
+def to_positive(*columns: Any) -> list[np.ndarray]:
     arrays = [np.asarray(column, dtype=float) for column in columns]
     if any((array <= 0).any() for array in arrays):
         raise UserError("a power law needs values above 0")
     return arrays
 
 
-def slope(x: np.ndarray, y: np.ndarray) -> list[float]:
+def initial_guess(x: np.ndarray, y: np.ndarray) -> list[float]:
     """Where a fit begins: the straight line in logarithms, and a small floor."""
     found = stats.linregress(np.log(x), np.log(y))
     return [found.intercept, found.slope, float(np.sqrt(0.1 * y.min()))]
 
 
-def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: str) -> Fit:
+def fit_law(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: str) -> Fit:
     """Least squares in log quality. Intervals are by the t distribution from the fit's covariance, and
     for c, which may be at its end, by its profile: what c leaves the others a fit that is no worse."""
     freedom = len(y) - len(start)
@@ -157,11 +157,13 @@ def fitted(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: 
         array[0] = np.exp(array[0])
     values[2] = best.x[2] ** 2
     worst = 2 * best.cost * (1 + reach**2 / freedom)
-    low[2], high[2] = profile(residual, best.x, worst, y)
+    low[2], high[2] = profile_interval(residual, best.x, worst, y)
     return Fit(tuple(names.split()), values, low, high, len(y))
 
 
-def profile(residual: Any, best: np.ndarray, worst: float, y: np.ndarray) -> tuple[float, float]:
+def profile_interval(
+    residual: Any, best: np.ndarray, worst: float, y: np.ndarray
+) -> tuple[float, float]:
     """The least and the greatest c with which the other parameters leave squares of at most worst; no
     less than 0, and no more than ten times the greatest distance."""
     others = [index for index in range(len(best)) if index != 2]
@@ -188,53 +190,53 @@ def profile(residual: Any, best: np.ndarray, worst: float, y: np.ndarray) -> tup
 # --- of a table -----------------------------------------------------------------------------------
 
 
-def by_kind(
+def power_laws(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> dict[str, Fit | str]:
     """The power law of each kind of arm over its runs; a sentence where the points do not tell.
 
     Unique-layer and vanilla arms at their own loop counts, elastic ones at every count up to it.
     """
-    lines = per_seed(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    with_logarithms(lines, metric)
+    lines = seed_points(table, metric, protocol)
+    metric = choose_metric(lines, metric)
+    check_logarithms(lines, metric)
     return {
-        str(kind): attempt(power_law, group["macs_per_sample"], group[metric])
-        for kind, group in meant(lines).groupby("kind", sort=False)
+        str(kind): try_fit(fit_power_law, group["macs_per_sample"], group[metric])
+        for kind, group in intended_points(lines).groupby("kind", sort=False)
     }
 
 
-def meant(lines: pd.DataFrame) -> pd.DataFrame:
+def intended_points(lines: pd.DataFrame) -> pd.DataFrame:
     """The points at which an arm is meant to be good: elastic ones at every count up to their own."""
     elastic = lines["kind"].str.startswith("elastic")
-    inside = elastic & constant(lines) & (lines["loops"] <= lines["loops_train"])
-    return lines[inside | lines.index.isin(full(lines).index)]
+    inside = elastic & has_constant_loops(lines) & (lines["loops"] <= lines["loops_train"])
+    return lines[inside | lines.index.isin(at_trained_loops(lines).index)]
 
 
-def loop_worth(
+def loop_worths(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> dict[str, Fit | str]:
     """φ of each kind of looped arm, beside the unique-layer arms; a sentence where it cannot be fitted.
 
     Of widths that differ each has a φ of its own, so only rows of one width are taken.
     """
-    lines = per_seed(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    with_logarithms(lines, metric)
+    lines = seed_points(table, metric, protocol)
+    metric = choose_metric(lines, metric)
+    check_logarithms(lines, metric)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
         raise UserError(f"rows of widths {widths}: the worth of a loop is that of one width")
-    own = full(lines)
+    own = at_trained_loops(lines)
     unique = own["kind"] == UNIQUE
     found: dict[str, Fit | str] = {}
     for kind in own.loc[~unique, "kind"].unique():
         group = own[unique | (own["kind"] == kind)]
         columns = (group["unique_layers"], group["loops_train"], group[metric])
-        found[str(kind)] = attempt(worth_of_a_loop, *columns)
+        found[str(kind)] = try_fit(fit_loop_worth, *columns)
     return found
 
 
-def attempt(fit: Callable[..., Fit], *columns: pd.Series) -> Fit | str:
+def try_fit(fit: Callable[..., Fit], *columns: pd.Series) -> Fit | str:
     try:
         return fit(*columns)
     except UserError as error:
@@ -246,13 +248,13 @@ def attempt(fit: Callable[..., Fit], *columns: pd.Series) -> Fit | str:
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
     """Every run over its MACs a sample, with the power law of each kind that has one."""
-    lines = per_seed(table, metric, protocol)
-    metric = quality_of(lines, metric)
-    fits = by_kind(table, metric, protocol)
-    with style.canvas(note(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
-        style.log_axes(axes, "MACs per sample", f"{metric} (lower is better)")
-        for kind, group in meant(lines).groupby("kind", sort=False):
-            colour, marker = style.look(str(kind))
+    lines = seed_points(table, metric, protocol)
+    metric = choose_metric(lines, metric)
+    fits = power_laws(table, metric, protocol)
+    with style.canvas(figure_caption(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
+        style.set_log_axes(axes, "MACs per sample", f"{metric} (lower is better)")
+        for kind, group in intended_points(lines).groupby("kind", sort=False):
+            colour, marker = style.look_of(str(kind))
             axes.plot(group["macs_per_sample"], group[metric], marker, color=colour, alpha=0.5)
             draw_fit(axes, str(kind), fits[str(kind)], group["macs_per_sample"], colour)
         axes.legend(loc="best")
@@ -269,22 +271,22 @@ def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: 
     axes.plot(x, a * (x / centre) ** b + c, color=colour, label=name)
 
 
-def note(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
+def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
     return f"{caption(table, metric, protocol, 'a mark each')}. Fits of a·(G/G₀)^b + c over runs"
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
+def main(table: pd.DataFrame, keys: Any) -> None:
     print("quality = a·(G/G₀)^b + c over MACs per sample")
-    for kind, fit in by_kind(table, asked.metric, asked.protocol).items():
+    for kind, fit in power_laws(table, keys.metric, keys.protocol).items():
         print(f"  {kind}: {fit}")
     print("quality = a·(N·r^φ)^b + c over unique layers and loops")
     try:
-        for kind, fit in loop_worth(table, asked.metric, asked.protocol).items():
+        for kind, fit in loop_worths(table, keys.metric, keys.protocol).items():
             print(f"  {kind}: {fit}")
     except UserError as error:
         print(f"  {error}")
-    print(f"figure: {style.save(draw(table, asked.metric, asked.protocol), asked.out)[0]}")
+    print(f"figure: {style.save(draw(table, keys.metric, keys.protocol), keys.out)[0]}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out="scaling.png", metric=None, protocol=None)
+    command.run_analysis(main, str(__doc__), out="scaling.png", metric=None, protocol=None)

@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 
 from eltlab.analysis import command
-from eltlab.analysis.points import quality_of
+from eltlab.analysis.points import choose_metric
 from eltlab.common.errors import UserError
 from eltlab.runs import result_table
 from eltlab.runs.arm_table import arms
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    rows = result_table.comparable(table, asked.protocol)
+def main(table: pd.DataFrame, keys: Any) -> None:
+    rows = result_table.comparable(table, keys.protocol)
     studies = rows["study"].dropna().unique()
     if len(studies) != 1:
         found = (
@@ -25,8 +25,8 @@ def main(table: pd.DataFrame, asked: Any) -> None:
             or "no study: they are of single runs (python -m eltlab.analysis.headline)"
         )
         raise UserError(f"the rows are of {found}; give those of one study")
-    print(*arms(rows, studies[0], quality_of(rows)), sep="\n")
+    print(*arms(rows, studies[0], choose_metric(rows)), sep="\n")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), protocol=None)
+    command.run_analysis(main, str(__doc__), protocol=None)

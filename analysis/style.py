@@ -58,7 +58,7 @@ RC: dict[Any, Any] = {
 }
 
 
-def look(kind: str) -> tuple[str, str]:
+def look_of(kind: str) -> tuple[str, str]:
     """Colour and marker of a kind of arm."""
     return LOOKS.get(kind, OTHER)
 
@@ -73,18 +73,18 @@ def canvas(
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         yield figure, axes
         for panel in axes:
-            ticks(panel.xaxis)
-            ticks(panel.yaxis)
-        figure.supxlabel(wrapped(caption, figure), x=0.01, ha="left", fontsize=7, color=GREY)
+            format_ticks(panel.xaxis)
+            format_ticks(panel.yaxis)
+        figure.supxlabel(wrap_text(caption, figure), x=0.01, ha="left", fontsize=7, color=GREY)
 
 
-def wrapped(text: str, figure: Figure) -> str:
+def wrap_text(text: str, figure: Figure) -> str:
     """The text in lines that the figure is wide enough for."""
     return fill(text, int(19 * figure.get_figwidth()))
 
 
-def log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
-    """Log scales for the axes that are named; `ticks` numbers them when all is drawn."""
+def set_log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
+    """Log scales for the axes that are named; `format_ticks` numbers them when all is drawn."""
     for name, scale, title in (
         (x, axes.set_xscale, axes.set_xlabel),
         (y, axes.set_yscale, axes.set_ylabel),
@@ -94,7 +94,7 @@ def log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
             title(name)
 
 
-def ticks(axis: Axis) -> None:
+def format_ticks(axis: Axis) -> None:
     """Numbers as people read them, closer where a log axis spans little."""
     if axis.get_scale() != "log":
         if axis.get_label_text() in LARGE:
@@ -119,7 +119,7 @@ def label_ends(axes: Axes, places: list[Place]) -> None:
     others let it. Makes room at the right for the longest."""
     if not places:
         return
-    places = [(x, y, shorten(text), colour) for x, y, text, colour in places]
+    places = [(x, y, truncate(text), colour) for x, y, text, colour in places]
     inches = axes.get_figure().get_figwidth() / axes.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     share = min(0.6, max(len(place[2]) for place in places) * 0.062 / (inches - 0.8) + 0.04)
     room = share / (1 - share)
@@ -131,7 +131,7 @@ def label_ends(axes: Axes, places: list[Place]) -> None:
     figure.canvas.draw()  # type: ignore[union-attr]  # constrained layout places the axes
     places = sorted(places, key=lambda place: place[1])
     ends = axes.transData.transform([(x, y) for x, y, *_ in places])
-    heights = spread(ends[:, 1], TEXT * figure.dpi / 60)  # type: ignore[union-attr]
+    heights = spread_heights(ends[:, 1], TEXT * figure.dpi / 60)  # type: ignore[union-attr]
     at = axes.transData.inverted().transform([(0, height) for height in heights])[:, 1]
     for (x, y, text, colour), height in zip(places, at, strict=True):
         axes.annotate(
@@ -145,17 +145,17 @@ def label_ends(axes: Axes, places: list[Place]) -> None:
         )
 
 
-def spread(heights: Any, gap: float) -> Any:
+def spread_heights(heights: Any, gap: float) -> Any:
     """The heights nearest to these rising ones, in squares, of which each is gap above the one before."""
     steps = gap * np.arange(len(heights))
     return optimize.isotonic_regression(np.asarray(heights) - steps).x + steps
 
 
-def shorten(text: str, most: int = 40) -> str:
+def truncate(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def label(axes: Axes, places: list[Place], others: Any) -> None:
+def label_points(axes: Axes, places: list[Place], others: Any) -> None:
     """Writes beside what they name, where they overlap neither each other nor any of the other points.
 
     others: [n, 2], in data coordinates; the first OBSTACLES are minded.
@@ -163,7 +163,7 @@ def label(axes: Axes, places: list[Place], others: Any) -> None:
     from adjustText import adjust_text
 
     texts = [
-        axes.text(x, y, shorten(text, 20), color=colour, fontsize=TEXT, ha="left", va="bottom")
+        axes.text(x, y, truncate(text, 20), color=colour, fontsize=TEXT, ha="left", va="bottom")
         for x, y, text, colour in places
     ]
     axes.get_figure().canvas.draw()  # type: ignore[union-attr]
@@ -202,7 +202,7 @@ def save(figure: Figure, out: str | Path) -> list[Path]:
     return files
 
 
-def svg(figure: Figure) -> bytes:
+def render_svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format="svg", dpi=110, metadata=PLAIN["svg"])

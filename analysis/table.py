@@ -15,12 +15,12 @@ from eltlab.analysis import command
 from eltlab.runs import result_table
 
 
-def main(table: pd.DataFrame, asked: Any) -> None:
-    if asked.protocol is not None:
-        table = table[table["protocol"] == asked.protocol]
-    parquet, sheet = result_table.write_table(table, Path(asked.out))
+def main(table: pd.DataFrame, keys: Any) -> None:
+    if keys.protocol is not None:
+        table = table[table["protocol"] == keys.protocol]
+    parquet, sheet = result_table.write_table(table, Path(keys.out))
     print(f"{len(table)} rows: {parquet} {sheet}")
 
 
 if __name__ == "__main__":
-    command.run(main, str(__doc__), out="table.parquet", protocol=None)
+    command.run_analysis(main, str(__doc__), out="table.parquet", protocol=None)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from eltlab.analysis import ablation, anytime, dynamics, pareto, scaling, style
-from eltlab.analysis.page import page
+from eltlab.analysis.page import render_page
 
 SEEDS, LOOPS = 5, 8
 
@@ -87,7 +87,7 @@ def main() -> None:
             out = folder / f"{name}.png"
             took = seconds(lambda draw=module.draw, out=out: style.save(draw(table), out))
             print(f"{name}: {took:.1f} s")
-        print(f"page: {seconds(partial(page, table, 'made-up rows')):.1f} s")
+        print(f"page: {seconds(partial(render_page, table, 'made-up rows')):.1f} s")
 
 
 if __name__ == "__main__":

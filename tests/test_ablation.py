@@ -21,7 +21,7 @@ def switched(**more) -> list[dict]:
 
 def test_differences_are_paired_by_seed() -> None:
     """The seeds differ by far more than the arms: unpaired there would be nothing to see."""
-    [line] = ablation.paired(table(switched())).itertuples()
+    [line] = ablation.paired_differences(table(switched())).itertuples()
     difference = np.array(PLAIN) * (np.array(FACTORS) - 1)
     low, high = stats.t.interval(0.95, 2, loc=difference.mean(), scale=stats.sem(difference))
     assert (line.level, line.baseline, line.seeds) == ("switch", "plain", 3)
@@ -37,24 +37,26 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_only_shared_seeds_count() -> None:
     rows = [*switched(), row("switch", 4, 1e9, seed=7), row("plain", 4, 1e-9, seed=8)]
-    [line] = ablation.paired(table(rows)).itertuples()
+    [line] = ablation.paired_differences(table(rows)).itertuples()
     assert line.seeds == 3 and line.ratio == pytest.approx(np.exp(np.log(FACTORS).mean()))
     strangers = table([row("plain", 4, 1.0), row("switch", 4, 1.0, seed=1)])
     with pytest.raises(UserError, match="no run with arm=plain shares its seed"):
-        ablation.paired(strangers)
+        ablation.paired_differences(strangers)
 
 
 def test_one_seed_has_no_interval() -> None:
-    [line] = ablation.paired(table([row("plain", 4, 10.0), row("switch", 4, 5.0)])).itertuples()
+    [line] = ablation.paired_differences(
+        table([row("plain", 4, 10.0), row("switch", 4, 5.0)])
+    ).itertuples()
     assert (line.ratio, line.difference) == pytest.approx((0.5, -5))
     assert all(np.isnan(v) for v in (line.plus_minus, line.ratio_low, line.p, line.p_holm))
 
 
 def test_holm_is_the_step_down_correction() -> None:
     """By hand: sorted 0.01, 0.02, 0.04 times 3, 2 and 1; never falling, never above 1."""
-    found = ablation.holm(np.array([0.04, 0.01, np.nan, 0.02]))
+    found = ablation.correct_by_holm(np.array([0.04, 0.01, np.nan, 0.02]))
     assert found == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
-    assert list(ablation.holm(np.array([0.6, 0.7]))) == [1.0, 1.0]
+    assert list(ablation.correct_by_holm(np.array([0.6, 0.7]))) == [1.0, 1.0]
 
 
 def factors() -> list[dict]:
@@ -67,16 +69,16 @@ def factors() -> list[dict]:
 
 
 def test_a_factor_is_compared_with_every_other_key_equal() -> None:
-    lines = ablation.paired(table(factors()), "optim.lr", "1").set_index("level")
+    lines = ablation.paired_differences(table(factors()), "optim.lr", "1").set_index("level")
     assert lines.loc["2", "ratio"] == pytest.approx(0.5)
     assert lines.loc["4", "ratio"] == pytest.approx(0.25) and lines.loc["4", "seeds"] == 2
-    [line] = ablation.paired(table(factors()), "model.dropout", "0.0").itertuples()
+    [line] = ablation.paired_differences(table(factors()), "model.dropout", "0.0").itertuples()
     assert line.ratio == pytest.approx(1.1)
     # Unbalanced: without its partner a run is not compared.
     some = [
         each for each in factors() if (each["cfg.optim.lr"], each["cfg.model.dropout"]) != (4, 0.0)
     ]
-    [line] = ablation.paired(table(some), "model.dropout", "0.0").itertuples()
+    [line] = ablation.paired_differences(table(some), "model.dropout", "0.0").itertuples()
     assert line.ratio == pytest.approx(1.1)
 
 
@@ -90,22 +92,22 @@ def test_importance_is_shared_out_by_what_explains() -> None:
 
 def test_each_run_at_its_own_loops_or_at_those_asked_for() -> None:
     rows = table([*arm("plain", {2: 10.0, 4: 8.0}), *arm("switch", {2: 30.0, 4: 4.0})])
-    assert ablation.paired(rows)["ratio"].item() == pytest.approx(0.5)
-    assert ablation.paired(rows, loops=2)["ratio"].item() == pytest.approx(3.0)
+    assert ablation.paired_differences(rows)["ratio"].item() == pytest.approx(0.5)
+    assert ablation.paired_differences(rows, loops=2)["ratio"].item() == pytest.approx(3.0)
     with pytest.raises(UserError, match="no run was measured at loops=7"):
-        ablation.paired(rows, loops=7)
+        ablation.paired_differences(rows, loops=7)
 
 
 def test_mistakes_name_the_mend() -> None:
     rows = table(switched())
     with pytest.raises(UserError, match=r"factor=optim\.lrr: did you mean optim.lr"):
-        ablation.paired(table(factors()), "optim.lrr", "1")
+        ablation.paired_differences(table(factors()), "optim.lrr", "1")
     with pytest.raises(UserError, match="baseline=plane: did you mean plain"):
-        ablation.paired(rows, baseline="plane")
+        ablation.paired_differences(rows, baseline="plane")
     with pytest.raises(UserError, match="which is the baseline\\? Give baseline= one of a, b"):
-        ablation.paired(table([*arm("a", {4: 1.0}), *arm("b", {4: 1.0})]))
+        ablation.paired_differences(table([*arm("a", {4: 1.0}), *arm("b", {4: 1.0})]))
     with pytest.raises(UserError, match="nothing to compare"):
-        ablation.paired(table(arm("a", {4: 1.0})))
+        ablation.paired_differences(table(arm("a", {4: 1.0})))
 
 
 def test_a_figure_of_many_levels_shows_those_that_differ_most_and_says_so() -> None:
@@ -113,12 +115,14 @@ def test_a_figure_of_many_levels_shows_those_that_differ_most_and_says_so() -> N
     figure = ablation.draw(table([row("plain", 4, 10.0), *many]))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == ablation.SHOWN and "a099" in names and "a000" not in names
-    assert "the 40 of 100 that differ most" in figure._supxlabel.get_text().replace("\n", " ")
+    assert "the 40 of 100 levels that differ most" in figure._supxlabel.get_text().replace(
+        "\n", " "
+    )
 
 
 def test_the_only_arm_of_unique_layers_is_the_baseline() -> None:
     rows = table([*arm("looped", {4: 5.0}), *unique("twin", 8, 10.0)])
-    assert ablation.paired(rows)[["level", "baseline", "ratio"]].values.tolist() == [
+    assert ablation.paired_differences(rows)[["level", "baseline", "ratio"]].values.tolist() == [
         ["looped", "twin", pytest.approx(0.5)]
     ]
 
@@ -130,18 +134,18 @@ def test_what_differs_in_budget_is_not_compared() -> None:
     with pytest.raises(
         UserError, match="switch was trained for 9k images and 9T FLOPs, plain for 1k"
     ):
-        ablation.paired(table(rows))
+        ablation.paired_differences(table(rows))
     matched = [*arm("plain", {4: 5.0}), *arm("switch", {4: 4.0}, images_seen=9000)]
-    assert len(ablation.paired(table(matched))) == 1
+    assert len(ablation.paired_differences(table(matched))) == 1
     two = [each for each in factors() if each["cfg.model.dropout"] == 0.0]
     two += [{**each, "name": "other", "run": f"other/{each['seed']}"} for each in two[:1]]
     with pytest.raises(UserError, match=r"optim\.lr=1 stands for several arms \(.*other"):
-        ablation.paired(table(two), "optim.lr", "1")
+        ablation.paired_differences(table(two), "optim.lr", "1")
 
 
 def test_distances_without_a_logarithm_are_refused() -> None:
     rows = table([*arm("plain", {4: 5.0}), *arm("switch", {4: -0.1})])
-    for function in (ablation.paired, ablation.draw, ablation.importance):
+    for function in (ablation.paired_differences, ablation.draw, ablation.importance):
         with pytest.raises(UserError, match="metric=fid: 1 of 2 values are at or below 0"):
             function(rows)
 
@@ -165,12 +169,12 @@ def test_a_list_may_be_a_key() -> None:
     rows = factors()
     for each in rows:
         each["cfg.optim.betas"] = [0.9, 0.99] if each["cfg.model.dropout"] else [0.9, 0.95]
-    assert len(ablation.paired(table(rows), "optim.lr", "1")) == 2
+    assert len(ablation.paired_differences(table(rows), "optim.lr", "1")) == 2
 
 
 def test_the_figure_shows_ratios_with_intervals() -> None:
     [axes] = ablation.draw(table(switched())).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["switch"]
-    line = ablation.paired(table(switched())).iloc[0]
+    line = ablation.paired_differences(table(switched())).iloc[0]
     assert list(axes.lines[0].get_xdata()) == [line["ratio_low"], line["ratio_high"]]
     assert any(text.get_text().startswith("p = ") for text in axes.texts)

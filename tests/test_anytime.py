@@ -69,12 +69,12 @@ def test_over_seeds_the_tax_has_a_t_interval() -> None:
     assert (line.tax, line.low, line.high, line.seeds) == pytest.approx(
         (np.expm1(pseudo.mean()), np.expm1(low), np.expm1(high), 3)
     )
-    assert "3 seeds" in anytime.taxed(line)
+    assert "3 seeds" in anytime.describe_tax(line)
 
 
 def test_one_seed_has_no_interval_and_says_so() -> None:
     [line] = anytime.elasticity_tax(table([*apart(), *elastic(1.25)])).itertuples()
-    assert np.isnan(line.low) and anytime.taxed(line) == (
+    assert np.isnan(line.low) and anytime.describe_tax(line) == (
         "elastic +25% over 1 to 4 of 4 loops, one seed: no interval"
     )
 
@@ -100,7 +100,7 @@ def test_the_tax_says_over_which_loops_it_is() -> None:
     rows += arm("elastic", {1: 10.0, 2: 5.0, 4: 99.0, 8: 99.0}, trained=8)
     [line] = anytime.elasticity_tax(table(rows)).itertuples()
     assert (line.loops_from, line.loops_to, line.loops_train) == (1, 2, 8)
-    assert "over 1 to 2 of 8 loops" in anytime.taxed(line)
+    assert "over 1 to 2 of 8 loops" in anytime.describe_tax(line)
 
 
 def test_layers_around_the_loop_are_another_block() -> None:
@@ -128,7 +128,7 @@ def test_without_models_trained_apart_there_is_no_tax() -> None:
 
 def test_the_curves_of_the_figure() -> None:
     rows = table([*apart(), *elastic(1.25), *unique("u8", 8, 5.0)])
-    curves = {each.name: each.points for each in anytime.series(points(rows))}
+    curves = {each.name: each.points for each in anytime.find_curves(points(rows))}
     trained = curves.pop(f"2 layers {anytime.APART}")
     assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
     assert list(curves["unique layers"]["unique_layers"]) == [2, 8]

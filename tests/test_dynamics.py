@@ -33,7 +33,7 @@ def rows(tmp_path: Path) -> list[dict]:
 
 
 def test_updates_are_means_over_seeds_of_the_rows_protocol(rows: list[dict]) -> None:
-    found = dynamics.updates(table(rows)).set_index(["loops", "step", "loop"])["update"]
+    found = dynamics.relative_updates(table(rows)).set_index(["loops", "step", "loop"])["update"]
     assert found.to_dict() == {(2, 0, 1): 2.0, (2, 0, 2): 1.0, (2, 1, 1): 2.0, (2, 1, 2): 1.0}
 
 
@@ -89,11 +89,13 @@ def test_collected_rows_are_the_runs_with_what_their_figures_need(
     again = load(out)
     same = [name for name in again.columns if name != "folder"]
     assert again[same].equals(load(runs)[same]) and not stale.exists()
-    assert dynamics.updates(again).equals(dynamics.updates(load(runs)))
+    assert dynamics.relative_updates(again).equals(dynamics.relative_updates(load(runs)))
     tiles = [path.parts[-5:] for path in out.with_suffix("").rglob("*.png")]
     assert tiles == [("elastic", "1", "samples", "aaaa", "loops_002.png")]  # of one seed
     with pytest.raises(UserError, match="no samples beside these rows"):
-        samples.tiles(again)  # pictures are of the first seed, and those of the other were kept
+        samples.find_tiles(
+            again
+        )  # pictures are of the first seed, and those of the other were kept
 
 
 def test_a_file_that_is_not_as_training_left_it_is_named(rows: list[dict]) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tables import arm, table, unique, vanilla
 
 from eltlab.analysis import pareto
-from eltlab.analysis.points import per_seed, points
+from eltlab.analysis.points import points, seed_points
 from eltlab.common.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_what_has_no_logarithm_has_no_hypervolume() -> None:
 
 def seeds_of(*fronts: dict[int, float]):
     rows = [arm("a", front, seed=seed) for seed, front in enumerate(fronts)]
-    return per_seed(table([row for rows_of in rows for row in rows_of]))
+    return seed_points(table([row for rows_of in rows for row in rows_of]))
 
 
 def test_attainment_is_what_one_seed_attains_and_what_all_do() -> None:
@@ -89,20 +89,20 @@ def test_fronts_by_kind_of_arm() -> None:
 
 def test_widths_are_in_the_names_where_they_differ() -> None:
     rows = table([*arm("a", {4: 2.0}), *arm("b", {4: 1.0}, width=128)])
-    assert set(pareto.labels(points(rows))) == {"w64 2x4", "w128 2x4"}
+    assert set(pareto.point_labels(points(rows))) == {"w64 2x4", "w128 2x4"}
 
 
 def test_arms_of_one_split_stand_under_their_own_names() -> None:
     rows = table([*arm("short", {2: 3.0, 4: 2.0}), *arm("long", {4: 1.0})])
-    assert list(pareto.labels(points(rows))) == ["short@2", "short", "long"]
+    assert list(pareto.point_labels(points(rows))) == ["short@2", "short", "long"]
 
 
 def test_a_band_is_of_the_seeds_that_all_arms_have() -> None:
     rows = [*arm("a", {4: 5.0}), *arm("a", {4: 7.0}, seed=1), *arm("a", {4: 9.0}, seed=2)]
     rows += [*arm("b", {4: 1.0}, layers=3), *arm("b", {4: 2.0}, layers=3, seed=1)]
-    assert set(pareto.common(per_seed(table(rows)))["seed"]) == {0, 1}
+    assert set(pareto.keep_shared_seeds(seed_points(table(rows)))["seed"]) == {0, 1}
     apart = [*arm("a", {4: 5.0}), *arm("b", {4: 1.0}, layers=3, seed=1)]
-    assert pareto.common(per_seed(table(apart))).empty
+    assert pareto.keep_shared_seeds(seed_points(table(apart))).empty
     pareto.draw(table(apart))  # without a band
 
 

@@ -9,7 +9,14 @@ from scipy import stats
 from tables import arm, row, table, unique, vanilla
 
 from eltlab.analysis import ablation, anytime, dynamics, headline, pareto, samples, scaling
-from eltlab.analysis.points import caption, kinds, per_seed, points, quality_of, shortened
+from eltlab.analysis.points import (
+    arm_kinds,
+    caption,
+    choose_metric,
+    points,
+    seed_points,
+    shorten_names,
+)
 from eltlab.common.errors import UserError
 
 VALUES = [10.0, 12.0, 17.0]
@@ -28,7 +35,7 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     assert points(rows)["plus_minus"].isna().all()
     assert "one seed: no interval" in caption(rows)
     lines = headline.headline(rows)
-    assert "10.00 (no interval)" in headline.cells(lines, "fid")[1]
+    assert "10.00 (no interval)" in headline.headline_rows(lines, "fid")[1]
 
 
 def test_sampling_seeds_of_one_training_seed_are_averaged_first() -> None:
@@ -44,7 +51,7 @@ def test_kinds_and_depths() -> None:
         *unique("twin", 8, 3.0),
         *arm("sandwich", {1: 1.0}, layers=1, depth=8),  # four layers before and after the loop of one
     ])  # fmt: skip
-    assert list(kinds(rows)) == [
+    assert list(arm_kinds(rows)) == [
         "elastic, ILSD",
         "elastic, ILSD",
         "vanilla loop",
@@ -77,13 +84,13 @@ def test_an_arm_has_one_name_in_points_pictures_and_diagnostics(tmp_path: Path) 
         row("study/digits-ilsd", 2.5, 6.0, loop_schedule="4to1", **more),
     ])  # fmt: skip
     assert list(points(rows)["arm"]) == ["ilsd", "ilsd 4to1"]
-    assert list(samples.tiles(rows)) == list(dynamics.runs_of(rows)["arm"]) == ["ilsd"]
-    assert set(ablation.measured(rows, None, None, None)[0]["arm"]) == {"ilsd"}
+    assert list(samples.find_tiles(rows)) == list(dynamics.select_runs(rows)["arm"]) == ["ilsd"]
+    assert set(ablation.select_runs(rows, None, None, None)[0]["arm"]) == {"ilsd"}
 
 
 def test_names_lose_what_all_begin_with() -> None:
     rows = table([*arm("study/loops2-ilsd", {4: 1.0}), *arm("study/loops4-ilsd", {4: 1.0})])
-    assert list(per_seed(rows)["arm"]) == ["loops2-ilsd", "loops4-ilsd"]
+    assert list(seed_points(rows)["arm"]) == ["loops2-ilsd", "loops4-ilsd"]
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -100,11 +107,11 @@ FUNCTIONS = {
     "pareto.draw": pareto.draw,
     "anytime.draw": anytime.draw,
     "anytime.elasticity_tax": anytime.elasticity_tax,
-    "ablation.paired": lambda rows: ablation.paired(rows, baseline="a"),
+    "ablation.paired_differences": lambda rows: ablation.paired_differences(rows, baseline="a"),
     "ablation.importance": ablation.importance,
     "ablation.draw": lambda rows: ablation.draw(rows, baseline="a"),
-    "scaling.by_kind": scaling.by_kind,
-    "scaling.loop_worth": scaling.loop_worth,
+    "scaling.power_laws": scaling.power_laws,
+    "scaling.loop_worths": scaling.loop_worths,
     "scaling.draw": scaling.draw,
 }
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
@@ -131,10 +138,10 @@ def test_rows_without_a_distance_are_refused(name: str) -> None:
 
 def test_a_metric_that_is_asked_for_is_there() -> None:
     rows = MIXED.assign(fd_classifier=1.0)
-    assert quality_of(rows) == "fid" and quality_of(rows, "fd_classifier") == "fd_classifier"
+    assert choose_metric(rows) == "fid" and choose_metric(rows, "fd_classifier") == "fd_classifier"
     with pytest.raises(UserError, match="metric=kid: no such distance in the rows; they have fid"):
-        quality_of(rows, "kid")
-    assert quality_of(pd.DataFrame({"fvd": [1.0]})) == "fvd"
+        choose_metric(rows, "kid")
+    assert choose_metric(pd.DataFrame({"fvd": [1.0]})) == "fvd"
 
 
 def test_a_protocol_can_be_chosen() -> None:
@@ -155,14 +162,14 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_arm() -> None:
 
 
 def test_a_number_stays_with_its_word() -> None:
-    assert shortened(["s/lr1e-05", "s/lr1e-04"]) == ["lr1e-05", "lr1e-04"]
-    assert shortened(["s/loops2-ilsd", "s/loops2-final"]) == ["ilsd", "final"]
-    assert shortened(["a"]) == ["a"]
+    assert shorten_names(["s/lr1e-05", "s/lr1e-04"]) == ["lr1e-05", "lr1e-04"]
+    assert shorten_names(["s/loops2-ilsd", "s/loops2-final"]) == ["ilsd", "final"]
+    assert shorten_names(["a"]) == ["a"]
 
 
 def test_small_distances_keep_their_digits() -> None:
     rows = table([row("a", 4, 0.0032, seed=s) for s in (0, 1)])
-    assert "0.0032 ± 0.0000" in headline.cells(headline.headline(rows), "fid")[1]
+    assert "0.0032 ± 0.0000" in headline.headline_rows(headline.headline(rows), "fid")[1]
 
 
 # --- the headline ---------------------------------------------------------------------------------

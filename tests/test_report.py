@@ -16,8 +16,8 @@ from studies import written
 from tables import arm, row, table, unique, vanilla
 
 from eltlab import report, sweep
-from eltlab.analysis.page import page as html_of
-from eltlab.analysis.page import sections_of
+from eltlab.analysis.page import render_page as html_of
+from eltlab.analysis.page import split_sections
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si
 
@@ -224,7 +224,7 @@ def test_a_name_is_text_and_never_markup(made: Path) -> None:
 
 def test_protocols_and_studies_are_sections_of_their_own(made: Path) -> None:
     rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
-    assert [title for title, _ in sections_of(table(rows))] == [
+    assert [title for title, _ in split_sections(table(rows))] == [
         "made-up, protocol aaaa",
         "made-up, protocol bbbb",
     ]

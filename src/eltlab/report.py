@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> None:
     out = Path(asked.out).expanduser()
     if out.suffix != ".html":
         raise UserError(f"out={asked.out}: the page is an .html file")
-    from eltlab.analysis.page import page
+    from eltlab.analysis.page import render_page
 
     table, source = rows_of(asked.runs_dir)
-    html = page(table, source, lambda title: print(f"report: {title}", file=sys.stderr))
+    html = render_page(table, source, lambda title: print(f"report: {title}", file=sys.stderr))
     write_atomic(out, html)
     print(f"report: {out}")
 
@@ -54,10 +54,10 @@ def main(arguments: list[str]) -> None:
 def rows_of(runs_dir: str | None) -> "tuple[DataFrame, str]":
     """The rows of what was asked for, and what people call it."""
     pass
-    from eltlab.analysis.command import committed, read
+    from eltlab.analysis.command import committed_files, read
 
     if runs_dir == COMMITTED or (runs_dir is None and not result_table.files_of_rows(Path("runs"))):
-        return result_table.load(*committed()), "the studies that come with eltlab"
+        return result_table.load(*committed_files()), "the studies that come with eltlab"
     return read(runs_dir or "runs"), runs_dir or "runs"
 
 
