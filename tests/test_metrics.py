@@ -15,21 +15,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from eltlab.common.errors import UserError
+from eltlab.common.seeds import generator
 from eltlab.data.images import image_files
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_files import load_images
 from eltlab.data.images.image_set import ImageSet
-from eltlab.evaluation import classifier
-from eltlab.evaluation import metrics as measure
-from eltlab.evaluation.classifier import Classifier, train_classifier
+from eltlab.evaluation import classifier, inception
+from eltlab.evaluation.classifier import Classifier, ClassifierMetrics, train_classifier
 from eltlab.evaluation.distances import PROTOCOL, frechet, kernel, precision_recall, statistics
-from eltlab.evaluation.features import Extractor, Reference, kept
-from eltlab.evaluation.metrics import (
-    ClassifierMetrics,
-    InceptionMetrics,
-    build_metrics,
-    check_counts,
-)
+from eltlab.evaluation.features import Extractor, Reference, load_or_make
+from eltlab.evaluation.inception import InceptionMetrics
+from eltlab.evaluation.metrics import build_metrics, check_counts
 from eltlab.evaluation.protocol import protocol_id, sampling_protocol
 
 CPU = torch.device("cpu")
@@ -150,7 +146,7 @@ def test_distance_is_frechets_closed_form(digits, metrics):
     train, _ = digits
     images = noisy(train.images[:400], 20)
     with torch.inference_mode():
-        a, b = (metrics.classifier.model(x).double().numpy() for x in (images, train.images))
+        a, b = (metrics.classifier(x).double().numpy() for x in (images, train.images))
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
     got = metrics.measure(images, train.labels[:400])["fd_classifier"]
@@ -159,7 +155,7 @@ def test_distance_is_frechets_closed_form(digits, metrics):
 
 def test_distances_from_features_are_torch_fidelitys_from_images(digits, metrics):
     train, _ = digits
-    images, model = noisy(train.images[:300], 20), metrics.classifier.model
+    images, model = noisy(train.images[:300], 20), metrics.classifier
     expected = fidelity(model, images, train.images, kid_subset_size=300)
     features, real = metrics.network.features(images), metrics.real.features
     assert metrics.measure(images, train.labels[:300])["fd_classifier"] == pytest.approx(
@@ -176,7 +172,7 @@ def test_distances_from_features_are_torch_fidelitys_from_images(digits, metrics
 def test_kid_draws_subsets_of_a_thousand(digits, metrics):
     train, _ = digits
     images = noisy(train.images[:1100], 20)
-    expected = fidelity(metrics.classifier.model, images, train.images, kid_subset_size=1000)
+    expected = fidelity(metrics.classifier, images, train.images, kid_subset_size=1000)
     got = kernel(metrics.network.features(images), metrics.real.features)
     assert got == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
 
@@ -196,13 +192,13 @@ def test_floor_is_the_mean_distance_of_balanced_halves(digits, metrics, monkeypa
     [(name, floor)] = metrics.floor().items()
     features, distances = metrics.real.features, []
     for halving in range(8):
-        order = torch.randperm(len(train), generator=measure.generator(0, "halves", halving))
+        order = torch.randperm(len(train), generator=generator(0, "halves", halving))
         order = torch.cat([order[train.labels[order] == label] for label in range(10)])
         one, other = statistics(features[order[::2]]), statistics(features[order[1::2]])
         distances.append(frechet(one, other))
     assert name == "fd_halves" and 0 < floor == pytest.approx(np.mean(distances), rel=1e-9)
     # It is computed once for a reference.
-    monkeypatch.setattr(measure, "_halves", None)
+    monkeypatch.setattr(Reference, "_mean_over_halvings", None)
     assert ClassifierMetrics(train, 10, train).floor() == {name: floor}
 
 
@@ -264,11 +260,11 @@ def test_the_classifier_sees_few_large_images_at_a_time(digits, bytes_at_once, b
 def test_the_classifier_of_large_clips_is_trained_on_few(monkeypatch):
     clips = torch.zeros(30, 2, 1, 4, 4, dtype=torch.uint8)
     train = ImageSet("x", clips, torch.arange(30) % 3)
-    assert len(classifier.examples(train)) == 30
-    monkeypatch.setattr(classifier, "CLIPS", 20)
-    assert len(classifier.examples(train)) == 20
-    monkeypatch.setattr(classifier, "CLIP_BYTES", 12 * 32)
-    assert len(classifier.examples(train)) == 12
+    assert len(classifier.training_examples(train)) == 30
+    monkeypatch.setattr(classifier, "MAX_CLIPS", 20)
+    assert len(classifier.training_examples(train)) == 20
+    monkeypatch.setattr(classifier, "MAX_CLIP_BYTES", 12 * 32)
+    assert len(classifier.training_examples(train)) == 12
 
 
 def test_what_failed_to_be_made_is_not_kept(tmp_path, monkeypatch):
@@ -278,8 +274,8 @@ def test_what_failed_to_be_made_is_not_kept(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept(fail, "a")
-    assert kept(lambda: np.array(1.5), "a") == 1.5 == kept(fail, "a")
+        load_or_make(fail, "a")
+    assert load_or_make(lambda: np.array(1.5), "a") == 1.5 == load_or_make(fail, "a")
 
 
 # --- the classifier -------------------------------------------------------------------------------
@@ -294,8 +290,8 @@ def test_accuracy_counts_agreement_with_the_asked_labels(digits, metrics):
     train, _ = digits
     images = train.images[:100]
     with torch.inference_mode():
-        model = metrics.classifier.model
-        said = model.read(model(images)).argmax(dim=1)
+        model = metrics.classifier
+        said = model.classify(model(images)).argmax(dim=1)
     wrong = said.clone()
     wrong[:25] = (wrong[:25] + 1) % 10
     assert metrics.measure(images, said)["accuracy"] == 1
@@ -338,7 +334,7 @@ def test_classifier_takes_any_size(channels, size):
     images = torch.randint(256, (2, channels, size, size), dtype=torch.uint8)
     model = Classifier(channels, size, 5).eval()
     features = model(images)
-    assert features.shape == (2, 64) and model.read(features).shape == (2, 5)
+    assert features.shape == (2, 64) and model.classify(features).shape == (2, 5)
 
 
 class Recorder:
@@ -365,7 +361,9 @@ def test_classifier_trains_for_its_epochs_or_its_steps(
     digits, monkeypatch, images, epochs, most, seen
 ):
     monkeypatch.setattr(classifier, "EPOCHS", epochs)
-    monkeypatch.setattr(classifier, "OF_IMAGES", classifier.OF_IMAGES._replace(steps=most))
+    monkeypatch.setattr(
+        classifier, "IMAGE_RECIPE", classifier.IMAGE_RECIPE._replace(max_steps=most)
+    )
     monkeypatch.setattr(classifier, "Bar", Recorder)
     train_classifier(digits[0].subset(images), 10)
     assert Recorder.done == Recorder.last == seen
@@ -393,7 +391,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(measure, "load_inception", lambda weights: Small(weights == "classes"))
+    monkeypatch.setattr(inception, "load_inception", lambda weights: Small(weights == "classes"))
 
 
 def test_inception_measures_all_its_distances(small, digits):
@@ -494,5 +492,5 @@ def test_what_distances_leave_open_is_in_the_extractor(small, digits, monkeypatc
     assert extractor == f"small-1, {PROTOCOL}"
     for said in ("kid 100x1000 seed 2020", "k 3", "isc 10 splits", torch_fidelity.__version__):
         assert said in extractor
-    monkeypatch.setattr(measure, "PROTOCOL", "kid 100x500")
+    monkeypatch.setattr(inception, "PROTOCOL", "kid 100x500")
     assert InceptionMetrics(None, train, CPU).extractor == "small-1, kid 100x500"

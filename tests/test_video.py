@@ -385,5 +385,5 @@ def test_the_classifier_of_clips_sees_motion():
     model = Classifier(channels=3, size=20, classes=4, frames=4).eval()
     clips = torch.randint(256, (2, 4, 3, 20, 20), dtype=torch.uint8)
     features = model(clips)
-    assert features.shape == (2, 64) and model.read(features).shape == (2, 4)
+    assert features.shape == (2, 64) and model.classify(features).shape == (2, 4)
     assert not torch.allclose(features, model(clips.flip(1)), atol=1e-4)

@@ -1,8 +1,8 @@
-"""A small classifier as feature extractor, for images too small for Inception and for clips.
+"""fd_classifier and accuracy, by a small classifier for clips and for images too small for Inception.
 
-Trained once on a training split, cached, known by its hash. It yields fd_classifier (a Fréchet
-distance in its feature space, through torch-fidelity) and accuracy (whether a sample is taken for
-the class it was drawn for). Neither is FID.
+It is trained once on a training split, cached, and identified by its hash. fd_classifier is a Fréchet
+distance in its feature space, not FID. Accuracy is the share of samples that it assigns to the class
+they were sampled for.
 """
 
 import math
@@ -12,63 +12,105 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from eltlab.common.cache import cache_dir, make_once
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import fold, generator
 from eltlab.common.text import example_unit
-from eltlab.data.images.image_files import Images
+from eltlab.data.images.image_files import Images, part_of
 from eltlab.data.images.image_set import ImageSet, to_float
+from eltlab.evaluation.distances import frechet, statistics
+from eltlab.evaluation.features import Extractor, Reference
 
 FEATURES = 64
 EPOCHS = 40
-CLIPS, CLIP_BYTES = 4096, 2**31  # that the classifier of clips is trained on, at most
+# The largest training set of the classifier of clips, in clips and in bytes.
+MAX_CLIPS, MAX_CLIP_BYTES = 4096, 2**31
 
 
 class Recipe(NamedTuple):
-    """How a classifier is trained; the text is part of what it is cached under."""
+    """How a classifier is trained; the text is part of its cache key."""
 
     text: str
-    steps: int  # at most
+    max_steps: int
     batch: int
 
 
-OF_IMAGES = Recipe(
+IMAGE_RECIPE = Recipe(
     "conv32-conv64s2-conv64-fc64, dropout 0.3, AdamW 2e-3 cosine, batches of 64, "
     "the fewer of 40 epochs and 3,000 steps, version 2",
-    steps=3_000,
+    max_steps=3_000,
     batch=64,
 )
-OF_CLIPS = Recipe(
+CLIP_RECIPE = Recipe(
     "conv32 to 16 a side-conv64s2-conv64 in 3-D, fc64, dropout 0.3, AdamW 2e-3 cosine, batches of 32, "
     "the fewer of 40 epochs and 400 steps, version 1",
-    steps=400,
+    max_steps=400,
     batch=32,
 )
 
 
+class ClassifierMetrics:
+    """fd_classifier and accuracy by the classifier of a training split."""
+
+    def __init__(self, train: ImageSet, classes: int, reference: Images) -> None:
+        self.classifier = load_or_train(train, classes)
+        # Not weight_files.network_hash, which also covers names: this is in the ids of stored rows.
+        weights = [value.numpy() for value in self.classifier.state_dict().values()]
+        self.extractor = f"classifier-{digest(*weights)}"
+        # Always on the CPU: the network is small, and the values do not depend on the device.
+        batch = part_of(reference.shape)
+        self.network = Extractor(self.extractor, self.classifier, torch.device("cpu"), batch)
+        self.real = Reference(reference, self.network)
+        self.reference = self.real.name
+
+    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        features = self.network.features(images)
+        with torch.inference_mode():
+            logits = self.classifier.classify(features)
+        # Unvalidated, because torchmetrics would refuse data of one class.
+        accuracy = multiclass_accuracy(
+            logits, labels, logits.shape[1], average="micro", validate_args=False
+        )
+        return {
+            "fd_classifier": frechet(statistics(features), self.real.statistics),
+            "accuracy": accuracy.item(),
+        }
+
+    def floor(self) -> dict[str, float]:
+        """fd_classifier between two halves of the reference, which is that of two draws of real data."""
+        return {"fd_halves": self.real.distance_between_halves()}
+
+    def headline(self, values: dict[str, float]) -> str:
+        return f"fd_classifier {values['fd_classifier']:.2f}, accuracy {values['accuracy']:.3f}"
+
+
 class Classifier(nn.Module):
-    """uint8 images [N, C, H, W], or clips [N, F, C, H, W], → features [N, 64]; `read` tells the classes
-    out of them."""
+    """uint8 images [N, C, H, W], or clips [N, F, C, H, W], → features [N, 64]."""
 
     def __init__(self, channels: int, size: int, classes: int, frames: int = 1) -> None:
         super().__init__()
-        self.of_clips = frames > 1
-        self.body = clip_body(frames, channels, size) if self.of_clips else body(channels, size)
+        self.takes_clips = frames > 1
+        if self.takes_clips:
+            self.body = clip_body(frames, channels, size)
+        else:
+            self.body = image_body(channels, size)
         self.drop = nn.Dropout(0.3)
         self.logits = nn.Linear(FEATURES, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = to_float(images)
-        return self.body(x.transpose(1, 2) if self.of_clips else x)
+        return self.body(x.transpose(1, 2) if self.takes_clips else x)
 
-    def read(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Features [N, 64] → logits [N, classes]."""
         return self.logits(F.relu(self.drop(features)))
 
 
-def body(channels: int, size: int) -> nn.Sequential:
+def image_body(channels: int, size: int) -> nn.Sequential:
+    """Images [N, C, H, W] → features."""
     side = -(-size // 2)
     return nn.Sequential(
         nn.Conv2d(channels, 32, 3, padding=1),
@@ -83,8 +125,11 @@ def body(channels: int, size: int) -> nn.Sequential:
 
 
 def clip_body(frames: int, channels: int, size: int) -> nn.Sequential:
-    """Of clips [N, C, F, H, W]. The first layer leaves 16 to 31 positions a side of large frames: clips
-    are many times what images are, and their classes lie in large shapes and their motion."""
+    """Clips [N, C, F, H, W] → features.
+
+    The first layer reduces large frames to 16 to 31 positions per side. Clips are much larger than
+    images, and large shapes and motion suffice to tell their classes apart.
+    """
     stride = max(1, size // 16)
     side, times = -(-(size // stride) // 2), -(-frames // 2)
     return nn.Sequential(
@@ -99,6 +144,41 @@ def clip_body(frames: int, channels: int, size: int) -> nn.Sequential:
     )
 
 
+def training_examples(train: Images) -> ImageSet:
+    """The part of a training split that its classifier sees: all images, or a seeded subset of clips."""
+    most = len(train)
+    if len(train.shape) == 4:
+        most = min(most, MAX_CLIPS, MAX_CLIP_BYTES // math.prod(train.shape))
+    return train.subset(most)
+
+
+def recipe_for(train: ImageSet) -> Recipe:
+    return CLIP_RECIPE if len(train.shape) == 4 else IMAGE_RECIPE
+
+
+def classifier_sizes(train: ImageSet, classes: int) -> dict[str, int]:
+    """The arguments of the Classifier of a split."""
+    *frames, channels, size, _ = train.shape
+    sizes = {"channels": channels, "size": size, "classes": classes}
+    return sizes | ({"frames": frames[0]} if frames else {})
+
+
+def load_or_train(train: ImageSet, classes: int) -> Classifier:
+    """The classifier of a training split, read from the cache or trained now."""
+    key = digest(train.hash, classes, recipe_for(train).text)
+    path = cache_dir() / "classifiers" / f"{train.name.replace('/', '-')}-{key}.pt"
+
+    def save(temporary: Path) -> None:
+        weights = train_classifier(train, classes).state_dict()
+        torch.save({"shape": classifier_sizes(train, classes), "state_dict": weights}, temporary)
+
+    make_once(path, save)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    model = Classifier(**saved["shape"])
+    model.load_state_dict(saved["state_dict"])
+    return model.eval()
+
+
 def train_classifier(train: ImageSet, classes: int) -> Classifier:
     """Trains with one thread and fixed seeds: the same weights on the same kind of machine."""
     threads = torch.get_num_threads()
@@ -111,70 +191,25 @@ def train_classifier(train: ImageSet, classes: int) -> Classifier:
         torch.set_num_threads(threads)
 
 
-def examples(train: Images) -> ImageSet:
-    """What the classifier of a training split is trained on: all images, or a seeded subset of clips."""
-    most = len(train)
-    if len(train.shape) == 4:
-        most = min(most, CLIPS, CLIP_BYTES // math.prod(train.shape))
-    return train.subset(most)
-
-
-def sizes(train: ImageSet, classes: int) -> dict[str, int]:
-    """Of the classifier of a split."""
-    *frames, channels, size, _ = train.shape
-    return {"channels": channels, "size": size, "classes": classes} | (
-        {"frames": frames[0]} if frames else {}
-    )
-
-
-def recipe_of(train: ImageSet) -> Recipe:
-    return OF_CLIPS if len(train.shape) == 4 else OF_IMAGES
-
-
 def _train(train: ImageSet, classes: int) -> Classifier:
-    model = Classifier(**sizes(train, classes))
-    recipe = recipe_of(train)
+    model = Classifier(**classifier_sizes(train, classes))
+    recipe = recipe_for(train)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     batch = min(recipe.batch, len(train))
-    an_epoch = len(train) // batch
-    steps = min(EPOCHS * an_epoch, recipe.steps)
+    steps_per_epoch = len(train) // batch
+    steps = min(EPOCHS * steps_per_epoch, recipe.max_steps)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with Bar("classifier", steps * batch, unit=example_unit(train.shape)) as bar:
         for step in range(steps):
-            epoch, place = divmod(step, an_epoch)
+            epoch, place = divmod(step, steps_per_epoch)
             if place == 0:
                 order = torch.randperm(len(train), generator=generator(0, "classifier", epoch))
             chosen = order[place * batch : (place + 1) * batch]
-            logits = model.read(model(train.images[chosen]))
+            logits = model.classify(model(train.images[chosen]))
             loss = F.cross_entropy(logits, train.labels[chosen])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             bar.update((step + 1) * batch)
-    return model.eval()
-
-
-class CachedClassifier:
-    """The classifier of a training split: its weights file, their hash, and the model."""
-
-    def __init__(self, train: ImageSet, classes: int) -> None:
-        key = digest(train.hash, classes, recipe_of(train).text)
-        self.path = cache_dir() / "classifiers" / f"{train.name.replace('/', '-')}-{key}.pt"
-        make_once(
-            self.path, lambda path: _save(train_classifier(train, classes), path, train, classes)
-        )
-        self.model = _load(self.path)
-        weights = [value.numpy() for value in self.model.state_dict().values()]
-        self.hash = digest(*weights)
-
-
-def _save(model: Classifier, path: Path, train: ImageSet, classes: int) -> None:
-    torch.save({"shape": sizes(train, classes), "state_dict": model.state_dict()}, path)
-
-
-def _load(path: Path) -> Classifier:
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    model = Classifier(**saved["shape"])
-    model.load_state_dict(saved["state_dict"])
     return model.eval()

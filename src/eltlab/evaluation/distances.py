@@ -1,7 +1,7 @@
-"""Distances between two sets of features, each by torch-fidelity's own function.
+"""Distances between two sets of features, float32 [N, F] on the CPU, by torch-fidelity's functions.
 
-Features are float32 [N, F] on the CPU. What torch-fidelity leaves to the caller, or could change with
-its version, is in PROTOCOL, which is part of the extractor's name where these distances are taken.
+PROTOCOL lists the arguments and the version of torch-fidelity. It is part of the extractor's name in a
+protocol.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-KID_SUBSETS, KID_SIZE = 100, 1000  # torch-fidelity's; fewer images than KID_SIZE: all of them
+KID_SUBSETS, KID_SIZE = 100, 1000  # as in torch-fidelity; a smaller set is used whole
 NEIGHBOUR = 3  # k of improved precision and recall (Kynkäänniemi et al. 2019)
 SPLITS = 10  # of the inception score
-SEED = 2020  # torch-fidelity's
+SEED = 2020  # as in torch-fidelity
 PROTOCOL = (
     f"kid {KID_SUBSETS}x{KID_SIZE} seed {SEED}, precision and recall k {NEIGHBOUR}, "
     f"isc {SPLITS} splits, torch-fidelity {__version__}"
@@ -30,14 +30,14 @@ def statistics(features: Tensor) -> Statistics:
     return fid_features_to_statistics(features)
 
 
-def frechet(one: Statistics, other: Statistics) -> float:
+def frechet(first: Statistics, second: Statistics) -> float:
     """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)."""
-    values = fid_statistics_to_metric(one, other, verbose=False)
+    values = fid_statistics_to_metric(first, second, verbose=False)
     return float(values["frechet_inception_distance"])
 
 
 def kernel(features: Tensor, reference: Tensor) -> float:
-    """KID: the squared MMD under a cubic kernel, unbiased, its mean over subsets."""
+    """KID (Bińkowski et al. 2018): the unbiased squared MMD with a cubic kernel, its mean over subsets."""
     values = kid_features_to_metric(
         features,
         reference,
@@ -50,22 +50,21 @@ def kernel(features: Tensor, reference: Tensor) -> float:
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Shares of samples within the reference's k-nearest-neighbour balls, and the other way round.
+    """The shares of samples in the k-nearest-neighbour balls of the reference, and the reverse.
 
-    In the features that FID takes, as in ADM (Dhariwal & Nichol 2021); not in VGG-16's, which
-    torch-fidelity takes where it is not told.
+    In FID's features, as in ADM (Dhariwal & Nichol 2021), not in those of VGG-16, torch-fidelity's default.
     """
     values = prc_features_to_metric(
         features,
         reference,
         prc_neighborhood=NEIGHBOUR,
-        save_cpu_ram=True,  # in parts: the whole matrix of distances would not fit large references
+        save_cpu_ram=True,  # in parts, because the whole distance matrix of a large reference does not fit
         verbose=False,
     )
     return float(values["precision"]), float(values["recall"])
 
 
 def inception_score(logits: Tensor) -> float:
-    """exp(E KL(p(y|x) ‖ p(y))) of unbiased logits [N, classes], its mean over splits."""
+    """exp(E KL(p(y|x) ‖ p(y))) from logits without bias [N, classes], its mean over splits."""
     values = isc_features_to_metric(logits, splits=SPLITS, shuffle=True, rng_seed=SEED)
     return float(values["inception_score_mean"])

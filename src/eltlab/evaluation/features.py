@@ -1,4 +1,4 @@
-"""Features of images, extracted in batches; those of a reference set are kept in the cache."""
+"""Features of samples and of a reference set. Those of a reference set are cached."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -11,30 +11,36 @@ from torch import Tensor, nn
 from eltlab.common.cache import cache_dir, make_once
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
+from eltlab.common.seeds import generator
 from eltlab.common.text import example_unit
 from eltlab.data.images.image_files import Images
-from eltlab.evaluation.distances import Statistics, statistics
+from eltlab.evaluation.distances import Statistics, frechet, statistics
+
+HALVINGS = 8  # of a reference set, for the distance between its halves
 
 
 class Extractor:
-    """A network that takes uint8 [n, C, H, W] to float32 [n, F]; its name has its weights' hash."""
+    """A network that maps uint8 [n, C, H, W], or clips [n, F, C, H, W], to float32 [n, features].
+
+    `name` contains the hash of the weights: it is part of cache keys and of protocols.
+    """
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, batch: int) -> None:
         self.name, self.network, self.device, self.batch = name, network.to(device), device, batch
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] of samples → float32 [N, F] on the CPU."""
+        """Of samples; float32 [N, features] on the CPU."""
         unit = example_unit(images.shape[1:])
         return self.extract(images.split(self.batch), len(images), "sample features", unit)
 
     def extract(self, parts: Iterable[Tensor], count: int, label: str, unit: str) -> Tensor:
-        """Parts of `batch` images or clips, of `count` in all → float32 [N, F] on the CPU."""
+        """Parts of `batch` images or clips, `count` in total → float32 [count, features] on the CPU."""
         features, done = [], 0
-        # Full float32 on CUDA too: TF32 would make features that depend on the device.
+        # Full float32 on CUDA too: with TF32, features would depend on the device.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with exact, torch.inference_mode(), Bar(label, count, unit=unit) as bar:
             for part in parts:
-                # One order in memory, whatever the images lie in: PyTorch chooses kernels by it.
+                # One memory format for all images: PyTorch chooses kernels by it, and they differ in bits.
                 plain = part.clone(memory_format=torch.contiguous_format)
                 features.append(self.network(plain.to(self.device)).cpu())
                 done += len(part)
@@ -43,18 +49,19 @@ class Extractor:
 
 
 class Reference:
-    """What an extractor sees in a reference set: extracted once, and then read from the cache."""
+    """A reference set and its features, which are extracted once and then read from the cache."""
 
     def __init__(self, images: Images, extractor: Extractor) -> None:
         self.set, self.extractor = images, extractor
-        # By its files, where it is of files: the same whether they lie in memory or not.
+        # The origin of images in files is a hash of the files, in memory or not: equal runs get equal ids.
         self.name = f"{images.name}-{len(images)}-{images.origin}"
-        self.key = f"{self.name}-{images.content}"  # what is cached is of these very pixels
+        self.key = f"{self.name}-{images.content}"  # the cache also follows the pixels themselves
 
     @cached_property
     def features(self) -> Tensor:
-        """float32 [N, F]"""
-        return torch.from_numpy(kept(self._extract, "features", self.extractor.name, self.key))
+        """float32 [N, features]"""
+        key = ("features", self.extractor.name, self.key)
+        return torch.from_numpy(load_or_make(self._extract, *key))
 
     def _extract(self) -> np.ndarray:
         parts = self.set.parts(self.extractor.batch)
@@ -65,9 +72,26 @@ class Reference:
     def statistics(self) -> Statistics:
         return statistics(self.features)
 
+    def distance_between_halves(self) -> float:
+        """The Fréchet distance of two draws of real data: the mean over random halvings of the set.
 
-def kept(make: Callable[[], np.ndarray], *key: str) -> np.ndarray:
-    """What make gives, made once for a key and then read from cache_dir()/features."""
+        Halves have equal shares of the classes, as samples do. Cached.
+        """
+        key = (f"{HALVINGS} halvings", self.extractor.name, self.key)
+        return float(load_or_make(self._mean_over_halvings, *key))
+
+    def _mean_over_halvings(self) -> np.ndarray:
+        distances = []
+        for halving in range(HALVINGS):
+            order = torch.randperm(len(self.set), generator=generator(0, "halves", halving))
+            order = order[self.set.labels[order].argsort(stable=True)]
+            halves = (statistics(self.features[order[first::2]]) for first in (0, 1))
+            distances.append(frechet(*halves))
+        return np.array(sum(distances) / HALVINGS)
+
+
+def load_or_make(make: Callable[[], np.ndarray], *key: str) -> np.ndarray:
+    """The array that make returned the first time this key was given, from cache_dir()/features."""
     path = cache_dir() / "features" / f"{digest(*key)}.npy"
 
     def save(temporary: Path) -> None:

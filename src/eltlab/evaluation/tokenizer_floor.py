@@ -1,4 +1,4 @@
-"""What a tokenizer alone loses: the floor that every model on its tokens or latents is read against."""
+"""What a tokenizer alone loses: the floor for the metrics of every model on its tokens or latents."""
 
 import json
 import math
@@ -11,16 +11,16 @@ from eltlab.data.tokenizers.patch_codebook import Decoder, psnr, reconstruct
 from eltlab.evaluation.metrics import Metrics
 from eltlab.evaluation.protocol import protocol_id
 
-PSNR_IMAGES = 2000  # more tell no more
+PSNR_IMAGES = 2000  # enough for two decimals
 
 
 def floor(
     tokenizer: Decoder, train: Images, test: Images, samples: int, metrics: Metrics
 ) -> dict[str, Any]:
-    """Columns of a row of kind tokenizer, measured once for a protocol and then read from the cache.
+    """Columns of a row of kind tokenizer, measured once per protocol and then read from the cache.
 
-    PSNR in dB on as many images of the test split as samples are drawn, at most PSNR_IMAGES; the
-    metrics of as many reconstructed training images, because a distance depends on their number.
+    The metrics are of `samples` reconstructed training images, as many as a model is measured by, because
+    a distance depends on their number. PSNR, in dB, is of as many test images, at most PSNR_IMAGES.
     """
     images = train.subset(min(samples, len(train)))
     held_out = test.subset(min(PSNR_IMAGES, samples, len(test)))
@@ -34,7 +34,7 @@ def floor(
 
     def measure(path: Path) -> None:
         decibels = psnr(held_out.images, reconstruct(tokenizer, held_out.images))
-        # JSON has no infinity: a codebook that loses nothing has no PSNR.
+        # A lossless codebook has infinite PSNR, which JSON cannot hold.
         values = {"psnr": decibels if math.isfinite(decibels) else None}
         rebuilt = reconstruct(tokenizer, images.images)
         path.write_text(json.dumps(values | metrics.measure(rebuilt, images.labels)))

@@ -1,0 +1,39 @@
+"""Files of published weights: finding one inside a package, refusing one that does not fit, hashing one."""
+
+import importlib.util
+import textwrap
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from eltlab.common.errors import UserError
+from eltlab.common.hashing import digest
+
+Tensors = dict[str, Tensor]
+
+
+def installed_file(package: str, file: str) -> Path | None:
+    """A file inside a package, which is never imported; None if the package is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / file
+
+
+def unusable(path: Path, reason: str, fix: str) -> UserError:
+    return UserError(f"metrics.weights={path}: {reason}; give {fix}")
+
+
+def wrong_tensors(path: Path, network: str, error: RuntimeError, fix: str) -> UserError:
+    """error: what load_state_dict raised."""
+    problem = textwrap.shorten(str(error).partition(":")[2], 100)
+    return unusable(path, f"not the tensors of {network} ({problem})", fix)
+
+
+def network_hash(network: nn.Module, exclude: tuple[str, ...] = ()) -> str:
+    """A hash of a network's tensors, without those whose names start with one of `exclude`."""
+    parts = []
+    for name, value in sorted(network.state_dict().items()):
+        if not name.startswith(exclude) and not name.endswith("num_batches_tracked"):
+            parts += [name, value.numpy()]
+    return digest(*parts)
