@@ -29,7 +29,7 @@ from eltlab.analysis.points import (
 )
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_si
-from eltlab.runs import result_table
+from eltlab.runs import comparable_rows
 
 ARM = "arm"
 BASELINES = ("plain", "base", "final")  # arms that are the baseline by default
@@ -46,7 +46,7 @@ def select_runs(
     table: pd.DataFrame, metric: str | None, loops: int | None, protocol: str | None
 ) -> tuple[pd.DataFrame, str]:
     """One row per run at one loop count, with the arm's short name; and the metric."""
-    rows = name_arms(result_table.comparable(table, protocol))
+    rows = name_arms(comparable_rows.comparable(table, protocol))
     metric = choose_metric(rows, metric)
     rows = rows[rows["loop_schedule"] == "constant"].dropna(subset=[metric])
     rows = rows[rows["loops"] == (rows["loops_train"] if loops is None else loops)]
@@ -276,7 +276,7 @@ def draw(
     lines = paired_differences(table, factor, baseline, metric, loops, protocol)
     most = lines["ratio"].map(np.log).abs().nlargest(SHOWN).index
     shown, every = lines.loc[most].sort_values("ratio", ascending=False), len(lines)
-    metric = choose_metric(result_table.comparable(table, protocol), metric)
+    metric = choose_metric(comparable_rows.comparable(table, protocol), metric)
     at = "the loops they were trained for" if loops is None else f"{loops} loops"
     text = f"{caption(table, metric, protocol)}; at {at}; paired over seeds, p by Holm"
     text += f"; the {SHOWN} of {every} levels that differ most" if every > SHOWN else ""

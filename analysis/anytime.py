@@ -33,7 +33,7 @@ from eltlab.analysis.points import (
     points,
     seed_points,
 )
-from eltlab.runs import result_table
+from eltlab.runs import comparable_rows
 
 COST = "macs_per_sample"
 APART = "trained for each loop count"
@@ -216,7 +216,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
         for each in curves:
             draw_curve(axes, each, metric)
         draw_marks(axes, curves, metric)
-        lowest = draw_floor(axes, result_table.comparable(table, protocol), metric)
+        lowest = draw_floor(axes, comparable_rows.comparable(table, protocol), metric)
         # An interval that reaches almost to 0 would fill most of a log axis.
         least = min(lines[metric].min() / 3, 0.8 * lowest)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], least))

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 from eltlab.analysis import command, style
 from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError, suggest
-from eltlab.runs import result_table
+from eltlab.runs import comparable_rows
 
 ARMS = 4  # at most, where nobody says which
 
 
 def select_runs(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """One row a run that can be compared, with the short name of its arm."""
-    rows = name_arms(result_table.comparable(table, protocol))
+    rows = name_arms(comparable_rows.comparable(table, protocol))
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 

@@ -29,7 +29,7 @@ from eltlab.analysis.points import (
 )
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
-from eltlab.runs import result_table
+from eltlab.runs import comparable_rows
 
 # Figures of a section: a name, what it says to who cannot see it, and who draws it.
 FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (
@@ -106,7 +106,7 @@ def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each study (or data and objective, where runs are of none) and protocol."""
     rows = table[table["kind"] == "eval"]
     if rows.empty:
-        result_table.comparable(table)  # says what to do
+        comparable_rows.comparable(table)  # says what to do
     title = rows["study"].fillna(rows["data"] + ", " + rows["objective"]).astype(str)
     groups = rows.groupby([title, "protocol"], sort=True)
     several = {name for name in title.unique() if rows.loc[title == name, "protocol"].nunique() > 1}
@@ -150,7 +150,7 @@ def note_missing(made: Section, what: str) -> Iterator[None]:
 
 def arms_without(rows: pd.DataFrame, metric: str) -> list[str]:
     """The arms that have no number of the metric."""
-    arms = name_arms(result_table.comparable(rows)).groupby("arm", sort=False)[metric].count()
+    arms = name_arms(comparable_rows.comparable(rows)).groupby("arm", sort=False)[metric].count()
     return [f"{arm}: no {metric}" for arm in arms.index[arms == 0]]
 
 

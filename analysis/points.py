@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from eltlab.common.errors import UserError
-from eltlab.runs import result_table
+from eltlab.runs import comparable_rows
 
 QUALITY = (
     "fid",
@@ -78,7 +78,7 @@ def seed_points(
     Columns: arm, requested (the loop count or schedule), seed, kind, width, depth (layers per pass at this
     loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.
     """
-    rows = name_arms(result_table.comparable(table, protocol))
+    rows = name_arms(comparable_rows.comparable(table, protocol))
     metric = choose_metric(rows, metric)
     rows = rows.dropna(subset=[metric])
     rows = rows.assign(
@@ -184,7 +184,7 @@ def caption(
 
     shown: how the figure shows several seeds.
     """
-    rows = result_table.comparable(table, protocol)
+    rows = comparable_rows.comparable(table, protocol)
     metric = choose_metric(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
     seed_counts = rows.groupby("name")["seed"].nunique()

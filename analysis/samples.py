@@ -16,12 +16,12 @@ from eltlab.analysis import command, style
 from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
-from eltlab.runs import result_table
+from eltlab.runs import comparable_rows
 
 
 def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
     """The tile of each arm and loop count, of the first seed. Raises UserError where there are none."""
-    rows = name_arms(result_table.comparable(table, protocol))
+    rows = name_arms(comparable_rows.comparable(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():

@@ -12,12 +12,12 @@ import pandas as pd
 from eltlab.analysis import command
 from eltlab.analysis.points import choose_metric
 from eltlab.common.errors import UserError
-from eltlab.runs import result_table
-from eltlab.runs.arm_table import arms
+from eltlab.runs import comparable_rows
+from eltlab.runs.arm_table import arm_lines
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:
-    rows = result_table.comparable(table, keys.protocol)
+    rows = comparable_rows.comparable(table, keys.protocol)
     studies = rows["study"].dropna().unique()
     if len(studies) != 1:
         found = (
@@ -25,7 +25,7 @@ def main(table: pd.DataFrame, keys: Any) -> None:
             or "no study: they are of single runs (python -m eltlab.analysis.headline)"
         )
         raise UserError(f"the rows are of {found}; give those of one study")
-    print(*arms(rows, studies[0], choose_metric(rows)), sep="\n")
+    print(*arm_lines(rows, studies[0], choose_metric(rows)), sep="\n")
 
 
 if __name__ == "__main__":

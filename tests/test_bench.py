@@ -19,7 +19,8 @@ from eltlab.common.seeds import slice_of_this_process
 from eltlab.config.cost.flops import network, train_flops_per_image
 from eltlab.config.schema import Spent
 from eltlab.data.build import build_data
-from eltlab.runs.result_table import comparable, load
+from eltlab.runs.comparable_rows import comparable
+from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
 from eltlab.training.timing import (
     PHASES,

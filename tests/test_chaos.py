@@ -21,7 +21,7 @@ from studies import written
 from test_runs import assert_same, outcome
 
 from eltlab.runs.result_table import load
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.storage import JournalLock, open_storage
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.trials import TrialQueue, failed

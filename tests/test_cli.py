@@ -15,8 +15,8 @@ from eltlab import evaluate, fit, sample
 from eltlab.analysis.command import read
 from eltlab.common import command
 from eltlab.common.cache import cache_dir
+from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.composing import compose
-from eltlab.runs.result_table import comparable
 
 TINY = [
     "model.width=16",

@@ -56,7 +56,7 @@ def test_a_table_is_printed(name: str, tmp_path: Path) -> None:
         ("pareto", ["metric=fvd", "cifar"], "metric=fvd: no such distance in the rows; they have"),
         ("anytime", ["anytime_quick", "anytime_diffusion"], "cannot be compared"),
         ("anytime", ["empty"], "no evaluations among 0 rows"),
-        ("anytime", ["rows.parquet"], "rows.parquet: no file of rows; those are .jsonl"),
+        ("anytime", ["rows.parquet"], "rows.parquet: not a file of rows; give a .jsonl file"),
         ("anytime", ["torn.jsonl"], "torn.jsonl, line 2: not a row (JSON)"),
         ("ablation", ["factor=supervision.name", "supervision_digits"], "stands for several arms"),
         ("ablation", ["loops=0", "loop_anatomy_quick"], "loops=0: give a whole number above 0"),

@@ -33,7 +33,7 @@ from eltlab.generation.masked import Masked
 from eltlab.launch import exit_code
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.loading import load
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.study import grid_trials
 from eltlab.studies.worker import preload
 from eltlab.training.callbacks import CheckpointWriter

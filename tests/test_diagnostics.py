@@ -19,7 +19,7 @@ from eltlab.common.seeds import BatchNoise, generator
 from eltlab.data.build import build_data
 from eltlab.data.images.image_set import as_input
 from eltlab.runs.loading import load_run
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.training.validation import LEVELS, Validation, pieces_of
 
 SMALL = [

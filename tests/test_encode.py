@@ -37,7 +37,7 @@ from eltlab.evaluation.prepare import prepare_evaluation
 from eltlab.runs.composing import compose_encode
 from eltlab.runs.loading import load_run
 from eltlab.runs.row_files import read_rows
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.training import fit
 
 CPU = torch.device("cpu")

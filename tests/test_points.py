@@ -149,7 +149,7 @@ def test_a_protocol_can_be_chosen() -> None:
 
 
 def test_a_protocol_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(UserError, match="protocol=cccc: the rows are of aaaa, bbbb"):
+    with pytest.raises(UserError, match="protocol=cccc: no row has it; choose one of aaaa, bbbb"):
         points(MIXED, protocol="cccc")
 
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import fails
 
 from eltlab.common.errors import UserError
-from eltlab.runs.result_table import COLUMNS, comparable, load, one_protocol
+from eltlab.runs.comparable_rows import comparable, one_protocol
+from eltlab.runs.result_table import COLUMNS, load
 from eltlab.runs.row_files import append_rows, read_rows
 
 # fmt: off

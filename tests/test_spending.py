@@ -12,9 +12,9 @@ from eltlab import evaluate, fit
 from eltlab.config.cost import flops
 from eltlab.config.schedules import is_loop_schedule, loop_schedule
 from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.composing import compose
 from eltlab.runs.loading import load
-from eltlab.runs.result_table import comparable
 from eltlab.runs.result_table import load as load_rows
 from eltlab.runs.row_files import read_rows
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eltlab.runs.result_table import comparable, load
+from eltlab.runs.comparable_rows import comparable
+from eltlab.runs.result_table import load
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from eltlab.runs.arm_table import arms
-from eltlab.runs.result_table import comparable, load
+from eltlab.runs.arm_table import arm_lines
+from eltlab.runs.comparable_rows import comparable
+from eltlab.runs.result_table import load
 from eltlab.studies.summary import tables
 
 ROWS = Path(__file__).parents[1] / "analysis" / "data" / "loops_vs_depth_quick.jsonl"
@@ -20,7 +21,7 @@ def test_a_table_is_of_one_protocol_and_of_the_latest_rows(tmp_path: Path) -> No
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in early + rows + early_other + other))
 
-    own = arms(comparable(load(ROWS)), rows[0]["study"], "fd_classifier")
+    own = arm_lines(comparable(load(ROWS)), rows[0]["study"], "fd_classifier")
     assert tables(load(ROWS), rows[0]["study"], "fd_classifier") == own
     lines = tables(load(path), rows[0]["study"], "fd_classifier")
     assert lines[: len(own) + 1] == [f"protocol {rows[0]['protocol']}", *own]

@@ -18,7 +18,7 @@ from eltlab import sweep
 from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies import local_workers, worker
 from eltlab.studies.pruning import Pruned, Watched
 from eltlab.studies.pruning import measured as curve

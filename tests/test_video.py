@@ -29,7 +29,7 @@ from eltlab.evaluation.encode_set import encode
 from eltlab.runs import row_files
 from eltlab.runs.composing import compose, compose_encode
 from eltlab.runs.loading import load
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.training.fit import fit
 
 # --- sprites --------------------------------------------------------------------------------------

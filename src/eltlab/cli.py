@@ -14,7 +14,7 @@ from eltlab.config.flat import flatten
 from eltlab.config.parsing import groups_of, options_of, parse_overrides, set_key, typed
 from eltlab.config.schema import Config
 from eltlab.runs.composing import resolve_node
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.sweep_keys import storage_url
 
 Asked = TypeVar("Asked")

@@ -22,7 +22,7 @@ from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.evaluation.prepare import check_wandb
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.composing import parse_config
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.local_workers import serve
 from eltlab.studies.study import Study, load_study
 from eltlab.studies.sweep_keys import STORAGE_VARIABLE, SweepKeys
@@ -64,7 +64,7 @@ def submit_fit(config: Config) -> None:
     if is_finished(run):
         print(f"finished before, at {config.images:,} images", file=sys.stderr)
     else:
-        with run.alone():  # a job that still waits is not seen: whichever comes second gives way
+        with run.lock():  # a job that still waits is not seen: whichever comes second gives way
             pass
         job = FitJob(to_yaml(config))
         asked = resources(config, trainer.nodes, trainer.devices)

@@ -56,7 +56,9 @@ def rows_of(runs_dir: str | None) -> "tuple[DataFrame, str]":
     pass
     from eltlab.analysis.command import committed_files, read
 
-    if runs_dir == COMMITTED or (runs_dir is None and not result_table.files_of_rows(Path("runs"))):
+    if runs_dir == COMMITTED or (
+        runs_dir is None and not result_table.find_row_files(Path("runs"))
+    ):
         return result_table.load(*committed_files()), "the studies that come with eltlab"
     return read(runs_dir or "runs"), runs_dir or "runs"
 

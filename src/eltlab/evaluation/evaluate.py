@@ -26,7 +26,7 @@ from eltlab.evaluation.tokenizer_floor import floor
 from eltlab.runs.loading import load_run
 from eltlab.runs.row_facts import row_facts
 from eltlab.runs.row_files import append_rows
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from eltlab.generation.anytime_sampler import AnytimeSampler

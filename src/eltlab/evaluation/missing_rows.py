@@ -7,7 +7,7 @@ from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.runs.row_facts import recorded_config
 from eltlab.runs.row_files import read_rows, requested_loops
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 
 
 def default_schedules(config: Config) -> list[LoopSchedule]:

@@ -13,7 +13,7 @@ from eltlab.config.devices import adopt_launcher_devices
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.evaluation.missing_rows import default_schedules, missing
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 
 if TYPE_CHECKING:
     import torch

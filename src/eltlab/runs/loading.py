@@ -17,7 +17,7 @@ from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone, patches_of
 from eltlab.runs import export_file
 from eltlab.runs.checkpoints import read_checkpoint, restore
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 
 
 def load(run: str | Path, accelerator: str = "auto") -> AnytimeSampler:

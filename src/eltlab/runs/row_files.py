@@ -1,4 +1,4 @@
-"""The rows a run leaves, and the table they make. Append-only facts; tables and plots are views."""
+"""Files of rows (JSON lines): reading them, and appending measurements that they lack."""
 
 import json
 from collections.abc import Iterable
@@ -11,44 +11,36 @@ from eltlab.common.file_locks import file_lock
 
 ROWS = "rows.jsonl"  # of every run, and of an encoded set
 
-
-# What no evaluation is without: whose it is, of what protocol, and when in training.
-NEEDED = (
-    "name",
-    "run",
-    "seed",
-    "data",
-    "protocol",
-    "protocol_text",
-    "loop_schedule",
-    "images_seen",
+# Every evaluation has these: which run it measures, when in training, and by which protocol.
+REQUIRED = (
+    *("name", "run", "seed", "data", "protocol", "protocol_text"),
+    *("loop_schedule", "images_seen"),
 )
 
-
-# What makes two rows of one run the same measurement: a second one is not written.
-IDENTITY = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
+# Rows of one run that agree in these are the same measurement, which is written once.
+MEASUREMENT = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
 
 
 def measurement_key(row: dict[str, Any]) -> tuple[Any, ...]:
-    if row["kind"] == "bench":  # a machine is timed again and again: no measurement is the same
+    if row["kind"] == "bench":  # every timing is a measurement of its own
         return row["kind"], row["created"]
-    return tuple(requested_loops(row) if key == "loops" else row.get(key) for key in IDENTITY)
+    return tuple(requested_loops(row) if key == "loops" else row.get(key) for key in MEASUREMENT)
 
 
 def requested_loops(row: dict[str, Any]) -> int | None:
-    """The loops that were asked for, where they were a count: those that a schedule or halting spent are a
-    result, and its name says what was asked for."""
+    """The requested loop count, or None if a schedule or halting was requested."""
+    # With those, the column is the mean that the passes ran, which is a result.
     return row.get("loops") if row.get("loop_schedule") == "constant" else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one file; none where it does not exist. UserError names a line that is no row."""
+    """The rows of one file, or none if it does not exist. Raises UserError naming a line that is no row."""
     if not path.is_file():
         return []
     try:
         lines = path.read_text().splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no file of rows; those are .jsonl") from error
+        raise UserError(f"{path}: not a file of rows; give a .jsonl file") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -56,19 +48,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not a row (JSON); delete the line") from error
         if not isinstance(row, dict) or "kind" not in row:
-            raise UserError(f"{path}, line {number}: not a row, which has a kind")
-        missing = [key for key in NEEDED if key not in row] if row["kind"] == "eval" else []
+            raise UserError(f"{path}, line {number}: not a row (it has no kind); delete the line")
+        missing = [key for key in REQUIRED if key not in row] if row["kind"] == "eval" else []
         if missing:
             raise UserError(
                 f"{path}, line {number}: an evaluation without {', '.join(missing)}; delete the line, or "
-                "give it these"
+                "add these keys"
             )
         rows.append(row)
     return rows
 
 
 def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
-    """Adds the rows that are not there yet, under a lock, by renaming a whole file; returns how many."""
+    """Appends the rows whose measurement the file lacks; returns how many.
+
+    The whole file is written and renamed, under a lock, so that readers never see half a line.
+    """
     with file_lock(path.with_suffix(".lock")):
         rows = read_rows(path)
         known = {measurement_key(row) for row in rows}

@@ -6,7 +6,7 @@ from pathlib import Path
 from optuna.study import StudyDirection
 
 from eltlab.config.schema import Config
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.study_file import split_metric
 from eltlab.studies.trials import ClaimedTrial, TrialQueue
 from eltlab.training.validation import LEVELS

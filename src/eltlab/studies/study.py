@@ -20,7 +20,7 @@ from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.config.schema import Config
 from eltlab.runs.composing import compose_parsed
 from eltlab.runs.row_files import read_rows
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.constraints import holds, keys_in
 from eltlab.studies.space import LABEL, Dice, Params, decided, draw, grid, keys_of
 from eltlab.studies.study_file import SET_BY_STUDY, StudyFile, read_study, split_metric, study_path

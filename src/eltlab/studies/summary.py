@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from eltlab.common.text import format_table
-from eltlab.runs import result_table
-from eltlab.runs.arm_table import arms
+from eltlab.runs import comparable_rows, result_table
+from eltlab.runs.arm_table import arm_lines
 from eltlab.studies.study_file import split_metric
 from eltlab.studies.trials import TrialQueue, failed, reason
 
@@ -40,7 +40,9 @@ def tables(rows: "DataFrame", study: str, metric: str) -> list[str]:
     for protocol in protocols:
         if len(protocols) > 1:
             lines.append(f"protocol {protocol}")
-        lines += arms(result_table.latest(rows[rows["protocol"] == protocol]), study, metric)
+        lines += arm_lines(
+            comparable_rows.latest(rows[rows["protocol"] == protocol]), study, metric
+        )
     return lines
 
 

@@ -22,7 +22,7 @@ from eltlab.common.processes import die_with_parent
 from eltlab.common.signals import Stopped
 from eltlab.config.schema import Config
 from eltlab.evaluation.missing_rows import left_to_measure
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 from eltlab.studies.pruning import Pruned, Watched
 from eltlab.studies.storage import Refused
 from eltlab.studies.trials import ClaimedTrial, TrialQueue

@@ -7,7 +7,7 @@ from eltlab.common import distributed, ranks
 from eltlab.common.signals import listening
 from eltlab.config.schema import Config
 from eltlab.evaluation.prepare import prepare
-from eltlab.runs.run import Run
+from eltlab.runs.run_folder import Run
 
 
 def fit(config: Config, wait: bool = False) -> None:
@@ -33,6 +33,6 @@ def fit(config: Config, wait: bool = False) -> None:
 @contextmanager
 def hold(run: Run, wait: bool) -> Iterator[None]:
     """Locks the run for all of its processes: the main process takes the lock, the others wait for it."""
-    with run.alone(wait) if ranks.is_main_process() else nullcontext():
+    with run.lock(wait) if ranks.is_main_process() else nullcontext():
         distributed.barrier()
         yield

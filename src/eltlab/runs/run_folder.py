@@ -1,4 +1,4 @@
-"""The run folder: runs/<name>/<identity>, its configuration, checkpoint and lock (DESIGN decision 3)."""
+"""A run and its folder, runs/<name>/<identity>: configuration, checkpoint, rows and lock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +22,13 @@ class Run:
 
     @classmethod
     def of(cls, config: Config) -> "Run":
-        """The run that this configuration is; nothing is written."""
+        """The run of this configuration, in its folder under runs_dir; nothing is written."""
         assert config.name is not None
         return cls(Path(config.runs_dir).expanduser() / config.name / identity(config), config)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """An existing run. Raises UserError where the folder is not one."""
+        """The run in an existing folder. Raises UserError if it is not a run."""
         if not (folder / "config.yaml").is_file():
             raise UserError(
                 f"run={folder}: no config.yaml there; give the folder that fit printed after 'run:'"
@@ -47,9 +47,9 @@ class Run:
         write_atomic(self.folder / "config.yaml", to_yaml(self.config))
 
     @contextmanager
-    def alone(self, wait: bool = False) -> Iterator[None]:
-        """Holds the run. Where another process trains it at this moment: waits for that, or UserError."""
-        with file_lock(self.folder / ".lock", wait) as mine:
-            if not mine:
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Holds the run. If another process trains it now: waits for that process, or raises UserError."""
+        with file_lock(self.folder / ".lock", wait) as acquired:
+            if not acquired:
                 raise UserError(f"run {self.folder}: another process is training it; wait for it")
             yield

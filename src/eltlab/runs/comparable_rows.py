@@ -1,0 +1,79 @@
+"""Which rows may be compared: of one protocol, one run per name and seed, one configuration per name."""
+
+import json
+from typing import TYPE_CHECKING
+
+from eltlab.common.errors import UserError
+from eltlab.config.identity import defines
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
+    """The evaluations that can be compared: rows of one protocol, each run at its latest.
+
+    Raises UserError if there are none, if protocols are mixed, if two runs have one name and seed, or if
+    runs of one name differ in more than their seeds.
+    """
+    evaluations = table[table["kind"] == "eval"]
+    rows = evaluations if protocol is None else evaluations[evaluations["protocol"] == protocol]
+    if rows.empty:
+        known = ", ".join(evaluations["protocol"].dropna().unique())
+        if known:
+            raise UserError(f"protocol={protocol}: no row has it; choose one of {known}")
+        raise UserError(
+            f"no evaluations among {len(table)} rows; train with evaluate=true, or measure the runs by "
+            "python -m eltlab.evaluate run=DIR"
+        )
+    one_protocol(rows)
+    rows = latest(rows)
+    for (name, seed), runs in rows.groupby(["name", "seed"])["run"].unique().items():
+        if len(runs) > 1:
+            raise UserError(
+                f"name {name}, seed {seed} stands for {len(runs)} runs of different configurations "
+                f"({', '.join(runs)}); give each arm a name= of its own, or name the folders to compare"
+            )
+    _check_one_configuration(rows)
+    return rows
+
+
+def one_protocol(table: "DataFrame") -> str:
+    """The protocol id that all rows share. Raises UserError naming two of them if they do not."""
+    found = table[["protocol", "protocol_text"]].drop_duplicates("protocol")
+    if len(found) == 1:
+        return str(found["protocol"].iloc[0])
+    if found.empty:
+        raise UserError("no rows to compare; train and evaluate a run first")
+    first, second = (json.loads(text) for text in found["protocol_text"].iloc[:2])
+    names = " and ".join(found["protocol"].iloc[:2])
+    differing = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    parts = ", ".join(f"{key} {first.get(key)} against {second.get(key)}" for key in differing)
+    raise UserError(
+        f"rows of protocols {names} cannot be compared: {parts}; choose one with protocol=ID"
+    )
+
+
+def latest(rows: "DataFrame") -> "DataFrame":
+    """The rows of each run after the most images it was measured at."""
+    return rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
+
+
+def _check_one_configuration(rows: "DataFrame") -> None:
+    """Raises UserError if runs of one name differ in more than their seeds, so are not seeds of one arm.
+
+    A key that a row lacks, because an older version wrote it, is ignored.
+    """
+    keys = [name.removeprefix("cfg.") for name in rows.columns if name.startswith("cfg.")]
+    for key in (key for key in keys if key != "seed" and defines(key)):
+        values = rows[f"cfg.{key}"].map(str, na_action="ignore")
+        if values.nunique() < 2:
+            continue
+        counts = values.groupby(rows["name"]).nunique()
+        if counts.max() > 1:
+            name = counts.idxmax()
+            found = ", ".join(values[rows["name"] == name].dropna().unique())
+            raise UserError(
+                f"name {name} stands for runs of different {key} ({found}); "
+                "give each arm a name= of its own, or name the folders to compare"
+            )
