@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from eltlab.data.clips.video_decoding import picture
+from eltlab.data.clips.video_decoding import frame_to_image
 from eltlab.evaluation.weight_files import installed_file
 
 
@@ -25,4 +25,4 @@ def real_video(name: str) -> Path:
 def whole(path: Path) -> list[np.ndarray]:
     """Every frame, decoded from the start."""
     with av.open(str(path), metadata_errors="replace") as file:  # HMDB51's is not UTF-8
-        return [np.asarray(picture(frame)) for frame in file.decode(video=0)]
+        return [np.asarray(frame_to_image(frame)) for frame in file.decode(video=0)]

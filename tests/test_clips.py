@@ -21,13 +21,15 @@ from torch import nn
 
 from eltlab.config.identity import identity
 from eltlab.config.schema import DataConfig
-from eltlab.data.clips import clip_files, timelines, video_decoding
+from eltlab.data.clips import open_video, timeline, timeline_cache, video_decoding
 from eltlab.data.clips.clip_files import ClipFiles, load_clips
-from eltlab.data.clips.video_decoding import Timeline, Video, picture, scan
-from eltlab.data.images.decode import decode
+from eltlab.data.clips.timeline import Timeline, read_timeline
+from eltlab.data.clips.video_decoding import Video, frame_to_image
+from eltlab.data.images.image_decoding import decode_image
 from eltlab.data.images.image_set import ImageSet
-from eltlab.data.sets.videofolders import list_videos
-from eltlab.data.sources import load_splits, names_of_classes
+from eltlab.data.sets.listing import ListedSplit
+from eltlab.data.sets.video_listing import list_videos
+from eltlab.data.sources import class_names, load_splits
 from eltlab.evaluation.features import Extractor, Reference
 
 # --- what the tests read --------------------------------------------------------------------------
@@ -185,23 +187,27 @@ def test_what_is_no_set_of_videos_is_refused(tmp_path):
         assert message.startswith(f"data.root={root}: ")
         return message
 
-    assert "no videos there; give a folder of class folders of .avi .mp4" in refused("a/1.png")
-    assert "the videos lie in the folder itself" in refused("1.avi", "2.avi")
+    assert ": no videos; give a folder of class folders of .avi .mp4" in refused("a/1.png")
+    assert "the videos are directly in the folder" in refused("1.avi", "2.avi")
     assert "only one class, a; give at least two" in refused("a/1.avi")
     assert "only one class, train/a" in refused("train/a/1.avi", "test/a/1.avi")
-    assert "c/ holds no videos; put some into it" in refused("a/1.avi", "b/1.avi", empty="c")
-    assert "c/ holds no videos" in refused("a/1.avi", "b/1.avi", "c/1.txt")
+    assert "c/ has no videos; add some" in refused("a/1.avi", "b/1.avi", empty="c")
+    assert "c/ has no videos" in refused("a/1.avi", "b/1.avi", "c/1.txt")
     split = ("train/a/1.avi", "train/b/1.avi", "test/a/1.avi")
-    assert ": test/b/ holds no videos" in refused(*split)
-    assert ": test/b/ holds no videos" in refused(*split, empty="test/b")
-    assert ": train/c/ holds no videos" in refused(*split, "test/b/1.avi", empty="train/c")
-    assert "test/c is a class that train/ lacks" in refused(*split, "test/b/1.avi", "test/c/1.avi")
+    assert ": test/b/ has no videos" in refused(*split)
+    assert ": test/b/ has no videos" in refused(*split, empty="test/b")
+    assert ": train/c/ has no videos" in refused(*split, "test/b/1.avi", empty="train/c")
+    assert "test/c is a class that train/ does not have" in refused(
+        *split, "test/b/1.avi", "test/c/1.avi"
+    )
     assert "data.root is missing: data=clips" in fails(list_videos, None)
-    assert f"{tmp_path}/nowhere: not there" in fails(list_videos, f"{tmp_path}/nowhere")
+    assert f"{tmp_path}/nowhere: does not exist" in fails(list_videos, f"{tmp_path}/nowhere")
     archive = touch(tmp_path, "videos.zip") / "videos.zip"
     assert f"{archive}: a file; give a folder" in fails(list_videos, str(archive))
     root = touch(tmp_path / "plain", "a/1.avi", "b/1.avi")
-    assert f"data.split=2: of UCF-101, and data.root={root}" in fails(list_videos, str(root), 2)
+    assert f"data.split=2 applies to UCF-101 only, and data.root={root} has" in fails(
+        list_videos, str(root), 2
+    )
 
 
 # --- UCF-101 --------------------------------------------------------------------------------------
@@ -251,14 +257,14 @@ def test_a_broken_ucf101_is_refused(tmp_path):
         (lists / file).write_bytes(before)
         return message
 
-    assert "is not CLASS/VIDEO of a class" in refused("testlist01.txt", "Golf/v_Golf_g01_c01.avi")
-    assert "is not CLASS/VIDEO of a class" in refused("trainlist01.txt", f"{VIDEOS[0]} 2")
+    assert "is not CLASS/VIDEO with a class" in refused("testlist01.txt", "Golf/v_Golf_g01_c01.avi")
+    assert "is not CLASS/VIDEO with a class" in refused("trainlist01.txt", f"{VIDEOS[0]} 2")
     assert "no video of the class Archery" in refused("testlist01.txt", VIDEOS[0])
     assert "not numbered 1, 2" in refused("classInd.txt", "1 Bowling\n3 Archery")
     assert "is not NUMBER CLASS" in refused("classInd.txt", "Bowling\nArchery")
     (root / "UCF-101" / VIDEOS[2]).unlink()
     message = fails(list_videos, str(root), 1)
-    assert f"no UCF-101/{VIDEOS[2]}, which {lists}/trainlist01.txt lists" in message
+    assert f"no UCF-101/{VIDEOS[2]}, which is in {lists}/trainlist01.txt" in message
     (lists / "trainlist03.txt").unlink()
     assert f"{lists}/trainlist03.txt: not readable" in fails(list_videos, str(root), 3)
     shutil.rmtree(lists)
@@ -295,42 +301,44 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, name):
         write_packed(path, frames)
     else:
         write(path, frames, **options)
-    timeline, expected = scan(path), whole(path)
+    timeline, expected = read_timeline(path), whole(path)
     assert timeline.length == len(expected) == 45 and bool(timeline.timed) == timed
     assert np.abs(expected[30].astype(int) - frames[30]).mean() < 20  # frame 30 is frame 30
     began = []
-    from_start = Video._from_start
-    monkeypatch.setattr(Video, "_from_start", lambda self: began.append(1) or from_start(self))
+    from_start = Video._decode_from_start
+    monkeypatch.setattr(
+        Video, "_decode_from_start", lambda self: began.append(1) or from_start(self)
+    )
     windows = [range(a, a + 4) for a in range(0, 42, 5)] + [range(3, 40, 6), range(44, 45)]
     with Video(path, timeline) as video:
         for i in np.random.default_rng(0).permutation(2 * len(windows)) % len(windows):
-            got = [np.asarray(picture(frame)) for frame in video.frames(windows[i])]
+            got = [np.asarray(frame_to_image(frame)) for frame in video.frames(windows[i])]
             assert len(got) == len(windows[i])
             for place, pixels in zip(windows[i], got, strict=True):
                 assert np.array_equal(pixels, expected[place]), (windows[i], place)
     assert timed == (not began)
     with Video(path, timeline) as video:  # entered in its middle
         [frame] = video.frames(range(29, 30))
-        assert np.array_equal(np.asarray(picture(frame)), expected[29])
+        assert np.array_equal(np.asarray(frame_to_image(frame)), expected[29])
 
 
 @pytest.mark.parametrize("name", ["bikes.mp4", "bigbuckbunny.mp4"])
 def test_windows_of_a_real_video_are_slices_of_it(name):
     path = real_video(name)
-    timeline, expected = scan(path), whole(path)
+    timeline, expected = read_timeline(path), whole(path)
     assert timeline.timed and timeline.length == len(expected) > 100
     with Video(path, timeline) as video:
         for first in (90, 3, 51, len(expected) - 9):
             window = range(first, first + 8, 2)
             for place, frame in zip(window, video.frames(window), strict=True):
-                assert np.array_equal(np.asarray(picture(frame)), expected[place])
+                assert np.array_equal(np.asarray(frame_to_image(frame)), expected[place])
 
 
 @pytest.fixture
 def seen(monkeypatch) -> Counter[str]:
     """How often files were opened and frames decoded."""
     count: Counter[str] = Counter()
-    opened, decoded = video_decoding.opened, Video._decoded
+    opened, decoded = open_video.open_video, Video._decode
 
     def open_counted(path: Path):
         count["opened"] += 1
@@ -341,8 +349,9 @@ def seen(monkeypatch) -> Counter[str]:
             count["frames"] += 1
             yield item
 
-    monkeypatch.setattr(video_decoding, "opened", open_counted)
-    monkeypatch.setattr(Video, "_decoded", decode_counted)
+    for module in (timeline, video_decoding):
+        monkeypatch.setattr(module, "open_video", open_counted)
+    monkeypatch.setattr(Video, "_decode", decode_counted)
     return count
 
 
@@ -350,22 +359,20 @@ def test_windows_asked_together_open_a_video_once_and_decode_a_frame_once(tmp_pa
     for name, options in {"a/long.mp4": {"g": "250", "sc_threshold": "0"}, "b/x.mp4": {}}.items():
         write(tmp_path / name, pan(40), "libx264", **options)
     names = [f"{name}#{i}" for name in ("a/long.mp4", "b/x.mp4") for i in range(10)]
-    timelines = {name: scan(tmp_path / name) for name in ("a/long.mp4", "b/x.mp4")}
-    files = ClipFiles(
-        "x", tmp_path, clip_files.Split(names, [0] * 20), timelines, 4, 1, 16, 3, workers=0
-    )
+    timelines = {name: read_timeline(tmp_path / name) for name in ("a/long.mp4", "b/x.mp4")}
+    files = ClipFiles("x", tmp_path, ListedSplit(names, [0] * 20), asked(tmp_path), timelines)
     seen.clear()
     order = np.random.default_rng(0).permutation(20).tolist()
-    [together] = files.decoded([order])
+    [together] = files.read_batches([order])
     assert (seen["opened"], seen["frames"]) == (2, 80)
-    alone = list(files.decoded([[i] for i in order]))
+    alone = list(files.read_batches([[i] for i in order]))
     assert torch.equal(together, torch.cat(alone)) and seen["opened"] == 22
 
 
 def test_a_late_window_does_not_decode_what_lies_before_its_key_frame(tmp_path, seen):
     for name, codec in [("x.mp4", "libx264"), ("x.avi", "mpeg4")]:
         path = write(tmp_path / name, pan(60), codec, g="10")
-        timeline = scan(path)
+        timeline = read_timeline(path)
         seen.clear()
         with Video(path, timeline) as video:
             video.frames(range(50, 54))
@@ -375,7 +382,7 @@ def test_a_late_window_does_not_decode_what_lies_before_its_key_frame(tmp_path, 
 def test_times_that_are_not_those_of_the_frames_are_found_out(tmp_path):
     """Where the packets do not show it, as decoding goes on."""
     path = write(tmp_path / "x.avi", pan(30), "libx264", bf="3", g="12")
-    timeline = scan(path)
+    timeline = read_timeline(path)
     assert not timeline.timed
     with Video(path, timeline._replace(timed=1)) as video:
         assert "x.avi: not a readable video (frame " in fails(video.frames, range(20, 24))
@@ -389,10 +396,11 @@ def lossless(path: Path, frames: list[np.ndarray], form: str = "rgb24", **option
 
 
 def one_clip(path: Path, size: int, channels: int, frames: int = 2, stride: int = 1) -> np.ndarray:
-    split = clip_files.Split([f"{path.name}#0"], [0])
-    timelines = {path.name: scan(path)}
-    files = ClipFiles("x", path.parent, split, timelines, frames, stride, size, channels, workers=0)
-    [clip] = files.decoded([[0]])
+    split = ListedSplit([f"{path.name}#0"], [0])
+    timelines = {path.name: read_timeline(path)}
+    data = asked(path, frames=frames, stride=stride, size=size, channels=channels)
+    files = ClipFiles("x", path.parent, split, data, timelines)
+    [clip] = files.read_batches([[0]])
     assert clip.shape == (1, frames, channels, size, size) and clip.dtype == torch.uint8
     return clip[0].numpy()
 
@@ -400,7 +408,7 @@ def one_clip(path: Path, size: int, channels: int, frames: int = 2, stride: int 
 def as_image(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    return decode(buffer.getvalue(), size, channels, "x")
+    return decode_image(buffer.getvalue(), size, channels, "x")
 
 
 @pytest.mark.parametrize("size", [16, 33])
@@ -504,14 +512,14 @@ def test_streamed_clips_are_those_in_memory(folder):
     assert (streamed.shape, streamed.origin) == (memory.shape, memory.origin)
     assert torch.equal(streamed.labels, memory.labels)
     assert streamed.nbytes == memory.images.numel()
-    assert torch.equal(torch.cat(list(streamed.parts(5))), memory.images)
+    assert torch.equal(torch.cat(list(streamed.read_in_order(5))), memory.images)
     many = load_clips(asked(folder, in_memory=False, workers=2))[0]
-    [some] = many.decoded([[13, 2, 3, 13]])
+    [some] = many.read_batches([[13, 2, 3, 13]])
     assert torch.equal(some, memory.images[[13, 2, 3, 13]])
     for count in (5, None):
         one, other = memory.subset(count), streamed.subset(count)
         assert isinstance(other, ImageSet) and one.hash == other.hash and one.name == other.name
-    assert streamed.hash == load_clips(asked(folder, in_memory=False))[0].hash
+    assert streamed.origin == load_clips(asked(folder, in_memory=False))[0].origin
     extractor = Extractor("x", nn.Flatten(), torch.device("cpu"), 4)
     for count in (5, None):  # a protocol does not depend on the memory of a machine
         names = {
@@ -533,9 +541,20 @@ def test_a_set_is_its_files_and_how_they_are_cut(folder, tmp_path):
     assert len(origins | {origin}) == 8
 
 
-def test_videos_are_gone_through_and_decoded_once(folder, seen, monkeypatch):
-    scanned = []
-    monkeypatch.setattr(timelines, "scan", lambda path: scanned.append(path.name) or scan(path))
+@pytest.fixture
+def scanned(monkeypatch) -> list[str]:
+    """The names of the videos whose timelines were read."""
+    names: list[str] = []
+
+    def read(path: Path) -> Timeline:
+        names.append(path.name)
+        return read_timeline(path)
+
+    monkeypatch.setattr(timeline_cache, "read_timeline", read)
+    return names
+
+
+def test_videos_are_read_and_decoded_once(folder, seen, scanned):
     first = load_clips(asked(folder))
     assert len(scanned) == 9
     seen.clear()
@@ -548,9 +567,7 @@ def test_videos_are_gone_through_and_decoded_once(folder, seen, monkeypatch):
     assert len(load_clips(asked(folder))[0]) == 15 and scanned[9:] == ["0.avi"]
 
 
-def test_all_videos_that_cannot_be_used_are_named_at_once(folder, monkeypatch):
-    scanned = []
-    monkeypatch.setattr(timelines, "scan", lambda path: scanned.append(path.name) or scan(path))
+def test_all_videos_that_cannot_be_used_are_named_at_once(folder, scanned):
     for name in ("a/1.avi", "b/0.avi", "b/2.avi"):
         (folder / "train" / name).write_bytes(b"no video")
     message = fails(load_clips, asked(folder))
@@ -574,7 +591,7 @@ def test_many_videos_that_cannot_be_used_are_listed_with_reasons(folder):
     message = fails(load_clips, asked(folder))
     listed, path = message.rsplit(": ", 1)
     assert "; 7 more cannot be used: train/b/10.avi, " in listed
-    assert listed.endswith("train/b/50.avi, …; all of them, and why")
+    assert listed.endswith("train/b/50.avi, …; all of them with the reasons")
     reasons = Path(path).read_text().splitlines()
     assert len(reasons) == 8 and all(": not a readable video (" in reason for reason in reasons)
     assert [f"{n}0.avi" in reason for n, reason in enumerate(reasons)] == [True] * 8
@@ -598,7 +615,7 @@ def refused(folder: Path, content: bytes | None = None, name: str = "2.avi", **k
 def test_what_is_no_video_is_named_whoever_reads_it(folder, workers):
     for content in (b"", b"no video", np.random.default_rng(0).bytes(5000)):
         message = refused(folder, content, workers=workers)
-        assert "not a readable video (" in message and "mend it or take it away" in message
+        assert "not a readable video (" in message and "repair or remove it" in message
 
 
 @pytest.mark.parametrize(
@@ -613,10 +630,10 @@ def test_what_is_no_video_is_named_whoever_reads_it(folder, workers):
 )
 def test_a_video_that_is_cut_short_is_named(folder, tmp_path, name, options):
     content = write(tmp_path / name, pan(60), **options).read_bytes()
-    assert scan(tmp_path / name).length == 60
+    assert read_timeline(tmp_path / name).length == 60
     for share in (0.3, 0.6, 0.8):  # the end of an AVI is its index, which is made anew
         message = refused(folder, content[: int(share * len(content))], name)
-        assert message.endswith("mend it or take it away")
+        assert message.endswith("repair or remove it")
 
 
 def test_an_avi_that_is_cut_between_frames_is_named(folder, tmp_path):
@@ -634,10 +651,10 @@ def test_an_avi_whose_frames_were_dropped_evenly_is_whole(folder, tmp_path, ever
     with av.open(str(path)) as file:
         assert file.streams.video[0].frames > 100
         places = [packet.pos for packet in file.demux() if packet.size]
-    timeline = scan(path)
+    timeline = read_timeline(path)
     assert timeline.length == 60
     with Video(path, timeline) as video:
-        late = [np.asarray(picture(frame)) for frame in video.frames(range(40, 44))]
+        late = [np.asarray(frame_to_image(frame)) for frame in video.frames(range(40, 44))]
     shown = whole(path)
     assert len(shown) == 60
     assert all(np.array_equal(one, other) for one, other in zip(late, shown[40:44], strict=True))
@@ -658,8 +675,8 @@ def test_a_frame_that_is_damaged_is_named(folder):
     path.write_bytes(content)
     train, _ = load_clips(asked(folder, in_memory=False))
     index = train.names.index("train/b/3.mp4#0")
-    assert len(list(train.decoded([[index]]))) == 1  # what lies before it is not lost
-    message = fails(list, train.decoded([[index + 2]]))
+    assert len(list(train.read_batches([[index]]))) == 1  # what lies before it is not lost
+    message = fails(list, train.read_batches([[index + 2]]))
     assert message.startswith(f"{path}: not a readable video (")
 
 
@@ -670,13 +687,16 @@ def test_sound_and_covers_are_no_video(folder, tmp_path):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.int16), "s16", "mono")
         frame.rate = 8000
         file.mux(stream.encode(frame))
-    assert "holds no video that can be decoded" in refused(folder, path.read_bytes())
+    assert "has no video that can be decoded" in refused(folder, path.read_bytes())
 
 
 def test_a_video_that_is_too_short_is_named_with_the_keys(folder):
     content = write(folder / "x.avi", pan(7)).read_bytes()
     message = refused(folder, content, frames=4, stride=2)
-    assert "2.avi: 7 frames, fewer than data.frames=4 times data.stride=2; give less" in message
+    assert (
+        "2.avi: 7 frames, fewer than data.frames=4 times data.stride=2; reduce one of the two"
+        in message
+    )
 
 
 def test_uneven_times_are_refused(folder, tmp_path):
@@ -693,32 +713,37 @@ def test_uneven_times_are_refused(folder, tmp_path):
 def test_times_that_a_clock_rounds_are_even(tmp_path, rate):
     """Matroska counts milliseconds."""
     path = write(tmp_path / "x.mkv", pan(70), "libx264", rate=rate, g="10")
-    timeline = scan(path)
+    timeline = read_timeline(path)
     assert timeline.length == 70 and timeline.timed
-    assert [timeline.place(timeline.time(place)) for place in range(70)] == list(range(70))
+    assert [timeline.frame_at(timeline.time_of(place)) for place in range(70)] == list(range(70))
     expected = whole(path)
     with Video(path, timeline) as video:
         for place in (69, 0, 33, 51):
             [frame] = video.frames(range(place, place + 1))
-            assert np.array_equal(np.asarray(picture(frame)), expected[place])
+            assert np.array_equal(np.asarray(frame_to_image(frame)), expected[place])
 
 
 def test_one_frame_is_a_video(tmp_path):
-    timeline = scan(write(tmp_path / "x.mp4", pan(1), "libx264"))
-    assert timeline == Timeline(1, timeline.first, timeline.first, 1) and timeline.place(9) == 0
+    timeline = read_timeline(write(tmp_path / "x.mp4", pan(1), "libx264"))
+    assert timeline == Timeline(1, timeline.first, timeline.first, 1) and timeline.frame_at(9) == 0
 
 
 def test_too_few_clips_are_refused(folder, tmp_path):
     few = put(tmp_path / "few", *(f"{label}/{i}.avi" for label in "ab" for i in range(3)))
-    assert f"data.root={few}: no test clips, as every tenth video" in fails(load_clips, asked(few))
+    assert f"data.root={few}: no test clips, because every tenth video" in fails(
+        load_clips, asked(few)
+    )
     for i in (1, 2):
         (folder / f"train/a/{i}.avi").unlink()
     message = fails(load_clips, asked(folder, frames=8))
-    assert f"data.root={folder}: class a has 1 training clips; give at least two" in message
+    assert (
+        f"data.root={folder}: class a has 1 training clips; each class requires at least two"
+        in message
+    )
     message = fails(load_clips, asked(folder, classes=3))
     assert (
         message
-        == f"data.classes=3: {folder} has 2 classes; give another data.root, or train with data.classes=2"
+        == f"data.classes=3: {folder} has 2 classes; choose another data.root, or train with data.classes=2"
     )
 
 
@@ -728,7 +753,7 @@ def test_too_few_clips_are_refused(folder, tmp_path):
 def test_clips_are_composed_and_loaded(folder):
     config = tiny("data=clips", f"data.root={folder}", "data.frames=4", "objective=masked")
     assert (config.data.classes, config.data.stride, config.data.split) == (2, 1, 1)
-    assert names_of_classes(config.data) == ["a", "b"]
+    assert class_names(config.data) == ["a", "b"]
     assert load_splits(config.data)[0].shape == (4, 3, 64, 64)
     ids = {identity(replace(config, data=replace(config.data, stride=s))) for s in (1, 2)}
     ids.add(identity(replace(config, data=replace(config.data, split=2))))
@@ -736,7 +761,7 @@ def test_clips_are_composed_and_loaded(folder):
     assert len(ids) == 4
     root = put_ucf101(folder / "ucf")
     config = tiny("data=clips", f"data.root={root}", "data.split=3", "objective=masked")
-    assert names_of_classes(config.data) == ["Bowling", "Archery"]
+    assert class_names(config.data) == ["Bowling", "Archery"]
 
 
 def test_keys_of_clips_are_checked(folder):

@@ -28,8 +28,8 @@ from eltlab.config.identity import identity
 from eltlab.data.build import build_data
 from eltlab.data.encoded import shard_writing, shards
 from eltlab.data.encoded.manifest import TOKENIZER, read_manifest
-from eltlab.data.sets import folders
-from eltlab.data.sources import source_splits
+from eltlab.data.sets import image_listing
+from eltlab.data.sources import load_source_splits
 from eltlab.data.tokenizers import codebooks
 from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
 from eltlab.evaluation import encode_set
@@ -92,7 +92,7 @@ def on(root: Path, *overrides: str, kind: str = "latents"):
 
 def test_a_set_holds_what_the_tokenizer_makes_of_each_image(images, latents) -> None:
     manifest = read_manifest(latents)
-    splits = dict(zip(("train", "test"), source_splits(on(latents)), strict=True))
+    splits = dict(zip(("train", "test"), load_source_splits(on(latents)), strict=True))
     tokenizer = load_tokenizer(latents / TOKENIZER)
     for split, files in manifest.shards.items():
         assert [file.images for file in files] == [5] * (len(splits[split]) // 5) + [
@@ -115,7 +115,7 @@ def test_a_set_holds_what_the_tokenizer_makes_of_each_image(images, latents) -> 
 def test_tokens_are_ids_of_the_fitted_codes(tokens) -> None:
     manifest = read_manifest(tokens)
     tokenizer = load_tokenizer(tokens / TOKENIZER)
-    pixels = source_splits(on(tokens, kind="tokens"))[1].subset(None).images
+    pixels = load_source_splits(on(tokens, kind="tokens"))[1].subset(None).images
     held = [load_file(tokens / file.file) for file in manifest.shards["test"]]
     assert held[0]["ids"].dtype == torch.int16
     assert torch.equal(torch.cat([shard["ids"] for shard in held]).long(), tokenizer.encode(pixels))
@@ -271,11 +271,13 @@ def test_a_new_set_is_read_once(images, weights, tmp_path, monkeypatch) -> None:
 
 def test_encode_lists_the_images_once(images, weights, tmp_path, monkeypatch) -> None:
     listed: list[Path] = []
-    real = folders._folder_names
-    monkeypatch.setattr(folders, "_folder_names", lambda root: (listed.append(root), real(root))[1])
+    real = image_listing.walk_folder
+    monkeypatch.setattr(
+        image_listing, "walk_folder", lambda root: (listed.append(root), real(root))[1]
+    )
     encode.main(asked(images, weights, tmp_path / "set"))
     assert listed == [images]
-    folders.class_names(str(images))
+    image_listing.list_images(str(images))
     assert len(listed) == 2  # after it the tree is looked at again
 
 
@@ -283,7 +285,7 @@ def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
     latents, tmp_path, monkeypatch
 ) -> None:
     asked_for: list[int] = []
-    monkeypatch.setattr("eltlab.data.build.source_splits", lambda config: asked_for.append(1))
+    monkeypatch.setattr("eltlab.data.build.load_source_splits", lambda config: asked_for.append(1))
     monkeypatch.setattr(ranks, "is_main_process", lambda: False)
     monkeypatch.setattr("eltlab.training.train.train", lambda *_: None)
     monkeypatch.setattr(

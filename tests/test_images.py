@@ -26,13 +26,15 @@ from eltlab import evaluate, fit
 from eltlab.common.cache import cache_dir
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice
+from eltlab.config.schema import DataConfig
 from eltlab.data.build import build_data, build_splits
 from eltlab.data.images import image_files
-from eltlab.data.images.decode import decode
+from eltlab.data.images.image_decoding import decode_image
 from eltlab.data.images.image_files import ImageFiles, load_images
 from eltlab.data.images.image_set import ImageSet
 from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
-from eltlab.data.sets.folders import SUFFIXES, Split, class_names, list_images
+from eltlab.data.sets.image_listing import SUFFIXES, list_images
+from eltlab.data.sets.listing import ListedSplit
 from eltlab.runs.composing import compose
 
 # --- what the tests read --------------------------------------------------------------------------
@@ -80,16 +82,28 @@ def folder(tmp_path) -> Path:
 def load(
     root: Path, in_memory: bool | None = True, workers: int = 0, size: int = 8, classes: int = 3
 ):
-    return load_images(str(root), size, 3, classes, workers, in_memory)
+    return load_images(image_config(root, size, classes, workers, in_memory))
+
+
+def image_config(
+    root: Path, size: int, classes: int, workers: int = 0, in_memory: bool | None = False
+) -> DataConfig:
+    return DataConfig(
+        "images",
+        str(root),
+        size=size,
+        channels=3,
+        classes=classes,
+        workers=workers,
+        in_memory=in_memory,
+    )
 
 
 # --- listing --------------------------------------------------------------------------------------
 
 
 def test_listing_needs_neither_torch_nor_numpy_nor_pillow():
-    check = (
-        "import sys, eltlab.data.sets.folders; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
-    )
+    check = "import sys, eltlab.data.sets.image_listing; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
@@ -132,7 +146,7 @@ def test_order_is_natural(tmp_path):
     ]
     put(tmp_path, *(f"train/{name}" for name in [*names, "9/b9.png"]), "test/x/1.png", size=1)
     listing = list_images(str(tmp_path))
-    assert listing.classes == class_names(str(tmp_path)) == ["9", "10", "x", "x-1"]
+    assert listing.classes == ["9", "10", "x", "x-1"]
     in_order = ["9/b9.png", "9/b10.png", "10/b2.png"]
     in_order += ["x/9.png", "x/010.png", "x/10.png", "x/sub/1.png", "x-1/2.png"]
     assert listing.train.names == [f"train/{name}" for name in in_order]
@@ -189,33 +203,35 @@ def test_what_is_no_set_of_classes_is_refused(tmp_path):
         number = len(list(tmp_path.iterdir()))
         root = put(tmp_path / f"r{number}", *names, size=1)
         root.mkdir(exist_ok=True)
-        message = fails(class_names, str(root))
+        message = fails(list_images, str(root))
         assert f"data.root={root}: " in message
         return message
 
-    assert "no images there" in refused()
-    assert "no images there" in refused("a/notes.txt", "b/notes.txt")
-    assert "put those of each class into a folder of their own, CLASS/" in refused("1.png", "2.png")
+    assert ": no images; give" in refused()
+    assert ": no images; give" in refused("a/notes.txt", "b/notes.txt")
+    assert "directly in the folder; give each class its own folder, CLASS/" in refused(
+        "1.png", "2.png"
+    )
     assert "only one class, a; give at least two class folders" in refused("a/1.png", "a/b/2.png")
     assert "only one class, train/a; give" in refused("train/a/1.png", "test/a/2.png")
-    assert "lie in train/ itself" in refused("train/1.png", "test/a/2.png")
-    assert "the images in val/ lie in no class" in refused(
+    assert "directly in train/" in refused("train/1.png", "test/a/2.png")
+    assert "the images in val/ are in no class" in refused(
         "train/a/1.png", "train/b/1.png", "val/1.png"
     )
     message = refused("train/a/1.png", "train/b/1.png", "test/c/1.png", "test/a/1.png")
-    assert message.endswith("test/c is a class that train/ lacks; train/ has a, b")
-    assert "data.root is missing" in fails(class_names, None)
-    assert f"{tmp_path}/nowhere: not there" in fails(class_names, f"{tmp_path}/nowhere")
+    assert message.endswith("test/c is a class that train/ does not have; train/ has a, b")
+    assert "data.root is missing" in fails(list_images, None)
+    assert f"{tmp_path}/nowhere: does not exist" in fails(list_images, f"{tmp_path}/nowhere")
 
 
 def test_what_is_no_zip_is_refused(folder, tmp_path):
     text = tmp_path / "pictures.tar"
     text.write_text("no zip")
-    assert f"data.root={text}: not a zip, or a damaged one" in fails(class_names, str(text))
+    assert f"data.root={text}: not a zip, or a damaged one" in fails(list_images, str(text))
     archive = zipped(folder, tmp_path / "whole.zip")
     cut = tmp_path / "cut.zip"
     cut.write_bytes(archive.read_bytes()[:-200])
-    assert f"data.root={cut}: not a zip, or a damaged one" in fails(class_names, str(cut))
+    assert f"data.root={cut}: not a zip, or a damaged one" in fails(list_images, str(cut))
 
 
 @pytest.mark.parametrize(
@@ -225,8 +241,8 @@ def test_a_zip_that_leads_out_of_itself_is_refused(folder, tmp_path, name):
     archive = zipped(folder, tmp_path / "evil.zip")
     with zipfile.ZipFile(archive, "a") as more:
         more.writestr(name, b"")
-    message = fails(class_names, str(archive))
-    assert f"{archive}: the entry {name!r} leads out of the zip" in message
+    message = fails(list_images, str(archive))
+    assert f"{archive}: the entry {name!r} points outside of the zip" in message
 
 
 # --- decoding -------------------------------------------------------------------------------------
@@ -235,7 +251,7 @@ def test_a_zip_that_leads_out_of_itself_is_refused(folder, tmp_path, name):
 def pixels(
     image: Image.Image, kind: str = "PNG", size: int = 8, channels: int = 3, **options: object
 ):
-    result = decode(encoded(image, kind, **options), size, channels, "x")
+    result = decode_image(encoded(image, kind, **options), size, channels, "x")
     assert result.dtype == np.uint8 and result.shape == (channels, size, size)
     return result
 
@@ -294,7 +310,7 @@ def test_big_endian_16_bits_are_scaled():
     )
     head = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + fields + bytes(4)
     content = head.ljust(200, b"\0") + wide.astype(">u2").tobytes()
-    assert np.array_equal(decode(content, 8, 1, "x")[0], np.rint(wide / 257).astype(np.uint8))
+    assert np.array_equal(decode_image(content, 8, 1, "x")[0], np.rint(wide / 257).astype(np.uint8))
 
 
 def test_one_bit_is_black_and_white():
@@ -355,7 +371,10 @@ def test_a_broken_image_is_named(folder, monkeypatch):
     for content in contents:
         path.write_bytes(content)
         message = fails(load, folder)
-        assert message.startswith(f"{path}: not a readable image (") and "mend it" in message
+        assert (
+            message.startswith(f"{path}: not a readable image (")
+            and "repair or remove it" in message
+        )
     path.write_bytes(good)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert f"{path}: not a readable image (Image size (4096 pixels)" in fails(load, folder)
@@ -368,15 +387,15 @@ def test_a_broken_image_is_named_whoever_decodes_it(folder, tmp_path, workers):
     archive = zipped(folder, tmp_path / "pictures.zip")
     for root, place in [(folder, str(path)), (archive, f"{archive}, train/c/1.png")]:
         train, _ = load(root, in_memory=False, workers=workers)
-        assert f"{place}: not a readable image" in fails(list, train.parts(10))
-        assert len(next(train.parts(10))) == 10
+        assert f"{place}: not a readable image" in fails(list, train.read_in_order(10))
+        assert len(next(train.read_in_order(10))) == 10
         assert f"{place}: not a readable image" in fails(load, root, True, workers)
 
 
 def test_a_file_that_is_gone_is_named(folder, tmp_path):
     train, _ = load(folder, in_memory=False)
     (folder / "train/a/0.png").unlink()
-    assert f"{folder}/train/a/0.png: not readable" in fails(list, train.parts(10))
+    assert f"{folder}/train/a/0.png: not readable" in fails(list, train.read_in_order(10))
     archive = zipped(folder, tmp_path / "x.zip")
     content = archive.read_bytes()
     damaged = content.replace((folder / "train/b/0.png").read_bytes()[40:90], bytes(50))
@@ -390,8 +409,10 @@ def test_a_worker_that_is_killed_ends_in_one_line(folder, monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     train, _ = load(folder, in_memory=False, workers=1)
-    monkeypatch.setattr(image_files, "decode", killed)
-    assert "data.workers=1: a process that reads was killed" in fails(lambda: list(train.parts(4)))
+    monkeypatch.setattr(image_files, "decode_image", killed)
+    assert "data.workers=1: a worker process was killed" in fails(
+        lambda: list(train.read_in_order(4))
+    )
 
 
 # --- sets: in memory, cached, streamed ------------------------------------------------------------
@@ -421,9 +442,9 @@ def opened(monkeypatch) -> list[str]:
 
     def counted(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
         names.append(name)
-        return decode(content, size, channels, name)
+        return decode_image(content, size, channels, name)
 
-    monkeypatch.setattr(image_files, "decode", counted)
+    monkeypatch.setattr(image_files, "decode_image", counted)
     return names
 
 
@@ -576,7 +597,7 @@ def test_data_flip_mirrors_about_half(folder, objective):
 def test_streaming_leaves_the_global_generator_alone(folder):
     train, _ = load(folder, in_memory=False, workers=1)
     state = torch.random.get_rng_state()
-    list(train.parts(20))
+    list(train.read_in_order(20))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -591,14 +612,17 @@ def test_classes_are_counted_and_checked(folder):
     message = fails(build_splits, config)
     assert (
         message
-        == f"data.classes=3: {folder} has 4 classes; give another data.root, or train with data.classes=4"
+        == f"data.classes=3: {folder} has 4 classes; choose another data.root, or train with data.classes=4"
     )
 
 
 def test_too_few_images_are_refused(folder, tmp_path):
     put(folder, "train/d/1.png")
     message = fails(load, folder, True, 0, 8, 4)
-    assert f"data.root={folder}: class d has 1 training images; give at least two" in message
+    assert (
+        f"data.root={folder}: class d has 1 training images; each class requires at least two"
+        in message
+    )
     few = put(tmp_path / "few", *(f"{label}/{i}.png" for label in "ab" for i in range(9)))
     assert f"data.root={few}: no test images" in fails(load, few, True, 0, 8, 2)
 
@@ -707,11 +731,11 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     message = fails(load_fashion_mnist, None)
-    assert "data.root=null: no download of FashionMNIST" in message
+    assert "data.root=null: FashionMNIST cannot be downloaded" in message
     assert "Name or service not known" in message and "give data.root=FOLDER" in message
     assert "package dataset-fashion-mnist" in message
     message = fails(load_cifar10, None)
-    assert "no download of CIFAR10" in message and "cifar-10-python.tar.gz" in message
+    assert "CIFAR10 cannot be downloaded" in message and "cifar-10-python.tar.gz" in message
     for split in IDX:
         images, labels = np.ones((9, 28, 28), np.uint8), np.ones(9, np.uint8)
         put_idx(tmp_path / "datasets/FashionMNIST/raw", split, images, labels)
@@ -773,7 +797,7 @@ def test_broken_cifar10_is_refused(cifar):
     batch = cifar / "cifar-10-batches-py/data_batch_3"
     batch.write_bytes(batch.read_bytes()[:-1])
     message = fails(load_cifar10, str(cifar))
-    assert f"data.root={cifar}: no cifar-10-batches-py there with the MD5" in message
+    assert f"data.root={cifar}: no cifar-10-batches-py with the MD5" in message
     archive = cifar / "archive/cifar-10-python.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-1])
     assert f"{archive}: not the CIFAR-10 archive" in fails(load_cifar10, str(archive.parent))
@@ -805,7 +829,7 @@ def real(name: str) -> Path:
 
 def test_imagenette_is_read_from_its_zip():
     path = real("imagenette_128_jpeg.zip")
-    train, test = load_images(str(path), 64, 3, 10, 0, in_memory=False)
+    train, test = load_images(image_config(path, 64, 10))
     assert (len(train), len(test)) == (9469, 3925)
     assert torch.bincount(train.labels).tolist()[:3] == [963, 955, 993]
     some = train.subset(12)
@@ -823,7 +847,8 @@ def test_cifar10_jpeg_is_read(tmp_path):
                 names.append(member.name)
             if len(names) == 20:
                 break
-    images = ImageFiles("x", tmp_path, Split(names, [0] * 20), 32, 3, 0).load().images
+    split = ListedSplit(names, [0] * 20)
+    images = ImageFiles("x", tmp_path, split, image_config(tmp_path, 32, 1)).load().images
     assert images.shape == (20, 3, 32, 32) and images.float().std() > 40
     assert np.array_equal(images[7], planes(Image.open(tmp_path / names[7])))
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import generator
+from eltlab.config.schema import DataConfig
 from eltlab.data.images import image_files
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_files import load_images
@@ -239,9 +240,19 @@ def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
     means = Extractor("means", Means(), CPU, 2)
 
     def seen() -> Tensor:
-        train, _ = load_images(str(tmp_path), 8, 1, 2, 0, in_memory)
+        train, _ = load_images(
+            DataConfig(
+                "images",
+                str(tmp_path),
+                size=8,
+                channels=1,
+                classes=2,
+                workers=0,
+                in_memory=in_memory,
+            )
+        )
         reference = Reference(train, means)
-        assert torch.equal(reference.features, Means()(torch.cat(list(train.parts(2)))))
+        assert torch.equal(reference.features, Means()(torch.cat(list(train.read_in_order(2)))))
         return reference.features
 
     before = seen()
@@ -253,7 +264,7 @@ def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
 @pytest.mark.parametrize(("bytes_at_once", "batch"), [(2**26, 256), (64 * 10, 10), (1, 1)])
 def test_the_classifier_sees_few_large_images_at_a_time(digits, bytes_at_once, batch, monkeypatch):
     train, _ = digits
-    monkeypatch.setattr(image_files, "PART_BYTES", bytes_at_once)
+    monkeypatch.setattr(image_files, "CHUNK_BYTES", bytes_at_once)
     assert ClassifierMetrics(train, 10, train).network.batch == batch
 
 

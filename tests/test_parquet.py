@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from test_images import encoded, fails, noise, put
+from test_images import encoded, fails, image_config, noise, put
 
 from eltlab.data.images.image_files import ImageFiles, load_images
-from eltlab.data.sets.folders import class_names, list_images
+from eltlab.data.sets.image_listing import list_images
 from eltlab.runs.composing import compose
 
 NAMES = ["cat", "dog", "owl"]
@@ -54,7 +54,7 @@ def test_a_stray_file_does_not_take_the_place_of_class_folders(inside, tmp_path)
     assert len(list_images(str(tmp_path)).train.names) >= 30
     write(tmp_path / "captions.parquet", TRAIN)
     message = fails(lambda: list_images(str(tmp_path)))
-    assert "class folders of images (cat, dog, owl) beside captions.parquet" in message
+    assert "class folders of images (cat, dog, owl) and captions.parquet" in message
     assert len(list_images(str(tmp_path / "captions.parquet")).classes) == 3
 
 
@@ -71,12 +71,12 @@ def root(tmp_path) -> Path:
 
 
 def load(root: Path, in_memory: bool = False, workers: int = 0):
-    return load_images(str(root), 8, 3, 3, workers, in_memory)
+    return load_images(image_config(root, 8, 3, workers, in_memory))
 
 
 def test_rows_keep_their_order_and_their_classes_names(root) -> None:
     listing = list_images(str(root))
-    assert listing.classes == NAMES == class_names(str(root))
+    assert listing.classes == NAMES
     assert listing.train.labels == TRAIN and listing.test.labels == [2, 0, 1, 1]
     assert listing.train.names[8:10] == [
         "data/train-00000-of-00002.parquet:8",
@@ -105,7 +105,7 @@ def test_rows_are_read_in_any_order(root) -> None:
     train = load(root)[0]
     whole = train.load().images
     order = [13, 0, 5, 5, 9, 8]
-    [read] = train.decoded([order])
+    [read] = train.read_batches([order])
     assert torch.equal(read, whole[order])
     assert torch.equal(train.subset(6).images, load(root, True)[0].subset(6).images)
 
@@ -125,12 +125,12 @@ def test_a_test_split_without_labels_is_passed_over(root) -> None:
 
 
 def test_the_hash_is_of_the_content_and_not_of_the_place(root, tmp_path) -> None:
-    before = load(root)[0].hash
+    before = load(root)[0].origin
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     os.utime(copy / "data/train-00000-of-00002.parquet", (1, 1))
-    assert load(copy)[0].hash == before
+    assert load(copy)[0].origin == before
     write(copy / "data/train-00001-of-00002.parquet", TRAIN[9:], 10)
-    assert load(copy)[0].hash != before
+    assert load(copy)[0].origin != before
 
 
 def test_what_is_no_set_is_refused(root, tmp_path) -> None:
@@ -138,15 +138,15 @@ def test_what_is_no_set_is_refused(root, tmp_path) -> None:
     cut = tmp_path / "cut/train.parquet"
     cut.parent.mkdir()
     cut.write_bytes(train.read_bytes()[:-20])
-    assert f"{cut}: not a Parquet file, or a damaged one" in fails(class_names, str(cut))
+    assert f"{cut}: not a Parquet file, or a damaged one" in fails(list_images, str(cut))
     text = write(tmp_path / "text/train.parquet", [0, 1], features=None, columns=("text", "label"))
-    assert "columns text, label; needs image and label" in fails(class_names, str(text))
+    assert "columns text, label, but requires image and label" in fails(list_images, str(text))
     high = write(tmp_path / "high/train.parquet", [0, 3])
-    assert f"{high}:1: label 3 is none of 3 classes" in fails(class_names, str(high))
+    assert f"{high}:1: label 3, but there are 3 classes" in fails(list_images, str(high))
     write(tmp_path / "two/test.parquet", [0, 1])
     write(tmp_path / "two/validation.parquet", [0, 1])
-    assert "no training rows; its splits are test, validation" in fails(
-        class_names, str(tmp_path / "two")
+    assert "no training rows; by their names, the files are the splits test, validation" in fails(
+        list_images, str(tmp_path / "two")
     )
 
 
@@ -157,10 +157,12 @@ def test_an_image_that_is_not_there_or_broken_is_named(tmp_path) -> None:
     labels = pa.array([0, 1] * 12, pa.int64())
     file = tmp_path / "train.parquet"
     pq.write_table(pa.table({"image": images, "label": labels}), file)
-    train = load_images(str(file), 8, 3, 2, 0, False)[0]
-    message = fails(lambda: list(train.decoded([[3]])))
-    assert message.startswith(f"{tmp_path}/train.parquet:3: not readable (the image lies outside")
-    assert fails(lambda: list(train.decoded([[5]]))).startswith(
+    train = load_images(image_config(file, 8, 2))[0]
+    message = fails(lambda: list(train.read_batches([[3]])))
+    assert message.startswith(
+        f"{tmp_path}/train.parquet:3: not readable (the image is stored outside"
+    )
+    assert fails(lambda: list(train.read_batches([[5]]))).startswith(
         f"{tmp_path}/train.parquet:5: not a readable image"
     )
 

@@ -22,7 +22,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from eltlab.common.errors import UserError
 from eltlab.common.package_folders import package_folder
-from eltlab.config.schema import TokenizerConfig
+from eltlab.config.schema import DataConfig, TokenizerConfig
 from eltlab.config.tokenizer_rules import check
 from eltlab.data.images.image_files import load_images
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
@@ -326,7 +326,9 @@ def data() -> Path:
 @pytest.fixture(scope="module")
 def photographs(data) -> torch.Tensor:
     archive = str(data / "imagenette_128_jpeg.zip")
-    _, test = load_images(archive, 128, 3, 10, 0, False)
+    _, test = load_images(
+        DataConfig("images", archive, size=128, channels=3, classes=10, workers=0, in_memory=False)
+    )
     return test.subset(16).images
 
 

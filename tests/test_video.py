@@ -20,8 +20,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.image_grids import save_grid
 from eltlab.data.build import build_data
 from eltlab.data.clips import sprites
-from eltlab.data.clips.sprites import CLASSES, load_sprites, read_sheets
-from eltlab.data.clips.sprites import compose as composed
+from eltlab.data.clips.sprites import CLASSES, compose_figure, load_sprites, read_sheets
 from eltlab.data.tokenizers.autoencoders import load_autoencoder
 from eltlab.data.tokenizers.per_frame import PerFrame
 from eltlab.evaluation.classifier import Classifier
@@ -59,10 +58,10 @@ def test_the_split_is_the_official_one(few):
     sheets = read_sheets(few)
     order = np.random.RandomState(423).permutation(16)
     for place, figure in ((0, order[0]), (9, order[9])):
-        clips = torch.from_numpy(composed(sheets, int(figure)))
+        clips = torch.from_numpy(compose_figure(sheets, int(figure)))
         for label in range(9):
             assert torch.equal(train.images[10 * label + place], clips[label])
-    assert torch.equal(test.images[0], torch.from_numpy(composed(sheets, int(order[10])))[0])
+    assert torch.equal(test.images[0], torch.from_numpy(compose_figure(sheets, int(order[10])))[0])
 
 
 def over(under: np.ndarray, sheet: np.ndarray) -> np.ndarray:
@@ -78,7 +77,7 @@ def test_a_figure_is_its_layers_in_the_cells_of_its_class():
     whole = np.zeros((1344, 832, 3))
     for name in ("body/1", "bottomwear/4", "topwear/0", "hair/5", "shoes/1"):
         whole = over(whole, sheets[f"{name}.png"])
-    clips = composed(sheets, number).astype(float)
+    clips = compose_figure(sheets, number).astype(float)
     cells = {"walk front": (10, 8), "spellcard left": (1, 0), "slash right": (15, 0)}
     for name, (row, column) in cells.items():
         cell = whole[64 * row : 64 * row + 64, 64 * column : 64 * column + 64].transpose(2, 0, 1)
@@ -113,9 +112,9 @@ def test_sheets_that_are_not_there_or_others_are_named(few, tmp_path, broken):
     said = str(caught.value)
     assert "\n" not in said
     expected = {
-        "lacks": "no hair/1.png there",
+        "lacks": "no hair/1.png",
         "torn": "hair/1.png: not a readable image",
-        "small": "hair/1.png: 64x64 pixels, where a sheet has 832x1344",
+        "small": "hair/1.png: 64x64 pixels, but a sheet has 832x1344",
         "tar": "not a tar",
         "none": "data.root is missing: data=sprites",
     }
@@ -289,7 +288,7 @@ def test_clips_are_encoded_frame_by_frame_and_train(few, tmp_path):
     assert inputs.shape == (8, 8, 2, 32, 32)
     stored = data.train.tensors["mean"][torch.tensor([5])].float()
     frames = load_autoencoder("taesd", str(tmp_path / "weights" / "taesd"), None).encode(
-        next(iter(train.decoded([[5]])))[0]
+        next(iter(train.read_batches([[5]])))[0]
     )[0]
     torch.testing.assert_close(stored[0], frames, atol=2e-3, rtol=2e-3)
     fit(config)

@@ -8,7 +8,7 @@ from eltlab.cli import options
 from eltlab.common.command import run_command
 from eltlab.config.parsing import compose_node
 from eltlab.config.schema import EncodeConfig
-from eltlab.data.sets.folders import listed_once
+from eltlab.data.sets.image_listing import list_each_root_once
 from eltlab.evaluation.encode_set import encode
 from eltlab.runs.composing import compose_encode
 
@@ -29,7 +29,7 @@ def usage() -> str:
 
 
 def main(overrides: list[str]) -> None:
-    with listed_once():
+    with list_each_root_once():
         config = compose_encode(overrides)
         out = Path(config.out).expanduser().resolve()
         encode(config, out)

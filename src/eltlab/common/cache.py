@@ -3,6 +3,9 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from eltlab.common.atomic_files import atomic_path
 from eltlab.common.file_locks import file_lock
@@ -22,3 +25,18 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
         if not path.is_file():
             with atomic_path(path) as temporary:
                 make(temporary)
+
+
+def cached_array(path: Path, write: Callable[[BinaryIO], None], mapped: bool = False) -> np.ndarray:
+    """The array in a .npy file, which write creates unless it exists.
+
+    mapped: its pages are read when they are used, and the processes of a node share them. Changes to the
+    array do not reach the file.
+    """
+
+    def make(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            write(file)
+
+    make_once(path, make)
+    return np.load(path, mmap_mode="c" if mapped else None)

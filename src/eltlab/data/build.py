@@ -12,7 +12,7 @@ from eltlab.data.encoded.encoded_split import EncodedSplit, tokenizer_of_set
 from eltlab.data.encoded.manifest import opened
 from eltlab.data.encoded.shards import check_set
 from eltlab.data.images.image_files import ImageFiles, Images
-from eltlab.data.sources import Splits, load_splits, source_splits
+from eltlab.data.sources import Splits, load_source_splits, load_splits
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
 from eltlab.data.tokenizers.per_frame import PerFrame
 from eltlab.data.tokenizers.tokenizer_files import Tokenizer
@@ -30,7 +30,7 @@ class TrainingData:
     def images(self, config: Config) -> Splits:
         """(train, test) images that samples are compared with. For an encoded set, its source images."""
         if isinstance(self.train, EncodedSplit) or isinstance(self.test, EncodedSplit):
-            return source_splits(config)
+            return load_source_splits(config)
         return self.train, self.test
 
     @property
@@ -67,9 +67,7 @@ class TrainingData:
         if isinstance(self.tokenizer, PatchCodebook):
             ids, mirrored = encode_set(self.tokenizer, train, flip)
             return labels | {"ids": ids} | ({} if mirrored is None else {"ids" + FLIPPED: mirrored})
-        return labels | {
-            "images": train.decoder() if isinstance(train, ImageFiles) else train.images
-        }
+        return labels | {"images": train if isinstance(train, ImageFiles) else train.images}
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs (pixels as uint8) and labels of at most this many test examples, chosen by a fixed seed,
@@ -97,7 +95,7 @@ class TrainingData:
 def build_splits(config: Config) -> Splits:
     """(train, test) images that samples are compared with. Raises UserError if they are missing, damaged
     or not those that an encoded set was made of."""
-    return load_splits(config.data) if config.data.kind == "pixels" else source_splits(config)
+    return load_splits(config.data) if config.data.kind == "pixels" else load_source_splits(config)
 
 
 def build_data(config: Config) -> TrainingData:

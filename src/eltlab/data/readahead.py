@@ -1,4 +1,4 @@
-"""Processes that read ahead of whoever needs the data."""
+"""Worker processes that read examples before they are needed."""
 
 import os
 import signal
@@ -14,16 +14,15 @@ from eltlab.common.processes import die_with_parent
 from eltlab.common.signals import outlive_stops
 
 
-def _begin(worker: int) -> None:
-    """In a process that reads. It has inherited the lock of the run: were it to outlive a training process
-    that was killed, by the seconds until it noticed, the same command would be told that the run is trained.
-    """
+def _start_worker(worker: int) -> None:
     outlive_stops(worker)
+    # A worker inherits the lock of the run. If it outlived a killed training process, even by seconds,
+    # the same command would be told that the run is already being trained.
     die_with_parent(os.getppid(), signal.SIGKILL)
 
 
 @dataclass
-class _Errors(Dataset):
+class _CatchErrors(Dataset):
     """Returns a UserError as an item: raised in a worker process, it would arrive inside a traceback."""
 
     dataset: Dataset
@@ -36,31 +35,31 @@ class _Errors(Dataset):
 
 
 def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
-    """dataset[item] for each item, in their order. Raises UserError if the dataset raises it or if a
-    process was killed.
+    """dataset[item] for each item, in order. Raises UserError if the dataset does, or if a worker is killed.
 
-    workers: processes that read; 0: this one. pin: into page-locked memory, from which a copy to the
-    device need not be waited for.
+    Args:
+        workers: processes that read; 0: this process.
+        pin: into page-locked memory, so that copies to the device run in the background.
     """
     loader: DataLoader = DataLoader(
-        _Errors(dataset),
+        _CatchErrors(dataset),
         sampler=items,
-        batch_size=None,  # an item of ours is a batch already
+        batch_size=None,  # an item is a batch already
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_begin,
-        generator=torch.Generator(),  # its own: the global one belongs to dropout
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the global one must not advance: dropout draws from it
     )
     try:
-        for made in loader:
-            # Here and not by the caller: with an error that is kept, its processes would be kept too.
-            if isinstance(made, UserError):
-                raise made
-            yield made
+        for item in loader:
+            # Raised here and not by the caller: an error keeps its frames alive, and so the workers.
+            if isinstance(item, UserError):
+                raise item
+            yield item
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"data.workers={workers}: a process that reads was killed, most likely for want of memory or "
-            "of /dev/shm; try data.workers=0"
+            f"data.workers={workers}: a worker process was killed, most likely because memory or /dev/shm "
+            "ran out; try data.workers=0"
         ) from error

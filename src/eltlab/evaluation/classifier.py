@@ -19,7 +19,7 @@ from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import fold, generator
 from eltlab.common.text import example_unit
-from eltlab.data.images.image_files import Images, part_of
+from eltlab.data.images.image_files import Images, chunk_size
 from eltlab.data.images.image_set import ImageSet, to_float
 from eltlab.evaluation.distances import frechet, statistics
 from eltlab.evaluation.features import Extractor, Reference
@@ -61,7 +61,7 @@ class ClassifierMetrics:
         weights = [value.numpy() for value in self.classifier.state_dict().values()]
         self.extractor = f"classifier-{digest(*weights)}"
         # Always on the CPU: the network is small, and the values do not depend on the device.
-        batch = part_of(reference.shape)
+        batch = chunk_size(reference.shape)
         self.network = Extractor(self.extractor, self.classifier, torch.device("cpu"), batch)
         self.real = Reference(reference, self.network)
         self.reference = self.real.name

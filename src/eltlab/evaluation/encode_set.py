@@ -31,7 +31,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
         finish,
         fitted_before,
     )
-    from eltlab.data.sources import load_splits, names_of_classes
+    from eltlab.data.sources import class_names, load_splits
     from eltlab.data.tokenizers.patch_codebook import clips_at_once
     from eltlab.data.tokenizers.per_frame import batch_of
     from eltlab.data.tokenizers.tokenizer_files import build_tokenizer
@@ -47,7 +47,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     source = {
         key: getattr(config.data, key) for key in ("name", "root", "frames", "stride", "split")
     }
-    classes = names_of_classes(config.data)
+    classes = class_names(config.data)
     encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
     begin(out, encoding, tokenizer)
     batch = config.batch or clips_at_once(batch_of(device), config.data.shape)

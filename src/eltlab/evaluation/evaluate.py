@@ -16,7 +16,7 @@ from eltlab.config.depths import DepthDistribution
 from eltlab.config.identity import identity
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
-from eltlab.data.sources import pixels_of
+from eltlab.data.sources import pixel_data
 from eltlab.evaluation.metrics import Metrics, build_metrics
 from eltlab.evaluation.missing_rows import missing, requested_columns
 from eltlab.evaluation.prepare import Prepared
@@ -126,7 +126,7 @@ def protocol_of(config: Config, precision: str, metrics: Metrics) -> dict[str, A
         config.sampler, config.metrics.samples, precision, metrics.extractor, metrics.reference
     )
     if config.data.frames > 1:
-        protocol["clips"] = clips_of(pixels_of(config))
+        protocol["clips"] = clips_of(pixel_data(config))
     if config.objective.source is not None:  # an extension samples by its own code
         protocol["objective"] = config.objective.source
     return protocol

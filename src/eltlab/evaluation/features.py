@@ -55,7 +55,7 @@ class Reference:
         self.set, self.extractor = images, extractor
         # The origin of images in files is a hash of the files, in memory or not: equal runs get equal ids.
         self.name = f"{images.name}-{len(images)}-{images.origin}"
-        self.key = f"{self.name}-{images.content}"  # the cache also follows the pixels themselves
+        self.key = f"{self.name}-{images.hash}"  # the cache also follows the pixels themselves
 
     @cached_property
     def features(self) -> Tensor:
@@ -64,7 +64,7 @@ class Reference:
         return torch.from_numpy(load_or_make(self._extract, *key))
 
     def _extract(self) -> np.ndarray:
-        parts = self.set.parts(self.extractor.batch)
+        parts = self.set.read_in_order(self.extractor.batch)
         count, unit = len(self.set), example_unit(self.set.shape)
         return self.extractor.extract(parts, count, "reference features", unit).numpy()
 

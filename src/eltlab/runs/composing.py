@@ -14,7 +14,7 @@ from eltlab.config.encode_rules import check_encodable, refuse_idle, resolve_enc
 from eltlab.config.parsing import Parsed, compose_node, parse_overrides, to_config, typed
 from eltlab.config.rules import one_budget, resolve
 from eltlab.config.schema import Config, EncodeConfig
-from eltlab.data.fill import fill_data
+from eltlab.data.fill_from_files import fill_from_files
 
 
 def compose(overrides: list[str]) -> Config:
@@ -38,7 +38,7 @@ def compose_parsed(parsed: Parsed) -> Config:
 def resolve_node(node: DictConfig) -> Config:
     """The checked configuration of a node, with what its data on disk decide. Raises UserError."""
     config = to_config(node)
-    fill_data(config.data)
+    fill_from_files(config.data)
     return resolve(config)
 
 
@@ -48,7 +48,7 @@ def compose_encode(overrides: list[str]) -> EncodeConfig:
     refuse_idle(key for key, value in parsed if value is not None)
     config = to_config(compose_node(parsed, "encode", EncodeConfig()))
     check_encodable(config)
-    fill_data(config.data)
+    fill_from_files(config.data)
     return resolve_encode(config)
 
 

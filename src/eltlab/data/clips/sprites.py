@@ -1,100 +1,89 @@
 """Sprites (Li & Mandt, arXiv 1803.02991): 11,664 clips of walking, casting and slashing figures, 8×64×64.
 
-Every figure is layers of Liberated Pixel Cup sheets, body, trousers, top, hair and shoes, over black:
-6⁴ = 1,296 figures, each in three actions seen from three sides. The figures of the training split are
-none of those of the test split.
+A figure is a stack of Liberated Pixel Cup sheets over black: body, trousers, top, hair and shoes. There are
+6⁴ = 1,296 figures, each in three actions and from three sides. No figure is in both splits.
 """
 
 import io
-import itertools
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
-from eltlab.common.cache import cache_dir, make_once
+from eltlab.common.cache import cache_dir, cached_array
 from eltlab.common.errors import UserError, first_line
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.data.images.image_set import ImageSet
 
 SIZE, FRAMES, VARIANTS = 64, 8, 6
-LAYERS = ("body", "bottomwear", "topwear", "hair")  # from the skin outwards; each has VARIANTS
-SHOES = "shoes/1.png"  # the same for all
-SHEET = (21 * SIZE, 13 * SIZE)  # height and width of a sheet
-TRAIN, SEED = 1000, 423  # figures of the training split, the first of a permutation
-ACTIONS = {  # of each side: front, left, right, the row of its cells; and the columns of its frames
+LAYERS = (
+    "body",
+    "bottomwear",
+    "topwear",
+    "hair",
+)  # from the skin outwards; each has VARIANTS sheets
+SHOES = "shoes/1.png"  # every figure wears these
+SHEET = (21 * SIZE, 13 * SIZE)  # height and width of a sheet, a table of cells
+TRAIN, SEED = 1000, 423  # figures of the training split: the first of a permutation with this seed
+ACTIONS = {  # the rows of its cells for front, left and right; the columns of its frames
     "walk": ((10, 9, 11), (8, 1, 2, 3, 4, 5, 6, 7)),
     "spellcard": ((2, 1, 3), (0, 1, 2, 3, 4, 5, 4, 6)),
     "slash": ((14, 13, 15), (0, 1, 2, 3, 4, 5, 4, 0)),
 }
-SIDES = ("front", "left", "right")
-CLASSES = [f"{action} {side}" for action in ACTIONS for side in SIDES]
-RECIPE = "sprites, 1"  # another number where other pixels come out
+CLASSES = [f"{action} {side}" for action in ACTIONS for side in ("front", "left", "right")]
+RECIPE = "sprites, 1"  # change the number whenever pixels change
 
 
 def load_sprites(root: str | None) -> tuple[ImageSet, ImageSet]:
-    """(train, test): 9,000 and 2,664 clips, uint8 [N, 8, 3, 64, 64], by class.
+    """(train, test): 9,000 and 2,664 clips, uint8 [N, 8, 3, 64, 64], sorted by class.
 
-    root: the folder of the sheets, or a tar of it. Composed once, then mapped from the cache. Raises
-    UserError where a sheet is missing or is another.
+    They are composed once, then mapped from the cache. Raises UserError if a sheet is missing or broken.
+
+    Args:
+        root: the folder of the sheets, or a tar of it.
     """
     sheets = read_sheets(root)
-    order = np.random.RandomState(SEED).permutation(VARIANTS ** len(LAYERS))
+    # The legacy generator makes the official split.
+    figures = np.random.RandomState(SEED).permutation(VARIANTS ** len(LAYERS))
     key = digest(RECIPE, *[part for name in sorted(sheets) for part in (name, sheets[name])])
-    return _split("train", sheets, order[:TRAIN], key), _split("test", sheets, order[TRAIN:], key)
+    train = _load_split("train", sheets, figures[:TRAIN], key)
+    return train, _load_split("test", sheets, figures[TRAIN:], key)
 
 
-def _split(name: str, sheets: dict[str, np.ndarray], figures: np.ndarray, key: str) -> ImageSet:
-    path = cache_dir() / "sprites" / f"{name}-{key}.npy"
-    make_once(path, lambda place: _write(place, name, sheets, figures))
-    # Mapped: what trains on tokens reads it once, and processes beside each other share it.
-    clips = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    labels = torch.arange(len(CLASSES)).repeat_interleave(len(figures))
-    return ImageSet(f"sprites/{name}", clips, labels, origin=digest(key, name))
-
-
-def _write(path: Path, name: str, sheets: dict[str, np.ndarray], figures: np.ndarray) -> None:
-    shape = (len(CLASSES), len(figures), FRAMES, 3, SIZE, SIZE)
-    clips = np.empty(shape, dtype=np.uint8)
-    with Bar(f"compose sprites/{name}", len(figures), unit="figures") as bar:
-        for place, figure in enumerate(figures):
-            clips[:, place] = compose(sheets, int(figure))
-            bar.update(place + 1)
-    with path.open("wb") as file:
+def _load_split(
+    name: str, sheets: dict[str, np.ndarray], figures: np.ndarray, key: str
+) -> ImageSet:
+    def write(file: BinaryIO) -> None:
+        shape = (len(CLASSES), len(figures), FRAMES, 3, SIZE, SIZE)
+        clips = np.empty(shape, dtype=np.uint8)
+        with Bar(f"compose sprites/{name}", len(figures), unit="figures") as bar:
+            for i, figure in enumerate(figures):
+                clips[:, i] = compose_figure(sheets, int(figure))
+                bar.update(i + 1)
         np.save(file, clips.reshape(-1, *shape[2:]))
 
+    clips = cached_array(cache_dir() / "sprites" / f"{name}-{key}.npy", write, mapped=True)
+    labels = torch.arange(len(CLASSES)).repeat_interleave(len(figures))
+    return ImageSet(f"sprites/{name}", torch.from_numpy(clips), labels, origin=digest(key, name))
 
-def compose(sheets: dict[str, np.ndarray], figure: int) -> np.ndarray:
-    """uint8 [9, 8, 3, 64, 64]: a figure in every class. Its number has the variants as digits of base 6."""
+
+def compose_figure(sheets: dict[str, np.ndarray], figure: int) -> np.ndarray:
+    """uint8 [9, 8, 3, 64, 64]: a clip of every class. The digits of the figure's number in base 6 are its
+    variants."""
     variants = np.unravel_index(figure, (VARIANTS,) * len(LAYERS))
     names = [f"{layer}/{i}.png" for layer, i in zip(LAYERS, variants, strict=True)]
     whole = Image.new("RGBA", SHEET[::-1], (0, 0, 0, 255))
     for name in (*names, SHOES):
         whole = Image.alpha_composite(whole, Image.fromarray(sheets[name]))
     pixels = np.asarray(whole)[..., :3].transpose(2, 0, 1)
-    return np.stack([np.stack(list(_frames(pixels, *cells))) for cells in cells_of_classes()])
-
-
-def cells_of_classes() -> list[tuple[int, tuple[int, ...]]]:
-    """The row and the columns of each class."""
-    return [(row, columns) for rows, columns in ACTIONS.values() for row in rows]
-
-
-def _frames(pixels: np.ndarray, row: int, columns: tuple[int, ...]) -> Iterator[np.ndarray]:
-    for column in columns:
-        top, left = row * SIZE, column * SIZE
-        yield pixels[:, top : top + SIZE, left : left + SIZE]
-
-
-# --- the sheets -------------------------------------------------------------------------------------
-
-
-def sheet_names() -> list[str]:
-    return [SHOES, *(f"{a}/{i}.png" for a, i in itertools.product(LAYERS, range(VARIANTS)))]
+    # [3, row, column, 64, 64]
+    cells = pixels.reshape(3, SHEET[0] // SIZE, SIZE, SHEET[1] // SIZE, SIZE).swapaxes(2, 3)
+    clips = [cells[:, row, columns] for rows, columns in ACTIONS.values() for row in rows]
+    return np.stack(clips).swapaxes(1, 2)
 
 
 def read_sheets(root: str | None) -> dict[str, np.ndarray]:
@@ -102,60 +91,52 @@ def read_sheets(root: str | None) -> dict[str, np.ndarray]:
     if root is None:
         raise UserError(
             "data.root is missing: data=sprites is composed from sprite sheets; give their folder, or a "
-            "tar of it (docs/video.md says where they are from)"
+            "tar of it (docs/video.md says where to get them)"
         )
     path = Path(root).expanduser()
-    contents = _of_tar(path) if path.is_file() else _of_folder(path)
-    return {name: _sheet(contents[name], f"{path}, {name}") for name in sheet_names()}
+    names = [SHOES, *(f"{layer}/{i}.png" for layer in LAYERS for i in range(VARIANTS))]
+    if path.is_file():
+        contents = _read_tar(path, names)
+    else:
+        contents = {n: (path / n).read_bytes() for n in names if (path / n).is_file()}
+    for name in names:
+        if name not in contents:
+            raise UserError(
+                f"data.root={path}: no {name}; give the folder of the sprite sheets (body, bottomwear, "
+                "topwear, hair, shoes), or a tar of it"
+            )
+    return {name: _decode_sheet(contents[name], f"{path}, {name}") for name in names}
 
 
-def _of_folder(path: Path) -> dict[str, bytes]:
-    for name in sheet_names():
-        if not (path / name).is_file():
-            raise _missing(path, name)
-    return {name: (path / name).read_bytes() for name in sheet_names()}
-
-
-def _of_tar(path: Path) -> dict[str, bytes]:
+def _read_tar(path: Path, names: list[str]) -> dict[str, bytes]:
     contents = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                # The folder itself may be in front of the names.
+                # A tar of the folder has its name in front of theirs.
                 name = "/".join(Path(member.name).parts[-2:])
                 file = archive.extractfile(member) if member.isfile() else None
-                if file is not None and name in sheet_names():
+                if file is not None and name in names:
                     contents[name] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
             f"data.root={path}: not a tar, or a damaged one ({first_line(error)}); give the folder of the "
             "sheets, or a tar of it"
         ) from error
-    for name in sheet_names():
-        if name not in contents:
-            raise _missing(path, name)
     return contents
 
 
-def _missing(path: Path, name: str) -> UserError:
-    return UserError(
-        f"data.root={path}: no {name} there; give the folder of the sprite sheets (body, bottomwear, "
-        "topwear, hair, shoes), or a tar of it"
-    )
-
-
-def _sheet(content: bytes, place: str) -> np.ndarray:
+def _decode_sheet(content: bytes, place: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            sheet = np.array(opened.convert("RGBA"))
-    except Exception as error:  # Pillow's readers raise nearly anything for a broken file
+        with Image.open(io.BytesIO(content)) as image:
+            sheet = np.array(image.convert("RGBA"))
+    except Exception as error:  # Pillow's readers raise almost anything for a broken file
         raise UserError(
-            f"{place}: not a readable image ({first_line(error)}); get the sheets anew"
+            f"{place}: not a readable image ({first_line(error)}); download the sheets again"
         ) from error
     if sheet.shape[:2] != SHEET:
-        height, width = SHEET
         raise UserError(
-            f"{place}: {sheet.shape[1]}x{sheet.shape[0]} pixels, where a sheet has {width}x{height}; get "
-            "the sheets anew"
+            f"{place}: {sheet.shape[1]}x{sheet.shape[0]} pixels, but a sheet has {SHEET[1]}x{SHEET[0]}; "
+            "download the sheets again"
         )
     return sheet

@@ -13,7 +13,7 @@ from eltlab.data.batches import FLIPPED, LABELS, Rows, select_rows, to_inputs
 from eltlab.data.encoded.manifest import TOKENIZER, Manifest
 from eltlab.data.encoded.shards import layout, read_shard
 from eltlab.data.images.image_files import MEMORY_SHARE
-from eltlab.data.images.image_set import choose
+from eltlab.data.images.image_set import choose_subset
 from eltlab.data.tokenizers.per_frame import PerFrame, over
 from eltlab.data.tokenizers.tokenizer_files import Tokenizer, load_tokenizer
 
@@ -111,6 +111,6 @@ class EncodedSplit:
 
     def subset(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of at most this many examples, chosen by a fixed seed, for validation."""
-        chosen = torch.from_numpy(choose(min(most, len(self)), len(self), self.name))
+        chosen = torch.from_numpy(choose_subset(min(most, len(self)), len(self), self.name))
         noise = BatchNoise(generator("validation", "posterior"), len(chosen))
         return to_inputs(select_rows(self.tensors, chosen, None), noise), self.labels[chosen]

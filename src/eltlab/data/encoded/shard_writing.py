@@ -39,7 +39,7 @@ from eltlab.data.encoded.shards import (
     names,
     write_shard,
 )
-from eltlab.data.images.decode import TRANSFORM
+from eltlab.data.images.image_decoding import TRANSFORM
 from eltlab.data.images.image_files import Images
 from eltlab.data.tokenizers.autoencoders import Autoencoder
 from eltlab.data.tokenizers.codebooks import LatentCodebook
@@ -236,7 +236,7 @@ def encoded(
         for name, rows in shards.items()
         for first in range(0, len(rows), batch)
     ]
-    decoded = images.decoded([list(rows) for _, rows in batches])
+    decoded = images.read_batches([list(rows) for _, rows in batches])
     parts: list[dict[str, Tensor]] = []
     for (name, rows), pixels in zip(batches, decoded, strict=True):
         begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Labelled images or clips in memory, and the number ranges they travel in."""
+"""Labelled images or clips in memory, and conversions between uint8 and [−1, 1]."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -12,10 +12,11 @@ from eltlab.common.hashing import digest
 
 
 class ImageSet:
-    """images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N].
+    """Images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N].
 
-    origin tells the sets apart that a run may be trained on: a hash of the files that the images were
-    decoded from, or of the images themselves.
+    Args:
+        origin: identifies the data of a run: a hash of the files that the images were decoded from; None:
+            the hash of the images.
     """
 
     def __init__(
@@ -31,40 +32,36 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W), of clips (F, C, H, W)."""
+        """(C, H, W), or (F, C, H, W) for clips."""
         return tuple(self.images.shape[1:])
 
     @cached_property
     def hash(self) -> str:
+        """Identifies the pixels and labels: the key of anything computed from them and cached."""
         return digest(self.images.numpy(), self.labels.numpy())
 
     @property
     def origin(self) -> str:
         return self._origin or self.hash
 
-    @property
-    def content(self) -> str:
-        """Of the very pixels: what is computed from them is cached under it."""
-        return self.hash
-
-    def decoded(self, batches: Iterable[list[int]]) -> Iterator[Tensor]:
+    def read_batches(self, batches: Iterable[list[int]]) -> Iterator[Tensor]:
         """The images of each list of indices."""
         for indices in batches:
             yield self.images[indices]
 
-    def parts(self, size: int) -> Iterator[Tensor]:
-        """The images in order, this many at a time."""
-        yield from self.images.split(size)
+    def read_in_order(self, batch: int) -> Iterator[Tensor]:
+        """All images, in batches of this size."""
+        yield from self.images.split(batch)
 
     def subset(self, count: int | None) -> "ImageSet":
         """A seeded subset of count images, in order; None: the whole set. Raises UserError."""
         if count is None or count == len(self):
             return self
-        chosen = choose(count, len(self), self.name)
+        chosen = choose_subset(count, len(self), self.name)
         return ImageSet(self.name, self.images[chosen], self.labels[chosen])
 
 
-def choose(count: int, size: int, name: str) -> np.ndarray:
+def choose_subset(count: int, size: int, name: str) -> np.ndarray:
     """Ascending indices of a seeded subset of a set of this size. Raises UserError."""
     if count > size:
         raise UserError(
@@ -73,8 +70,8 @@ def choose(count: int, size: int, name: str) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(size)[:count])
 
 
-def by_class(name: str, images: Tensor, labels: Tensor) -> ImageSet:
-    """The set ordered by label, and within a class as given: the order of a folder of classes."""
+def sort_by_class(name: str, images: Tensor, labels: Tensor) -> ImageSet:
+    """The images in the order of a folder of classes: by label, and as given within a class."""
     order = torch.argsort(labels, stable=True)
     return ImageSet(name, images[order], labels[order])
 
@@ -85,7 +82,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def as_input(x: Tensor) -> Tensor:
-    """What an objective corrupts: images brought into [−1, 1]; ids and latents are it already."""
+    """The input of an objective: images in [−1, 1]; ids and latents as they are."""
     return to_float(x) if x.dtype == torch.uint8 else x
 
 

@@ -1,115 +1,135 @@
-"""Image sets as Hugging Face's hub has them: Parquet files of encoded images and labels. Free of torch."""
+"""Image sets in Parquet files, as the Hugging Face hub has them: encoded images and labels. Free of torch."""
 
 import json
 import zlib
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eltlab.common.errors import UserError, first_line
+from eltlab.data.sets.listing import TEST_FOLDERS, ListedSplit, Listing, name_some
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 SUFFIX = ".parquet"
-LABELS = ("label", "labels", "fine_label")  # where no column is declared to be of labels
+LABELS = (
+    "label",
+    "labels",
+    "fine_label",
+)  # if the metadata does not say which column has the labels
 
 
 class Columns(NamedTuple):
     image: str
     label: str
-    classes: list[str] | None  # in the order of the labels, where the file names them
+    classes: list[str] | None  # in the order of the labels, if the file names them
 
 
 def is_parquet(root: Path) -> bool:
-    """Whether a set of images is one Parquet file, or a folder (or its data/) of them."""
+    """Whether a set is one Parquet file, or a folder with Parquet files in it or in its data/."""
     return bool(files(root))
 
 
 def files(root: Path) -> list[Path]:
     if root.suffix == SUFFIX and root.is_file():
         return [root]
-    here = sorted(root.glob(f"*{SUFFIX}"))
-    return here or sorted((root / "data").glob(f"*{SUFFIX}"))
+    return sorted(root.glob(f"*{SUFFIX}")) or sorted((root / "data").glob(f"*{SUFFIX}"))
 
 
-def base(root: Path) -> Path:
-    """Names of images begin here."""
+def base_folder(root: Path) -> Path:
+    """The folder that the names of images are relative to."""
     return root if root.is_dir() else root.parent
 
 
-def split_of(file: Path) -> str:
-    """train-00000-of-00014.parquet → train"""
-    return file.stem.split("-")[0].lower()
-
-
-def labelled(root: Path) -> tuple[list[str] | None, dict[str, list[tuple[str, int]]]]:
-    """The class names, where the files have them, and (name, label) of each image of each split, in the
-    order of the rows. The name is FILE:ROW. Raises UserError."""
-    splits: dict[str, list[tuple[str, int]]] = {}
+def list_rows(root: Path) -> Listing:
+    """Every row is an image; its name is FILE:ROW. Raises UserError."""
     classes: list[str] | None = None
+    splits: dict[str, ListedSplit] = {}
     for path in files(root):
-        file = opened(path)
-        columns = columns_of(path, file)
+        file = open_parquet(path)
+        columns = find_columns(path, file)
         classes = classes or columns.classes
-        name = path.relative_to(base(root)).as_posix()
+        # train-00000-of-00014.parquet is a file of the split train.
+        split = splits.setdefault(path.stem.split("-")[0].lower(), ListedSplit())
+        name = path.relative_to(base_folder(root)).as_posix()
         labels = file.read([columns.label], use_threads=False).column(0).to_pylist()
-        members = splits.setdefault(split_of(path), [])
         for row, label in enumerate(labels):
             if not isinstance(label, int):
-                raise UserError(f"{path}, row {row}: {columns.label}={label} is no class")
-            members.append((f"{name}:{row}", label))
-    return classes, splits
+                raise UserError(f"{path}, row {row}: {columns.label}={label} is not a class")
+            split.append(f"{name}:{row}", label)
+    if len(splits) == 1:  # it is the training split, whatever its name
+        splits = {"train": next(iter(splits.values()))}
+    train = splits.get("train", ListedSplit())
+    if not train.names:
+        raise UserError(
+            f"data.root={root}: no training rows; by their names, the files are the splits "
+            f"{name_some(list(splits))}; give train-….parquet, and a test or validation split next to it"
+        )
+    # Competitions keep the labels of their test split secret: it has -1 instead.
+    tests = [splits[name] for name in TEST_FOLDERS if name in splits]
+    test = next((split for split in tests if min(split.labels, default=0) >= 0), None)
+    used = [train] if test is None else [train, test]
+    highest = max(label for split in used for label in split.labels)
+    classes = classes or [str(label) for label in range(highest + 1)]
+    for split in used:
+        for name, label in zip(split.names, split.labels, strict=True):
+            if not 0 <= label < len(classes):
+                raise UserError(
+                    f"{base_folder(root) / name}: label {label}, but there are {len(classes)} classes"
+                )
+    if len(classes) < 2:
+        raise UserError(f"data.root={root}: only one class; give at least two")
+    return Listing(root, classes, *(train.hold_out() if test is None else used))
 
 
-def opened(path: Path) -> "ParquetFile":
-    return _opened(path, path.stat().st_mtime_ns)
+def open_parquet(path: Path) -> "ParquetFile":
+    return _open(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _opened(path: Path, changed: int) -> "ParquetFile":
-    """changed: another file in its place is another file."""
+def _open(path: Path, modified: int) -> "ParquetFile":
+    """modified: part of the key, so that a replaced file is opened again."""
     from pyarrow.parquet import ParquetFile
 
     try:
         return ParquetFile(path, memory_map=True)
-    except Exception as error:  # Arrow's many kinds
+    except Exception as error:  # Arrow raises many kinds
         raise UserError(
             f"{path}: not a Parquet file, or a damaged one ({first_line(error)})"
         ) from error
 
 
-def columns_of(path: Path, file: "ParquetFile") -> Columns:
-    """By the features that the library datasets writes down, else by the columns' names."""
+def find_columns(path: Path, file: "ParquetFile") -> Columns:
+    """The columns that the metadata of the library datasets names, else those with the usual names."""
     schema = file.schema_arrow
-    known = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features: dict[str, Any] = known.get("info", {}).get("features", {})
-    kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
-    images = [name for name in kinds if kinds[name] == "Image"]
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features: dict[str, Any] = metadata.get("info", {}).get("features", {})
+    types = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
+    images = [name for name in types if types[name] == "Image"]
     images += [name for name in ("image", "img") if name in schema.names]
-    labels = [name for name in kinds if kinds[name] == "ClassLabel"]
-    named = [name for name in LABELS if name in schema.names]
-    if not images or not (labels or named):
+    labels = [name for name in types if types[name] == "ClassLabel"]
+    usual = [name for name in LABELS if name in schema.names]
+    if not images or not (labels or usual):
         raise UserError(
-            f"{path}: columns {', '.join(schema.names)}; needs image and label, as data sets of "
-            "classified images on the hub have them"
+            f"{path}: has the columns {', '.join(schema.names)}, but requires image and label, as sets of "
+            "classified images on the Hugging Face hub have them"
         )
-    label = next((name for name in named if not labels or name in labels), (labels or named)[0])
+    label = next((name for name in usual if not labels or name in labels), (labels or usual)[0])
     return Columns(images[0], label, features.get(label, {}).get("names"))
 
 
-def stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
-    """(rows of the file, its CRC) of each image's file: the footer knows the sizes of all columns."""
-    marks = {
-        path.relative_to(base(root)).as_posix(): (path.stat().st_size, footer_crc(path))
+def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
+    """(bytes, CRC of the footer) of the file of each image: the footer has the sizes of all columns."""
+    stamps = {
+        path.relative_to(base_folder(root)).as_posix(): (path.stat().st_size, _footer_crc(path))
         for path in files(root)
     }
-    return [marks[name.rpartition(":")[0]] for name in names]
+    return [stamps[name.rpartition(":")[0]] for name in names]
 
 
-def footer_crc(path: Path) -> int:
-    """Of the metadata at the end: the last four bytes are a mark, the four before them its length."""
+def _footer_crc(path: Path) -> int:
+    """The file ends with the metadata, four bytes of their length and the four bytes PAR1."""
     with path.open("rb") as file:
         file.seek(-8, 2)
         length = int.from_bytes(file.read(4), "little")
@@ -117,37 +137,32 @@ def footer_crc(path: Path) -> int:
         return zlib.crc32(file.read(length))
 
 
-def read(root: Path, name: str) -> bytes:
-    """The encoded image FILE:ROW. Its neighbours are kept, for whoever reads them next."""
+def read_image(root: Path, name: str) -> bytes:
+    """The encoded image FILE:ROW. Its row group stays in memory for the next reads."""
     file, _, row = name.rpartition(":")
-    path = base(root) / file
-    group, first = _group_of(path, int(row))
-    values = _row_group(path, path.stat().st_mtime_ns, group)
-    content = values[int(row) - first]["bytes"].as_py()
+    path = base_folder(root) / file
+    group, offset = _find_row(path, int(row))
+    images = _read_row_group(path, path.stat().st_mtime_ns, group)
+    content = images[offset]["bytes"].as_py()
     if content is None:
-        raise ValueError("the image lies outside the Parquet file")
+        raise ValueError("the image is stored outside the Parquet file")
     return content
 
 
-def _group_of(path: Path, row: int) -> tuple[int, int]:
-    """(index, first row) of the row group that holds a row."""
-    first = 0
-    for group, count in _group_sizes(path):
-        if row < first + count:
-            return group, first
-        first += count
+def _find_row(path: Path, row: int) -> tuple[int, int]:
+    """(row group, row within it) of a row of the file."""
+    metadata = open_parquet(path).metadata
+    for group in range(metadata.num_row_groups):
+        count = metadata.row_group(group).num_rows
+        if row < count:
+            return group, row
+        row -= count
     raise IndexError(row)
 
 
-def _group_sizes(path: Path) -> Iterator[tuple[int, int]]:
-    metadata = opened(path).metadata
-    for group in range(metadata.num_row_groups):
-        yield group, metadata.row_group(group).num_rows
-
-
 @lru_cache(maxsize=2)
-def _row_group(path: Path, changed: int, group: int) -> Any:
-    """The image column of a row group."""
-    file = opened(path)
-    table = file.read_row_group(group, [columns_of(path, file).image], use_threads=False)
+def _read_row_group(path: Path, modified: int, group: int) -> Any:
+    """The image column of a row group; modified: see `_open`."""
+    file = open_parquet(path)
+    table = file.read_row_group(group, [find_columns(path, file).image], use_threads=False)
     return table.column(0).combine_chunks()

@@ -188,7 +188,7 @@ def _latents(base: Autoencoder, images: Images) -> Tensor:
     """Means at every position of every image, float32 [M, c]."""
     latents, done = [], 0
     with Bar(f"encode {images.name}", len(images), unit=example_unit(images.shape)) as bar:
-        for part in images.parts(clips_at_once(ENCODED[base.device.type], images.shape)):
+        for part in images.read_in_order(clips_at_once(ENCODED[base.device.type], images.shape)):
             mean_NCHW, _ = base.encode(part.flatten(0, -4))  # of clips every frame
             latents.append(mean_NCHW.permute(0, 2, 3, 1).reshape(-1, base.channels))
             done += len(part)

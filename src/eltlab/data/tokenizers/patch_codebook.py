@@ -16,7 +16,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
-from eltlab.data.images.image_files import PART_BYTES, Images
+from eltlab.data.images.image_files import CHUNK_BYTES, Images
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
 from eltlab.model.patches import Patches
 
@@ -76,7 +76,7 @@ def images_at_once(tokens: int) -> int:
 def part_of_stream(images: Images, tokens: int) -> int:
     """How many are encoded at a time: of clips fewer, as the parts that were read ahead wait in memory."""
     return min(
-        ENCODED, max(power_of_two(PART_BYTES // math.prod(images.shape)), images_at_once(tokens))
+        ENCODED, max(power_of_two(CHUNK_BYTES // math.prod(images.shape)), images_at_once(tokens))
     )
 
 
@@ -91,7 +91,7 @@ def encode_set(
     """ids [N, T] of a whole set, and with mirror those of its images mirrored left to right."""
     straight, mirrored, done = [], [], 0
     with Bar(f"encode {images.name}", len(images), unit=example_unit(images.shape)) as bar:
-        for part in images.parts(part_of_stream(images, math.prod(tokenizer.patches.grid))):
+        for part in images.read_in_order(part_of_stream(images, math.prod(tokenizer.patches.grid))):
             straight.append(tokenizer.encode(part))
             if mirror:
                 mirrored.append(tokenizer.encode(part.flip(-1)))
