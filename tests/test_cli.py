@@ -256,15 +256,20 @@ def checkpoint_mistakes(path: Path, kind: str) -> str:
         return "not safe to unpickle"
     if kind == "foreign":
         torch.save({"model": torch.zeros(1)}, path)
-        return "of another program or another version"
+        return "of another program"
     checkpoint = torch.load(path, weights_only=True)
+    version = checkpoint["eltlab"]["code"]
+    if kind == "version":
+        del checkpoint["eltlab"]["meter"]
+        torch.save(checkpoint, path)
+        return f"written by eltlab {version}, without meter; use the run with that version"
     checkpoint["state_dict"] = {k: v[..., :1] for k, v in checkpoint["state_dict"].items()}
     torch.save(checkpoint, path)
-    return "a checkpoint of another architecture"
+    return f"a checkpoint of another architecture, written by eltlab {version}: "
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "truncated", "empty", "unsafe", "foreign", "architecture"]
+    "kind", ["missing", "truncated", "empty", "unsafe", "foreign", "version", "architecture"]
 )
 @pytest.mark.parametrize("verb", [evaluate, sample, fit])
 def test_bad_checkpoint_is_named(

@@ -32,11 +32,11 @@ def main(overrides: list[str]) -> None:
             f"out={asked.out}: exports are safetensors files; end the name in .safetensors"
         )
 
-    from eltlab.runs.export_file import write
+    from eltlab.runs.export_file import write_export
     from eltlab.runs.loading import load_run
 
     model, counters = load_run(run.folder, config)
-    write(out, config, model.backbone.state_dict(), model.tokenizer, counters)
+    write_export(out, config, model.backbone.state_dict(), model.tokenizer, counters)
     print(f"out: {asked.out}")
 
 

@@ -17,16 +17,8 @@ def arm_lines(rows: "DataFrame", study: str, metric: str) -> list[str]:
     if metric not in rows or rows[metric].isna().all():
         metric = "fd_classifier" if rows["fd_classifier"].notna().any() else "fid"
     counts = sorted(rows["loops"].unique())
-    text = [
-        [
-            "arm",
-            "seeds",
-            "layers x loops",
-            "parameters",
-            "training FLOPs",
-            *(f"at {n:g}" for n in counts),
-        ]
-    ]
+    head = ["arm", "seeds", "layers x loops", "parameters", "training FLOPs"]
+    text = [[*head, *(f"at {n:g}" for n in counts)]]
     for name, group in rows.groupby("name", sort=True):
         first = group.iloc[0]
         cells = []

@@ -1,4 +1,4 @@
-"""Reading checkpoints safely, and checking that they fit a network."""
+"""Reading checkpoints without running code in them, and checking that they fit a network."""
 
 import pickle
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from eltlab.common.errors import UserError
 
-# What a checkpoint says beside weights and optimizer (written by training/module.py).
+# A checkpoint's entry "eltlab", next to weights and optimizer (training/module.py writes it).
 COUNTERS = {
     "step",
     "images_seen",
@@ -25,7 +25,7 @@ COUNTERS = {
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint by weights_only loading: no code in the file can run. Raises UserError."""
+    """A checkpoint of a run, by weights_only loading. Raises UserError."""
     import torch
 
     if not path.is_file():
@@ -42,27 +42,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: truncated or not a checkpoint; delete it to train the run again"
         ) from error
-    ours = isinstance(checkpoint, dict) and {"state_dict", "eltlab"} <= checkpoint.keys()
-    if not ours or not checkpoint["eltlab"].keys() >= COUNTERS:
+    if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
+        raise UserError(f"{path}: of another program; use a checkpoint that eltlab wrote")
+    lacking = COUNTERS - checkpoint["eltlab"].keys()
+    if lacking:
+        version = checkpoint["eltlab"].get("code", "of an unknown version")
         raise UserError(
-            f"{path}: of another program or another version; use a checkpoint that this eltlab wrote"
+            f"{path}: written by eltlab {version}, without {', '.join(sorted(lacking))}; use the run with "
+            "that version, or delete the checkpoint to train the run again"
         )
     return checkpoint
 
 
-def restore(module: Any, state: dict[str, Any], path: Path) -> None:
-    """Loads a state dict that was read from path. Raises UserError where it does not fit."""
-    check_architecture(module, state, path)
+def load_weights(module: Any, state: dict[str, Any], path: Path, code: str | None = None) -> None:
+    """Loads a state dict that was read from path. Raises UserError if it does not fit."""
+    check_architecture(module, state, path, code)
     module.load_state_dict(state)
 
 
-def check_architecture(module: Any, state: dict[str, Any], path: Path) -> None:
-    """UserError naming the first tensor that the file lacks, has too much or has otherwise."""
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+def check_architecture(
+    module: Any, state: dict[str, Any], path: Path, code: str | None = None
+) -> None:
+    """Raises UserError naming the first tensor that is missing, unknown or of another shape.
+
+    code: the version that wrote the file, if it is known.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            writer = f", written by eltlab {code}" if code else ""
             raise UserError(
-                f"{path}: a checkpoint of another architecture: {key} has shape "
-                f"{found.get(key, 'none')}, this configuration has {wanted.get(key, 'none')}"
+                f"{path}: a checkpoint of another architecture{writer}: {key} has shape "
+                f"{found.get(key, 'none')}, this configuration has {expected.get(key, 'none')}"
             )

@@ -1,4 +1,4 @@
-"""From overrides or a stored config.yaml to a checked configuration, with what the data on disk decide."""
+"""Composes a checked configuration from overrides or a stored config.yaml, and the data on disk."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def compose(overrides: list[str]) -> Config:
 
 
 def compose_parsed(parsed: Parsed) -> Config:
-    """`compose` for keys and values that are parsed already."""
+    """`compose` for parsed keys and values."""
     node = compose_node(parsed)
     if node.budget.match is not None:
         one_budget(node.budget)
@@ -36,7 +36,7 @@ def compose_parsed(parsed: Parsed) -> Config:
 
 
 def resolve_node(node: DictConfig) -> Config:
-    """The checked configuration of a node, with what its data on disk decide. Raises UserError."""
+    """The checked configuration of a node, with the sizes and classes of its data. Raises UserError."""
     config = to_config(node)
     fill_from_files(config.data)
     return resolve(config)
@@ -53,16 +53,16 @@ def compose_encode(overrides: list[str]) -> EncodeConfig:
 
 
 def matched_flops(match: Any, parsed: Parsed) -> float:
-    """The training FLOPs of what budget.match names. Raises UserError.
+    """The training FLOPs of the run that budget.match names. Raises UserError.
 
-    A path is a run, to the end of its budget. A mapping is this configuration with these keys, and
-    twin its unique-layer twin, each under the budget that it has without the match.
+    match: the folder of a run; or keys that this configuration differs in; or "twin", its unique-layer
+    twin. The last two have the budget that they would have without the match.
     """
-    others = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None)]
+    rest = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None)]
     if isinstance(match, dict) and match:
-        return budget_flops(compose_parsed([*others, *((str(key), match[key]) for key in match)]))
+        return budget_flops(compose_parsed([*rest, *((str(key), match[key]) for key in match)]))
     if match == "twin":
-        return budget_flops(twin(compose_parsed(others)))
+        return budget_flops(twin(compose_parsed(rest)))
     path = Path(str(match)).expanduser()
     file = path if path.name == "config.yaml" else path / "config.yaml"
     if not file.is_file():
@@ -74,7 +74,7 @@ def matched_flops(match: Any, parsed: Parsed) -> float:
 
 
 def load_config(path: Path) -> Config:
-    """The Config that a run wrote. Raises UserError where the file is not one."""
+    """The Config in a run's config.yaml. Raises UserError if the file is not one."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -82,14 +82,12 @@ def load_config(path: Path) -> Config:
     return parse_config(text, path)
 
 
-def parse_config(text: str, where: Path) -> Config:
-    """The Config that `to_yaml` wrote out. Raises UserError, naming the file that it came from."""
+def parse_config(text: str, path: Path) -> Config:
+    """The Config that `to_yaml` wrote into the file at path. Raises UserError."""
     try:
         loaded = OmegaConf.create(text)
         if not isinstance(loaded, DictConfig):
             raise UserError("not a mapping of keys to values")
         return resolve_node(typed(loaded))
     except (YAMLError, UserError, OmegaConfBaseException) as error:
-        raise UserError(
-            f"{where} is not the configuration of a run: {first_line(error)}"
-        ) from error
+        raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error

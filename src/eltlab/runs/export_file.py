@@ -1,4 +1,4 @@
-"""A model to hand on: one safetensors file that holds weights, tokenizer and configuration."""
+"""The exported model: one safetensors file with weights, tokenizer and configuration."""
 
 import json
 from pathlib import Path
@@ -18,21 +18,23 @@ from eltlab.data.tokenizers.tokenizer_files import tokenizer_of, tokenizer_tenso
 from eltlab.model.build import patches_of
 from eltlab.runs.composing import parse_config
 
-# What is not the backbone's: the codes over patches, or the tensors of another tokenizer.
+# Names of tensors that are not the backbone's: the codes over patches, or a prefix for a tokenizer.
 CODEBOOK, TOKENIZER = "codebook", "tokenizer."
-SETTINGS = "eltlab.tokenizer"
+SETTINGS = "eltlab.tokenizer"  # in the metadata
 
 
-def write(
+def write_export(
     path: Path,
     config: Config,
     weights: dict[str, Tensor],
     tokenizer: Decoder | None,
     counters: dict[str, Any],
 ) -> None:
-    """The averaged weights under the backbone's names, and the tokenizer's; in the metadata the
-    configuration as YAML, the images seen and the code that trained it."""
-    tensors, settings = parts_of(tokenizer)
+    """Writes the averaged weights under the backbone's names, and the tokenizer.
+
+    The metadata contain the configuration as YAML, the images seen and the version that trained it.
+    """
+    tensors, settings = tokenizer_parts(tokenizer)
     tensors = {name: value.cpu().contiguous() for name, value in (weights | tensors).items()}
     metadata = settings | {
         "format": "pt",
@@ -44,8 +46,8 @@ def write(
         save_file(tensors, temporary, metadata)
 
 
-def parts_of(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Its tensors, and what else the metadata needs to build it again."""
+def tokenizer_parts(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a tokenizer, and the metadata that its class is rebuilt from."""
     if tokenizer is None:
         return {}, {}
     if isinstance(tokenizer, PatchCodebook):
@@ -56,8 +58,8 @@ def parts_of(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, st
     return named, {SETTINGS: json.dumps(settings)}
 
 
-def read(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
-    """The configuration, the weights and the tokenizer that `write` wrote. Raises UserError."""
+def read_export(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
+    """The configuration, the weights and the tokenizer of an exported file. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a run folder or a file that export wrote")
     tensors, metadata = read_tensors(path, "export the run again")

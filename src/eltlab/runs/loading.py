@@ -1,4 +1,4 @@
-"""Opens a trained run, or an exported file, as a sampler."""
+"""Loads a trained run, or an exported file, as a sampler."""
 
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,37 @@ from eltlab.data.tokenizers.patch_codebook import (
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone, patches_of
 from eltlab.runs import export_file
-from eltlab.runs.checkpoints import read_checkpoint, restore
+from eltlab.runs.checkpoints import load_weights, read_checkpoint
 from eltlab.runs.run_folder import Run
 
 
 def load(run: str | Path, accelerator: str = "auto") -> AnytimeSampler:
-    """The EMA model of a run folder or of an exported .safetensors file, ready to
-    `.sample(labels, loops=…, steps=…, seed=…)`.
+    """The EMA model of a run folder or an exported file, ready for `.sample(labels, loops=…, seed=…)`.
 
-    Raises UserError where it is neither, or holds no sound checkpoint.
+    Args:
+        run: the folder, or a file whose name ends in .safetensors.
+        accelerator: auto, cpu or cuda.
+
+    Raises UserError if it is neither, or if its weights are damaged.
     """
     path = Path(run).expanduser()
     if path.suffix == ".safetensors":
-        config, tensors, tokenizer = export_file.read(path)
+        config, weights, tokenizer = export_file.read_export(path)
         config.trainer.accelerator = accelerator
-        return assemble(config, tensors, tokenizer, path)
-    opened = Run.open(path)
-    opened.config.trainer.accelerator = accelerator
-    return load_run(opened.folder, opened.config)[0]
+        return build_sampler(config, weights, tokenizer, path)
+    config = Run.open(path).config
+    config.trainer.accelerator = accelerator
+    return load_run(path, config)[0]
 
 
 def load_run(folder: Path, config: Config) -> tuple[AnytimeSampler, dict[str, Any]]:
-    """The EMA model of a run under this configuration, and the run's counters. Raises UserError.
+    """The EMA model of a run under this configuration, and the counters of its checkpoint.
 
-    The codebook over patches is the one in its checkpoint; another tokenizer is that of its data.
+    The codebook over patches is in the checkpoint; an encoded set has its own tokenizer. Raises UserError.
     """
     path = Run(folder, config).checkpoint
     checkpoint = read_checkpoint(path)
-    state = {
+    weights = {
         name.removeprefix("ema."): value
         for name, value in checkpoint["state_dict"].items()
         if name.startswith("ema.")
@@ -54,14 +57,18 @@ def load_run(folder: Path, config: Config) -> tuple[AnytimeSampler, dict[str, An
         tokenizer = tokenizer_of_set(opened(config.data))
     elif counters["codebook"] is not None:
         tokenizer = PatchCodebook(counters["codebook"], patches_of(config.data))
-    return assemble(config, state, tokenizer, path), counters
+    return build_sampler(config, weights, tokenizer, path, counters["code"]), counters
 
 
-def assemble(
-    config: Config, state: dict[str, Tensor], tokenizer: Decoder | None, path: Path
+def build_sampler(
+    config: Config,
+    weights: dict[str, Tensor],
+    tokenizer: Decoder | None,
+    path: Path,
+    code: str | None = None,
 ) -> AnytimeSampler:
-    """The model of weights that were read from path, on its device."""
+    """The model with these weights, on its device. path and code (version) name the file in errors."""
     backbone = build_backbone(config)
-    restore(backbone, state, path)
+    load_weights(backbone, weights, path, code)
     backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
     return AnytimeSampler(backbone, config, tokenizer)

@@ -37,7 +37,7 @@ def train(prepared: Prepared, requests: Requests) -> None:
     batch_slice = slice_of_this_process(config.trainer.accumulate)
     module = LoopedModule(config, data.codebook, data.hash, batch_slice)
     if checkpoint is not None:
-        check_architecture(module, checkpoint["state_dict"], path)
+        check_architecture(module, checkpoint["state_dict"], path, checkpoint["eltlab"]["code"])
         module.resume(checkpoint)
         if module.step >= config.steps:
             print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
