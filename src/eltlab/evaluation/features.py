@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eltlab.common.cache import cache_dir, make_once
+from eltlab.common.cache import cache_dir, cached_array
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import generator
@@ -93,11 +92,4 @@ class Reference:
 def load_or_make(make: Callable[[], np.ndarray], *key: str) -> np.ndarray:
     """The array that make returned the first time this key was given, from cache_dir()/features."""
     path = cache_dir() / "features" / f"{digest(*key)}.npy"
-
-    def save(temporary: Path) -> None:
-        made = make()
-        with temporary.open("wb") as file:
-            np.save(file, made)
-
-    make_once(path, save)
-    return np.load(path)
+    return cached_array(path, lambda file: np.save(file, make()))
