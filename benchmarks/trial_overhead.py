@@ -18,7 +18,7 @@ import torch
 from eltlab import sweep
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import Study, grid_trials, load_study
-from eltlab.studies.trials import TrialQueue
+from eltlab.studies.trial_queue import TrialQueue
 from eltlab.training.fit import fit
 
 TRIALS = 8

@@ -1,4 +1,4 @@
-"""Small studies: their files, and their ledgers."""
+"""Small studies: their files, and their queues."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from conftest import TINY
 
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import Study, grid_trials, load_study
-from eltlab.studies.trials import TrialQueue
+from eltlab.studies.trial_queue import TrialQueue
 
 SMALL = [*TINY, "trainer.grids=0", "trainer.validations=2", "budget.images=32"]
 
@@ -32,12 +32,12 @@ def opened(tmp_path: Path, text: str = GRID, preset=None, changes=None, override
     return load_study(written(tmp_path, text), preset, list(overrides), runs, changes or {})
 
 
-def ledger_of(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueue:
+def queue_of(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueue:
     return TrialQueue(study, open_storage(None, study.folder), worker, lease)
 
 
 def filled(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueue:
-    """The ledger of a grid, with all its trials in it."""
-    ledger = ledger_of(study, worker, lease)
-    ledger.fill(grid_trials(study))
-    return ledger
+    """The queue of a grid, with all its trials in it."""
+    queue = queue_of(study, worker, lease)
+    queue.fill(grid_trials(study))
+    return queue

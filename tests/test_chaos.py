@@ -22,9 +22,10 @@ from test_runs import assert_same, outcome
 
 from eltlab.runs.result_table import load
 from eltlab.runs.run_folder import Run
-from eltlab.studies.storage import JournalLock, open_storage
+from eltlab.studies.journal import JournalLock
+from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
-from eltlab.studies.trials import TrialQueue, failed
+from eltlab.studies.trial_queue import TrialQueue, failed
 
 # Trainings of some seconds each, with a checkpoint every moment.
 STUDY = "space:\n  loops: [2, 4]\n  optim.lr: {rates}\nseeds: [0]\n"
@@ -102,11 +103,11 @@ class Sweep:
             if not self.running():
                 self.begin()
             assert self.process is not None and self.process.wait(300) == 0, self.log.read_text()
-            if not failed(self.ledger().trials()):
+            if not failed(self.queue().trials()):
                 return
         raise AssertionError(f"trials fail again and again:\n{self.log.read_text()}")
 
-    def ledger(self) -> TrialQueue:
+    def queue(self) -> TrialQueue:
         storage = open_storage(self.url, self.study.folder, study=self.study.name)
         return TrialQueue(self.study, storage, "reader", 60.0)
 
@@ -150,7 +151,7 @@ def test_a_study_survives_kills(
     sweep = Sweep(tmp_path, 2 * kills, url)
     done = disturb(sweep, kills, random.Random(f"{storage} {kills}"))
     sweep.finish()
-    print(f"{storage}: {dict(done)}, {len(sweep.ledger().trials())} trials", file=sys.stderr)
+    print(f"{storage}: {dict(done)}, {len(sweep.queue().trials())} trials", file=sys.stderr)
     assert sum(done[kind] for kind in KINDS) == kills
     assert storage == "postgres" or done["torn"] > 0
     check_completed_once(sweep)
@@ -159,7 +160,7 @@ def test_a_study_survives_kills(
 
 
 def check_completed_once(sweep: Sweep) -> None:
-    trials = sweep.ledger().trials()
+    trials = sweep.queue().trials()
     states = Counter(trial.state for trial in trials)
     assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}, states
     complete = [trial.user_attrs["key"] for trial in trials if trial.state == TrialState.COMPLETE]
@@ -182,5 +183,5 @@ def check_equal(sweep: Sweep, undisturbed: Sweep) -> None:
 
 
 def values(sweep: Sweep) -> dict[str, list[float]]:
-    trials = sweep.ledger().trials()
+    trials = sweep.queue().trials()
     return {t.user_attrs["arm"]: t.values for t in trials if t.state == TrialState.COMPLETE}

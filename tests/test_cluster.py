@@ -20,7 +20,7 @@ from eltlab.common.errors import UserError
 from eltlab.config.schema import SlurmConfig
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
-from eltlab.studies.trials import TrialQueue
+from eltlab.studies.trial_queue import TrialQueue
 from eltlab.training.strategy import strategy_arguments
 
 LOCAL = ["trainer=slurm", "trainer.slurm.cluster=local"]
@@ -151,7 +151,7 @@ def test_without_a_database_the_journal_is_warned_of(tmp_path, monkeypatch, caps
     file = written(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n")
     command = [file, f"runs_dir={tmp_path / 'runs'}", *LOCAL, "trainer.slurm.hours=3"]
     sweep.main([*command, "workers=9"])
-    assert "only where the file system's locks (flock)" in capsys.readouterr().err
+    assert "only if the file system's locks (flock)" in capsys.readouterr().err
     [(jobs, folder, slurm, wanted)] = asked
     assert len(jobs) == 2  # no more than there are trials
     assert jobs[0].arguments == command[:2] and jobs[0].storage is None
@@ -163,9 +163,9 @@ def test_without_a_database_the_journal_is_warned_of(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trainer=slurm"], "trainer=slurm: say how many jobs, e.g. workers=8"),
-        (["trainer=slurm", "workers=0"], "say how many jobs"),
-        (["trainer=slurm", "workers=2", "storage=sqlite:///a.db"], "take storage=postgresql://"),
+        (["trainer=slurm"], "trainer=slurm: give the number of jobs, e.g. workers=8"),
+        (["trainer=slurm", "workers=0"], "give the number of jobs"),
+        (["trainer=slurm", "workers=2", "storage=sqlite:///a.db"], "set storage=postgresql://"),
         (["trainer=slurm", "workers=2"], "no sbatch here"),
         (["workers=-1"], "workers=-1: must be at least 0"),
         (["trainer=slum"], "trainer=slum: did you mean slurm?"),
@@ -223,7 +223,7 @@ def test_sbatch_is_given_what_was_asked_for(slurm, tmp_path, capsys) -> None:
 
 def test_an_array_is_one_job_of_slurm(slurm, tmp_path, capsys) -> None:
     jobs = [cluster.WorkerJob(["a"], None)] * 3
-    asked = cluster.resources(tiny(), 1, 1)
+    asked = cluster.job_resources(tiny(), 1, 1)
     assert cluster.submit(jobs, tmp_path, SlurmConfig(), asked) == ["77_0", "77_1", "77_2"]
     assert "#SBATCH --array=0-2%3" in (tmp_path / "77_submission.sh").read_text()
     assert "scancel 77 ends it" in capsys.readouterr().err
@@ -248,7 +248,7 @@ def test_ranks_are_told_by_torchruns_variables(monkeypatch) -> None:
         monkeypatch.delenv(key)
     # Lightning would see SLURM here, and requeue by itself.
     assert type(strategy_arguments(tiny())["plugins"]).__name__ == "LightningEnvironment"
-    cluster.share_ranks()
+    cluster.export_ranks()
     assert [os.environ[key] for key in told] == ["3", "4", "1", "2", "1", "n3"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     launched = strategy_arguments(tiny())["plugins"]
@@ -275,10 +275,10 @@ def test_a_stopped_job_is_queued_again_unless_slurm_is_ending_it(
     task = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "77", "SLURM_PROCID": rank}
     for key, value in task.items():
         monkeypatch.setenv(key, value)
-    job = cluster.submitit().JobEnvironment()
+    job = cluster.import_submitit().JobEnvironment()
     before = signal.signal(signal.SIGUSR2, lambda number, frame: job._requeue(1))
     try:
-        cluster.in_job(lambda: signal.raise_signal(signal.SIGTERM))
+        cluster.run_in_job(lambda: signal.raise_signal(signal.SIGTERM))
     except SystemExit as end:
         assert end.code == 143
     finally:

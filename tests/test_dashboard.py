@@ -16,17 +16,17 @@ from eltlab import dashboard
 from eltlab.common.errors import UserError
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials
-from eltlab.studies.trials import TrialQueue
+from eltlab.studies.trial_queue import TrialQueue
 
 
 def told(tmp_path: Path, url: str | None) -> None:
-    """A study whose trials are told without a training."""
+    """A study whose trials are finished without a training."""
     study = opened(tmp_path)
     storage = open_storage(url, study.folder, study=study.name)
-    ledger = TrialQueue(study, storage, "me", 60.0)
-    ledger.fill(grid_trials(study))
-    while (claimed := ledger.claim()) is not None:
-        ledger.finish(claimed, [10.0 + claimed.number])
+    queue = TrialQueue(study, storage, "me", 60.0)
+    queue.fill(grid_trials(study))
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [10.0 + claimed.number])
     storage.close()
 
 
@@ -63,7 +63,7 @@ def test_a_study_is_shown(
         page.goto(address)
         page.get_by_text("small").first.click()
         page.get_by_text("Best Trial (number=0)").wait_for()
-        # A grid's cells are parameters here, so that there is something to draw.
+        # A grid's drawn are parameters here, so that there is something to draw.
         assert "supervision" in page.get_by_text("Params = [").inner_text()
         page.get_by_text("Study User Attributes").wait_for()
         page.get_by_text("fd_classifier").first.wait_for()  # the axis is called what it shows
@@ -74,7 +74,7 @@ def test_a_study_is_shown(
 def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     file, runs = written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"
     with pytest.raises(
-        UserError, match=r"small was not begun in .*; begin it by python -m eltlab.sweep"
+        UserError, match=r"small was not started in .*; start it by python -m eltlab.sweep"
     ):
         dashboard.main([file, runs])
     with pytest.raises(UserError, match="port=70000: must be from 0 to 65535"):
@@ -94,7 +94,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -
             dashboard.main([file, runs, f"port={port}", *taken_keys])
         written(tmp_path, GRID)
         with pytest.raises(
-            UserError, match=rf"port={port}: Address already in use; take another port"
+            UserError, match=rf"port={port}: Address already in use; set another port"
         ):
             dashboard.main([file, runs, f"port={port}"])
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)

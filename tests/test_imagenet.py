@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sets import photographs
-from studies import ledger_of
+from studies import queue_of
 from test_studies import SMALL, check_trials
 
 from eltlab.common.package_folders import package_folder
@@ -100,7 +100,7 @@ def test_the_study_trains_on_the_set(place, tmp_path) -> None:
     planned = grid_trials(study)
     arms = [trial.config.name.partition("/")[2] for trial in planned]
     assert arms == ["loops1-final", "loops4-ilsd", "loops4-final"]
-    ledger_of(study).fill([planned[0], planned[1]])
+    queue_of(study).fill([planned[0], planned[1]])
     command = [sys.executable, "-m", "eltlab.sweep", "imagenette", "preset=quick", *own]
     done = subprocess.run(
         [*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eltlab.common.errors import UserError
 from eltlab.studies.constraints import holds, keys_in
-from eltlab.studies.space import Dice, check_space, decided, draw, grid, keys_of
+from eltlab.studies.space import Dice, check_space, draw, fixed_keys, grid, keys_of
 
 CONDITIONAL = {
     "loops": [2, 4],
@@ -49,10 +49,10 @@ def test_a_range_with_a_step_is_a_grid():
 
 def test_what_a_branch_decides_is_no_choice():
     space = {"arm": {"short": {"loops": [1]}, "long": {"loops": [2, 4]}}, "seed": [1]}
-    assert decided(space, {"arm": "short", "loops": 1, "seed": 1}) == {"loops"}
-    assert decided(space, {"arm": "long", "loops": 2, "seed": 1}) == set()
+    assert fixed_keys(space, {"arm": "short", "loops": 1, "seed": 1}) == {"loops"}
+    assert fixed_keys(space, {"arm": "long", "loops": 2, "seed": 1}) == set()
     nested = {"a": {"x": {"b": {"y": {"c": [3]}}}}}
-    assert decided(nested, {"a": "x", "b": "y", "c": 3}) == {"b", "c"}
+    assert fixed_keys(nested, {"a": "x", "b": "y", "c": 3}) == {"b", "c"}
 
 
 @pytest.mark.parametrize("by", ["a study", "dice"])
@@ -64,14 +64,14 @@ def test_draws_lie_in_the_space(by):
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     dice = Dice(Random(0))
-    cells = [draw(space, dice if by == "dice" else study.ask()) for _ in range(60)]
-    assert all(1e-4 <= cell["lr"] <= 1e-2 for cell in cells)
-    assert {cell["width"] for cell in cells} == {32, 64, 96}
-    assert {cell["loops"] for cell in cells} == {2, 4}
-    for cell in cells:
+    drawn = [draw(space, dice if by == "dice" else study.ask()) for _ in range(60)]
+    assert all(1e-4 <= cell["lr"] <= 1e-2 for cell in drawn)
+    assert {cell["width"] for cell in drawn} == {32, 64, 96}
+    assert {cell["loops"] for cell in drawn} == {2, 4}
+    for cell in drawn:
         assert ("supervision.min_loops" in cell) == (cell["supervision"] == "ilsd")
     # Half of the draws of a logarithmic range lie below its geometric middle.
-    assert 18 < sum(cell["lr"] < 1e-3 for cell in cells) < 42
+    assert 18 < sum(cell["lr"] < 1e-3 for cell in drawn) < 42
 
 
 def test_branches_may_have_different_spaces_for_one_key():
@@ -79,9 +79,9 @@ def test_branches_may_have_different_spaces_for_one_key():
     shared = {"low": 0.0, "high": 1.0}
     space = {"a": {"x": {"n": [1, 2], "w": shared, "k": [7]}, "y": {"n": [3, 4], "w": shared}}}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    cells = [draw(space, study.ask()) for _ in range(30)]
-    assert {(cell["a"], cell["n"]) for cell in cells} == {("x", 1), ("x", 2), ("y", 3), ("y", 4)}
-    assert all(("k" in cell) == (cell["a"] == "x") for cell in cells)
+    drawn = [draw(space, study.ask()) for _ in range(30)]
+    assert {(cell["a"], cell["n"]) for cell in drawn} == {("x", 1), ("x", 2), ("y", 3), ("y", 4)}
+    assert all(("k" in cell) == (cell["a"] == "x") for cell in drawn)
     names = {name for trial in study.trials for name in trial.params}
     assert names == {"a", "n of a=x", "n of a=y", "w"}
 

@@ -2,6 +2,7 @@
 PostgreSQL. The processes, the kills, the torn lines and the server are real."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -24,8 +25,8 @@ from postgres import PASSWORD, QUOTED, USER
 from eltlab.common.errors import UserError
 from eltlab.common.file_locks import file_lock
 from eltlab.common.text import mask_password
-from eltlab.studies import storage
-from eltlab.studies.storage import JournalLock, open_storage
+from eltlab.studies.journal import JournalLock
+from eltlab.studies.storage import open_storage
 
 # Children come from a server that has the imports done, and inherit none of our locks.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -354,7 +355,7 @@ def test_no_flock_is_one_line(journal, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(UserError, match="no file locks"):
         journal.open()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from studies import ledger_of
+from studies import queue_of
 
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.schema import Config
@@ -122,12 +122,12 @@ def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
     "name", [name for name in NAMES if name not in ("imagenette", "sprites_loops")]
 )
 def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
-    """The first and the last of a grid, by a worker: it runs what the ledger has."""
+    """The first and the last of a grid, by a worker: it runs what the queue has."""
     own = [] if name in GRIDS else ["trials=2"]
     study = load_study(name, "quick", SMALL, str(tmp_path), {"trials": 2} if own else {})
     if name in GRIDS:
         planned = grid_trials(study)
-        ledger_of(study).fill([planned[0], planned[-1]])
+        queue_of(study).fill([planned[0], planned[-1]])
     command = [sys.executable, "-m", "eltlab.sweep", name, "preset=quick", *SMALL, *own]
     done = subprocess.run(
         [*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True
@@ -137,7 +137,7 @@ def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
 
 
 def check_trials(study: Study, folder: Path) -> None:
-    trials = [t for t in ledger_of(study).trials() if "forbidden" not in t.user_attrs]
+    trials = [t for t in queue_of(study).trials() if "forbidden" not in t.user_attrs]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2, [
         trial.user_attrs.get("error") for trial in trials
     ]

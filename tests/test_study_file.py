@@ -58,7 +58,7 @@ def test_budgets_may_be_searched_where_images_are_matched(tmp_path):
 def test_constraints_leave_cells_out(tmp_path):
     text = "space:\n  loops: [1, 2, 3, 4]\nwhere:\n  - loops divides model.depth\n"
     trials = grid_trials(opened(tmp_path, text, changes={"seeds": [0]}))
-    assert [trial.cell["loops"] for trial in trials] == [1, 2, 4]
+    assert [trial.params["loops"] for trial in trials] == [1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ def test_where_known_data_lie_makes_no_other_study(tmp_path):
         ("sampler: random\ntrials: 2\nspace: {loop: [2]}", "did you mean loops?"),
         (
             "sampler: random\ntrials: 2\nwhere: ['loops == 3']\nspace: {loops: [2, 4]}",
-            "allows none of 1000 random cells of the space",
+            "allows none of 1000 random draws from the space",
         ),
         (
             "sampler: random\ntrials: 2\nwhere: ['width <= 0.01']\nspace: {width: {low: 0, high: 1.0}}",
-            "allows [0-9]+ of 1000 random cells of the space, and a sampler needs 20; narrow",
+            "allows [0-9]+ of 1000 random draws from the space, and a sampler requires 20; narrow",
         ),
         (
             "sampler: random\ntrials: 2\npruner: median\nspace: {loops: [2, 4]}\nseeds: [0, 1]",
@@ -315,6 +315,6 @@ def test_workers_are_given_the_storage_where_others_cannot_read_it(monkeypatch, 
         subprocess, "Popen", lambda command, **rest: started.update(rest, command=command)
     )
     monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)
-    local_workers.start(1, ["small", *given, "workers=2"])
+    local_workers.start_worker(1, ["small", *given, "workers=2"])
     assert started["command"][3:6] == ["small", "workers=2", "worker=1"]
     assert started["env"]["ELTLAB_STORAGE"] == URL

@@ -6,7 +6,7 @@ from pathlib import Path
 from eltlab.runs.arm_table import arm_lines
 from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.result_table import load
-from eltlab.studies.summary import tables
+from eltlab.studies.summary import arm_tables
 
 ROWS = Path(__file__).parents[1] / "analysis" / "data" / "loops_vs_depth_quick.jsonl"
 
@@ -22,8 +22,8 @@ def test_a_table_is_of_one_protocol_and_of_the_latest_rows(tmp_path: Path) -> No
     path.write_text("".join(json.dumps(row) + "\n" for row in early + rows + early_other + other))
 
     own = arm_lines(comparable(load(ROWS)), rows[0]["study"], "fd_classifier")
-    assert tables(load(ROWS), rows[0]["study"], "fd_classifier") == own
-    lines = tables(load(path), rows[0]["study"], "fd_classifier")
+    assert arm_tables(load(ROWS), rows[0]["study"], "fd_classifier") == own
+    lines = arm_tables(load(path), rows[0]["study"], "fd_classifier")
     assert lines[: len(own) + 1] == [f"protocol {rows[0]['protocol']}", *own]
     assert lines[len(own) + 1] == "protocol 0123456789" and len(lines) == 2 * len(own) + 2
     assert {line.split()[-1] for line in lines[len(own) + 4 :]} == {"7"}

@@ -12,28 +12,29 @@ from pathlib import Path
 import pytest
 from conftest import until
 from optuna.trial import TrialState
-from studies import GRID, filled, ledger_of, opened, written
+from studies import GRID, filled, opened, queue_of, written
 
 from eltlab import sweep
+from eltlab.common.signals import Requests
 from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
 from eltlab.studies import local_workers, worker
-from eltlab.studies.pruning import Pruned, Watched
-from eltlab.studies.pruning import measured as curve
+from eltlab.studies.pruning import Pruned, Watcher, validation_curve
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
 from eltlab.studies.sweep_keys import SweepKeys
-from eltlab.studies.trials import TrialQueue, expired
-from eltlab.studies.worker import last_lines
+from eltlab.studies.trial_process import last_lines
+from eltlab.studies.trial_queue import TrialQueue, is_expired
+from eltlab.studies.worker import Worker
 from eltlab.training.validation import LEVELS
 
 
 def swept(tmp_path: Path, text: str = GRID, *arguments: str) -> int:
     """Runs the whole study in processes of its own; how many trials have completed."""
     sweep.main([written(tmp_path, text), f"runs_dir={tmp_path / 'runs'}", *arguments])
-    return sum(t.state == TrialState.COMPLETE for t in ledger_of(opened(tmp_path, text)).trials())
+    return sum(t.state == TrialState.COMPLETE for t in queue_of(opened(tmp_path, text)).trials())
 
 
 # --- whole studies --------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def test_a_study_runs_resumes_and_grows(tmp_path, capsys):
 
 def test_values_are_those_of_the_rows(tmp_path):
     swept(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n")
-    for trial in ledger_of(opened(tmp_path)).trials():
+    for trial in queue_of(opened(tmp_path)).trials():
         run = opened(tmp_path).config(trial.user_attrs["cell"], 0)
         [row] = [
             r
@@ -78,7 +79,7 @@ def test_a_sampler_averages_over_its_seeds(tmp_path):
         "objectives: {fd_classifier: minimize, params_total: minimize}\n"
     )
     assert swept(tmp_path, text) == 1
-    [trial] = ledger_of(opened(tmp_path, text)).trials()
+    [trial] = queue_of(opened(tmp_path, text)).trials()
     study = opened(tmp_path, text)
     values = study.values([study.config(trial.user_attrs["cell"], seed) for seed in (0, 1)])
     assert trial.values == values and values[1] == int(values[1])
@@ -92,13 +93,13 @@ def test_a_trial_that_fails_is_told_and_the_study_goes_on(tmp_path, capsys):
         file = written(tmp_path, text)
         sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *sensitive, *more])
         study = load_study(file, None, sensitive, str(tmp_path / "runs"), {})
-        states = [trial.state for trial in ledger_of(study).trials()]
+        states = [trial.state for trial in queue_of(study).trials()]
         assert states == [TrialState.COMPLETE] + [TrialState.FAIL] * attempts
-        failed = ledger_of(study).trials()[-1]
+        failed = queue_of(study).trials()[-1]
         assert "exit code 1" in failed.user_attrs["error"]
         assert "the loss was not finite" in failed.user_attrs["error"]
         printed = capsys.readouterr()
-        assert "retry=true runs the failed once more" in printed.out
+        assert "retry=true runs the failed trials again" in printed.out
         # Its last line too, after where the log is.
         for line in (printed.out, printed.err):
             assert re.search(
@@ -112,7 +113,7 @@ def test_a_trial_that_hangs_is_ended(tmp_path):
     file = written(tmp_path, text + "matched: images\n")
     sweep.main([file, f"runs_dir={tmp_path / 'runs'}", endless])
     study = load_study(file, None, [endless], str(tmp_path / "runs"), {})
-    [trial] = ledger_of(study).trials()
+    [trial] = queue_of(study).trials()
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["error"].startswith("stopped after hours=0.0008")
     [folder] = {path.parent for path in (tmp_path / "runs").rglob("config.yaml")}
@@ -121,9 +122,9 @@ def test_a_trial_that_hangs_is_ended(tmp_path):
 
 def test_the_hours_of_a_trial_are_those_of_all_its_seeds(tmp_path, monkeypatch):
     text = "space:\n  loops: [4]\nseeds: [0, 1]\nsampler: random\ntrials: 1\nhours: 1\n"
-    ledger, deadlines = ledger_of(opened(tmp_path, text)), []
-    monkeypatch.setattr(worker, "run_child", lambda *arguments: deadlines.append(arguments[-1]))
-    worker.run_trial(ledger, ledger.claim(), 1)
+    queue, deadlines = queue_of(opened(tmp_path, text)), []
+    monkeypatch.setattr(Worker, "run_fit", lambda *arguments: deadlines.append(arguments[-1]))
+    Worker(queue, 1, Requests()).run_trial(queue.claim())
     assert len(deadlines) == 2 and len(set(deadlines)) == 1
     assert 0 < deadlines[0] - time.monotonic() < 3600
 
@@ -141,7 +142,7 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
     file, more = written(tmp_path, text), ["budget.images=1600"]
     sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *more, "workers=2"])
     study = load_study(file, None, more, str(tmp_path / "runs"), {})
-    trials = ledger_of(study).trials()
+    trials = queue_of(study).trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     assert len({trial.values[0] for trial in trials}) == 1
     begun = [log.read_text() for log in (tmp_path / "runs").rglob("trial-*.log")]
@@ -178,7 +179,7 @@ def test_workers_are_one_a_gpu_else_as_many_as_the_cores_hold(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(local_workers, "cores", lambda: 8)
     study = opened(tmp_path, changes={"threads": threads}, overrides=more)
-    assert local_workers.workers_here(study, storage) == workers
+    assert local_workers.default_workers(study, storage) == workers
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -186,14 +187,14 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = []
     for number in range(3):
-        worker = local_workers.start(
+        process = local_workers.start_worker(
             number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"]
         )
-        environment = Path(f"/proc/{worker.pid}/environ")
+        environment = Path(f"/proc/{process.pid}/environ")
         until(environment.read_bytes)  # empty until the kernel has filled the new process's stack
         variables = environment.read_bytes().split(b"\0")
-        worker.kill()
-        worker.wait()
+        process.kill()
+        process.wait()
         seen += [each for each in variables if each.startswith(b"CUDA_VISIBLE_DEVICES=")]
     assert seen == [b"CUDA_VISIBLE_DEVICES=" + gpu for gpu in (b"5", b"7", b"5")]
 
@@ -201,10 +202,10 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("threads", "each"), [(3, 3), (None, 4)])
 def test_workers_share_the_cores(tmp_path, monkeypatch, threads, each):
     given = []
-    monkeypatch.setattr(worker, "work", lambda ledger, threads: given.append(threads))
-    monkeypatch.setattr(local_workers, "cores", lambda: 8)
+    monkeypatch.setattr(Worker, "run", lambda self: given.append(self.threads))
+    monkeypatch.setattr(worker, "cores", lambda: 8)
     study = opened(tmp_path, changes={"threads": threads})
-    local_workers.be_worker(study, SweepKeys(), workers=2)
+    worker.run_worker(study, SweepKeys(), workers=2)
     assert given == [each]
 
 
@@ -220,10 +221,16 @@ def test_a_pruner_sees_whole_validations_of_the_exit_it_watches(tmp_path):
         for exit in (1, 2)
     ]
     path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
-    assert curve(path, "loss", 2) == [5.0, 6.0] and curve(path, "gap", 1) == [2.0, 2.0]
+    assert validation_curve(path, "loss", 2) == [5.0, 6.0] and validation_curve(path, "gap", 1) == [
+        2.0,
+        2.0,
+    ]
     path.write_text(path.read_text()[:-1])  # whether this line is whole nobody can know
-    assert curve(path, "loss", 2) == [5.0] and curve(path, "loss", 1) == [4.0, 5.0]
-    assert curve(tmp_path / "none", "loss", 2) == []
+    assert validation_curve(path, "loss", 2) == [5.0] and validation_curve(path, "loss", 1) == [
+        4.0,
+        5.0,
+    ]
+    assert validation_curve(tmp_path / "none", "loss", 2) == []
 
 
 @pytest.mark.parametrize("objective", ["fd_classifier: minimize", "accuracy: maximize"])
@@ -231,19 +238,19 @@ def test_a_pruner_ends_the_trials_of_the_higher_loss(tmp_path, objective):
     """Whatever the objective: bad trials first, then good ones, and the worst last. Nothing is trained."""
     text = f"space:\n  optim.lr: [1, 2, 3, 4, 5, 6]\nseeds: [0]\nobjectives: {{{objective}}}\n"
     study = opened(tmp_path, f"{text}pruner: median\n")
-    ledger = filled(study)
+    queue = filled(study)
     pruned = []
     for losses in ((5.0, 4.0), (5.1, 4.1), (5.2, 4.2), (1.0, 0.9), (1.1, 0.8), (9.0, 9.0)):
-        claimed = ledger.claim()
-        config = study.config(claimed.cell, 0, claimed.number)
-        watched = Watched(ledger, claimed, config)
+        claimed = queue.claim()
+        config = study.config(claimed.params, 0, claimed.number)
+        watcher = Watcher(queue, claimed, config)
         try:
             for count in (1, 2):
                 validated(Run.of(config).folder / "validation.csv", losses[:count])
-                watched.look()
-            ledger.finish(claimed, [0.5])
+                watcher.prune_if_hopeless()
+            queue.finish(claimed, [0.5])
         except Pruned:
-            ledger.prune(claimed)
+            queue.prune(claimed)
             pruned.append(losses)
     assert pruned == [(9.0, 9.0)]
 
@@ -271,7 +278,7 @@ def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
     # One after the other: the pruner compares with trials that have ended.
     sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *longer, "workers=1"])
     study = load_study(file, None, longer, str(tmp_path / "runs"), {})
-    trials = ledger_of(study).trials()
+    trials = queue_of(study).trials()
     states = [trial.state for trial in trials]
     assert states[0] == TrialState.COMPLETE and TrialState.PRUNED in states[3:]
     assert pruner == "hyperband" or states[:3] == [TrialState.COMPLETE] * 3
@@ -335,7 +342,7 @@ def test_a_server_that_stays_away_ends_the_study_in_words(tmp_path, postgres_ser
     assert running.returncode == 2, err
     # The sweep says that it waits, the worker and the sweep that they gave up.
     said = [line for line in err.splitlines() if line.startswith(("error:", "storage="))]
-    assert len(said) == 3 and said[-1] == "error: a worker gave up; what it said is above", err
+    assert len(said) == 3 and said[-1] == "error: a worker gave up; its message is above", err
     assert "Traceback" not in err and "refused" in said[1] and "s3cret" not in err
     assert postgres_server.start()
     again = begin(file, runs, *more, f"storage={url}")
@@ -393,9 +400,9 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
     try:
         until(lambda: list(runs.rglob("last.ckpt")))
         first.send_signal(signal.SIGSTOP)  # its fit goes on
-        holder = ledger_of(study).trials()[0].user_attrs["lease"][0]
+        holder = queue_of(study).trials()[0].user_attrs["lease"][0]
         second = begin(file, runs, *more, "worker=0")
-        until(lambda: ledger_of(study).trials()[0].user_attrs["lease"][0] != holder)
+        until(lambda: queue_of(study).trials()[0].user_attrs["lease"][0] != holder)
         if woken == "at once":
             first.send_signal(signal.SIGCONT)  # it learns that the trial is lost, and ends the fit
         else:
@@ -408,7 +415,7 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
         for worker in (first, second):
             if worker is not None:
                 worker.kill()
-    [trial] = ledger_of(study).trials()
+    [trial] = queue_of(study).trials()
     assert trial.state == TrialState.COMPLETE and not left_to_measure(
         Run.of(study.config({"loops": 4}, 0))
     )
@@ -445,9 +452,9 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     for path in runs.rglob("last.ckpt"):
         until(lambda folder=path.parents[1]: not alive(folder))
     study = load_study(file, None, more, str(runs), {})
-    ledger = TrialQueue(study, open_storage(None, study.folder), "me", 60.0)
-    until(lambda: all(expired(trial) for trial in ledger.trials()), seconds=30)
-    assert [trial.state for trial in ledger.trials()] == [TrialState.RUNNING] * 2
+    queue = TrialQueue(study, open_storage(None, study.folder), "me", 60.0)
+    until(lambda: all(is_expired(trial) for trial in queue.trials()), seconds=30)
+    assert [trial.state for trial in queue.trials()] == [TrialState.RUNNING] * 2
 
 
 def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_path):
@@ -455,11 +462,11 @@ def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_p
     more = ["budget.images=4000000", "trainer.checkpoint_seconds=0.2"]
     file, runs = written(tmp_path, text), tmp_path / "runs"
     study = load_study(file, None, more, str(runs), {})
-    ledger = filled(study, "filler")
+    queue = filled(study, "filler")
     worker = begin(file, runs, *more, "worker=0")
     try:
         until(lambda: list(runs.rglob("last.ckpt")))
-        with ledger.storage.exclusive():  # so that it cannot be done before the second arrives
+        with queue.storage.exclusive():  # so that it cannot be done before the second arrives
             worker.send_signal(signal.SIGTERM)
             [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
             until(lambda: not alive(folder))
@@ -470,7 +477,7 @@ def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_p
     finally:
         worker.kill()
     assert worker.returncode == 143 and "Traceback" not in err, err
-    assert expired(ledger.trials()[0])
+    assert is_expired(queue.trials()[0])
 
 
 def alive(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from eltlab.cli import study_keys
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
-from eltlab.studies.dashboard import application, served
+from eltlab.studies.dashboard import application, make_dashboard_server
 from eltlab.studies.study import load_study
 from eltlab.studies.sweep_keys import SweepKeys
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"port={asked.port}: must be from 0 to 65535")
     study = load_study(name, asked.preset, overrides, asked.runs_dir, asked.changes())
     page, where = application(study, asked.storage)
-    with served(page, asked.host, asked.port) as server:
+    with make_dashboard_server(page, asked.host, asked.port) as server:
         print(f"dashboard: http://{asked.host}:{server.server_port}/", flush=True)
         print(f"{study.name} in {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
         server.serve_forever()

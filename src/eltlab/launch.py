@@ -1,4 +1,4 @@
-"""Starts a verb in one process a device through torchrun's own agent."""
+"""Starts a verb in one process per device, through torchrun's own agent."""
 
 import logging
 import os
@@ -8,17 +8,17 @@ import uuid
 
 
 def launch(verb: str, overrides: list[str], devices: int) -> None:
-    """Runs python -m eltlab.VERB in this many processes of this machine, to their end.
+    """Runs python -m eltlab.VERB in `devices` processes of this machine, until they end.
 
-    Where one fails the others are ended, and this process leaves with its code, without a word: the
-    processes say what there is to say. SIGINT and SIGTERM are passed on to all of them.
+    If one fails, the others are terminated and this process exits with its code, without a message of its
+    own. SIGINT and SIGTERM are passed on to all of them.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    hush("torch.distributed")
-    # Each process by itself would take all cores, and they would slow each other many times.
+    silence_loggers("torch.distributed")
+    # By default each process would use all cores, and the processes would slow each other many times over.
     threads = max(1, len(os.sched_getaffinity(0)) // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="eltlab-") as folder:
@@ -41,15 +41,14 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
             sys.exit(128 + error.sigval)
 
 
-def hush(package: str) -> None:
-    """What the modules of a package, as far as they are imported, log is not shown; each of torch's has
-    a level of its own."""
+def silence_loggers(package: str) -> None:
+    """Hides what the imported modules of a package log. Each module of torch has a level of its own."""
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(package):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def exit_code(codes: list[int]) -> int:
-    """What the processes' codes say together; negative ones are signals."""
-    left = [code for code in codes if code > 0]
-    return left[0] if left else 128 - codes[0]
+    """One exit code for the codes of all processes, of which negative ones are signals."""
+    positive = [code for code in codes if code > 0]
+    return positive[0] if positive else 128 - codes[0]

@@ -1,26 +1,17 @@
 """python -m eltlab.sweep NAME [preset=quick] [overrides]: a study, from where it stands to its table."""
 
-import signal
 import sys
-from types import FrameType
 
 from eltlab.cli import study_keys
-from eltlab.cluster import PLACES, submit_workers
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
-from eltlab.config.schema import Config
+from eltlab.common.signals import STOPS_AND_HANGUP, Stopped, listening
+from eltlab.config.schema import TrainerConfig
 from eltlab.runs.composing import compose
-from eltlab.studies.local_workers import (
-    be_worker,
-    open_ledger,
-    run_workers,
-    watch,
-    workers_here,
-)
-from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.study import load_study
 from eltlab.studies.study_file import known_studies
 from eltlab.studies.study_plan import plan_lines
-from eltlab.studies.sweep_keys import STORAGE_VARIABLE, SweepKeys
+from eltlab.studies.sweep_keys import PLACES, STORAGE_VARIABLE, SweepKeys
 
 
 def usage() -> str:
@@ -48,76 +39,59 @@ def usage() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    name, asked, overrides = study_keys(arguments, SweepKeys())
-    place, overrides = placed(overrides)
-    check_asked(asked, place)
-    study = load_study(name, asked.preset, overrides, asked.runs_dir, asked.changes())
-    workers = workers_here(study, asked.storage) if asked.workers is None else asked.workers
-    if asked.worker is not None:
-        be_worker(study, asked, workers)
+    name, keys, overrides = study_keys(arguments, SweepKeys())
+    trainer, overrides = compose_place(overrides)
+    check_keys(keys, trainer)
+    study = load_study(name, keys.preset, overrides, keys.runs_dir, keys.changes())
+    if keys.plan:
+        print(*plan_lines(study), sep="\n")
         return
-    planned = grid_trials(study) if study.file.sampler == "grid" else []
-    if asked.plan:
-        print(*plan_lines(study, planned), sep="\n")
+
+    # Imported late: --help and plan=true work without Optuna, which takes a second to import.
+    from eltlab.studies.local_workers import default_workers
+    from eltlab.studies.run_study import fill_queue, run_study
+
+    workers = default_workers(study, keys.storage) if keys.workers is None else keys.workers
+    if keys.worker is not None:
+        from eltlab.studies.worker import run_worker
+
+        try:
+            run_worker(study, keys, workers)
+        except Stopped as stop:  # without a message: the sweep that started this worker has one
+            sys.exit(stop.code)
         return
-    ledger = open_ledger(study, asked, workers)
-    if planned:
-        ledger.fill(planned)
-    if asked.retry:
-        ledger.retry()
-    left = ledger.left()
-    if left and place.trainer.name == "slurm":
-        submit_workers(study, asked, place, min(workers, left), arguments)
-        return
-    if left and not workers:
-        watch(ledger)
-    elif left:
-        workers = min(workers, left)
-        count = f"{left} trials to do, {workers} at a time"
-        print(f"sweep: {study.name}, {count}", file=sys.stderr, flush=True)
-        run_workers(ledger, workers, [*arguments, f"workers={workers}"])
+    queue = fill_queue(study, keys, workers)
+    left = queue.left()
+    if left and trainer.name == "slurm":
+        from eltlab.cluster import submit_workers
+
+        submit_workers(study, keys, trainer.slurm, min(workers, left), arguments)
     else:
-        print(f"sweep: {study.name} is finished", file=sys.stderr)
-    from eltlab.studies.summary import summarise
-
-    print(*summarise(ledger), sep="\n")
-    print(f"study: {study.folder}")
+        run_study(queue, workers, arguments)
 
 
-def placed(overrides: list[str]) -> tuple[Config, list[str]]:
-    """A configuration that says where workers run, and the overrides that are left. Raises UserError."""
-    mine = [text for text in overrides if text.startswith(PLACES)]
-    return compose(mine), [text for text in overrides if text not in mine]
+def compose_place(overrides: list[str]) -> tuple[TrainerConfig, list[str]]:
+    """Where the workers run, and the overrides that are part of the study. Raises UserError."""
+    place = [text for text in overrides if text.startswith(PLACES)]
+    return compose(place).trainer, [text for text in overrides if text not in place]
 
 
-def check_asked(asked: SweepKeys, place: Config) -> None:
-    if not 0 < asked.lease < float("inf"):
-        raise UserError(f"lease={asked.lease}: must be a number above 0")
-    if asked.workers is not None and asked.workers < 0:
-        raise UserError(f"workers={asked.workers}: must be at least 0")
-    if place.trainer.name != "slurm":
+def check_keys(keys: SweepKeys, trainer: TrainerConfig) -> None:
+    if not 0 < keys.lease < float("inf"):
+        raise UserError(f"lease={keys.lease}: must be a number above 0")
+    if keys.workers is not None and keys.workers < 0:
+        raise UserError(f"workers={keys.workers}: must be at least 0")
+    if trainer.name != "slurm":
         return
-    if not asked.workers:
-        raise UserError("trainer=slurm: say how many jobs, e.g. workers=8")
-    if asked.storage is not None and asked.storage.startswith("sqlite:"):
+    if not keys.workers:
+        raise UserError("trainer=slurm: give the number of jobs, e.g. workers=8")
+    if keys.storage is not None and keys.storage.startswith("sqlite:"):
         raise UserError(
-            "trainer=slurm with storage=sqlite:…: SQLite does not serve many machines; take "
+            "trainer=slurm with storage=sqlite:…: SQLite does not serve many machines; set "
             "storage=postgresql://…"
         )
 
 
-def exit_on_signals() -> None:
-    """Has SIGTERM and SIGHUP end this process in order, as Ctrl-C does: code 143 or 129."""
-
-    def exit(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # it is ending
-        sys.exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, exit)
-
-
 if __name__ == "__main__":
-    exit_on_signals()
-    run_command(main, usage)
+    with listening(STOPS_AND_HANGUP):
+        run_command(main, usage)

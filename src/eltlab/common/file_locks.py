@@ -19,4 +19,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:  # closing is not enough: a child forked meanwhile has a copy of the descriptor
+            fcntl.flock(file, fcntl.LOCK_UN)

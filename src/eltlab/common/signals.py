@@ -15,6 +15,8 @@ from typing import Any
 # SIGTERM comes before pre-emption, and from torchrun or kill; SIGUSR2 is what submitit has SLURM send
 # before the time limit.
 STOPS = (signal.SIGTERM, signal.SIGUSR2)
+STOPS_AND_HANGUP = (*STOPS, signal.SIGHUP)  # SIGHUP: the terminal was closed
+ALL_STOPS = (*STOPS_AND_HANGUP, signal.SIGINT)
 LOADER_SECONDS = 60  # for which the step under way may still need batches
 
 

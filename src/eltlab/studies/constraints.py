@@ -1,4 +1,4 @@
-"""Constraints on the cells of a search space: "loops divides model.depth"."""
+"""Constraints on the parameters of a trial: "loops divides model.depth"."""
 
 import ast
 import operator
@@ -29,9 +29,9 @@ OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 def holds(rule: str, values: Mapping[str, Any]) -> bool:
     """Whether a constraint such as "loops divides model.depth" or "unique_layers * loops <= 12" holds.
 
-    values: what the keys in it stand for. Raises UserError for what is no constraint.
+    values: of the keys that the constraint names. Raises UserError if the rule is no constraint.
     """
-    left, relation, right = _sides(rule)
+    left, relation, right = _split(rule)
     try:
         return bool(RELATIONS[relation](_value(left, rule, values), _value(right, rule, values)))
     except (TypeError, ZeroDivisionError) as error:
@@ -39,27 +39,27 @@ def holds(rule: str, values: Mapping[str, Any]) -> bool:
 
 
 def keys_in(rule: str) -> list[str]:
-    """The keys that a constraint names. Raises UserError for what is no constraint."""
+    """The keys that a constraint names. Raises UserError if the rule is no constraint."""
 
     def walk(node: ast.AST) -> list[str]:
-        if isinstance(node, ast.Name | ast.Attribute):
+        if isinstance(node, ast.Name | ast.Attribute):  # "model.depth" parses as an attribute
             return [ast.unparse(node)]
         return [key for child in ast.iter_child_nodes(node) for key in walk(child)]
 
-    left, _, right = _sides(rule)
+    left, _, right = _split(rule)
     return [*walk(left), *walk(right)]
 
 
-def _sides(rule: str) -> tuple[ast.expr, str, ast.expr]:
-    """What stands left of the relation, the relation, and what stands right of it."""
+def _split(rule: str) -> tuple[ast.expr, str, ast.expr]:
+    """The left side of a constraint, its relation and its right side."""
     found = re.fullmatch(rf"(.+?)\s*(\bdivides\b|{'|'.join(list(RELATIONS)[1:])})\s*(.+)", rule)
     if found is None:
         raise UserError(f"where: {rule!r} has no relation; choose one of {', '.join(RELATIONS)}")
     left, relation, right = found.groups()
-    return _parsed(left, rule), relation, _parsed(right, rule)
+    return _parse(left, rule), relation, _parse(right, rule)
 
 
-def _parsed(text: str, rule: str) -> ast.expr:
+def _parse(text: str, rule: str) -> ast.expr:
     try:
         return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:

@@ -9,30 +9,30 @@ from eltlab.studies.study import Study
 
 
 def application(study: Study, url: str | None) -> tuple[Any, str]:
-    """The dashboard of a study that was begun, and where its trials are. Raises UserError."""
+    """The dashboard of a study, and where its trials are stored. Raises UserError."""
     try:
         from optuna_dashboard import wsgi
     except ImportError as error:
         raise UserError(
-            "the dashboard needs optuna-dashboard; pip install optuna-dashboard"
+            "the dashboard requires optuna-dashboard; pip install optuna-dashboard"
         ) from error
     from optuna import get_all_study_names
 
     from eltlab.studies.storage import open_storage
 
-    none = UserError(
-        f"{study.name} was not begun in {url or study.folder}; begin it by python -m eltlab.sweep, with "
-        "the same preset, storage, runs_dir and overrides"
+    not_started = UserError(
+        f"{study.name} was not started in {url or study.folder}; start it by python -m eltlab.sweep, "
+        "with the same preset, storage, runs_dir and overrides"
     )
     if url is None and not (study.folder / "journal.log").is_file():
-        raise none
+        raise not_started
     storage = open_storage(url, study.folder)
     if study.name not in get_all_study_names(storage.optuna):
-        raise none
+        raise not_started
     return wsgi(storage.optuna), storage.where
 
 
-class Quiet(WSGIRequestHandler):
+class QuietHandler(WSGIRequestHandler):
     """Logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -43,11 +43,11 @@ class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-def served(page: Any, host: str, port: int) -> WSGIServer:
-    """A server that listens. Raises UserError where it cannot."""
+def make_dashboard_server(page: Any, host: str, port: int) -> WSGIServer:
+    """A listening server. Raises UserError if it cannot listen."""
     try:
-        return make_server(host, port, page, server_class=Server, handler_class=Quiet)
+        return make_server(host, port, page, server_class=Server, handler_class=QuietHandler)
     except OSError as error:
         raise UserError(
-            f"host={host} port={port}: {error.strerror}; take another port, or port=0 for any"
+            f"host={host} port={port}: {error.strerror}; set another port, or port=0 for any free one"
         ) from error

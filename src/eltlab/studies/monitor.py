@@ -1,8 +1,7 @@
-"""A study while it runs: done, running, failed, the best so far and the time that is left."""
+"""Shows a study while it runs: done, running, failed, the best trial and the time left."""
 
 import sys
 import time
-from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
@@ -10,22 +9,19 @@ from rich.live import Live
 
 from eltlab.common.progress import QUIET_SECONDS
 from eltlab.common.text import format_duration
-from eltlab.studies.storage import Refused
-from eltlab.studies.trials import TrialQueue, counted, reason
+from eltlab.studies.storage_base import Refused
+from eltlab.studies.trial_queue import TrialQueue, counted, failure_reason
 
 
 class Monitor:
-    """``with View(ledger, workers) as view: view.update()``: a line that changes on a terminal, and
-    elsewhere a line every half minute and for every trial that ends."""
+    """``with Monitor(queue, workers) as monitor: monitor.update()``: a line that changes on a terminal;
+    elsewhere a line every half minute, and one for each trial that ends."""
 
-    def __init__(self, ledger: TrialQueue, workers: int) -> None:
-        self.ledger, self.workers = ledger, workers
-        self.looked = self.spoke = time.monotonic()
-        self.ended = {
-            trial.number for trial in counted(ledger.trials()) if trial.state.is_finished()
-        }
-        self.done = len(self.ended)
-        self.refused = False  # whether the storage did not answer at the last look
+    def __init__(self, queue: TrialQueue, workers: int) -> None:
+        self.queue, self.workers = queue, workers
+        self.updated = self.printed = time.monotonic()
+        self.ended = {t.number for t in counted(queue.trials()) if t.state.is_finished()}
+        self.refused = False  # by the storage, at the last update
         self.live: Live | None = None
         if sys.stderr.isatty():
             self.live = Live(console=Console(stderr=True), refresh_per_second=4)
@@ -35,52 +31,45 @@ class Monitor:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.live is not None:
             self.live.stop()
 
     def update(self) -> int:
-        """Shows how things stand, at most once a second; how many trials have ended."""
+        """Shows the state of the study, at most once a second. Returns how many trials have ended."""
         now = time.monotonic()
-        if now - self.looked < 1:
-            return self.done
-        self.looked = now
+        if now - self.updated < 1:
+            return len(self.ended)
+        self.updated = now
         try:
-            with self.ledger.storage.refusals():
-                trials = counted(self.ledger.trials())
-                line = status(self.ledger, trials, self.workers)
-        except Refused as refused:  # the workers give up where that lasts
+            with self.queue.storage.refusals():
+                trials = counted(self.queue.trials())
+                line = status_line(self.queue, trials, self.workers)
+        except Refused as refused:  # if it lasts, the workers give up
             if not self.refused:
-                self.say(f"{refused}; trying again")
+                self.print(f"{refused}; trying again")
             self.refused = True
-            return self.done
+            return len(self.ended)
         self.refused = False
-        ended = [trial for trial in trials if trial.state.is_finished()]
-        new = [trial for trial in ended if trial.number not in self.ended]
-        self.ended |= {trial.number for trial in new}
-        self.done = len(ended)
         if self.live is not None:
             self.live.update(line)
-        for trial in new:
-            self.say(told(trial))
-        if self.live is None and now - self.spoke >= QUIET_SECONDS:
-            self.spoke = now
-            self.say(line)
-        return self.done
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self.ended:
+                self.ended.add(trial.number)
+                self.print(describe_trial(trial))
+        if self.live is None and now - self.printed >= QUIET_SECONDS:
+            self.printed = now
+            self.print(line)
+        return len(self.ended)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         if self.live is not None:
             self.live.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
 
-def told(trial: FrozenTrial) -> str:
+def describe_trial(trial: FrozenTrial) -> str:
     """One line for a trial that ended."""
     seeds = ",".join(map(str, trial.user_attrs.get("seeds", [])))
     what = f"trial {trial.number}, {trial.user_attrs.get('arm', '?')}, seed {seeds}"
@@ -88,24 +77,24 @@ def told(trial: FrozenTrial) -> str:
         assert trial.duration is not None
         values = ", ".join(f"{value:.4g}" for value in trial.values)
         return f"{what}: {values} ({format_duration(trial.duration.total_seconds())})"
-    return ": ".join(filter(None, [what, trial.state.name.lower(), reason(trial)]))
+    return ": ".join(filter(None, [what, trial.state.name.lower(), failure_reason(trial)]))
 
 
-def status(ledger: TrialQueue, trials: list[FrozenTrial], workers: int) -> str:
-    """The whole study in one line."""
+def status_line(queue: TrialQueue, trials: list[FrozenTrial], workers: int) -> str:
+    """The whole study in one line. workers: 0 if they are elsewhere."""
     count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    left = ledger.left()
-    at_once = workers or max(count[TrialState.RUNNING], 1)  # 0: those of others
-    parts = [f"{ledger.study.name}: {count[TrialState.COMPLETE]} done"]
-    parts += [f"{count[TrialState.RUNNING]} running, {left - count[TrialState.RUNNING]} to come"]
+    left, running = queue.left(), count[TrialState.RUNNING]
+    parts = [f"{queue.study.name}: {len(complete)} done"]
+    parts.append(f"{running} running, {left - running} to come")
     for state, word in ((TrialState.FAIL, "failed"), (TrialState.PRUNED, "pruned")):
         if count[state]:
             parts.append(f"{count[state]} {word}")
-    if complete and len(ledger.study.file.objectives) == 1:
-        best = ledger.optuna.best_trial
+    if complete and len(queue.study.file.objectives) == 1:
+        best = queue.optuna.best_trial
         parts.append(f"best {best.value:.4g} ({best.user_attrs.get('arm')})")
     seconds = [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
     if seconds and left:
+        at_once = workers or max(running, 1)
         parts.append(f"{format_duration(sum(seconds) / len(seconds) * left / at_once)} left")
     return ", ".join(parts)

@@ -1,10 +1,10 @@
-"""The search space of a study: choices, ranges and conditions; its grid and its draws.
+"""The search space of a study: choices, ranges and conditions; its grid, and draws from it.
 
-A space maps keys of fit to what they may be:
+A space maps keys of fit to their possible values:
 
     loops: [1, 2, 4]                          choices
-    optim.lr: {low: 1e-4, high: 1e-2, log: true}   a range (step: for whole numbers and grids of them)
-    supervision:                              choices that each have a space of their own
+    optim.lr: {low: 1e-4, high: 1e-2, log: true}   a range (with step: whole numbers, or a grid)
+    supervision:                              choices, each with a space of its own
       final: {}
       ilsd: {supervision.min_loops: [1, 2]}
 
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from eltlab.common.errors import UserError
 
-Params = dict[str, Any]  # one choice for every key
+Params = dict[str, Any]  # the parameters of a trial: a value for each key of the space
 LABEL = "arm"
 RANGE = {"low", "high", "log", "step"}
 
@@ -28,7 +28,7 @@ def is_range(values: Any) -> bool:
 
 
 def spaces_in(space: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A space, and those of its choices at every depth."""
+    """A space and the spaces of its choices, at every depth."""
     yield space
     for values in space.values():
         if isinstance(values, Mapping) and not is_range(values):
@@ -37,41 +37,39 @@ def spaces_in(space: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def keys_of(space: Mapping[str, Any]) -> list[str]:
-    """Every key that a cell may have, conditional ones included."""
+    """Every key that parameters may have, including conditional ones."""
     return list(dict.fromkeys(key for inner in spaces_in(space) for key in inner))
 
 
 def values_of(space: Mapping[str, Any], key: str) -> list[Any]:
-    """All that a key may be in a grid, whatever the branch, in order."""
+    """The values of a key in a grid, over all branches, in order."""
     found = (
-        value
+        params[key]
         for inner in spaces_in(space)
         if key in inner
-        for cell in grid({key: inner[key]})
-        for name, value in cell.items()
-        if name == key
+        for params in grid({key: inner[key]})
     )
-    return list({repr(value): value for value in found}.values())
+    return list({repr(value): value for value in found}.values())  # by text: 1 and true are equal
 
 
-def steps(low: float, high: float, step: float) -> int:
+def count_steps(low: float, high: float, step: float) -> int:
     """How many values a range with a step has."""
     return int((high - low) / step + 1e-9) + 1
 
 
-def decided(space: Mapping[str, Any], cell: Params) -> set[str]:
-    """The keys of a cell that its branches leave one choice: {ilsd: {loops: [4]}} decides loops."""
+def fixed_keys(space: Mapping[str, Any], params: Params) -> set[str]:
+    """The keys that have one choice in their branch: in {ilsd: {loops: [4]}} ilsd fixes loops."""
     found: set[str] = set()
     for key, values in space.items():
         if isinstance(values, Mapping) and not is_range(values):
-            inner = values[cell[key]] or {}
+            inner = values[params[key]] or {}
             found |= {name for name, options in inner.items() if len(options) == 1}
-            found |= decided(inner, cell)
+            found |= fixed_keys(inner, params)
     return found
 
 
 def check_space(space: Any, where: str) -> None:
-    """Raises UserError for what is no space."""
+    """Raises UserError if this is no valid space. where: its place in the study file."""
     if not isinstance(space, Mapping) or not all(isinstance(key, str) for key in space):
         raise UserError(f"{where}: {space} is not a mapping of keys of fit to choices or ranges")
     for key, values in space.items():
@@ -86,7 +84,7 @@ def check_space(space: Any, where: str) -> None:
         elif not isinstance(values, list) or not values:
             raise UserError(f"{here}={values}: give a list of choices, or {{low: …, high: …}}")
         elif len({repr(value) for value in values}) < len(values):
-            raise UserError(f"{here}={values}: a choice is there twice")
+            raise UserError(f"{here}={values}: a choice is listed twice")
 
 
 def _check_range(values: Mapping[str, Any], where: str) -> None:
@@ -94,7 +92,7 @@ def _check_range(values: Mapping[str, Any], where: str) -> None:
     if not (_number(low) and _number(high) and low < high):
         raise UserError(f"{where}: low={low} must be a number below high={high}, and both finite")
     if values.get("log") and (low <= 0 or step is not None):
-        raise UserError(f"{where}: log: true needs low above 0 and no step")
+        raise UserError(f"{where}: log: true requires low above 0 and no step")
     if step is not None and not (_number(step) and step > 0):
         raise UserError(f"{where}: step={step} must be a number above 0")
 
@@ -103,23 +101,21 @@ def _number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-# --- cells ----------------------------------------------------------------------------------------
-
-
 def grid(space: Mapping[str, Any], where: str = "space") -> list[Params]:
-    """Every combination, the first key varying slowest. Raises UserError where a range has no step."""
-    cells: list[Params] = [{}]
+    """Every combination; the first key varies slowest. Raises UserError if a range has no step."""
+    combinations: list[Params] = [{}]
     for key, values in space.items():
-        cells = [{**cell, **more} for cell in cells for more in _expanded(key, values, where)]
-    return cells
+        expanded = _expand(key, values, where)
+        combinations = [{**params, **more} for params in combinations for more in expanded]
+    return combinations
 
 
-def _expanded(key: str, values: Any, where: str) -> list[Params]:
+def _expand(key: str, values: Any, where: str) -> list[Params]:
     if is_range(values):
         if values.get("step") is None:
-            raise UserError(f"{where}.{key}: a grid needs choices or a range with a step")
+            raise UserError(f"{where}.{key}: a grid requires choices or a range with a step")
         low, high, step = values["low"], values["high"], values["step"]
-        return [{key: low + n * step} for n in range(steps(low, high, step))]
+        return [{key: low + n * step} for n in range(count_steps(low, high, step))]
     if isinstance(values, Mapping):
         return [
             {key: choice, **inner}
@@ -130,7 +126,7 @@ def _expanded(key: str, values: Any, where: str) -> list[Params]:
 
 
 class Chooser(Protocol):
-    """Who chooses from a space: a trial of Optuna, or dice."""
+    """A trial of Optuna, or Dice."""
 
     def suggest_categorical(self, name: str, choices: Any, /) -> Any: ...
 
@@ -144,7 +140,7 @@ class Chooser(Protocol):
 
 
 class Dice:
-    """Chooses at random, with no study behind it."""
+    """Draws at random, without a study."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -163,41 +159,41 @@ class Dice:
         if log:
             return math.exp(self.random.uniform(math.log(low), math.log(high)))
         if step is not None:
-            return low + step * self.random.randrange(steps(low, high, step))
+            return low + step * self.random.randrange(count_steps(low, high, step))
         return self.random.uniform(low, high)
 
 
 def draw(space: Mapping[str, Any], trial: Chooser) -> Params:
-    """The cell that a chooser takes."""
+    """Draws parameters from a space."""
     everywhere = {
         key: {repr(inner[key]) for inner in spaces_in(space) if key in inner}
         for key in keys_of(space)
     }
 
-    def of(inner: Mapping[str, Any], branch: str) -> Params:
-        cell: Params = {}
+    def draw_branch(inner: Mapping[str, Any], branch: str) -> Params:
+        params: Params = {}
         for key, values in inner.items():
-            # Optuna knows one distribution by a name: where branches differ, each has a name of its own.
+            # Optuna allows one distribution per name. If branches differ, each has a name of its own.
             name = key if len(everywhere[key]) == 1 else f"{key} of {branch}"
             if is_range(values):
-                cell[key] = _draw_range(name, values, trial)
+                params[key] = _draw_range(name, values, trial)
                 continue
-            # By their texts: 1 and true are equal, and not the same choice.
+            # By their texts: 1 and true are equal, but not the same choice.
             choices = {repr(plain(choice)): choice for choice in values}
             if len(choices) == 1:
-                [cell[key]] = choices.values()
+                [params[key]] = choices.values()
             else:
-                told = [plain(choice) for choice in values]
-                cell[key] = choices[repr(trial.suggest_categorical(name, told))]
+                plain_choices = [plain(choice) for choice in values]
+                params[key] = choices[repr(trial.suggest_categorical(name, plain_choices))]
             if isinstance(values, Mapping):
-                cell |= of(values[cell[key]] or {}, f"{key}={cell[key]}")
-        return cell
+                params |= draw_branch(values[params[key]] or {}, f"{key}={params[key]}")
+        return params
 
-    return of(space, "")
+    return draw_branch(space, "")
 
 
 def plain(value: Any) -> Any:
-    """A choice as Optuna takes it: what is a list or a mapping as text."""
+    """A choice as Optuna accepts it: lists and mappings become text."""
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

@@ -32,29 +32,29 @@ SET_BY_STUDY = ("seed", "name", "runs_dir", "study", "trial")
 class StudyFile:
     """The keys of a study file.
 
-    A metric may say at which loop count: fid@2. Without, it is that of the deepest exit.
+    A metric may name a loop count: fid@2. Without one it is measured at all loops.
     """
 
     base: list[str] = field(default_factory=list)  # overrides of fit that all trials share
     space: Any = field(default_factory=dict)  # space.py
-    where: list[str] = field(default_factory=list)  # constraints on cells
+    where: list[str] = field(default_factory=list)  # constraints on the parameters
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     objectives: dict[str, str] = field(default_factory=dict)  # metrics and directions
     sampler: str = "grid"
-    trials: int | None = None  # of samplers that are no grid
+    trials: int | None = None  # of samplers other than grid
     pruner: str = "none"
-    watch: str = "loss"  # what the pruner looks at: loss or gap of validation.csv
-    matched: str = "train_flops"  # those of the unique-layer twin of base; or images
+    watch: str = "loss"  # by the pruner: loss or gap of validation.csv
+    matched: str = "train_flops"  # of the unique-layer twin of base; or images
     threads: int | None = None  # of each trial; None: this machine's cores over its workers
-    hours: float | None = None  # that a trial may take
+    hours: float | None = None  # after which a trial is ended
     presets: dict[str, Any] = field(default_factory=dict)
 
 
 def split_metric(metric: str) -> tuple[str, int | None]:
-    """The name and the loop count of a metric such as fid@2; None where it says none."""
+    """The name and the loop count of a metric such as fid@2; None if it names no count."""
     name, at, count = metric.partition("@")
     if at and not (count.isascii() and count.isdigit() and int(count) > 0):
-        raise UserError(f"{metric}: behind @ stands a loop count, e.g. {name}@2")
+        raise UserError(f"{metric}: write a loop count after @, e.g. {name}@2")
     return name, int(count) if at else None
 
 
@@ -62,7 +62,7 @@ def split_metric(metric: str) -> tuple[str, int | None]:
 
 
 def study_path(name: str) -> Path:
-    """The file of a study: one of sweeps/ by its name, or a path. Raises UserError."""
+    """The file of a study, from its name in sweeps/ or its path. Raises UserError."""
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -79,7 +79,7 @@ def known_studies() -> list[str]:
 
 
 def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> StudyFile:
-    """A study file under one of its presets and with these keys changed, checked. Raises UserError."""
+    """Reads and checks a study file, with one of its presets and with changed keys. Raises UserError."""
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
@@ -89,7 +89,9 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
     presets = plain.get("presets", {})
     for name, differing in presets.items():
         if not isinstance(name, str):
-            raise UserError(f"{path}: presets.{name}: a name is text; write '{name}' in quotes")
+            raise UserError(
+                f"{path}: presets.{name}: a name must be text; write '{name}' in quotes"
+            )
         check_keys(differing, f"{path}: presets.{name}")
     if preset is not None:
         if preset not in presets:
@@ -142,10 +144,10 @@ def check_study(file: StudyFile, path: Path) -> None:
         split_metric(metric)
     one_of(where, "watch", split_metric(file.watch)[0], WATCHED)
     if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
-        raise UserError(f"{path}: seeds={file.seeds}: give different whole numbers of at least 0")
+        raise UserError(f"{path}: seeds={file.seeds}: give distinct whole numbers of at least 0")
     if (file.sampler == "grid") != (file.trials is None):
-        mend = "leave trials out: a grid has as many as cells" if file.trials else "give trials: N"
-        raise UserError(f"{path}: sampler={file.sampler}: {mend}")
+        fix = "remove trials: the space gives their number" if file.trials else "give trials: N"
+        raise UserError(f"{path}: sampler={file.sampler}: {fix}")
     for key in ("trials", "threads", "hours"):
         value = getattr(file, key)
         if value is not None and not 0 < value < float("inf"):
@@ -172,11 +174,11 @@ def check_pruner(file: StudyFile, path: Path) -> None:
     here = f"{path}: pruner={file.pruner}"
     if len(file.objectives) > 1:
         raise UserError(
-            f"{here}: a study of several objectives cannot be pruned, because no order of "
-            "unfinished trials exists; leave the pruner out"
+            f"{here}: a study with several objectives cannot be pruned, because its unfinished trials "
+            "have no order; remove the pruner"
         )
     if file.sampler != "grid" and len(file.seeds) > 1:
         raise UserError(
             f"{here}: a trial of sampler={file.sampler} trains all of seeds={file.seeds} one after "
-            "the other, and half of it says nothing of the rest; give one seed, or leave the pruner out"
+            "the other, and one seed says nothing about the rest; give one seed, or remove the pruner"
         )

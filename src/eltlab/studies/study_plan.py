@@ -1,4 +1,4 @@
-"""What a study will run, and what it costs, before it does."""
+"""What a study will run and what that costs, before it runs."""
 
 from collections import Counter
 
@@ -7,16 +7,16 @@ from eltlab.common.text import format_duration, format_si, format_table
 from eltlab.config.cost.bill_table import timed_bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.rates import rate_lines
-from eltlab.studies.study import Planned, Study
+from eltlab.studies.study import Study, grid_trials
 
 HEADERS = ["arm", "layers x loops", "width", "parameters", "MACs a sample", "images", "FLOPs"]
 
 
-def plan_lines(study: Study, planned: list[Planned]) -> list[str]:
-    """A line an arm of a grid, and the sum; for a sampler, what is known before it draws."""
+def plan_lines(study: Study) -> list[str]:
+    """One line per arm of a grid, and the sum; for a sampler, what is known before it draws."""
     matched = "images" if study.budget is None else f"{format_si(study.budget)} training FLOPs"
     head = f"{study.name}: matched on {matched}, in {study.folder}"
-    if not planned:
+    if study.file.sampler != "grid":
         file, base = study.file, study.base
         runs = (file.trials or 0) * len(file.seeds)
         flops = format_si(runs * (study.budget or budget_flops(base)))
@@ -24,10 +24,11 @@ def plan_lines(study: Study, planned: list[Planned]) -> list[str]:
             head,
             f"{file.trials} trials x {len(file.seeds)} seeds, about {flops} training FLOPs",
         ]
+    planned = grid_trials(study)
     machine = find_machine(study.base.trainer.accelerator, study.base.trainer.precision)
-    seeds = Counter(study.arm(trial.cell, trial.config) for trial in planned)
+    seeds = Counter(study.arm(trial.params, trial.config) for trial in planned)
     rows, total, seconds = [], 0.0, 0.0
-    for arm, config in {study.arm(t.cell, t.config): t.config for t in planned}.items():
+    for arm, config in {study.arm(t.params, t.config): t.config for t in planned}.items():
         costs = timed_bill(config, machine)
         total += costs["train_flops_total"] * seeds[arm]
         seconds += (costs["train_seconds"] or 0.0) * seeds[arm]

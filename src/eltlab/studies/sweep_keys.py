@@ -4,8 +4,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-# Says what storage= says, without showing it in the list of processes.
+# The environment variable in place of storage=, which every user could read in the list of processes.
 STORAGE_VARIABLE = "ELTLAB_STORAGE"
+# Keys that say where workers run. They are no part of the study.
+PLACES = ("trainer=", "trainer.slurm.")
 
 
 def storage_url(text: str | None) -> str | None:

@@ -8,26 +8,27 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial, TrialState, create_trial
-from studies import GRID, filled, ledger_of, opened, written
+from studies import GRID, filled, opened, queue_of, written
 
 from eltlab.common.errors import UserError
-from eltlab.studies.pruning import Watched
+from eltlab.studies.pruning import Watcher
+from eltlab.studies.samplers import POPULATION
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
-from eltlab.studies.summary import best
-from eltlab.studies.trials import MISSED, POPULATION, TrialQueue, expired
+from eltlab.studies.summary import best_trials
+from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired
 from eltlab.training.validation import LEVELS
 
-# --- the ledger -----------------------------------------------------------------------------------
+# --- the queue -----------------------------------------------------------------------------------
 
 
 def test_trials_are_claimed_once_and_finished_once(tmp_path):
     study = opened(tmp_path)
-    one, two = (ledger_of(study, name) for name in ("one", "two"))
+    one, two = (queue_of(study, name) for name in ("one", "two"))
     one.fill(grid_trials(study))
     two.fill(grid_trials(study))  # fills nothing a second time
     assert one.left() == 5
-    claimed = [ledger.claim() for ledger in (one, two, one, two, one)]
+    claimed = [queue.claim() for queue in (one, two, one, two, one)]
     assert sorted(each.number for each in claimed) == [0, 1, 2, 3, 4]
     assert two.claim() is None and two.left() == 5
     one.finish(claimed[0], [1.5])
@@ -38,14 +39,14 @@ def test_trials_are_claimed_once_and_finished_once(tmp_path):
 
 def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
     study = opened(tmp_path)
-    dead, alive = ledger_of(study, "dead"), ledger_of(study, "alive")
+    dead, alive = queue_of(study, "dead"), queue_of(study, "alive")
     dead.fill(grid_trials(study))
     held = dead.claim()
-    assert not expired(alive.trials()[held.number])
+    assert not is_expired(alive.trials()[held.number])
     dead.lease = 0.0
     assert dead.renew(held)
     taken = alive.claim()
-    assert (taken.number, taken.cell, taken.seeds) == (held.number, held.cell, held.seeds)
+    assert (taken.number, taken.params, taken.seeds) == (held.number, held.params, held.seeds)
     # The one that was thought dead learns it, and cannot write.
     assert not dead.renew(held)
     dead.finish(held, [9.0])
@@ -56,23 +57,23 @@ def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
 def test_what_a_trial_tells_too_late_is_not_told(tmp_path):
     """A worker learns that it lost a trial only when it signs again; its fit may end before."""
     study = opened(tmp_path, f"{GRID}pruner: median\n")
-    late, other = ledger_of(study, "late", lease=0.0), ledger_of(study, "other")
+    late, other = queue_of(study, "late", lease=0.0), queue_of(study, "other")
     late.fill(grid_trials(study))
     held = late.claim()
-    config = study.config(held.cell, 0)
-    watched = Watched(late, held, config)
+    config = study.config(held.params, 0)
+    watcher = Watcher(late, held, config)
     other.finish(other.claim(), [1.0])
-    watched.path.parent.mkdir(parents=True)
+    watcher.path.parent.mkdir(parents=True)
     lines = [f"1,8,{config.loops},0.1,0.5,0" for _ in range(LEVELS)]
-    watched.path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
-    watched.tell()
+    watcher.path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
+    watcher.report()
     [trial] = [trial for trial in other.trials() if trial.state == TrialState.COMPLETE]
     assert trial.number == held.number and trial.intermediate_values == {}
 
 
 def test_a_released_trial_is_taken_at_once(tmp_path):
     study = opened(tmp_path)
-    one, two = (ledger_of(study, name) for name in ("one", "two"))
+    one, two = (queue_of(study, name) for name in ("one", "two"))
     one.fill(grid_trials(study))
     held = one.claim()
     one.release(held)
@@ -83,11 +84,11 @@ def test_a_worker_that_died_between_asking_and_drawing_loses_nothing(tmp_path):
     text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nsampler: random\n"
     text += "trials: 2\nseeds: [0]\n"
     study = opened(tmp_path, text)
-    ledger = ledger_of(study)
-    ledger.optuna.ask()  # RUNNING, with neither lease nor cell
-    claimed = ledger.claim()
-    assert claimed.number == 0 and 1e-4 <= claimed.cell["optim.lr"] <= 1e-2
-    assert ledger.claim().number == 1 and ledger.claim() is None
+    queue = queue_of(study)
+    queue.optuna.ask()  # RUNNING, with neither lease nor cell
+    claimed = queue.claim()
+    assert claimed.number == 0 and 1e-4 <= claimed.params["optim.lr"] <= 1e-2
+    assert queue.claim().number == 1 and queue.claim() is None
 
 
 def test_a_worker_that_died_while_it_wrote_a_draw_down_loses_nothing(tmp_path, monkeypatch):
@@ -102,16 +103,16 @@ def test_a_worker_that_died_while_it_wrote_a_draw_down_loses_nothing(tmp_path, m
                 raise KeyboardInterrupt
             write(trial, name, value)
 
-        dying = ledger_of(study, "dying", lease=0.0)
+        dying = queue_of(study, "dying", lease=0.0)
         monkeypatch.setattr(Trial, "set_user_attr", killed)
         with pytest.raises(KeyboardInterrupt):
             dying.claim()
         monkeypatch.undo()
-        ledger = ledger_of(study)
-        claimed = ledger.claim()
-        assert claimed.number == number and claimed.cell == claimed.trial.params
-        ledger.finish(claimed, [1.0 + number])
-    assert best(ledger)[-1].split()[:2] == ["0", ledger.trials()[0].user_attrs["arm"]]
+        queue = queue_of(study)
+        claimed = queue.claim()
+        assert claimed.number == number and claimed.params == claimed.trial.params
+        queue.finish(claimed, [1.0 + number])
+    assert best_trials(queue)[-1].split()[:2] == ["0", queue.trials()[0].user_attrs["arm"]]
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
@@ -125,8 +126,8 @@ def test_what_a_worker_died_before_drawing_is_drawn_as_it_would_have_been(tmp_pa
         place.mkdir()
         study = opened(place, text)
         for _ in range(died):
-            ledger_of(study).optuna.ask()
-        drawn.append([ledger_of(study, f"{n}").claim().cell["optim.lr"] for n in range(3)])
+            queue_of(study).optuna.ask()
+        drawn.append([queue_of(study, f"{n}").claim().params["optim.lr"] for n in range(3)])
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 3
 
 
@@ -134,14 +135,14 @@ def test_what_a_sampler_draws_does_not_depend_on_who_asks(tmp_path):
     text = (
         "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 6\nseeds: [0]\n"
     )
-    cells = []
+    drawn = []
     for workers in (["one"], ["one", "two", "three"]):
         place = tmp_path / str(len(workers))
         place.mkdir()
         study = opened(place, text)
-        ledgers = [ledger_of(study, name) for name in workers]
-        cells.append([ledgers[n % len(ledgers)].claim().cell["optim.lr"] for n in range(6)])
-    assert cells[0] == cells[1] and len(set(cells[0])) == 6
+        queues = [queue_of(study, name) for name in workers]
+        drawn.append([queues[n % len(queues)].claim().params["optim.lr"] for n in range(6)])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 6
 
 
 def test_cells_that_constraints_forbid_are_not_run(tmp_path):
@@ -149,15 +150,15 @@ def test_cells_that_constraints_forbid_are_not_run(tmp_path):
         "space:\n  loops: [1, 2, 4]\n  unique_layers: [1, 2, 4]\nwhere: ['unique_layers * loops == 4']\n"
         "sampler: random\ntrials: 4\nseeds: [0]\n"
     )
-    ledger = ledger_of(opened(tmp_path, text))
+    queue = queue_of(opened(tmp_path, text))
     for _ in range(4):
-        cell = ledger.claim().cell
+        cell = queue.claim().params
         assert cell["loops"] * cell["unique_layers"] == 4
-    assert ledger.claim() is None
-    forbidden = [t for t in ledger.trials() if t.state == TrialState.PRUNED]
+    assert queue.claim() is None
+    forbidden = [t for t in queue.trials() if t.state == TrialState.PRUNED]
     assert forbidden and all("forbidden" in t.user_attrs for t in forbidden)
-    ledger.retry()
-    assert ledger.claim() is None
+    queue.retry()
+    assert queue.claim() is None
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
@@ -167,22 +168,22 @@ def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
         "space:\n  optim.lr: {low: 0.0, high: 0.3}\nwhere: ['optim.lr >= 0.29']\n"
         f"sampler: {sampler}\ntrials: 15\nseeds: [0]\n"
     )
-    ledger = ledger_of(opened(tmp_path, text))
+    queue = queue_of(opened(tmp_path, text))
     for _ in range(15):
-        claimed = ledger.claim()
-        assert claimed.cell["optim.lr"] >= 0.29
-        ledger.finish(claimed, [1.0])
-    assert ledger.left() == 0
+        claimed = queue.claim()
+        assert claimed.params["optim.lr"] >= 0.29
+        queue.finish(claimed, [1.0])
+    assert queue.left() == 0
 
 
 def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monkeypatch):
     text = (
         "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: nsga2\ntrials: 1\nseeds: [0]\n"
     )
-    ledger = ledger_of(opened(tmp_path, text))
+    queue = queue_of(opened(tmp_path, text))
     monkeypatch.setattr(optuna.samplers.NSGAIISampler, "sample_independent", lambda *_: 1)
-    assert ledger.claim().cell["loops"] >= 2
-    assert sum("forbidden" in trial.user_attrs for trial in ledger.trials()) >= MISSED
+    assert queue.claim().params["loops"] >= 2
+    assert sum("forbidden" in trial.user_attrs for trial in queue.trials()) >= SAMPLER_DRAWS
 
 
 def searched(tmp_path, sampler: str, objectives: list[str], trials: int):
@@ -193,23 +194,23 @@ def searched(tmp_path, sampler: str, objectives: list[str], trials: int):
         f"sampler: {sampler}\ntrials: {trials}\nseeds: [0]\nobjectives: {{{', '.join(objectives)}}}\n"
     )
     study = opened(tmp_path, text)
-    ledgers = [ledger_of(study, name) for name in ("one", "two")]
+    queues = [queue_of(study, name) for name in ("one", "two")]
     held = deque()
     while True:
-        ledger = ledgers[0]
-        claimed = ledger.claim()
+        queue = queues[0]
+        claimed = queue.claim()
         if claimed is not None:
-            held.append((ledger, claimed))
+            held.append((queue, claimed))
         if not held:
-            return ledger.trials()
+            return queue.trials()
         if len(held) == 2 or claimed is None:
-            ledger, claimed = held.popleft()
-            off = [abs(claimed.cell["optim.lr"] - best) for best in (0.3, 0.4)]
+            queue, claimed = held.popleft()
+            off = [abs(claimed.params["optim.lr"] - best) for best in (0.3, 0.4)]
             if claimed.number % 9 == 4:
-                ledger.fail(claimed, "out of memory")
+                queue.fail(claimed, "out of memory")
             else:
-                ledger.finish(claimed, off[: len(objectives)])
-        ledgers.reverse()
+                queue.finish(claimed, off[: len(objectives)])
+        queues.reverse()
 
 
 def test_tpe_learns(tmp_path):
@@ -239,46 +240,46 @@ def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path)
     for name, text in (("grid", GRID), ("sampler", sampled)):
         (tmp_path / name).mkdir()
         study = opened(tmp_path / name, text)
-        ledger = ledger_of(study)
+        queue = queue_of(study)
         if name == "grid":
-            ledger.fill(grid_trials(study))
-        failed = ledger.claim()
-        ledger.fail(failed, "out of memory")
-        while (other := ledger.claim()) is not None:
-            assert other.cell != failed.cell
-            ledger.finish(other, [1.0])
-        assert ledger.left() == 0
-        ledger.retry()
-        ledger.retry()  # asks for it only once
-        assert ledger.left() == 1
-        again = ledger.claim()
-        assert (again.cell, again.seeds) == (failed.cell, failed.seeds)
-        assert ledger.claim() is None
-        ledger.finish(again, [2.0])
-        ledger.retry()
-        assert ledger.left() == 0
+            queue.fill(grid_trials(study))
+        failed = queue.claim()
+        queue.fail(failed, "out of memory")
+        while (other := queue.claim()) is not None:
+            assert other.params != failed.params
+            queue.finish(other, [1.0])
+        assert queue.left() == 0
+        queue.retry()
+        queue.retry()  # asks for it only once
+        assert queue.left() == 1
+        again = queue.claim()
+        assert (again.params, again.seeds) == (failed.params, failed.seeds)
+        assert queue.claim() is None
+        queue.finish(again, [2.0])
+        queue.retry()
+        assert queue.left() == 0
 
 
 def test_a_grid_grows(tmp_path):
     filled(opened(tmp_path))
     grown = opened(tmp_path, changes={"seeds": [0, 1]})
     assert len(filled(grown).trials()) == 10
-    ledger = ledger_of(grown)
-    while (claimed := ledger.claim()) is not None:
-        ledger.finish(claimed, [1.0])
+    queue = queue_of(grown)
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
     # One of the two is what all had before: those are known, however they would be called now.
     wider = opened(tmp_path, GRID.replace("[1, 2, 4]", "[1, 2, 4]\n  optim.lr: [0.001, 0.002]"))
-    assert len(filled(wider).trials()) == 10 + 5 and ledger.left() == 5
-    while (claimed := ledger.claim()) is not None:
-        assert claimed.cell["optim.lr"] == 0.002
-        ledger.finish(claimed, [1.0])
+    assert len(filled(wider).trials()) == 10 + 5 and queue.left() == 5
+    while (claimed := queue.claim()) is not None:
+        assert claimed.params["optim.lr"] == 0.002
+        queue.finish(claimed, [1.0])
     # Fewer than before contradict nothing that has finished.
     assert filled(opened(tmp_path)).left() == 0
 
 
 def test_a_trial_to_come_that_the_file_no_longer_has_is_refused(tmp_path):
     filled(opened(tmp_path))
-    said = r"trial 1 \(loops2-ilsd, seed 0\) is still to run, and the space .* no longer have it; restore"
+    said = r"trial 1 \(loops2-ilsd, seed 0\) is still to run, and the space .* no longer contain it; restore"
     with pytest.raises(UserError, match=said):
         filled(opened(tmp_path, GRID.replace("ilsd, final", "final")))
 
@@ -296,8 +297,8 @@ def test_a_trial_to_come_that_the_file_no_longer_has_is_refused(tmp_path):
 )
 def test_what_the_numbers_mean_does_not_change(tmp_path, changed, said):
     filled(opened(tmp_path))
-    with pytest.raises(UserError, match="begun with another file") as refused:
-        ledger_of(opened(tmp_path, f"{GRID}{changed}\n"))
+    with pytest.raises(UserError, match="started with another file") as refused:
+        queue_of(opened(tmp_path, f"{GRID}{changed}\n"))
     assert said in str(refused.value) and "another runs_dir" in str(refused.value)
 
 
@@ -331,7 +332,7 @@ def test_what_the_base_comes_to_does_not_change(tmp_path, matched):
     with pytest.raises(
         UserError, match=f"budget in {matched} was .* and is .*; restore the file and"
     ):
-        ledger_of(replace(longer, base=base, budget=budget))
+        queue_of(replace(longer, base=base, budget=budget))
 
 
 def test_the_way_out_on_a_database_is_another_database(tmp_path, postgres):
@@ -342,7 +343,7 @@ def test_the_way_out_on_a_database_is_another_database(tmp_path, postgres):
         if text == GRID:
             TrialQueue(study, storage, "me", 60.0)
         else:
-            with pytest.raises(UserError, match="begin anew with another database"):
+            with pytest.raises(UserError, match="start another study with another database"):
                 TrialQueue(study, storage, "me", 60.0)
         storage.close()
 
@@ -354,7 +355,7 @@ def test_a_changed_base_is_told_by_what_changed(tmp_path):
     (tmp_path / "small.yaml").write_text(changed)
     study = load_study(str(tmp_path / "small.yaml"), None, [], str(tmp_path / "runs"), {})
     with pytest.raises(UserError) as refused:
-        ledger_of(study)
+        queue_of(study)
     assert "base was ['budget.images=32'] and is ['budget.images=16']" in str(refused.value)
 
 
@@ -366,11 +367,11 @@ def test_a_study_in_a_database_says_where_its_runs_lie(tmp_path):
         study = replace(opened(tmp_path), runs_dir=str(tmp_path / runs))
         return TrialQueue(study, open_storage(url, study.folder), "me", 60.0)
 
-    ledger = joined("runs")
-    ledger.fill(grid_trials(ledger.study))
+    queue = joined("runs")
+    queue.fill(grid_trials(queue.study))
     claimed = joined("other").claim()
-    ledger.study.folder.mkdir(parents=True)  # as its first trial does
-    ledger.finish(claimed, [1.0])
+    queue.study.folder.mkdir(parents=True)  # as its first trial does
+    queue.finish(claimed, [1.0])
     assert joined("runs").left() == 4
     said = rf"runs_dir=.*other: no runs of small there, .* with its runs in {tmp_path}/runs/small: give"
     with pytest.raises(UserError, match=said):
@@ -380,8 +381,8 @@ def test_a_study_in_a_database_says_where_its_runs_lie(tmp_path):
 
 def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
     """Optuna keeps the choices of a name for ever; the bounds of a number may change."""
-    ledger = filled(opened(tmp_path, GRID.replace("[1, 2, 4]", "[2]")))
-    assert [ledger.claim().trial.params for _ in range(2)] == [
+    queue = filled(opened(tmp_path, GRID.replace("[1, 2, 4]", "[2]")))
+    assert [queue.claim().trial.params for _ in range(2)] == [
         {"loops": 2, "supervision": "ilsd"},
         {"loops": 2, "supervision": "final"},
     ]
@@ -408,42 +409,42 @@ def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
     how = [f"supervision={base[key]}"] if key in base else []
     for number, each in enumerate(choices):
         text = f"space:\n  {key}: {each}\nseeds: [{number}]\n"
-        ledger = filled(opened(tmp_path, text, overrides=how), f"worker {number}")
-        assert ledger.left() == each.count(",") + 1
-        while (claimed := ledger.claim()) is not None:
+        queue = filled(opened(tmp_path, text, overrides=how), f"worker {number}")
+        assert queue.left() == each.count(",") + 1
+        while (claimed := queue.claim()) is not None:
             [(name, value)] = claimed.trial.params.items()
-            assert name.startswith(key) and value == claimed.cell[key]
-            ledger.finish(claimed, [1.0])
+            assert name.startswith(key) and value == claimed.params[key]
+            queue.finish(claimed, [1.0])
 
 
 def test_what_optuna_refuses_of_its_pictures_stops_no_trial(tmp_path):
-    ledger = filled(opened(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n"))
+    queue = filled(opened(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n"))
     text = CategoricalDistribution(["2"])  # as another version may have told it
-    ledger.optuna.add_trial(
+    queue.optuna.add_trial(
         create_trial(params={"loops": "2"}, distributions={"loops": text}, value=1.0)
     )
-    assert [ledger.claim().cell for _ in range(2)] == [{"loops": 2}, {"loops": 4}]
+    assert [queue.claim().params for _ in range(2)] == [{"loops": 2}, {"loops": 4}]
 
 
 def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
-    ledger = filled(
+    queue = filled(
         opened(tmp_path, "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\nseeds: [0]\n")
     )
-    claimed = ledger.claim()
+    claimed = queue.claim()
     assert claimed.trial.params == {"optim.betas": "[0.9, 0.95]"}
-    assert claimed.cell == {"optim.betas": [0.9, 0.95]}
+    assert claimed.params == {"optim.betas": [0.9, 0.95]}
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
 def test_a_sampler_draws_what_optuna_cannot_hold_by_its_text(tmp_path, sampler, recwarn):
     """And draws it again where it is tried again."""
     text = "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\n  loops: [2, 4]\nseeds: [0]\n"
-    ledger = ledger_of(opened(tmp_path, f"{text}sampler: {sampler}\ntrials: 2\n"))
-    claimed = [ledger.claim() for _ in range(2)]
+    queue = queue_of(opened(tmp_path, f"{text}sampler: {sampler}\ntrials: 2\n"))
+    claimed = [queue.claim() for _ in range(2)]
     for each in claimed:
-        assert each.cell["optim.betas"] in ([0.9, 0.95], [0.9, 0.99])
-        assert each.trial.params["optim.betas"] == str(each.cell["optim.betas"])
-    ledger.fail(claimed[1], "out of memory")
-    ledger.retry()
-    assert ledger.claim().cell == claimed[1].cell
+        assert each.params["optim.betas"] in ([0.9, 0.95], [0.9, 0.99])
+        assert each.trial.params["optim.betas"] == str(each.params["optim.betas"])
+    queue.fail(claimed[1], "out of memory")
+    queue.retry()
+    assert queue.claim().params == claimed[1].params
     assert not [str(each.message) for each in recwarn if "persistent" in str(each.message)]

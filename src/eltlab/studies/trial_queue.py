@@ -1,0 +1,259 @@
+"""The queue of a study's trials: who runs which trial.
+
+A worker claims a trial under the study's lock and holds it by a lease that it keeps renewing. The lease of
+a worker that dies expires; the next worker takes the same trial over, and its runs resume from their
+checkpoints. So each trial is completed exactly once, however many workers die.
+"""
+
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from eltlab.common.errors import UserError
+from eltlab.studies.optuna_parameters import name_parameters, suggest_enqueued
+from eltlab.studies.samplers import draw_params, make_pruner, make_sampler
+from eltlab.studies.space import Params
+from eltlab.studies.storage import open_storage
+from eltlab.studies.storage_base import Storage
+from eltlab.studies.study import PlannedTrial, Study
+from eltlab.studies.study_record import check_folder, check_meaning, contradiction
+from eltlab.studies.sweep_keys import SweepKeys
+
+# User attributes of a trial of a grid. Those and "lease", "error", "retry_of" and "forbidden" are stored.
+GRID_ATTRIBUTES = ("cell", "seeds", "arm", "key", "choices")
+# Draws in a row that the constraints may forbid. After SAMPLER_DRAWS the next ones are random, because not
+# every sampler learns what is forbidden; MOST_DRAWS do not happen, by study.check_draws.
+SAMPLER_DRAWS, MOST_DRAWS = 50, 2000
+
+
+@dataclass(frozen=True)
+class ClaimedTrial:
+    """A trial that this worker holds."""
+
+    trial: Trial
+    params: Params
+    seeds: list[int]
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+def open_queue(study: Study, keys: SweepKeys, workers: int) -> "TrialQueue":
+    """The queue for this process. Raises UserError, or Refused."""
+    storage = open_storage(keys.storage, study.folder, workers, study.name)
+    name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    return TrialQueue(study, storage, name, keys.lease)
+
+
+class TrialQueue:
+    """The trials of a study in a storage. Every method may raise Refused.
+
+    Args:
+        worker: a name that no other worker has.
+        lease: seconds without a renewal after which another worker may take a trial over.
+    """
+
+    def __init__(self, study: Study, storage: Storage, worker: str, lease: float) -> None:
+        self.study, self.storage, self.worker, self.lease = study, storage, worker, lease
+        with storage.exclusive():
+            self.optuna = optuna.create_study(
+                storage=storage.optuna,
+                study_name=study.name,
+                directions=list(study.file.objectives.values()),  # type: ignore[arg-type]
+                sampler=optuna.samplers.RandomSampler(seed=0),  # _set_sampler replaces it
+                pruner=make_pruner(study),
+                load_if_exists=True,
+            )
+            check_meaning(self.optuna, study, storage)
+            check_folder(self.optuna, study, storage)
+
+    def trials(self) -> list[FrozenTrial]:
+        with self.storage.refusals():
+            return self.optuna.get_trials(deepcopy=False)
+
+    def left(self) -> int:
+        """How many trials are not finished, started or not."""
+        trials, wanted = self.trials(), self.study.file.trials
+        unfinished = sum(not trial.state.is_finished() for trial in trials)
+        return unfinished + (0 if wanted is None else max(wanted - len(counted(trials)), 0))
+
+    # --- filling ----------------------------------------------------------------------------------
+
+    def fill(self, planned: list[PlannedTrial]) -> None:
+        """Enqueues the trials of a grid that are not stored yet.
+
+        Raises UserError if a stored trial is still to run and the grid no longer contains it.
+        """
+        with self.storage.exclusive():
+            wanted = set().union(*(identities(t.params, [t.seed], t.key) for t in planned))
+            stored: set[str] = set()
+            for trial in self.trials():
+                facts = trial.user_attrs
+                names = identities(facts["cell"], facts["seeds"], facts["key"])
+                if not trial.state.is_finished() and not names & wanted:
+                    raise contradiction(
+                        self.study,
+                        self.storage,
+                        f"trial {trial.number} ({facts['arm']}, seed {facts['seeds'][0]}) is still to run, "
+                        "and the space or the seeds no longer contain it",
+                    )
+                stored |= names
+            for each in planned:
+                if not identities(each.params, [each.seed], each.key) & stored:
+                    self._enqueue(each)
+
+    def _enqueue(self, planned: PlannedTrial) -> None:
+        named = name_parameters(self.optuna, self.study.file.space, planned.params)
+        attributes = {
+            "cell": planned.params,
+            "seeds": [planned.seed],
+            "arm": self.study.arm(planned.params, planned.config),
+            "key": planned.key,
+            "choices": {name: choices for name, (_, choices) in named.items()},
+        }
+        values = {name: value for name, (value, _) in named.items()}
+        self.optuna.enqueue_trial(values, user_attrs=attributes)
+
+    def retry(self) -> None:
+        """Enqueues every trial that failed and was not retried yet."""
+        with self.storage.exclusive():
+            for trial in failed(self.trials()):
+                # A grid's parameters are known; a sampler's are drawn again, with the same result.
+                keys = GRID_ATTRIBUTES if self.study.file.sampler == "grid" else ()
+                kept = {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
+                self.optuna.enqueue_trial(
+                    trial.params, user_attrs={**kept, "retry_of": trial.number}
+                )
+
+    # --- claiming ---------------------------------------------------------------------------------
+
+    def claim(self) -> ClaimedTrial | None:
+        """The next trial, now this worker's: one with an expired lease, a waiting one, or a new one of the
+        sampler. None if there is none at the moment."""
+        with self.storage.exclusive():
+            trials, wanted = self.trials(), self.study.file.trials
+            for frozen in trials:
+                if frozen.state == TrialState.RUNNING and is_expired(frozen):
+                    self._set_sampler(frozen.number)
+                    return self._take(Trial(self.optuna, frozen._trial_id))
+            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+            if waiting:
+                self._set_sampler(waiting[0])  # the trial that Optuna's ask returns
+                return self._take(self.optuna.ask())
+            if wanted is not None and len(counted(trials)) < wanted:
+                return self._draw()
+        return None
+
+    def _take(self, trial: Trial) -> ClaimedTrial | None:
+        """Signs an enqueued or abandoned trial; None if constraints forbid what is drawn for it."""
+        self._sign(trial)
+        attributes = trial.user_attrs
+        if "cell" not in attributes:  # a retry, or its worker died before the draw was stored
+            params = draw_params(self.study, self.optuna, trial)
+            return None if params is None else ClaimedTrial(trial, params, self.study.file.seeds)
+        if "choices" in attributes:
+            suggest_enqueued(trial)
+        return ClaimedTrial(trial, attributes["cell"], attributes["seeds"])
+
+    def _draw(self) -> ClaimedTrial:
+        for draws in range(MOST_DRAWS):
+            self._set_sampler(len(self.trials()), None if draws < SAMPLER_DRAWS else "random")
+            if (claimed := self._take(self.optuna.ask())) is not None:
+                return claimed
+        raise UserError(
+            f"where={self.study.file.where} forbade {MOST_DRAWS} draws in a row; narrow the space to what "
+            "it allows"
+        )
+
+    def _set_sampler(self, number: int, kind: str | None = None) -> None:
+        self.optuna.sampler = make_sampler(self.study, number, kind or self.study.file.sampler)
+
+    # --- leases -----------------------------------------------------------------------------------
+
+    def renew(self, claimed: ClaimedTrial) -> bool:
+        """Renews the lease; False if it expired and another worker has the trial."""
+        with self.storage.exclusive():
+            if not self._owns(claimed):
+                return False
+            self._sign(claimed.trial)
+        return True
+
+    def release(self, claimed: ClaimedTrial) -> None:
+        """Ends the lease, so that another worker may take the trial at once."""
+        with self.storage.exclusive():
+            if self._owns(claimed):
+                claimed.trial.set_user_attr("lease", [self.worker, 0.0])
+
+    def _sign(self, trial: Trial) -> None:
+        trial.set_user_attr("lease", [self.worker, time.time() + self.lease])
+
+    def _owns(self, claimed: ClaimedTrial) -> bool:
+        frozen = self.trials()[claimed.number]
+        return frozen.state == TrialState.RUNNING and frozen.user_attrs["lease"][0] == self.worker
+
+    # --- results; those of a trial that another worker has are dropped ------------------------------
+
+    def report(self, claimed: ClaimedTrial, value: float, step: int) -> None:
+        """Stores an intermediate value for the pruner."""
+        with self.storage.exclusive():
+            if self._owns(claimed):
+                claimed.trial.report(value, step)
+
+    def finish(self, claimed: ClaimedTrial, values: list[float]) -> None:
+        self._end(claimed, values=values)
+
+    def fail(self, claimed: ClaimedTrial, error: str) -> None:
+        self._end(claimed, error, state=TrialState.FAIL)
+
+    def prune(self, claimed: ClaimedTrial) -> None:
+        self._end(claimed, state=TrialState.PRUNED)
+
+    def _end(self, claimed: ClaimedTrial, error: str | None = None, **outcome: Any) -> None:
+        with self.storage.exclusive():
+            if not self._owns(claimed):
+                return
+            if error is not None:
+                claimed.trial.set_user_attr("error", error)
+            self.optuna.tell(claimed.trial, **outcome)
+
+
+def identities(params: Params, seeds: list[int], key: str) -> set[str]:
+    """What a trial of a grid is recognised by: its parameters, or its run.
+
+    Another version of eltlab may have more keys, and so another key for the same run; another study file
+    may give the same run other parameters.
+    """
+    return {json.dumps([params, seeds], sort_keys=True), key}
+
+
+def is_expired(trial: FrozenTrial) -> bool:
+    """Whether the lease of a running trial has expired. A trial that was never signed has no lease."""
+    _, until = trial.user_attrs.get("lease", (None, 0.0))
+    return until < time.time()
+
+
+def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials without those that constraints forbade and those that were retried."""
+    trials = list(trials)
+    retried = {trial.user_attrs.get("retry_of") for trial in trials}
+    return [t for t in trials if t.number not in retried and "forbidden" not in t.user_attrs]
+
+
+def failed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that failed and were not retried."""
+    return [trial for trial in counted(trials) if trial.state == TrialState.FAIL]
+
+
+def failure_reason(trial: FrozenTrial) -> str:
+    """Why a trial failed, in one line: how it ended, the path of its log, and the log's last line."""
+    lines = [line for line in str(trial.user_attrs.get("error", "")).splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
