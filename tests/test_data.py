@@ -12,18 +12,10 @@ from eltlab.common.errors import UserError
 from eltlab.data.batches import FLIPPED, BatchLoader, batch_indices, draw_flips
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
-from eltlab.data.tokenizers.patch_codebook import (
-    ENCODED,
-    RECONSTRUCTED,
-    PatchCodebook,
-    count_distinct,
-    encode_set,
-    fit_codebook,
-    images_at_once,
-    part_of_stream,
-    psnr,
-    reconstruct,
-)
+from eltlab.data.tokenizers.batch_sizes import ENCODED, RECONSTRUCTED, patch_batch, stream_batch
+from eltlab.data.tokenizers.kmeans import count_distinct
+from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
+from eltlab.data.tokenizers.reconstruction import psnr, reconstruct
 from eltlab.model.patches import Patches
 
 DIGITS = Patches((1, 8, 8), 2)
@@ -188,9 +180,9 @@ def test_rare_patches_count_as_distinct_wherever_they_lie():
 
 def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
     train, _ = digits
-    monkeypatch.setattr("eltlab.data.tokenizers.patch_codebook.SAMPLE_IMAGES", 300)
+    monkeypatch.setattr("eltlab.data.tokenizers.kmeans.SAMPLE_IMAGES", 300)
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(300), DIGITS, 16).hash
-    monkeypatch.setattr("eltlab.data.tokenizers.patch_codebook.SAMPLE_VALUES", 200 * 64)
+    monkeypatch.setattr("eltlab.data.tokenizers.kmeans.SAMPLE_VALUES", 200 * 64)
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(200), DIGITS, 16).hash
 
 
@@ -205,16 +197,16 @@ def test_codebooks_of_other_patches_are_kept_apart():
 
 @pytest.mark.parametrize("tokens", [1, 16, 49, 64, 1024, 10**6])
 def test_a_stream_is_encoded_in_the_cuts_of_the_whole(tokens):
-    assert ENCODED % images_at_once(tokens) == 0
+    assert ENCODED % patch_batch(tokens) == 0
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 1024, 10**6])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 128, 128), (16, 3, 128, 128), (64, 3, 512, 512)])
 def test_parts_of_a_stream_are_bounded_and_cut_where_the_whole_is(shape, tokens):
     images = ImageSet("x", torch.zeros(1, *shape, dtype=torch.uint8), torch.zeros(1))
-    part = part_of_stream(images, tokens)
-    assert part % images_at_once(tokens) == 0 and ENCODED % part == 0
-    assert part * math.prod(shape) <= 2**26 or part == images_at_once(tokens)
+    part = stream_batch(images.shape, tokens)
+    assert part % patch_batch(tokens) == 0 and ENCODED % part == 0
+    assert part * math.prod(shape) <= 2**26 or part == patch_batch(tokens)
 
 
 def test_a_set_is_encoded_whole_and_mirrored(digits):

@@ -26,11 +26,11 @@ from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice
 from eltlab.config.identity import identity
 from eltlab.data.build import build_data
-from eltlab.data.encoded import shard_writing, shards
+from eltlab.data.encoded import shard_checks, shard_files, shard_writing
 from eltlab.data.encoded.manifest import TOKENIZER, read_manifest
 from eltlab.data.sets import image_listing
 from eltlab.data.sources import load_source_splits
-from eltlab.data.tokenizers import codebooks
+from eltlab.data.tokenizers import kmeans
 from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
 from eltlab.evaluation import encode_set
 from eltlab.evaluation.prepare import prepare_evaluation
@@ -213,7 +213,7 @@ def test_a_shard_that_is_made_anew_is_in_the_manifest_with_its_new_hash(
     encoded_as(monkeypatch, lambda value: value * 1.25)  # as on another device
     after = make(images, weights, copied)
     assert after.id != before.id
-    assert after.shards["train"][2].sha256 == shards.sha256(path)
+    assert after.shards["train"][2].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert after.shards["test"] == before.shards["test"]
     build_data(on(copied))
     # The others are held to the hashes that they had, also where encode was stopped in between.
@@ -224,7 +224,7 @@ def test_a_shard_that_is_made_anew_is_in_the_manifest_with_its_new_hash(
     other.write_bytes(content)
     for _ in range(2):
         assert f"{other}: a corrupt shard (its hash differs" in fails(make, images, weights, copied)
-        assert "the same command of encode goes on with it" in fails(on, copied)
+        assert "run the same encode command to finish it" in fails(on, copied)
     other.unlink()
     assert make(images, weights, copied).shards["test"][1] != after.shards["test"][1]
     build_data(on(copied))
@@ -250,8 +250,8 @@ def test_a_damaged_manifest_is_made_again(images, weights, copied) -> None:
 def test_a_shard_that_another_encode_finished_first_stays(latents, tmp_path) -> None:
     path = tmp_path / "train-00000.safetensors"
     held = load_file(latents / path.name)
-    shards.write_shard(path, held)
-    shards.write_shard(path, {name: value + 1 for name, value in held.items()})
+    shard_files.write_shard(path, held)
+    shard_files.write_shard(path, {name: value + 1 for name, value in held.items()})
     assert torch.equal(load_file(path)["mean"], held["mean"])
 
 
@@ -343,8 +343,8 @@ def test_fitted_codes_go_on_without_the_cache_that_they_were_fitted_in(
     out = Path(shutil.copytree(tokens, tmp_path / "set"))
     (out / "test-00000.safetensors").unlink()
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
-    real = codebooks.fit_means  # as another processor would
-    monkeypatch.setattr(codebooks, "fit_means", lambda *given: real(*given) + 1e-3)
+    real = kmeans.fit_means  # as another processor would
+    monkeypatch.setattr(kmeans, "fit_means", lambda *given: real(*given) + 1e-3)
     make(images, weights, out, tokenizer="kmeans")
     assert contents(out) == contents(tokens)
     eleven = compose_encode(asked(images, weights, out, "tokenizer.codes=11", tokenizer="kmeans"))
@@ -651,7 +651,9 @@ def spoilt(root: Path, **tensors: torch.Tensor) -> None:
     save_file(load_file(path) | tensors, path)
     manifest = read_manifest(root)
     shard = manifest.shards["train"][1]
-    manifest.shards["train"][1] = shard._replace(sha256=shards.sha256(path))
+    manifest.shards["train"][1] = shard._replace(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
     manifest.write()
 
 
@@ -705,7 +707,7 @@ def test_a_manifest_that_was_changed_is_refused(copied) -> None:
     path.write_text(text[:100])
     assert "not a manifest of this version" in fails(on, copied)
     path.unlink()
-    assert "the same command of encode goes on with it" in fails(on, copied)
+    assert "run the same encode command to finish it" in fails(on, copied)
     assert "give a folder of encode's" in fails(on, copied.parent)
 
 
@@ -725,9 +727,9 @@ def test_a_damaged_tokenizer_is_named(copied) -> None:
 
 def test_verify_reads_every_shard_again(images, weights, copied, monkeypatch, capsys) -> None:
     read: list[str] = []
-    real = shards.check_shard
+    real = shard_checks.check_shard
     monkeypatch.setattr(
-        shards,
+        shard_checks,
         "check_shard",
         lambda root, shard, e: (read.append(shard.file), real(root, shard, e)),
     )

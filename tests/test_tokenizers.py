@@ -26,16 +26,16 @@ from eltlab.config.schema import DataConfig, TokenizerConfig
 from eltlab.config.tokenizer_rules import check
 from eltlab.data.images.image_files import load_images
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
-from eltlab.data.tokenizers import codebooks
+from eltlab.data.tokenizers import kmeans
 from eltlab.data.tokenizers.autoencoders import load_autoencoder
-from eltlab.data.tokenizers.patch_codebook import psnr
+from eltlab.data.tokenizers.reconstruction import psnr
 from eltlab.data.tokenizers.tokenizer_files import (
     METADATA,
     build_tokenizer,
     load_tokenizer,
+    pack_tokenizer,
     save_tokenizer,
-    tokenizer_of,
-    tokenizer_tensors,
+    unpack_tokenizer,
 )
 
 KL = {
@@ -206,15 +206,15 @@ def test_what_comes_out_can_be_trained_on(places):
 @pytest.mark.parametrize("name", NAMES)
 def test_loading_draws_nothing_from_the_global_generator(places, name):
     state = torch.get_rng_state()
-    tensors = tokenizer_tensors(built(places, name))
-    tokenizer_of(*tensors)
+    tensors = pack_tokenizer(built(places, name))
+    unpack_tokenizer(*tensors)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", ["taesd", "sd_vae", "vqmodel", "maskgit_vqgan"])
 def test_a_tokenizer_is_frozen(places, name):
     tokenizer = built(places, name)
-    for network in (tokenizer.network, tokenizer_of(*tokenizer_tensors(tokenizer)).network):
+    for network in (tokenizer.network, unpack_tokenizer(*pack_tokenizer(tokenizer)).network):
         assert not network.training and not any(p.requires_grad for p in network.parameters())
 
 
@@ -519,7 +519,7 @@ def test_kmeans_is_fitted_once_for_each_base_and_number(places, empty_cache, mon
     others = [built(places, "kmeans", codes=9), built(places, "kmeans", base="taesd")]
     assert len({first.hash, *(other.hash for other in others)}) == 3
     assert len(list(empty_cache.glob("*.npy"))) == 3
-    monkeypatch.setattr(codebooks, "fit_means", None)  # not to be asked again
+    monkeypatch.setattr(kmeans, "fit_means", None)  # not to be asked again
     assert built(places, "kmeans").hash == first.hash
 
 
@@ -627,7 +627,7 @@ def test_a_tokenizer_travels_in_one_file(places, name, tmp_path, monkeypatch):
     # Neither weights nor cache nor hub are there any more.
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("eltlab.data.tokenizers.diffusers_models.locate", None)
+    monkeypatch.setattr("eltlab.data.tokenizers.diffusers_models.find_weights", None)
     again = load_tokenizer(path)
     for key in ("name", "kind", "factor", "channels", "codebook", "hash"):
         assert getattr(again, key) == getattr(tokenizer, key)
@@ -637,7 +637,7 @@ def test_a_tokenizer_travels_in_one_file(places, name, tmp_path, monkeypatch):
 
 
 def damaged(places, path: Path, change) -> None:
-    tensors, settings = tokenizer_tensors(built(places, "kmeans"))
+    tensors, settings = pack_tokenizer(built(places, "kmeans"))
     tensors = {name: value.clone() for name, value in tensors.items()}
     change(tensors, settings)
     save_file(tensors, path, {METADATA: json.dumps(settings)})

@@ -8,14 +8,13 @@ from torch import Tensor
 from eltlab.common.seeds import WHOLE_BATCH, BatchSlice
 from eltlab.config.schema import Config
 from eltlab.data.batches import FLIPPED, LABELS, BatchLoader, Rows
-from eltlab.data.encoded.encoded_split import EncodedSplit, tokenizer_of_set
-from eltlab.data.encoded.manifest import opened
-from eltlab.data.encoded.shards import check_set
+from eltlab.data.encoded.encoded_split import EncodedSplit, load_set_tokenizer
+from eltlab.data.encoded.manifest import open_set
+from eltlab.data.encoded.shard_checks import check_set
 from eltlab.data.images.image_files import ImageFiles, Images
 from eltlab.data.sources import Splits, load_source_splits, load_splits
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
-from eltlab.data.tokenizers.per_frame import PerFrame
-from eltlab.data.tokenizers.tokenizer_files import Tokenizer
+from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.model.build import patches_of
 
 
@@ -25,7 +24,7 @@ class TrainingData:
 
     train: Images | EncodedSplit
     test: Images | EncodedSplit
-    tokenizer: PatchCodebook | Tokenizer | PerFrame | None
+    tokenizer: Tokenizer | None
 
     def images(self, config: Config) -> Splits:
         """(train, test) images that samples are compared with. For an encoded set, its source images."""
@@ -101,10 +100,10 @@ def build_splits(config: Config) -> Splits:
 def build_data(config: Config) -> TrainingData:
     """Raises UserError if the data are missing, damaged or not those that the configuration names."""
     if config.data.kind != "pixels":
-        manifest = opened(config.data)
+        manifest = open_set(config.data)
         check_set(manifest)
         train, test = EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test")
-        return TrainingData(train, test, tokenizer_of_set(manifest))
+        return TrainingData(train, test, load_set_tokenizer(manifest))
     splits = load_splits(config.data)
     tokenizer = None
     if config.objective.INPUTS == "tokens":

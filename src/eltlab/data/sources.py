@@ -5,7 +5,7 @@ from dataclasses import replace
 from eltlab.common.errors import UserError
 from eltlab.config.schema import Config, DataConfig
 from eltlab.data.clips.sprites import CLASSES, load_sprites
-from eltlab.data.encoded.manifest import SPLITS, opened
+from eltlab.data.encoded.manifest import SPLITS, open_set
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_files import Images, load_images
 from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
@@ -51,7 +51,7 @@ def pixel_data(config: Config) -> DataConfig:
     is then read as it is needed, not into memory."""
     if config.data.kind == "pixels":
         return config.data
-    source = opened(config.data).encoding.source
+    source = open_set(config.data).encoding.source
     same = ("name", "size", "channels", "frames", "stride", "split")
     return replace(
         config.data,
@@ -66,7 +66,7 @@ def pixel_data(config: Config) -> DataConfig:
 def load_source_splits(config: Config) -> Splits:
     """(train, test) that an encoded set was made from, which samples are compared with. Raises UserError if
     they are missing or have changed."""
-    source, data = opened(config.data).encoding.source, pixel_data(config)
+    source, data = open_set(config.data).encoding.source, pixel_data(config)
     try:
         splits = load_splits(data)
     except UserError as error:

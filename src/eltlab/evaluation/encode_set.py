@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eltlab.data.encoded.manifest import Encoding
     from eltlab.data.encoded.shard_writing import Pace
     from eltlab.data.sources import Splits
-    from eltlab.data.tokenizers.tokenizer_files import Tokenizer
+    from eltlab.data.tokenizers.tokenizer_files import FrozenTokenizer
     from eltlab.evaluation.metrics import Metrics
 
 
@@ -24,16 +24,15 @@ def encode(config: EncodeConfig, out: Path) -> None:
     print(f"encode: {config.data.name} by {config.tokenizer.name}", file=sys.stderr, flush=True)
 
     from eltlab.common.torch_device import choose_device
-    from eltlab.data.encoded.shard_writing import (
-        begin,
-        describe,
-        encode_missing,
-        finish,
-        fitted_before,
+    from eltlab.data.encoded.set_folder import (
+        describe_encoding,
+        finish_set,
+        load_started_codebook,
+        start_set,
     )
+    from eltlab.data.encoded.shard_writing import encode_missing
     from eltlab.data.sources import class_names, load_splits
-    from eltlab.data.tokenizers.patch_codebook import clips_at_once
-    from eltlab.data.tokenizers.per_frame import batch_of
+    from eltlab.data.tokenizers.batch_sizes import clips_per_batch, network_batch
     from eltlab.data.tokenizers.tokenizer_files import build_tokenizer
     from eltlab.evaluation.metrics import check_metrics
 
@@ -42,15 +41,17 @@ def encode(config: EncodeConfig, out: Path) -> None:
     splits = load_splits(config.data)
     if config.evaluate:
         check_metrics(config, len(splits[0]), 1, device)
-    tokenizer = build_tokenizer(config.tokenizer, splits[0], device.type, fitted_before(out))
+    tokenizer = build_tokenizer(
+        config.tokenizer, splits[0], device.type, load_started_codebook(out)
+    )
     images = dict(zip(SPLITS, splits, strict=True))
     source = {
         key: getattr(config.data, key) for key in ("name", "root", "frames", "stride", "split")
     }
     classes = class_names(config.data)
-    encoding = describe(images, classes, tokenizer, source, config.flips, config.shard)
-    begin(out, encoding, tokenizer)
-    batch = config.batch or clips_at_once(batch_of(device), config.data.shape)
+    encoding = describe_encoding(images, classes, tokenizer, source, config.flips, config.shard)
+    start_set(out, encoding, tokenizer)
+    batch = config.batch or clips_per_batch(network_batch(device), config.data.shape)
     share = ranks.rank(), ranks.world_size()
     pace = encode_missing(out, encoding, images, tokenizer, batch, *share)
     if pace.images:
@@ -58,7 +59,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     distributed.barrier()
     if not ranks.is_main_process():
         return
-    finish(out, encoding, again=config.verify)
+    finish_set(out, encoding, again=config.verify)
     if config.evaluate:
         measure(config, out, encoding, splits, tokenizer, pace)
 
@@ -68,11 +69,11 @@ def measure(
     out: Path,
     encoding: "Encoding",
     splits: "Splits",
-    tokenizer: "Tokenizer",
+    tokenizer: "FrozenTokenizer",
     pace: "Pace",
 ) -> None:
     """One row of kind tokenizer in the folder: what every model on the set is read against."""
-    from eltlab.data.tokenizers.per_frame import over
+    from eltlab.data.tokenizers.per_frame import adapt_to_clips
     from eltlab.evaluation.metrics import build_metrics
     from eltlab.evaluation.tokenizer_floor import floor
 
@@ -89,7 +90,13 @@ def measure(
         "tokens": tokens_of(encoding),
         "images_per_second": pace.images / pace.seconds if pace.images else None,
         "cfg": recorded_config(config),
-        **floor(over(tokenizer, config.data.frames), train, test, config.metrics.samples, metrics),
+        **floor(
+            adapt_to_clips(tokenizer, config.data.frames),
+            train,
+            test,
+            config.metrics.samples,
+            metrics,
+        ),
     }
     append_rows(out / ROWS, [row])
     psnr = "" if row["psnr"] is None else f"PSNR {row['psnr']:.2f} dB, "

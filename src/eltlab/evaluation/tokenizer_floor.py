@@ -7,7 +7,8 @@ from typing import Any
 
 from eltlab.common.cache import cache_dir, make_once
 from eltlab.data.images.image_files import Images
-from eltlab.data.tokenizers.patch_codebook import Decoder, psnr, reconstruct
+from eltlab.data.tokenizers.reconstruction import psnr, reconstruct
+from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.evaluation.metrics import Metrics
 from eltlab.evaluation.protocol import protocol_id
 
@@ -15,7 +16,7 @@ PSNR_IMAGES = 2000  # enough for two decimals
 
 
 def floor(
-    tokenizer: Decoder, train: Images, test: Images, samples: int, metrics: Metrics
+    tokenizer: Tokenizer, train: Images, test: Images, samples: int, metrics: Metrics
 ) -> dict[str, Any]:
     """Columns of a row of kind tokenizer, measured once per protocol and then read from the cache.
 

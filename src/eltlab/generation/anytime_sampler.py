@@ -16,11 +16,8 @@ from eltlab.config.depths import DepthDistribution
 from eltlab.config.schedules import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.images.image_set import to_uint8
-from eltlab.data.tokenizers.patch_codebook import (
-    RECONSTRUCTED,
-    Decoder,
-    clips_at_once,
-)
+from eltlab.data.tokenizers.batch_sizes import RECONSTRUCTED, clips_per_batch
+from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.build import build_objective
 from eltlab.generation.guidance import guided
 
@@ -44,7 +41,7 @@ class AnytimeSampler:
         tokenizer: what turns drawn tokens or latents into images; None: pixels are drawn.
     """
 
-    def __init__(self, backbone: nn.Module, config: Config, tokenizer: Decoder | None) -> None:
+    def __init__(self, backbone: nn.Module, config: Config, tokenizer: Tokenizer | None) -> None:
         self.backbone, self.config = backbone, config
         self.objective = build_objective(config)
         self.device = next(backbone.parameters()).device
@@ -158,7 +155,7 @@ class AnytimeSampler:
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
         # In parts: a decoder's last layers take many times what the latents do.
-        count = clips_at_once(RECONSTRUCTED, data.shape)
+        count = clips_per_batch(RECONSTRUCTED, data.shape)
         parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
         return torch.cat(parts)
 

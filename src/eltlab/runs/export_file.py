@@ -12,9 +12,10 @@ from eltlab.common.errors import UserError
 from eltlab.common.tensor_files import read_tensors
 from eltlab.config.flat import to_yaml
 from eltlab.config.schema import Config
-from eltlab.data.tokenizers.patch_codebook import Decoder, PatchCodebook
-from eltlab.data.tokenizers.per_frame import PerFrame, over
-from eltlab.data.tokenizers.tokenizer_files import tokenizer_of, tokenizer_tensors
+from eltlab.data.tokenizers.patch_codebook import PatchCodebook
+from eltlab.data.tokenizers.per_frame import PerFrame, adapt_to_clips
+from eltlab.data.tokenizers.tokenizer import Tokenizer
+from eltlab.data.tokenizers.tokenizer_files import pack_tokenizer, unpack_tokenizer
 from eltlab.model.build import patches_of
 from eltlab.runs.composing import parse_config
 
@@ -27,7 +28,7 @@ def write_export(
     path: Path,
     config: Config,
     weights: dict[str, Tensor],
-    tokenizer: Decoder | None,
+    tokenizer: Tokenizer | None,
     counters: dict[str, Any],
 ) -> None:
     """Writes the averaged weights under the backbone's names, and the tokenizer.
@@ -46,19 +47,19 @@ def write_export(
         save_file(tensors, temporary, metadata)
 
 
-def tokenizer_parts(tokenizer: Decoder | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def tokenizer_parts(tokenizer: Tokenizer | None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a tokenizer, and the metadata that its class is rebuilt from."""
     if tokenizer is None:
         return {}, {}
     if isinstance(tokenizer, PatchCodebook):
         return {CODEBOOK: tokenizer.codes}, {}
     inner = tokenizer.inner if isinstance(tokenizer, PerFrame) else tokenizer
-    tensors, settings = tokenizer_tensors(inner)  # type: ignore[arg-type]
+    tensors, settings = pack_tokenizer(inner)  # type: ignore[arg-type]
     named = {TOKENIZER + name: value for name, value in tensors.items()}
     return named, {SETTINGS: json.dumps(settings)}
 
 
-def read_export(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
+def read_export(path: Path) -> tuple[Config, dict[str, Tensor], Tokenizer | None]:
     """The configuration, the weights and the tokenizer of an exported file. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a run folder or a file that export wrote")
@@ -73,5 +74,5 @@ def read_export(path: Path) -> tuple[Config, dict[str, Tensor], Decoder | None]:
         return config, tensors, None
     ours = {name for name in tensors if name.startswith(TOKENIZER)}
     theirs = {name.removeprefix(TOKENIZER): tensors.pop(name) for name in ours}
-    tokenizer = tokenizer_of(theirs, json.loads(metadata[SETTINGS]))
-    return config, tensors, over(tokenizer, config.data.frames)
+    tokenizer = unpack_tokenizer(theirs, json.loads(metadata[SETTINGS]))
+    return config, tensors, adapt_to_clips(tokenizer, config.data.frames)

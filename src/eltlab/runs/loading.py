@@ -7,12 +7,10 @@ from torch import Tensor
 
 from eltlab.common.torch_device import choose_device
 from eltlab.config.schema import Config
-from eltlab.data.encoded.encoded_split import tokenizer_of_set
-from eltlab.data.encoded.manifest import opened
-from eltlab.data.tokenizers.patch_codebook import (
-    Decoder,
-    PatchCodebook,
-)
+from eltlab.data.encoded.encoded_split import load_set_tokenizer
+from eltlab.data.encoded.manifest import open_set
+from eltlab.data.tokenizers.patch_codebook import PatchCodebook
+from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone, patches_of
 from eltlab.runs import export_file
@@ -52,9 +50,9 @@ def load_run(folder: Path, config: Config) -> tuple[AnytimeSampler, dict[str, An
         if name.startswith("ema.")
     }
     counters = checkpoint["eltlab"]
-    tokenizer: Decoder | None = None
+    tokenizer: Tokenizer | None = None
     if config.data.kind != "pixels":
-        tokenizer = tokenizer_of_set(opened(config.data))
+        tokenizer = load_set_tokenizer(open_set(config.data))
     elif counters["codebook"] is not None:
         tokenizer = PatchCodebook(counters["codebook"], patches_of(config.data))
     return build_sampler(config, weights, tokenizer, path, counters["code"]), counters
@@ -63,7 +61,7 @@ def load_run(folder: Path, config: Config) -> tuple[AnytimeSampler, dict[str, An
 def build_sampler(
     config: Config,
     weights: dict[str, Tensor],
-    tokenizer: Decoder | None,
+    tokenizer: Tokenizer | None,
     path: Path,
     code: str | None = None,
 ) -> AnytimeSampler:

@@ -20,7 +20,7 @@ from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit, format_loops
 from eltlab.config.flat import flatten
 from eltlab.config.schema import Config
-from eltlab.data.tokenizers.patch_codebook import Decoder
+from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.training.agreement import Agreement
 from eltlab.training.module import LoopedModule
@@ -188,7 +188,7 @@ class SampleGrids(StepCallback):
 
     COLUMNS = 10
 
-    def __init__(self, folder: Path, config: Config, tokenizer: Decoder | None) -> None:
+    def __init__(self, folder: Path, config: Config, tokenizer: Tokenizer | None) -> None:
         self.folder, self.config, self.tokenizer = folder, config, tokenizer
         self.steps = evenly_spaced_steps(config.steps, config.trainer.grids)
 

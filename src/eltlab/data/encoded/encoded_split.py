@@ -11,14 +11,14 @@ from eltlab.common.machine import physical_memory
 from eltlab.common.seeds import BatchNoise, generator
 from eltlab.data.batches import FLIPPED, LABELS, Rows, select_rows, to_inputs
 from eltlab.data.encoded.manifest import TOKENIZER, Manifest
-from eltlab.data.encoded.shards import layout, read_shard
+from eltlab.data.encoded.shard_files import layout, read_shard
 from eltlab.data.images.image_files import MEMORY_SHARE
 from eltlab.data.images.image_set import choose_subset
-from eltlab.data.tokenizers.per_frame import PerFrame, over
-from eltlab.data.tokenizers.tokenizer_files import Tokenizer, load_tokenizer
+from eltlab.data.tokenizers.per_frame import PerFrame, adapt_to_clips
+from eltlab.data.tokenizers.tokenizer_files import FrozenTokenizer, load_tokenizer
 
 
-def tokenizer_of_set(manifest: Manifest) -> Tokenizer | PerFrame:
+def load_set_tokenizer(manifest: Manifest) -> FrozenTokenizer | PerFrame:
     """The tokenizer that encoded the set; for clips, applied to each frame.
 
     Raises UserError if the file in the folder is damaged or holds a different tokenizer.
@@ -28,10 +28,10 @@ def tokenizer_of_set(manifest: Manifest) -> Tokenizer | PerFrame:
     wanted = manifest.encoding.tokenizer["hash"]
     if tokenizer.hash != wanted:
         raise UserError(
-            f"{path}: tokenizer {tokenizer.hash}, and the set was encoded with {wanted}; put that one "
-            "back, or encode again"
+            f"{path}: tokenizer {tokenizer.hash}, and the set was encoded with {wanted}; put that "
+            "tokenizer back, or encode again"
         )
-    return over(tokenizer, manifest.encoding.source.frames)
+    return adapt_to_clips(tokenizer, manifest.encoding.source.frames)
 
 
 class MappedRows:
@@ -84,12 +84,11 @@ class EncodedSplit:
 
     def nbytes(self, flip: bool) -> int:
         """The size of its tensors without the labels."""
-        sizes = [
+        return sum(
             math.prod(shape) * dtype.itemsize
             for name, (shape, dtype) in layout(self.encoding, len(self)).items()
             if name != LABELS and (flip or not name.endswith(FLIPPED))
-        ]
-        return sum(sizes)
+        )
 
     def fits(self, device: torch.device, flip: bool) -> bool:
         """Whether each process of this node can load the split onto its device."""

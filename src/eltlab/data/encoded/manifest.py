@@ -1,4 +1,4 @@
-"""What an encoded set says of itself: DIR/manifest.json. Free of torch."""
+"""The manifest of an encoded set, DIR/manifest.json: how it was encoded and its shards. Free of torch."""
 
 import json
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ from eltlab.common.hashing import digest
 from eltlab.config.schema import DataConfig
 
 NAME = "manifest.json"
-ENCODING = "encoding.json"  # of a set that is begun
+ENCODING = "encoding.json"  # in the folder from the start; the manifest follows at the end
 TOKENIZER = "tokenizer.safetensors"
 LOCK = ".lock"
 SPLITS = ("train", "test")
 
 
 class Shard(NamedTuple):
-    file: str  # below the folder of the set
+    file: str  # relative to the folder of the set
     images: int
     sha256: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images or clips that were encoded, as data.* of the configuration that encoded them."""
+    """The images or clips that were encoded, under the names of data.*."""
 
     name: str
     size: int
     channels: int
-    transform: str  # from the bytes of a file to pixels
+    transform: str  # names how files are decoded to pixels
     hashes: dict[str, str]  # of each split
-    root: str | None = None  # where they lay; says nothing of what they are
+    root: str | None = None  # where they were; not part of the identity
     frames: int = 1
     stride: int = 1
     split: int = 1
@@ -41,41 +41,41 @@ class Source:
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that decides what the shards hold. A folder under way carries it, so that another command
-    does not go on with it."""
+    """Everything that determines the contents of the shards. It is in the folder from the start, so that
+    another command does not continue it."""
 
     kind: str  # latents | tokens
-    shape: list[int]  # of a latent [C, H, W], of a clip's [F, C, H, W]; of tokens [T]
-    factor: int  # pixels a side of one position
-    codebook: int | None  # of tokens
-    variance: bool  # whether a latent is a mean and a log-variance to draw from
+    shape: list[int]  # latents [C, H, W], of clips [F, C, H, W]; tokens [T]
+    factor: int  # pixels per side of one position
+    codebook: int | None  # number of codes, for tokens
+    variance: bool  # latents are means with log-variances
     flips: bool
-    shard: int  # images of a file
+    shard: int  # images per file
     classes: list[str]
-    counts: dict[str, int]  # images of each split
+    counts: dict[str, int]  # images per split
     tokenizer: dict[str, str]  # name and hash
     source: Source
 
-    def facts(self) -> dict[str, Any]:
-        """Without the place, which may change, and of images without what only clips have."""
-        facts = asdict(self)
-        del facts["source"]["root"]
+    def identity(self) -> dict[str, Any]:
+        """What identifies the encoding: without the root, and for images without the keys of clips."""
+        identity = asdict(self)
+        del identity["source"]["root"]
         for key in ("frames", "stride", "split"):
-            if facts["source"][key] == 1:
-                del facts["source"][key]
-        return facts
+            if identity["source"][key] == 1:
+                del identity["source"][key]
+        return identity
 
 
 @dataclass(frozen=True)
 class Manifest:
     root: Path
     encoding: Encoding
-    shards: dict[str, list[Shard]]  # of each split, in the order of its images
+    shards: dict[str, list[Shard]]  # per split, in the order of its images
 
     @property
     def id(self) -> str:
-        """Of all that the set is: encoded again elsewhere, its bytes and so its id may differ."""
-        return digest(json.dumps([self.encoding.facts(), self.shards], sort_keys=True))
+        """Identifies the set by its bytes, which may differ if it is encoded again on another machine."""
+        return digest(json.dumps([self.encoding.identity(), self.shards], sort_keys=True))
 
     def write(self) -> None:
         plain = {"id": self.id, "encoding": asdict(self.encoding), "shards": self.shards}
@@ -83,15 +83,13 @@ class Manifest:
 
 
 def read_manifest(root: str | Path) -> Manifest:
-    """Of the set in a folder. Raises UserError where there is none, or one that was changed."""
+    """The manifest in a folder. Raises UserError if it is missing or was changed."""
     folder = Path(root).expanduser().resolve()
     path = folder / NAME
     if not path.is_file():
-        begun = (folder / ENCODING).is_file()
-        mend = (
-            "the same command of encode goes on with it" if begun else "give a folder of encode's"
-        )
-        raise UserError(f"data.root={folder}: no whole encoded set (no {NAME}); {mend}")
+        started = (folder / ENCODING).is_file()
+        fix = "run the same encode command to finish it" if started else "give a folder of encode's"
+        raise UserError(f"data.root={folder}: no whole encoded set (no {NAME}); {fix}")
     try:
         plain = json.loads(path.read_text())
         shards = {name: [Shard(*shard) for shard in plain["shards"][name]] for name in SPLITS}
@@ -110,70 +108,64 @@ def parse_encoding(plain: Mapping[str, Any]) -> Encoding:
 
 
 def fill_from_manifest(data: DataConfig) -> None:
-    """Fills in what the set in data.root holds. Raises UserError where the configuration differs."""
+    """Fills in the keys that the set in data.root decides. Raises UserError if the configuration differs."""
     manifest = read_manifest(str(data.root))
     encoding = manifest.encoding
     if encoding.kind != data.kind:
         raise UserError(
             f"data.root={data.root}: holds {encoding.kind}; choose data={encoding.kind}"
         )
-    check_numbers(manifest, data)
-    for key, found in numbers(encoding).items():
+    check_decided_keys(manifest, data)
+    for key, found in decided_keys(encoding).items():
         setattr(data, key, found)
     if data.flip and not encoding.flips:
         raise UserError(
-            f"data.flip=true: the set in data.root={data.root} was encoded with flips=false; leave it "
-            "out, or encode again with flips=true"
+            f"data.flip=true: the set in data.root={data.root} was encoded with flips=false; remove it, "
+            "or encode again with flips=true"
         )
     if data.encoding not in (None, manifest.id):
-        raise another(manifest, data)
+        raise wrong_set_error(manifest, data)
     data.encoding = manifest.id
 
 
-def numbers(encoding: Encoding) -> dict[str, int]:
+def decided_keys(encoding: Encoding) -> dict[str, int | None]:
     """The keys of data.* that an encoded set decides."""
-    numbers = {"classes": len(encoding.classes), "frames": encoding.source.frames}
+    source = encoding.source
+    keys = {"classes": len(encoding.classes), "frames": source.frames}
     if encoding.kind == "latents":
         channels, size, _ = encoding.shape[-3:]
-        return {**numbers, "channels": channels, "size": size, "factor": encoding.factor}
-    assert encoding.codebook is not None
-    source = encoding.source
-    return {
-        **numbers,
-        "channels": source.channels,
-        "size": source.size,
-        "patch": encoding.factor,
-        "frame_patch": 1,
-        "codebook": encoding.codebook,
-    }
+        return {**keys, "channels": channels, "size": size, "factor": encoding.factor}
+    patches = {"patch": encoding.factor, "frame_patch": 1, "codebook": encoding.codebook}
+    return {**keys, "channels": source.channels, "size": source.size, **patches}
 
 
-def opened(data: DataConfig) -> Manifest:
-    """The set that a resolved configuration means. Raises UserError where another lies in its place."""
+def open_set(data: DataConfig) -> Manifest:
+    """The manifest that a resolved configuration names. Raises UserError if data.root has another set."""
     if data.root is None:
         raise UserError(
             f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
         )
     manifest = read_manifest(data.root)
     if manifest.id != data.encoding:
-        raise another(manifest, data)
-    check_numbers(manifest, data)  # a configuration that named the set itself was not filled in
+        raise wrong_set_error(manifest, data)
+    # A configuration that gives data.encoding itself was not filled in from the manifest.
+    check_decided_keys(manifest, data)
     return manifest
 
 
-def check_numbers(manifest: Manifest, data: DataConfig) -> None:
-    """Raises UserError where a configuration says of the set what it is not; 0 says nothing."""
-    for key, found in numbers(manifest.encoding).items():
+def check_decided_keys(manifest: Manifest, data: DataConfig) -> None:
+    """Raises UserError if a key differs from the set; 0 means that it was not given."""
+    for key, found in decided_keys(manifest.encoding).items():
         wanted = getattr(data, key)
         if wanted not in (0, found):
             raise UserError(
-                f"data.{key}={wanted}: the set in data.root={data.root} has {found}; leave it out, or "
+                f"data.{key}={wanted}: the set in data.root={data.root} has {found}; remove it, or "
                 f"choose data={data.kind}"
             )
 
 
-def another(manifest: Manifest, data: DataConfig) -> UserError:
+def wrong_set_error(manifest: Manifest, data: DataConfig) -> UserError:
     return UserError(
-        f"data.root={data.root}: another encoded set ({manifest.id}) than {data.encoding}, which is asked "
-        "for; give the folder of that one"
+        f"data.root={data.root}: another encoded set ({manifest.id}) than the requested "
+        f"{data.encoding}; give the folder of that set"
     )

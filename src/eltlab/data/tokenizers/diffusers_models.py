@@ -1,4 +1,4 @@
-"""diffusers' autoencoders: found in a folder or on the hub, loaded whole or refused, built again."""
+"""Autoencoders of diffusers: found in a folder or on the hub, loaded, and rebuilt from their settings."""
 
 import inspect
 import json
@@ -14,35 +14,37 @@ import torch
 from torch import nn
 
 from eltlab.common.errors import UserError, first_line
-from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, assigned, freeze
+from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, assign_tensors, freeze
 
 CLASSES = {"taesd": "AutoencoderTiny", "sd_vae": "AutoencoderKL", "vqmodel": "VQModel"}
-# Of a configuration, what changes no latent and no pixel here: the size of tiles, which are never
-# used, and the precision of half-precision pipelines.
+# Keys of a configuration that change no latent and no pixel here: the size of tiles, which are not used,
+# and the precision of half-precision pipelines.
 INERT = ("sample_size", "force_upcast")
 
 
-def locate(weights: str, subfolder: str | None) -> Path | None:
-    """The file or folder that tokenizer.weights names; None: a repository of the hub.
+def find_weights(weights: str, subfolder: str | None) -> Path | None:
+    """The file or folder that tokenizer.weights names; None if it names a repository of the hub.
 
-    Raises UserError where it is neither.
+    Raises UserError if it is neither.
     """
     path = Path(weights).expanduser()
     if path.exists():
         return path / subfolder if subfolder else path
-    # As the hub allows it: owner/name. https://huggingface.co/docs/hub/repositories
+    # What the hub allows: owner/name. https://huggingface.co/docs/hub/repositories
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
         return None
-    raise unfit(weights, "there is no such file or folder", "a path, or a hub id (owner/name)")
+    raise weights_error(
+        weights, "there is no such file or folder", "a path, or a hub id (owner/name)"
+    )
 
 
-def unfit(weights: str | Path, problem: str, mend: str) -> UserError:
-    return UserError(f"tokenizer.weights={weights}: {problem}; give {mend}")
+def weights_error(weights: str | Path, problem: str, fix: str) -> UserError:
+    return UserError(f"tokenizer.weights={weights}: {problem}; give {fix}")
 
 
-def unreachable(repository: str, error: Exception) -> UserError:
+def hub_error(repository: str, error: Exception) -> UserError:
     problem = textwrap.shorten(first_line(error), 200)
-    return unfit(
+    return weights_error(
         repository,
         f"no such folder here, and the Hugging Face hub did not give it ({problem})",
         "tokenizer.weights=PATH of a copy, or try again with a connection",
@@ -50,50 +52,48 @@ def unreachable(repository: str, error: Exception) -> UserError:
 
 
 def load_pretrained(name: str, weights: str, subfolder: str | None) -> nn.Module:
-    """The frozen network of `CLASSES`. Raises UserError."""
-    place = locate(weights, subfolder)
-    wanted = CLASSES[name]
+    """The frozen network of a name in CLASSES. Raises UserError."""
+    place, class_name = find_weights(weights, subfolder), CLASSES[name]
+
+    def refuse(problem: str) -> UserError:
+        return weights_error(
+            place or weights,
+            f"not a whole {class_name} ({textwrap.shorten(problem, 120)})",
+            f"a folder that {class_name}.save_pretrained wrote, or a hub id",
+        )
+
+    kind = diffusers_class(class_name)
+    source = {"pretrained_model_name_or_path": weights if place is None else str(place)}
+    if place is None and subfolder:
+        source["subfolder"] = subfolder
     try:
-        config, network, report = _from_pretrained(wanted, weights, place, subfolder)
+        with _silence(), torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
+            config = kind.load_config(**source)
+            found = config.get("_class_name", class_name)
+            if found != class_name:
+                raise refuse(f"it is of class {found}")
+            network, report = kind.from_pretrained(
+                **source,
+                torch_dtype=torch.float32,
+                low_cpu_mem_usage=False,  # True needs the package accelerate
+                output_loading_info=True,
+            )
     except UserError:
         raise
     except Exception as error:  # diffusers, its hub client, torch and safetensors raise their own
-        if place is None:
-            raise unreachable(weights, error) from None
-        raise _not_it(place, wanted, first_line(error)) from None
+        raise (hub_error(weights, error) if place is None else refuse(first_line(error))) from None
+    # diffusers only warns of these, and keeps random weights for missing tensors.
     wrong = [key for keys in report.values() for key in keys]
     if wrong:
-        # diffusers only warns of these, and leaves random weights where some are missing.
-        raise _not_it(place or weights, wanted, f"missing or unknown: {wrong[0]}")
+        raise refuse(f"missing or unknown: {wrong[0]}")
     if config.get("in_channels", 3) != 3 or config.get("out_channels", 3) != 3:
-        raise _not_it(place or weights, wanted, "its images do not have 3 channels")
+        raise refuse("its images do not have 3 channels")
     return freeze(network)
 
 
-def _from_pretrained(
-    wanted: str, weights: str, place: Path | None, subfolder: str | None
-) -> tuple[dict[str, Any], nn.Module, dict[str, list]]:
-    kind = diffusers_class(wanted)
-    where = {"subfolder": subfolder} if place is None else {}
-    source = weights if place is None else str(place)
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        config = kind.load_config(source, **where)
-        found = config.get("_class_name", wanted)
-        if found != wanted:
-            raise _not_it(place or weights, wanted, f"it is of class {found}")
-        network, report = kind.from_pretrained(
-            source,
-            **where,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,  # it asks for another package
-            output_loading_info=True,
-        )
-    return config, network, report
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings and diffusers' own log: what matters of them our one line says."""
+def _silence() -> Iterator[None]:
+    """Hides warnings and the log of diffusers. Our one-line error says what matters."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()
@@ -106,44 +106,34 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _not_it(place: str | Path, wanted: str, problem: str) -> UserError:
-    return unfit(
-        place,
-        f"not a whole {wanted} ({textwrap.shorten(problem, 120)})",
-        f"a folder that {wanted}.save_pretrained wrote, or a hub id",
-    )
-
-
-def diffusers_class(wanted: str) -> Any:
+def diffusers_class(name: str) -> Any:
     """Imported late: diffusers takes seconds."""
     import diffusers
 
-    return getattr(diffusers, wanted)
+    return getattr(diffusers, name)
 
 
-def settings_of(network: Any) -> Settings:
-    """Class and configuration, as far as they differ from the class's defaults and matter here.
-
-    So the same network has the same settings whichever version of diffusers wrote its file.
-    """
+def diffusers_settings(network: Any) -> Settings:
+    """The class, and the configuration without defaults and INERT keys: the same for the same network,
+    whichever version of diffusers wrote its file."""
     parameters = inspect.signature(type(network).__init__).parameters
     config = {
         key: network.config[key]
         for key, parameter in parameters.items()
         if key in network.config
         and key not in INERT
-        and _plain(network.config[key]) != _plain(parameter.default)
+        and _as_json(network.config[key]) != _as_json(parameter.default)
     }
-    return {"class": type(network).__name__, "config": _plain(config)}
+    return {"class": type(network).__name__, "config": _as_json(config)}
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples as lists."""
+def _as_json(value: Any) -> Any:
+    """As it would be read from a JSON file: tuples become lists."""
     return json.loads(json.dumps(value, default=str))
 
 
 def rebuild(settings: Settings, tensors: Tensors) -> nn.Module:
-    """The network of `settings_of` with these tensors. Raises RuntimeError as `assigned`."""
+    """The network with these `diffusers_settings` and tensors. Raises RuntimeError if they do not fit."""
     with torch.device("meta"):
         network = diffusers_class(settings["class"])(**settings["config"])
-    return assigned(network, tensors)
+    return assign_tensors(network, tensors)

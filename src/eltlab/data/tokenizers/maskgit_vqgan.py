@@ -1,8 +1,8 @@
 """MaskGIT's VQGAN (arXiv 2202.04200): an encoder and a decoder without attention around 1,024 codes.
 
-The layers are those of github.com/google-research/maskgit, maskgit/nets/vqgan_tokenizer.py with
+The layers follow github.com/google-research/maskgit, maskgit/nets/vqgan_tokenizer.py with
 configs/vqgan_config.py: swish, GroupNorm, average pooling, nearest-neighbour upsampling. Their names
-are those of its PyTorch ports (huggingface/open-muse, bytedance/1d-tokenizer).
+follow its PyTorch ports (huggingface/open-muse, bytedance/1d-tokenizer).
 """
 
 from typing import NamedTuple
@@ -11,35 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltlab.data.tokenizers.frozen_networks import Tensors, assigned
+from eltlab.data.tokenizers.frozen_networks import Tensors, assign_tensors
 
-GROUPS, EPSILON = 32, 1e-6  # flax's defaults, with which the network was trained; PyTorch's is 1e-5
+GROUPS, EPSILON = 32, 1e-6  # flax's defaults, as in training; PyTorch's epsilon is 1e-5
 
 
 class Shape(NamedTuple):
-    """What a checkpoint's tensors say of the network. Published: 128, (128, 128, 256, 256, 512), 2,
-    256 and 1,024, for images of 256 and of 512 pixels a side."""
+    """The size of the network. Published for 256 and 512 pixels per side: 128, (128, 128, 256, 256, 512),
+    2, 256 and 1,024."""
 
     filters: int  # after the first convolution
-    widths: tuple[int, ...]  # of the levels, from full resolution down: each next has half the side
-    blocks: int  # residual blocks a level
+    widths: tuple[int, ...]  # of the levels, from full resolution down; each level halves the side
+    blocks: int  # residual blocks per level
     channels: int  # of a code
     codes: int
 
 
 class VQGAN(nn.Module):
     """encoder: images [N, 3, H, W] in [0, 1] → vectors [N, c, H/f, W/f], f = 2^(levels − 1).
-    decoder: vectors → images, in [0, 1] but for what it overshoots."""
+    decoder: vectors → images, about in [0, 1]."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.encoder, self.decoder = Encoder(shape), Decoder(shape)
         self.quantize = nn.ModuleDict({"embedding": nn.Embedding(shape.codes, shape.channels)})
-
-    @property
-    def codes(self) -> Tensor:
-        """[K, c]"""
-        return self.quantize["embedding"].weight  # type: ignore[return-value]
 
 
 class Encoder(nn.Module):
@@ -57,19 +52,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for number, blocks in enumerate(self.down):
-            if number > 0:
-                x = F.avg_pool2d(x, 2)
-            x = blocks(x)
-        for block in self.mid:
-            x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        for number, level in enumerate(self.down):
+            x = level(x if number == 0 else F.avg_pool2d(x, 2))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        before = (*shape.widths[1:], shape.widths[-1])  # the level below; the last begins
+        before = (*shape.widths[1:], shape.widths[-1])  # of the level that runs before, from below
         self.conv_in = conv(shape.channels, shape.widths[-1], 3)
         self.mid = residuals(shape.widths[-1], shape.widths[-1], shape.blocks)
         self.up = nn.ModuleList(
@@ -82,24 +73,21 @@ class Decoder(nn.Module):
         self.conv_out = conv(shape.widths[0], 3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.mid:
-            x = block(x)
-        for blocks in reversed(self.up):
-            x = blocks(x)
+        x = self.mid(self.conv_in(x))
+        for level in reversed(self.up):
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, and in the decoder the step up to the next."""
+    """Residual blocks of one resolution; in the decoder followed by the upsampling to the next."""
 
-    def __init__(self, block: nn.ModuleList, upsample_conv: nn.Conv2d | None) -> None:
+    def __init__(self, block: nn.Sequential, upsample_conv: nn.Conv2d | None) -> None:
         super().__init__()
         self.block, self.upsample_conv = block, upsample_conv
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
+        x = self.block(x)
         if self.upsample_conv is None:
             return x
         return self.upsample_conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -115,12 +103,12 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
-        # Of y, where ResNets take x: the original's shortcut does, and was trained so.
+        # ResNets apply the shortcut to x. The original applies it to y, and was trained that way.
         return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
 
 
-def residuals(before: int, width: int, blocks: int) -> nn.ModuleList:
-    return nn.ModuleList(Residual(before if n == 0 else width, width) for n in range(blocks))
+def residuals(before: int, width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(Residual(before if n == 0 else width, width) for n in range(blocks)))
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -128,12 +116,12 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 def conv(before: int, after: int, size: int, bias: bool = True) -> nn.Conv2d:
-    """With stride 1 flax's SAME padding is the same on both sides."""
+    """With stride 1, flax's SAME padding is symmetric."""
     return nn.Conv2d(before, after, size, padding=size // 2, bias=bias)
 
 
-def shape_of(tensors: Tensors) -> Shape:
-    """Of a checkpoint under the network's names. Raises KeyError where the tensors are not its own."""
+def infer_shape(tensors: Tensors) -> Shape:
+    """The shape of a checkpoint with the names of VQGAN. Raises KeyError if a name is missing."""
     levels = len({name.split(".")[2] for name in tensors if name.startswith("encoder.down.")})
     blocks = {name.split(".")[4] for name in tensors if name.startswith("encoder.down.0.block.")}
     widths = (tensors[f"encoder.down.{n}.block.0.conv1.weight"].shape[0] for n in range(levels))
@@ -142,8 +130,8 @@ def shape_of(tensors: Tensors) -> Shape:
     return Shape(filters, tuple(widths), len(blocks), channels, codes)
 
 
-def vqgan_of(tensors: Tensors) -> VQGAN:
-    """The frozen network. Raises KeyError, ValueError or RuntimeError where the tensors do not fit."""
+def build_vqgan(tensors: Tensors) -> VQGAN:
+    """The frozen network. Raises KeyError, ValueError or RuntimeError if the tensors do not fit."""
     with torch.device("meta"):
-        network = VQGAN(shape_of(tensors))
-    return assigned(network, tensors)  # type: ignore[return-value]
+        network = VQGAN(infer_shape(tensors))
+    return assign_tensors(network, tensors)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Tokenizers by name: built from a configuration, written to one file and read from it again."""
+"""Pretrained and fitted tokenizers: built from a configuration, saved in one file and loaded from it."""
 
 import json
 from pathlib import Path
@@ -21,10 +21,10 @@ from eltlab.data.tokenizers.codebooks import (
 )
 from eltlab.data.tokenizers.diffusers_models import load_pretrained, rebuild
 from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, fingerprint
-from eltlab.data.tokenizers.maskgit_vqgan import vqgan_of
+from eltlab.data.tokenizers.maskgit_vqgan import build_vqgan
 from eltlab.data.tokenizers.maskgit_vqgan_files import load_vqgan
 
-Tokenizer = Autoencoder | Codebook
+FrozenTokenizer = Autoencoder | Codebook
 METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
 
 
@@ -33,73 +33,66 @@ def build_tokenizer(
     train: Images | None,
     device: str = "cpu",
     fitted: LatentCodebook | None = None,
-) -> Tokenizer:
-    """On this device; kmeans is fitted to train there, where the cache has no codes yet.
+) -> FrozenTokenizer:
+    """The tokenizer of a configuration, on this device. kmeans is fitted to train if the cache has no codes.
 
-    fitted: taken instead where its base and its count of codes are those asked for.
-    Raises UserError where the configuration, the weights or the hub do not allow it.
+    fitted: returned instead of fitting if it has the requested base and number of codes.
+    Raises UserError if the configuration is wrong, or the weights or the hub cannot be read.
     """
     check(config)
-    name, subfolder = config.name, config.subfolder
-    assert config.weights is not None
+    name, weights, subfolder = config.name, config.weights, config.subfolder
+    assert weights is not None
     if name == "vqmodel":
-        return VqModel(name, load_pretrained(name, config.weights, subfolder)).to(device)
+        return VqModel(name, load_pretrained(name, weights, subfolder)).to(device)
     if name == "maskgit_vqgan":
-        return MaskgitVqgan(name, load_vqgan(config.weights, subfolder)).to(device)
+        return MaskgitVqgan(name, load_vqgan(weights, subfolder)).to(device)
     if name in CONTINUOUS:
-        return load_autoencoder(name, config.weights, subfolder).to(device)
+        return load_autoencoder(name, weights, subfolder).to(device)
     if train is None:
         raise UserError("tokenizer=kmeans is fitted to images; give data= with a training split")
     assert config.base is not None and config.codes is not None
-    base = load_autoencoder(config.base, config.weights, subfolder).to(device)
+    base = load_autoencoder(config.base, weights, subfolder).to(device)
     if fitted is not None and fitted.codebook == config.codes and fitted.network.hash == base.hash:
         return fitted.to(device)
     return fit_latent_codebook(name, base, train, config.codes).to(device)
 
 
-# --- one file -------------------------------------------------------------------------------------
-
-
-def tokenizer_tensors(tokenizer: Tokenizer) -> tuple[Tensors, Settings]:
-    """All that a tokenizer is: its tensors on the CPU, and settings that JSON can hold."""
+def pack_tokenizer(tokenizer: FrozenTokenizer) -> tuple[Tensors, Settings]:
+    """Everything that a tokenizer is: its tensors on the CPU, and settings that JSON can hold."""
     tensors = {name: value.cpu().contiguous() for name, value in tokenizer.tensors().items()}
     return tensors, {**tokenizer.settings(), "hash": tokenizer.hash}
 
 
-def tokenizer_of(tensors: Tensors, settings: Settings) -> Tokenizer:
-    """The tokenizer of `tokenizer_tensors`, on the CPU. Raises UserError where they are not whole."""
+def unpack_tokenizer(tensors: Tensors, settings: Settings) -> FrozenTokenizer:
+    """The tokenizer that `pack_tokenizer` packed, on the CPU. Raises UserError if they do not match."""
     known = {key: value for key, value in settings.items() if key != "hash"}
     if fingerprint(tensors, known) != settings.get("hash"):
         raise UserError(
-            f"damaged: its tokenizer is not the one that its hash names ({settings.get('hash')}); "
-            "make it again"
+            f"damaged: its tokenizer does not match its hash {settings.get('hash')}; make it again"
         )
     name = known["name"]
     if name == "kmeans":
-        under = {
-            key.removeprefix("base."): value
-            for key, value in tensors.items()
-            if key.startswith("base.")
-        }
-        return LatentCodebook(name, restore(known["base"], under), tensors["codes"])
+        prefix = "base."
+        base = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return LatentCodebook(name, restore(known["base"], base), tensors["codes"])
     if name == "maskgit_vqgan":
-        return MaskgitVqgan(name, vqgan_of(tensors))
+        return MaskgitVqgan(name, build_vqgan(tensors))
     if name == "vqmodel":
         return VqModel(name, rebuild(known, tensors))
     return restore(known, tensors)
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """One safetensors file that `load_tokenizer` needs nothing else beside."""
-    tensors, settings = tokenizer_tensors(tokenizer)
-    # One key alone: safetensors writes several in any order, and equal sets have equal files.
+def save_tokenizer(tokenizer: FrozenTokenizer, path: Path) -> None:
+    """One safetensors file, from which `load_tokenizer` loads the tokenizer without other files."""
+    tensors, settings = pack_tokenizer(tokenizer)
+    # A single metadata key: safetensors writes several in random order, and equal sets need equal files.
     metadata = {METADATA: json.dumps(settings, sort_keys=True)}
-    # Not by save_file, which has an error of its own for a full disk.
+    # Not by save_file, which raises its own error if the disk is full.
     write_atomic(path, save(tensors, metadata))
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer that `save_tokenizer` wrote, on the CPU and with its hash. Raises UserError."""
+def load_tokenizer(path: Path) -> FrozenTokenizer:
+    """The tokenizer that `save_tokenizer` wrote, on the CPU. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a tokenizer that eltlab wrote")
     tensors, metadata = read_tensors(path, "make the tokenizer again")
@@ -108,6 +101,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: of another program; give a tokenizer that eltlab wrote") from None
     try:
-        return tokenizer_of(tensors, settings)
+        return unpack_tokenizer(tensors, settings)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,83 @@
+"""k-means with a cache: the codes of patch codebooks and of codebooks over latents."""
+
+import io
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eltlab.common.cache import cache_dir, make_once
+from eltlab.common.errors import UserError
+from eltlab.common.hashing import digest
+from eltlab.data.images.image_files import Images
+from eltlab.data.images.image_set import ImageSet
+
+# k-means is fitted to at most this much: its vectors then take 1 GiB.
+SAMPLE_IMAGES, SAMPLE_VALUES = 50_000, 2**28
+
+
+def choose_sample(train: Images) -> ImageSet:
+    """The images that k-means is fitted to: the whole split, or a seeded subset if it is too large."""
+    limit = min(SAMPLE_IMAGES, SAMPLE_VALUES // math.prod(train.shape))
+    return train.subset(min(limit, len(train)))
+
+
+def fit_codes(
+    name: str,
+    identity: tuple,
+    key: str,
+    count: int,
+    kind: str,
+    make_vectors: Callable[[], np.ndarray],
+) -> Tensor:
+    """The centres of k-means (seed 0), float32 [count, F], from the cache or fitted and cached.
+
+    Args:
+        name, identity: name of the cached file; identity (what the vectors depend on) is hashed.
+        key: the configuration key that gives count. kind: what the vectors are.
+        make_vectors: gives float32 [M, F].
+
+    Raises UserError if fewer than count vectors are distinct.
+    """
+    import sklearn
+
+    def fit(temporary: Path) -> None:
+        vectors = make_vectors()
+        distinct = count_distinct(vectors, count)
+        if count > distinct:
+            raise UserError(
+                f"{key}={count}: the training split has {distinct} distinct {kind}; "
+                "choose at most that many"
+            )
+        buffer = io.BytesIO()  # np.save on a path would append .npy to it
+        np.save(buffer, fit_means(vectors, count, kind))
+        temporary.write_bytes(buffer.getvalue())
+
+    hashed = digest(*identity, count, sklearn.__version__)
+    path = cache_dir() / "codebooks" / f"{name.replace('/', '-')}-{hashed}.npy"
+    make_once(path, fit)
+    return torch.from_numpy(np.load(path, allow_pickle=False))
+
+
+def fit_means(vectors: np.ndarray, count: int, kind: str) -> np.ndarray:
+    """float32 [count, F] of vectors [M, F], at least count of which are distinct."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    print(f"k-means: {count} codes for {len(vectors):,} {kind}", file=sys.stderr, flush=True)
+    # The labels are not needed, and computing them does not change the centres.
+    means = MiniBatchKMeans(
+        count, random_state=0, n_init=3, batch_size=4096, compute_labels=False
+    ).fit(vectors)
+    return means.cluster_centers_.astype(np.float32)
+
+
+def count_distinct(vectors: np.ndarray, enough: int) -> int:
+    """How many rows are distinct. Stops at enough, because sorting all rows is slow."""
+    rows = 4 * enough
+    while (distinct := len(np.unique(vectors[:rows], axis=0))) < enough and rows < len(vectors):
+        rows *= 4
+    return distinct
