@@ -20,7 +20,7 @@ from eltlab.data.build import build_data
 from eltlab.data.images.image_set import as_input
 from eltlab.runs.loading import load_run
 from eltlab.runs.run_folder import Run
-from eltlab.training.validation import LEVELS, Validation, pieces_of
+from eltlab.training.validation import LEVELS, Validation, micro_batch_count
 
 SMALL = [
     *TINY,
@@ -110,10 +110,10 @@ def test_validation_in_pieces_is_that_of_the_whole(objective, codes, values, tmp
 
 def test_pieces_are_equal_and_leave_little_out():
     for count, at_once in product(range(1, 110), range(1, 40)):
-        pieces, least = pieces_of(count, at_once), math.ceil(count / at_once)
+        pieces, least = micro_batch_count(count, at_once), math.ceil(count / at_once)
         assert 1 <= count // pieces <= at_once and pieces <= 2 * least
         assert count % pieces <= count % least
-    assert pieces_of(102, 4) == 34 and pieces_of(103, 1) == 103
+    assert micro_batch_count(102, 4) == 34 and micro_batch_count(103, 1) == 103
 
 
 @objectives

@@ -1,7 +1,7 @@
-"""What the exits of one pass are trained towards: final (vanilla loop), ilsd, deep, random_depth.
+"""What the exits of one pass are trained on: final (vanilla loop), ilsd, deep, random_depth.
 
-A supervision names the exits it wants at a step and turns their predictions into named terms. It
-knows no network: with any objective that has `loss` and `distill` it is the same code.
+A supervision names the exits that a step reads, and turns their predictions into named loss terms. It
+does not know the network, and works with every objective that has `loss` and `distill`.
 """
 
 import math
@@ -21,9 +21,11 @@ from eltlab.config.schema import (
 )
 from eltlab.generation.objective import Objective
 
+Predictions = dict[int, Tensor]  # by exit, i.e. by loop count
+
 
 class Losses(NamedTuple):
-    """The loss that is minimised, and the terms and settings of this step for the log."""
+    """The loss that is minimised, and the terms and settings of this step that are logged."""
 
     total: Tensor
     log: Mapping[str, Tensor | float]
@@ -31,16 +33,14 @@ class Losses(NamedTuple):
 
 class Supervision(Protocol):
     def exits(self, step: int) -> tuple[int, ...]:
-        """The loop counts whose states the pass of this step must keep; it runs the largest."""
+        """The loop counts after which the pass of this step is read; it runs the largest."""
 
-    def losses(
-        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
-    ) -> Losses:
-        """What the predictions at these exits cost."""
+    def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
+        """The losses of the predictions at these exits."""
 
 
 class Final:
-    """Only the last exit learns: the vanilla loop, and every model with one loop."""
+    """Ground truth on the last exit only: the vanilla loop, and every model with one loop."""
 
     def __init__(self, loops: int) -> None:
         self.loops = loops
@@ -48,9 +48,7 @@ class Final:
     def exits(self, step: int) -> tuple[int, ...]:
         return (self.loops,)
 
-    def losses(
-        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
-    ) -> Losses:
+    def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         truth = objective.loss(preds[self.loops], target)
         return Losses(truth, {"loss": truth, f"loss_exit_{self.loops}": truth})
 
@@ -60,8 +58,8 @@ class Ilsd:
 
     loss = GT(F_Lmax) + λ·GT(F_Lint) + (1 − λ)·distill·Dist(F_Lint, stopgrad(F_Lmax))
 
-    One L_int a step for the whole batch, uniform on min_loops ≤ L_int < L_max, drawn from
-    (seed, step): the same on every rank. λ falls over the run's `steps`.
+    One L_int per step for the whole batch, uniform on min_loops ≤ L_int < L_max. It is drawn from
+    (seed, step), so it is the same on every rank. λ falls over the `steps` of the run.
     """
 
     def __init__(self, loops: int, config: IlsdConfig, seed: int, steps: int) -> None:
@@ -75,14 +73,12 @@ class Ilsd:
     def exits(self, step: int) -> tuple[int, ...]:
         return (self.student(step), self.loops)
 
-    def losses(
-        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
-    ) -> Losses:
+    def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         student, teacher = preds[self.student(step)], preds[self.loops]
         truth_weight = ramp(self.weight, step, self.steps)
         teacher_truth = objective.loss(teacher, target)
         student_truth = objective.loss(student, target)
-        # The stop-gradient is inside distill, on the teacher only; it keeps its own ground truth.
+        # distill stops the gradient of the teacher, which learns from its own ground truth only.
         distilled = objective.distill(student, teacher, target)
         total = (
             teacher_truth
@@ -102,7 +98,7 @@ class Ilsd:
 
 
 class Deep:
-    """Ground truth on every exit, no teacher (Looped-DiT, arXiv 2609.40305; R-MDM, 2606.18022):
+    """Ground truth on every exit, without a teacher (Looped-DiT, arXiv 2609.40305; R-MDM, 2606.18022):
 
     loss = GT(F_L) + Σ_ℓ<L w_ℓ·GT(F_ℓ)
     """
@@ -115,11 +111,9 @@ class Deep:
     def exits(self, step: int) -> tuple[int, ...]:
         return tuple(self.weights)
 
-    def losses(
-        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
-    ) -> Losses:
+    def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         truths = {exit: objective.loss(preds[exit], target) for exit in self.weights}
-        # The last exit first: the sum starts from a loss, not from Python's 0.
+        # Starts from the last loss and not from Python's 0: the order of the sum sets its last bits.
         total = truths[len(truths)]
         for exit in range(1, len(truths)):
             total = total + self.weights[exit] * truths[exit]
@@ -127,33 +121,30 @@ class Deep:
 
 
 class RandomDepth:
-    """Each step runs a random number of loops and trains the last of them (as Huginn does).
+    """Ground truth on the last exit of a pass with a random number of loops (as in Huginn).
 
-    The count is drawn from (seed, step) by the law: the same on every rank.
+    The loop count is drawn from the depth distribution by (seed, step), so it is the same on every rank.
     """
 
     def __init__(self, loops: int, config: RandomDepthConfig, seed: int) -> None:
-        self.law = config.depths(loops)
-        self.seed = seed
+        self.seed, self.depth_distribution = seed, config.depths(loops)
 
     def depth(self, step: int) -> int:
-        """The loops of this step."""
-        draw = random.Random(fold(self.seed, "depth", step))
-        return draw.choices(list(self.law), list(self.law.values()))[0]
+        """The loop count of this step."""
+        counts, weights = zip(*self.depth_distribution.items(), strict=True)
+        return random.Random(fold(self.seed, "depth", step)).choices(counts, weights)[0]
 
     def exits(self, step: int) -> tuple[int, ...]:
         return (self.depth(step),)
 
-    def losses(
-        self, objective: Objective, preds: dict[int, Tensor], target: Any, step: int
-    ) -> Losses:
+    def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         depth = self.depth(step)
         truth = objective.loss(preds[depth], target)
         return Losses(truth, {"loss": truth, f"loss_exit_{depth}": truth, "depth": depth})
 
 
 def ramp(weight: WeightConfig, step: int, steps: int) -> float:
-    """λ at step 0…steps − 1: start at the first, end at the last (linear: 1 − s/(S − 1) for 1 → 0)."""
+    """λ at step s of 0…S − 1: start at the first, end at the last. Linear from 1 to 0: 1 − s/(S − 1)."""
     progress = step / max(steps - 1, 1)
     if weight.shape == "constant":
         progress = 0.0
@@ -163,8 +154,8 @@ def ramp(weight: WeightConfig, step: int, steps: int) -> float:
 
 
 def build_supervision(config: SupervisionConfig, loops: int, seed: int, steps: int) -> Supervision:
-    """The supervision of a configuration; one from a file of the user's builds itself."""
-    if config.file is not None:
+    """The supervision of a configuration."""
+    if config.file is not None:  # an extension of the user (docs/extending.md)
         return config.build(loops, seed, steps)
     match config:
         case IlsdConfig():

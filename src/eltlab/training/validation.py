@@ -1,4 +1,4 @@
-"""Validation loss of the averaged weights by exit and by noise level or mask ratio: validation.csv."""
+"""Validation loss of the averaged weights, by exit and by noise level or mask ratio, in validation.csv."""
 
 import csv
 import math
@@ -15,22 +15,22 @@ from eltlab.config.schema import Config
 from eltlab.data.images.image_set import as_input
 from eltlab.training.callbacks import StepCallback, evenly_spaced_steps, truncate_csv
 
-LEVELS = 5  # bins of the corruption, from light to heavy
+LEVELS = 5  # bins of the corruption level, from light to heavy
 COLUMNS = ["step", "images", "exit", "level", "loss", "gap"]
 
 
 class Validation(StepCallback):
-    """trainer.validations times over the run: the loss of every exit at LEVELS levels.
+    """Measures the loss of every exit at LEVELS levels, trainer.validations times over the run.
 
-    level is the mean time (diffusion) or mask ratio (masked) of the bin; gap is how far the exit is
-    behind the last one. Images, corruption and levels are the same at every step and for every seed.
+    level is the mean time (diffusion) or mask ratio (masked) of the bin. gap is the loss minus that of the
+    last exit. Images, corruption and levels are the same at every step and for every seed.
 
     Args:
-        inputs, labels: of the held-out images; what the objective corrupts, or uint8 images.
+        inputs, labels: held-out examples; uint8 images or what the objective corrupts.
     """
 
     IMAGES = 512  # of the held-out split, at most
-    VALUES = 2**25  # that an exit predicts in one pass, or a layer works on, at most: 128 MiB
+    VALUES = 2**25  # at most so many numbers per prediction of an exit or per layer: 128 MiB
 
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
         self.path = folder / "validation.csv"
@@ -39,9 +39,9 @@ class Validation(StepCallback):
         self.inputs, self.labels = inputs, labels
         data, model = config.data, config.model
         predicted = data.codebook if config.objective.INPUTS == "tokens" else data.patch_values
-        # The residual stream, and the hidden layer before and after GELU.
-        of_token = max(predicted, model.width + 2 * model.mlp_width)
-        self.at_once = max(self.VALUES // (data.tokens * of_token), 1)
+        # A layer holds the residual stream, and the hidden layer before and after GELU.
+        per_token = max(predicted, model.width + 2 * model.mlp_width)
+        self.at_once = max(self.VALUES // (data.tokens * per_token), 1)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         if ranks.is_main_process():
@@ -52,35 +52,34 @@ class Validation(StepCallback):
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
             return
-        measured = self.measure(module)  # by every device: the average may lie in shards
+        lines = self.measure(module)  # on every rank, because the average may be sharded
         if ranks.is_main_process():
             with self.path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)
-                for line in measured:
+                for line in lines:
                     writer.writerow({"step": module.step, "images": module.images_seen, **line})
         module.tick(count=False)
 
     @torch.inference_mode()
     def measure(self, module: Any) -> list[dict[str, float]]:
-        """One line an exit and level."""
+        """One line per exit and level."""
         device, lines = module.device, []
-        count = len(self.inputs)
-        # Levels spread evenly and in an order of their own: the images lie in the order of their classes.
-        order = torch.randperm(count, generator=generator("validation", "order"))
+        # Shuffled, because the images are sorted by class and each level must see all classes.
+        order = torch.randperm(len(self.inputs), generator=generator("validation", "order"))
         for level in range(LEVELS):
-            chosen = order[level::LEVELS].to(device)
-            if not len(chosen):
+            indices = order[level::LEVELS].to(device)
+            if not len(indices):
                 continue
-            pieces = pieces_of(len(chosen), self.at_once)
-            chosen = chosen[: len(chosen) - len(chosen) % pieces]
-            within = (torch.arange(len(chosen), device=device) + 0.5) / len(chosen)
+            micro_batches = micro_batch_count(len(indices), self.at_once)
+            indices = indices[: len(indices) - len(indices) % micro_batches]
+            within = (torch.arange(len(indices), device=device) + 0.5) / len(indices)
             u_B = (level + within) / LEVELS
             total = torch.zeros(len(self.exits), device=device)
-            for batch_slice in BatchSlice(micro_batches=pieces).each_micro_batch():
+            for batch_slice in BatchSlice(micro_batches=micro_batches).each_micro_batch():
                 draw = generator("validation", "corrupt", level, device=device)
-                noise = BatchNoise(draw, len(chosen), batch_slice)
-                total += self.losses(module, chosen[batch_slice.rows(len(chosen))], noise, u_B)
-            losses = (total / pieces).tolist()
+                noise = BatchNoise(draw, len(indices), batch_slice)
+                total += self.losses(module, indices[batch_slice.rows(len(indices))], noise, u_B)
+            losses = (total / micro_batches).tolist()
             mean_level = round(module.objective.level(u_B).mean().item(), 4)
             lines += [
                 {"exit": n, "level": mean_level, "loss": loss, "gap": loss - losses[-1]}
@@ -88,15 +87,15 @@ class Validation(StepCallback):
             ]
         return lines
 
-    def losses(self, module: Any, piece: Tensor, noise: BatchNoise, u_B: Tensor) -> Tensor:
-        """Of each exit [L]; the mean over the pieces is that of all images at levels u_B."""
-        inputs, target = module.objective.corrupt(as_input(self.inputs[piece]), noise, u_B)
+    def losses(self, module: Any, indices: Tensor, noise: BatchNoise, u_B: Tensor) -> Tensor:
+        """The loss of each exit [L] on a micro-batch; their mean is that of all images at levels u_B."""
+        inputs, target = module.objective.corrupt(as_input(self.inputs[indices]), noise, u_B)
         with module.trainer.precision_plugin.forward_context():
-            done = module.ema(*inputs, labels_B=self.labels[piece], exits=self.exits)
+            done = module.ema(*inputs, labels_B=self.labels[indices], exits=self.exits)
         return torch.stack([module.objective.loss(done.exits[n], target) for n in self.exits])
 
 
-def pieces_of(count: int, at_once: int) -> int:
-    """Into how many equal pieces of at most at_once so many are cut, with the fewest left over."""
+def micro_batch_count(count: int, at_once: int) -> int:
+    """How many equal micro-batches of at most at_once examples leave out the fewest of count."""
     least = math.ceil(count / at_once)
-    return min(range(least, min(2 * least, count) + 1), key=lambda pieces: count % pieces)
+    return min(range(least, min(2 * least, count) + 1), key=lambda parts: count % parts)
