@@ -67,7 +67,7 @@ def test_a_run_that_is_stopped_goes_on_exactly(
     last = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     seen = last["eltlab"]["images_seen"]
     assert 0 < seen < 2400
-    said = f"stopped by {number.name} at {seen:,} images; the same command goes on"
+    said = f"stopped by {number.name} at {seen:,} images; the same command resumes"
     assert log.read_text().splitlines()[-1].startswith(said)
     assert "Traceback" not in log.read_text()
     before = signal.getsignal(number)

@@ -28,9 +28,9 @@ Rows = list[dict[str, Any]]
 
 
 class Call(NamedTuple):
-    """What all rows of one benchmark have in common."""
+    """The columns that all rows of one call of bench have in common: its models were timed interleaved."""
 
-    call: str  # an id: rows with the same one were timed interleaved
+    call: str  # a random id
     repeats: int  # timed rounds
     warmup: int  # rounds before them
 
@@ -86,12 +86,9 @@ def train_rows(models: list[TimedModel], call: Call) -> Rows:
         rows.append(
             {
                 **benchmark_facts(model, "train", call),
-                "batch_size": model.config.batch_size,
-                **quartiles("seconds", times),
+                **time_facts(times, seconds[0], model.config.batch_size),
                 **phases,
-                **quartiles("ratio_to_twin", ratios(times, seconds[0])),
                 **quartiles("ratio_to_vanilla", ratios(times, vanilla[model.config.loops])),
-                "images_per_second": model.config.batch_size / statistics.median(times),
                 "flops_per_second": sum(step.flops for step in steps) / sum(times),
                 "mfu": sum(step.model_flops for step in steps) / sum(times) / peak,
                 "matmul_flops_per_second": peak,
@@ -102,11 +99,7 @@ def train_rows(models: list[TimedModel], call: Call) -> Rows:
 
 
 def sample_rows(
-    models: list[TimedModel],
-    data: TrainingData,
-    batches: list[int],
-    call: Call,
-    peak: float,
+    models: list[TimedModel], data: TrainingData, batches: list[int], call: Call, peak: float
 ) -> Rows:
     """A row per batch and loop count: the twin's, and each vanilla loop's at its own count and at one loop.
 
@@ -123,12 +116,11 @@ def sample_rows(
         actions = [partial(time_sampling, sampler, batch, loops) for _, sampler, loops in timed]
         label = f"samples, {batch} at a time"
         results = run_rounds(label, actions, batch * len(timed), call, "samples")
-        twin_times = [sampling.seconds for sampling in results[0]]
-        for (model, _, loops), samplings in zip(timed, results, strict=True):
+        seconds = [[duration for duration, _ in samplings] for samplings in results]
+        for (model, _, loops), samplings, times in zip(timed, results, seconds, strict=True):
             config = replace(model.config, batch_size=batch)
-            # Noise and labels are the same every time, so the loops spent are too, even with halting.
-            costs = sampling_bill(config, samplings[0].depths)
-            times = [sampling.seconds for sampling in samplings]
+            # Noise and labels are the same every time, so the loops ran are too, even with halting.
+            costs = sampling_bill(config, samplings[0][1])
             flops = costs["flops_per_sample"] * batch / statistics.median(times)
             rows.append(
                 {
@@ -138,11 +130,8 @@ def sample_rows(
                     "steps": config.sampler.steps,
                     "guidance": config.sampler.guidance,
                     "halting": config.sampler.halting,
-                    "batch_size": batch,
                     **costs,
-                    **quartiles("seconds", times),
-                    **quartiles("ratio_to_twin", ratios(times, twin_times)),
-                    "images_per_second": batch / statistics.median(times),
+                    **time_facts(times, seconds[0], batch),
                     "flops_per_second": flops,
                     "mfu": flops / peak,
                     "matmul_flops_per_second": peak,
@@ -159,18 +148,14 @@ def run_rounds(
         return interleave(actions, call.repeats, call.warmup, lambda n: bar.update(n * images))
 
 
-class TimedSampling(NamedTuple):
+def time_sampling(
+    sampler: AnytimeSampler, batch: int, loops: int
+) -> tuple[float, list[DepthDistribution]]:
     """Seconds of one batch of samples, with decoding and the copy to the host, and the loops it ran."""
-
-    seconds: float
-    depths: list[DepthDistribution]
-
-
-def time_sampling(sampler: AnytimeSampler, batch: int, loops: int) -> TimedSampling:
     labels = torch.arange(batch) % sampler.config.data.classes
     started = time.perf_counter()
     depths = sampler.sample_batch(labels, loops, seed=0).depths
-    return TimedSampling(time.perf_counter() - started, depths)
+    return time.perf_counter() - started, depths
 
 
 def is_vanilla(config: Config) -> bool:
@@ -190,6 +175,16 @@ def benchmark_facts(model: TimedModel, measure: str, call: Call) -> dict[str, An
     }
 
 
+def time_facts(times: list[float], twin_times: list[float], batch: int) -> dict[str, Any]:
+    """The columns of seconds per batch, alone and against the twin."""
+    return {
+        "batch_size": batch,
+        **quartiles("seconds", times),
+        **quartiles("ratio_to_twin", ratios(times, twin_times)),
+        "images_per_second": batch / statistics.median(times),
+    }
+
+
 def quartiles(name: str, values: list[float]) -> dict[str, float]:
     """Columns with the median and the quartiles."""
     low = high = values[0]
@@ -204,47 +199,43 @@ def ratios(values: list[float], references: list[float]) -> list[float]:
 
 
 def train_table(rows: Rows) -> list[str]:
-    head = ["training step", "seconds", "x twin", "x vanilla", "forward", "backward", "optimizer"]
-    lines = [[*head, "data", "examples/s", "utilisation", "peak", "predicted"]]
-    for row in rows:
-        phases = ("forward", "backward", "optimizer", "data")
-        lines.append(
-            [
-                f"{row['unique_layers']} x {row['loops']} {row['supervision']}",
-                format_duration(row["seconds"]),
-                f"{row['ratio_to_twin']:.2f}",
-                f"{row['ratio_to_vanilla']:.2f}",
-                *(format_duration(row[f"{phase}_seconds"]) for phase in phases),
-                f"{row['images_per_second']:,.1f}",
-                f"{row['mfu']:.0%}",
-                format_bytes(row["peak_memory_bytes"]),
-                format_bytes(row["memory_training_bytes"]),
-            ]
-        )
+    phases = ("forward", "backward", "optimizer", "data")
+    head = ["training step", "seconds", "x twin", "x vanilla", *phases]
+    lines = [
+        [
+            f"{row['unique_layers']} x {row['loops']} {row['supervision']}",
+            format_duration(row["seconds"]),
+            f"{row['ratio_to_twin']:.2f}",
+            f"{row['ratio_to_vanilla']:.2f}",
+            *(format_duration(row[f"{phase}_seconds"]) for phase in phases),
+            f"{row['images_per_second']:,.1f}",
+            f"{row['mfu']:.0%}",
+            format_bytes(row["peak_memory_bytes"]),
+            format_bytes(row["memory_training_bytes"]),
+        ]
+        for row in rows
+    ]
     first = rows[0]
     peak = format_si(first["matmul_flops_per_second"], "FLOP/s")
     return [
         f"{first['device']}, {first['precision']}, batch {first['batch_size']}, medians of "
         f"{first['repeats']}; utilisation of {peak}, one large matrix product",
-        *format_table(lines),
+        *format_table([[*head, "examples/s", "utilisation", "peak", "predicted"], *lines]),
     ]
 
 
 def sample_table(rows: Rows) -> list[str]:
-    lines = [["samples", "at a time", "seconds", "x twin", "samples/s", "utilisation"]]
-    for row in rows:
-        lines.append(
-            [
-                f"{row['unique_layers']} x {row['loops_train']} at {row['loops']}",
-                str(row["batch_size"]),
-                format_duration(row["seconds"]),
-                f"{row['ratio_to_twin']:.2f}",
-                f"{row['images_per_second']:,.1f}",
-                f"{row['mfu']:.0%}",
-            ]
-        )
-    first = rows[0]
-    return [
-        f"{first['steps']} sampling steps, guidance {first['guidance']:g}",
-        *format_table(lines),
+    head = ["samples", "at a time", "seconds", "x twin", "samples/s", "utilisation"]
+    lines = [
+        [
+            f"{row['unique_layers']} x {row['loops_train']} at {row['loops']}",
+            str(row["batch_size"]),
+            format_duration(row["seconds"]),
+            f"{row['ratio_to_twin']:.2f}",
+            f"{row['images_per_second']:,.1f}",
+            f"{row['mfu']:.0%}",
+        ]
+        for row in rows
     ]
+    title = f"{rows[0]['steps']} sampling steps, guidance {rows[0]['guidance']:g}"
+    return [title, *format_table([head, *lines])]

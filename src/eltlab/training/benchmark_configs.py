@@ -1,11 +1,12 @@
 """Which configurations a benchmark compares, and the checks before it starts. Free of torch."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eltlab.common.errors import UserError
-from eltlab.common.machine import find_machine
+from eltlab.common.machine import Machine, find_machine
 from eltlab.common.text import format_bytes
 from eltlab.config.checks import divides
 from eltlab.config.cost.memory import side_by_side
@@ -51,29 +52,30 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
             configs.append(compose(looped))
     for config in configs:
         one_device(config, "bench times one device")
-    check_memory(configs)
+    trainer = chosen.trainer
+    machine = find_machine(trainer.accelerator, trainer.precision)
+    what = f"{len(configs)} models of batch_size={chosen.batch_size}"
+    check_memory(configs, machine, what, "give fewer loop_counts or a smaller batch_size")
     images = (rounds + 2) * chosen.batch_size
     return [replace(c, budget=replace(c.budget, images=images)) for c in configs]
 
 
-def check_memory(configs: list[Config]) -> None:
-    """Raises UserError if the models do not fit into memory side by side."""
-    machine = find_machine(configs[0].trainer.accelerator, configs[0].trainer.precision)
+def check_memory(configs: list[Config], machine: Machine, what: str, fix: str) -> None:
+    """Raises UserError if the configurations do not fit into memory side by side."""
     total = side_by_side(configs, machine.kind, machine.precision)
     if machine.memory is not None and total > machine.memory:
         raise UserError(
-            f"{len(configs)} models of batch_size={configs[0].batch_size} take {format_bytes(total)}, but "
-            f"{machine.name} has {format_bytes(machine.memory)}; give fewer loop_counts or a smaller "
-            "batch_size"
+            f"{what} take {format_bytes(total)}, but {machine.name} has {format_bytes(machine.memory)}; {fix}"
         )
 
 
 def make_output_folder(out: Path) -> None:
-    """Creates the folder of the file of rows. Raises UserError before anything is measured."""
-    fix = "give a file of rows, e.g. out=bench.jsonl"
-    if out.is_dir():
-        raise UserError(f"out={out}: cannot be written, it is a folder; {fix}")
+    """Creates the folder of the file of rows. Raises UserError if the file cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
     except OSError as error:
-        raise UserError(f"out={out}: cannot be written ({error.strerror}); {fix}") from error
+        raise UserError(
+            f"out={out}: cannot be written, {error.strerror}; give a file of rows, e.g. out=bench.jsonl"
+        ) from error

@@ -7,10 +7,9 @@ from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
 from eltlab.common.file_locks import file_lock
 from eltlab.common.machine import Machine
-from eltlab.common.text import format_bytes
-from eltlab.config.cost.memory import side_by_side
 from eltlab.config.cost.rates import rates_file, read_rates, unmeasured_rate
 from eltlab.config.schema import Config
+from eltlab.training.benchmark_configs import check_memory
 
 
 def calibrate(configs: list[Config], machine: Machine) -> None:
@@ -24,12 +23,8 @@ def calibrate(configs: list[Config], machine: Machine) -> None:
         )
     # Configurations that share an entry of the file are timed once.
     different = list({unmeasured_rate(config, machine): config for config in configs}.values())
-    needed = side_by_side(different, machine.kind, machine.precision)
-    if machine.memory is not None and needed > machine.memory:
-        raise UserError(
-            f"calibrate=true: its steps take {format_bytes(needed)}, but {machine.name} has "
-            f"{format_bytes(machine.memory)}; calibrate a smaller batch_size or model"
-        )
+    fix = "calibrate a smaller batch_size or model"
+    check_memory(different, machine, "calibrate=true: its steps", fix)
     from eltlab.training.timing import measure_rates  # imports torch
 
     with file_lock(rates_file().with_suffix(".lock")):  # two timings at once would slow each other

@@ -17,6 +17,7 @@ from eltlab.common.atomic_files import atomic_path, write_atomic
 from eltlab.common.errors import UserError
 from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.progress import Bar
+from eltlab.common.signals import STOPS, Requests
 from eltlab.common.text import example_unit, format_loops
 from eltlab.config.flat import flatten
 from eltlab.config.schema import Config
@@ -48,58 +49,50 @@ class MetricsWriter(StepCallback):
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.path = folder / "metrics.csv"
-        self.events = folder / "tensorboard"
         self.columns = metric_columns(config.loops)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if ranks.is_main_process():
-            self.open(module)
-        self.since = (module.step, module.train_seconds)
         config = module.config
+        if ranks.is_main_process():
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            truncate_csv(self.path, self.columns, module.start)
+            events = str(self.path.parent / "tensorboard")
+            self.writer = SummaryWriter(events, purge_step=module.start + 1)
+            self.tracker = start_wandb(self.path.parent, config)
+        self.since = (module.step, module.train_seconds)
         self.bar = Bar("train", config.images, module.images_seen, example_unit(config.data.shape))
         self.bar.__enter__()
 
-    def open(self, module: Any) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        truncate_csv(self.path, self.columns, module.start)
-        self.writer = SummaryWriter(str(self.events), purge_step=module.start + 1)
-        self.tracker = start_wandb(self.path.parent, module.config)
-
-    def after_step(self, trainer: Trainer, module: Any) -> None:
+    def after_step(self, trainer: Trainer, module: LoopedModule) -> None:
         module.tick()
         note = ""
         if module.is_report_due(module.step - 1):
-            values = self.report(module)
+            values = module.report()  # on every rank, because it reduces over ranks
+            step, seconds = self.since
+            images = (module.step - step) * module.config.batch_size
+            values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
+            self.since = (module.step, module.train_seconds)
             note = f"loss {values['loss']:.3f}" if "loss" in values else ""
+            if ranks.is_main_process():
+                self.write({"step": module.step, "images": module.images_seen}, values)
         self.bar.update(module.images_seen, note)
 
-    def report(self, module: LoopedModule) -> dict[str, float]:
-        values = module.report()
-        step, seconds = self.since
-        images = (module.step - step) * module.config.batch_size
-        values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
-        self.since = (module.step, module.train_seconds)
-        if ranks.is_main_process():
-            self.write(module, values)
-        return values
-
-    def write(self, module: LoopedModule, values: dict[str, float]) -> None:
-        row = {"step": module.step, "images": module.images_seen, **values}
+    def write(self, position: dict[str, int], values: dict[str, float]) -> None:
+        row = {**position, **values}
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)
         for name, value in values.items():
-            self.writer.add_scalar(name, value, module.step)
+            self.writer.add_scalar(name, value, position["step"])
         if self.tracker is not None:
-            self.tracker.log(row, step=module.step)
+            self.tracker.log(row, step=position["step"])
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.bar.__exit__(None, None, None)
-        if not ranks.is_main_process():
-            return
-        self.writer.close()
-        if self.tracker is not None:
-            self.tracker.finish()
+        if ranks.is_main_process():
+            self.writer.close()
+            if self.tracker is not None:
+                self.tracker.finish()
 
     def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
         if hasattr(self, "bar"):  # otherwise it was raised before training started
@@ -157,22 +150,37 @@ def start_wandb(folder: Path, config: Config) -> Any:
 
 
 class CheckpointWriter(StepCallback):
-    """Writes checkpoints/last.ckpt atomically, every trainer.checkpoint_seconds and at the end."""
+    """Writes checkpoints/last.ckpt atomically, every `seconds` and at the end.
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        self.path, self.seconds = path, seconds
+    After a step in which a signal came, writes it too and raises Stopped, on all ranks after the same step.
+    """
+
+    SAVE, STOP = 1, 2  # what a rank may request
+
+    def __init__(self, path: Path, seconds: float, signals: Requests) -> None:
+        self.path, self.seconds, self.signals = path, seconds, signals
         self.saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self.agreement = Agreement()
+        self.signals.deferred = True
+        self.signals.listen()  # again: Lightning has just installed its own handler of SIGTERM
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
-        due = time.monotonic() - self.saved >= self.seconds
-        # The clocks of the ranks differ, and saving is collective, so they agree on the step.
-        if self.agreement.agree(due) or module.step == module.config.steps:
+        request = self.SAVE if time.monotonic() - self.saved >= self.seconds else 0
+        if self.signals.number is not None:
+            request = self.STOP
+        # Clocks and signals differ between ranks, but saving is collective, so they agree on the step.
+        answer = self.agreement.agree(request)
+        if answer or module.step == module.config.steps:
             self.save(trainer)
+        if answer == self.STOP:
+            # The signal may have reached another rank only; this one then stops with the same code.
+            self.signals.number = self.signals.number or STOPS[0]
+            self.signals.raise_if_stopped(f" at {module.images_seen:,} images")
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        self.signals.deferred = False
         self.agreement.wait_for_answer()
 
     def save(self, trainer: Trainer) -> None:

@@ -24,6 +24,8 @@ from eltlab.training.supervision import build_supervision
 
 BAD_STEPS = 5  # a run stops after this many steps in a row without a finite gradient
 
+SKIPS = ("skipped", "skipped_in_row", "longest_bad")  # counters of steps without a finite gradient
+
 
 class LoopedModule(LightningModule):
     """Trains the network of config from step `start` (set by `resume`) to config.steps.
@@ -49,13 +51,17 @@ class LoopedModule(LightningModule):
         self.codebook, self.data_hash = codebook, data_hash
         self.backbone = build_backbone(config)
         self.ema = ema_copy(self.backbone)
+        stack: Any = self.backbone.stack
+        stack.recompute = config.trainer.recompute
+        if config.trainer.compile:
+            stack.compile_blocks()
         self.objective = build_objective(config)
         self.supervision = build_supervision(
             config.supervision, config.loops, config.seed, config.steps
         )
         self.meter = Meter()
         self.start = self.step = 0  # steps done when this process started, and so far
-        self.skipped = torch.zeros(())  # steps without a finite gradient
+        self.skipped = torch.zeros(())
         self.skipped_in_row = torch.zeros(())
         self.longest_bad = torch.zeros(())  # the maximum of skipped_in_row
         self.peak_memory = 0  # bytes, in the processes before this one
@@ -180,9 +186,7 @@ class LoopedModule(LightningModule):
             "step": self.step,
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
-            "skipped": self.skipped.item(),
-            "skipped_in_row": self.skipped_in_row.item(),
-            "longest_bad": self.longest_bad.item(),
+            **{name: getattr(self, name).item() for name in SKIPS},
             "peak_memory_bytes": max(self.peak_memory, peak_memory_bytes(self.device)),
             "meter": self.meter.state(),
             "codebook": self.codebook,
@@ -201,7 +205,7 @@ class LoopedModule(LightningModule):
         self.train_seconds = counters["train_seconds"]
         self.meter.restore(counters["meter"])
         self.peak_memory = counters["peak_memory_bytes"]
-        for name in ("skipped", "skipped_in_row", "longest_bad"):
+        for name in SKIPS:
             setattr(self, name, torch.tensor(counters[name]))
 
     def on_train_start(self) -> None:

@@ -73,10 +73,6 @@ class TimedModel:
         self.batches = iter(batches)
         batch_slice = BatchSlice(0, config.world, 0, config.trainer.accumulate)
         self.module = LoopedModule(config, batch_slice=batch_slice).to(device)
-        stack: Any = self.module.backbone.stack
-        stack.recompute = config.trainer.recompute
-        if config.trainer.compile:
-            stack.compile_blocks()
         self.optimizer = self.module.configure_optimizers()
 
     def step(self) -> TimedStep:

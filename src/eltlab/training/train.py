@@ -21,7 +21,6 @@ from eltlab.training.callbacks import (
     quiet_lightning,
 )
 from eltlab.training.module import LoopedModule
-from eltlab.training.stopping import StopOnSignal
 from eltlab.training.strategy import strategy_arguments
 from eltlab.training.validation import Validation
 
@@ -46,7 +45,6 @@ def train(prepared: Prepared, requests: Requests) -> None:
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
     if ranks.is_main_process():
         prepared.run.write_config()
-    configure_blocks(module, config)
     trainer = build_trainer(prepared, data, requests)
     batches = data.batches(config, module.start, prepared.device, batch_slice)
     try:
@@ -58,14 +56,6 @@ def train(prepared: Prepared, requests: Requests) -> None:
             raise KeyboardInterrupt from None
         raise
     requests.raise_if_stopped()
-
-
-def configure_blocks(module: LoopedModule, config: Config) -> None:
-    """Sets how blocks run, which is no part of their weights."""
-    stack: Any = module.backbone.stack
-    stack.recompute = config.trainer.recompute
-    if config.trainer.compile:
-        stack.compile_blocks()
 
 
 def build_trainer(prepared: Prepared, data: TrainingData, requests: Requests) -> Trainer:
@@ -97,9 +87,10 @@ def build_callbacks(
     callbacks: list[Callback] = [MetricsWriter(folder, config)]
     if config.trainer.validations:
         callbacks.append(Validation(folder, config, *data.held_out(Validation.IMAGES)))
-    checkpoints = CheckpointWriter(prepared.run.checkpoint, config.trainer.checkpoint_seconds)
+    path, seconds = prepared.run.checkpoint, config.trainer.checkpoint_seconds
+    checkpoints = CheckpointWriter(path, seconds, requests)
     grids = SampleGrids(folder / "samples", config, data.tokenizer)
-    return [*callbacks, grids, checkpoints, StopOnSignal(requests, checkpoints.save)]
+    return [*callbacks, grids, checkpoints]
 
 
 def check_resumable(
