@@ -69,7 +69,7 @@ def test_subset_is_seeded_and_in_order(digits):
     assert train.subset(None) is train and train.subset(1442) is train
 
 
-def test_a_subset_is_never_less_than_what_was_asked_for(digits):
+def test_a_subset_larger_than_the_set_is_refused(digits):
     message = "metrics.reference=1443: digits/train has only 1,442 images; give at most 1442"
     with pytest.raises(UserError, match=message):
         digits[0].subset(1443)
@@ -115,7 +115,7 @@ def test_encode_takes_the_nearest_code(digits):
     torch.testing.assert_close(chosen, distances.amin(dim=2), atol=1e-6, rtol=0)
 
 
-def test_codes_lie_where_their_tokens_do():
+def test_codes_are_decoded_at_the_place_of_their_tokens():
     codebook = PatchCodebook(torch.arange(8.0).view(2, 4) / 4 - 1, Patches((1, 4, 4), 2))
     image = codebook.decode(torch.tensor([[0, 1, 1, 0]]))
     assert image.shape == (1, 1, 4, 4)
@@ -148,7 +148,7 @@ def test_codebook_fits_the_same_codes_again(digits, tmp_path, monkeypatch):
     assert hashes[0] == hashes[1]
 
 
-def test_cached_codebooks_of_other_settings_are_others(digits):
+def test_codebooks_are_cached_per_setting(digits):
     train, _ = digits
     hashes = [
         fit_codebook(part, Patches((1, 8, 8), patch), size).hash
@@ -170,7 +170,7 @@ def test_more_codes_than_distinct_patches_are_refused():
         fit_codebook(blank, Patches((1, 4, 4), 2), 3)
 
 
-def test_rare_patches_count_as_distinct_wherever_they_lie():
+def test_rare_patches_at_the_end_are_counted():
     vectors = np.zeros((100, 2), dtype=np.float32)
     vectors[-3:] = [[1, 0], [0, 1], [1, 1]]
     assert count_distinct(vectors, 4) == 4
@@ -178,7 +178,7 @@ def test_rare_patches_count_as_distinct_wherever_they_lie():
     assert count_distinct(np.eye(100), 5) >= 5
 
 
-def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
+def test_kmeans_is_fitted_to_a_subset_of_a_large_set(digits, monkeypatch):
     train, _ = digits
     monkeypatch.setattr("eltlab.data.tokenizers.kmeans.SAMPLE_IMAGES", 300)
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(300), DIGITS, 16).hash
@@ -186,8 +186,8 @@ def test_a_large_set_is_fitted_by_a_subset(digits, monkeypatch):
     assert fit_codebook(train, DIGITS, 16).hash == fit_codebook(train.subset(200), DIGITS, 16).hash
 
 
-def test_codebooks_of_other_patches_are_kept_apart():
-    """1 and 64 give the digits of 16 and 4."""
+def test_codebooks_are_cached_per_patch_size():
+    """Size 1 with 64 codes and size 16 with 4 codes, written side by side, are both 164."""
     pixels = torch.arange(16 * 256).mul(7).remainder(251).view(16, 1, 16, 16).to(torch.uint8)
     images = ImageSet("x", pixels, torch.zeros(16, dtype=torch.long))
     fine = fit_codebook(images, Patches((1, 16, 16), 1), 64)
@@ -196,13 +196,13 @@ def test_codebooks_of_other_patches_are_kept_apart():
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 49, 64, 1024, 10**6])
-def test_a_stream_is_encoded_in_the_cuts_of_the_whole(tokens):
+def test_a_stream_is_encoded_in_the_chunks_of_the_whole_set(tokens):
     assert ENCODED % patch_batch(tokens) == 0
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 1024, 10**6])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 128, 128), (16, 3, 128, 128), (64, 3, 512, 512)])
-def test_parts_of_a_stream_are_bounded_and_cut_where_the_whole_is(shape, tokens):
+def test_stream_batches_are_bounded_multiples_of_chunks(shape, tokens):
     images = ImageSet("x", torch.zeros(1, *shape, dtype=torch.uint8), torch.zeros(1))
     part = stream_batch(images.shape, tokens)
     assert part % patch_batch(tokens) == 0 and ENCODED % part == 0
@@ -219,7 +219,7 @@ def test_a_set_is_encoded_whole_and_mirrored(digits):
 
 
 @pytest.mark.parametrize(("frames", "parts"), [(1, [8, 1]), (4, [2, 2, 2, 2, 1]), (16, [1] * 9)])
-def test_as_many_clips_are_reconstructed_at_a_time_as_hold_eight_images(frames, parts):
+def test_clips_with_eight_frames_in_total_are_reconstructed_at_a_time(frames, parts):
     seen = []
 
     class Watched:
@@ -253,7 +253,7 @@ def test_psnr_by_hand():
 
 @given(st.integers(0, 5), st.integers(1, 40), st.integers(1, 100))
 def test_every_epoch_visits_each_example_once(seed, size, batch_size):
-    """Epochs lie end to end: batches cross their borders, and may be larger than the set."""
+    """Epochs are concatenated: batches cross their ends, and may be larger than the set."""
     steps = math.ceil(3 * size / batch_size)
     batches = [batch_indices(seed, step, batch_size, size) for step in range(steps)]
     assert {len(batch) for batch in batches} == {batch_size}
@@ -268,7 +268,7 @@ def test_batches_are_a_function_of_seed_and_step(seed, batch_size, order):
     assert {step: batch_indices(seed, step, batch_size, 37).tolist() for step in order} == straight
 
 
-def test_epochs_and_seeds_are_shuffled_apart():
+def test_epochs_and_seeds_have_different_orders():
     first, second = batch_indices(0, 0, 100, 100), batch_indices(0, 1, 100, 100)
     other = batch_indices(1, 0, 100, 100)
     straight = torch.arange(100)
@@ -277,7 +277,7 @@ def test_epochs_and_seeds_are_shuffled_apart():
     )
 
 
-def test_a_resumed_loader_goes_on_where_it_stopped():
+def test_a_resumed_loader_continues_where_it_stopped():
     inputs, labels = torch.randn(30, 2), torch.arange(30)
     split = {"mean": inputs, "labels": labels}
     whole = list(BatchLoader(split, 8, seed=2, start=0, stop=10))
@@ -289,13 +289,13 @@ def test_a_resumed_loader_goes_on_where_it_stopped():
 
 
 def test_batches_are_those_of_version_0_1_0():
-    """A run that was begun with it goes on with the same ones."""
+    """So a run that was started with it resumes with the same batches."""
     known = {(0, 0): [557, 442, 750, 315], (0, 11): [525, 1120, 1081, 778], (7, 100): [64, 1134]}
     for (seed, step), first in known.items():
         assert batch_indices(seed, step, 128, 1442)[: len(first)].tolist() == first
 
 
-def test_images_are_brought_into_range_batch_by_batch(digits):
+def test_batches_of_images_are_scaled(digits):
     train, _ = digits
     batches = BatchLoader(
         {"images": train.images, "labels": train.labels}, 32, seed=0, start=0, stop=3
@@ -316,7 +316,7 @@ def test_about_half_of_a_batch_is_mirrored_by_seed_and_step():
     assert len({tuple(row.tolist()) for row in [*drawn, draw_flips(4, 0, 500)]}) == 21
 
 
-def test_images_are_mirrored_where_the_draw_says(digits):
+def test_the_drawn_images_are_mirrored(digits):
     train, _ = digits
     split = {"images": train.images, "labels": train.labels}
     straight = BatchLoader(split, 50, seed=1, start=2, stop=5)
@@ -327,7 +327,7 @@ def test_images_are_mirrored_where_the_draw_says(digits):
             assert torch.equal(other, image.flip(2) if mirrored else image)
 
 
-def test_tokens_are_those_of_the_mirrored_images(digits):
+def test_tokens_of_mirrored_images_are_trained_on(digits):
     train, _ = digits
     codebook = fit_codebook(train, DIGITS, 16)
     ids, mirrored = encode_set(codebook, train, mirror=True)

@@ -1,4 +1,4 @@
-"""Encoded sets: what encode writes, what training reads, and what is refused of either."""
+"""Encoded sets: what encode writes, what training reads, and what each refuses."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def tokens(images, weights, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(latents, tmp_path) -> Path:
-    """A set to spoil."""
+    """A copy of the set that a test may damage."""
     return Path(shutil.copytree(latents, tmp_path / "copy"))
 
 
@@ -90,7 +90,7 @@ def on(root: Path, *overrides: str, kind: str = "latents"):
 # --- what encode writes ---------------------------------------------------------------------------
 
 
-def test_a_set_holds_what_the_tokenizer_makes_of_each_image(images, latents) -> None:
+def test_a_set_contains_each_image_as_the_tokenizer_encodes_it(images, latents) -> None:
     manifest = read_manifest(latents)
     splits = dict(zip(("train", "test"), load_source_splits(on(latents)), strict=True))
     tokenizer = load_tokenizer(latents / TOKENIZER)
@@ -124,7 +124,7 @@ def test_tokens_are_ids_of_the_fitted_codes(tokens) -> None:
     assert manifest.encoding.codebook == 12 and manifest.encoding.shape == [64]
 
 
-def test_a_set_without_flips_has_none_and_cannot_mirror(images, weights, tmp_path) -> None:
+def test_a_set_without_flips_cannot_be_mirrored(images, weights, tmp_path) -> None:
     manifest = make(images, weights, tmp_path / "set", "flips=false", tokenizer="taesd")
     assert load_file(tmp_path / "set/train-00000.safetensors").keys() == {"mean", "labels"}
     assert not manifest.encoding.variance
@@ -132,7 +132,7 @@ def test_a_set_without_flips_has_none_and_cannot_mirror(images, weights, tmp_pat
     assert build_data(on(tmp_path / "set")).held_out(4)[0].shape == (4, 2, 8, 8)
 
 
-def test_the_id_is_of_the_content_and_not_of_the_place(latents, copied, images) -> None:
+def test_the_id_depends_on_the_content_and_not_on_the_folder(latents, copied, images) -> None:
     assert read_manifest(copied).id == read_manifest(latents).id
     assert identity(on(copied)) == identity(on(latents))
 
@@ -148,8 +148,9 @@ def contents(root: Path) -> dict[str, bytes]:
 def killed_at_random(
     kills: int, images: Path, weights: Path, out: Path, again: list[str], seed: int
 ) -> int:
-    """Begins encode until it is done, with so many SIGKILLs in between, each while it writes shards;
-    how often it was killed before it had written all."""
+    """Restarts encode until it is done and kills it this many times while it writes shards.
+
+    Returns how often it was killed before it had written all shards."""
     rng, ended_early = random.Random(seed), 0
     for _ in range(kills):
         before = len(list(out.glob("t*-*.safetensors")))
@@ -172,7 +173,7 @@ def killed_at_random(
 @pytest.mark.parametrize(
     "kills", [3, pytest.param(20, marks=pytest.mark.chaos)], ids=["three", "twenty"]
 )
-def test_encode_under_kills_ends_as_an_undisturbed_one(kills, weights, tmp_path) -> None:
+def test_encode_that_is_killed_and_restarted_writes_the_same_set(kills, weights, tmp_path) -> None:
     images = photographs(tmp_path / "images", 3, 15 * kills, 5 * kills)
     more = ["shard=2", "batch=2"]
     make(images, weights, tmp_path / "whole", *more)
@@ -185,7 +186,7 @@ def test_encode_under_kills_ends_as_an_undisturbed_one(kills, weights, tmp_path)
     assert left <= {".lock"}
 
 
-def test_processes_share_the_shards(images, weights, latents, tmp_path) -> None:
+def test_each_process_writes_its_part_of_the_shards(images, weights, latents, tmp_path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     out = tmp_path / "set"
     done = subprocess.run(
@@ -198,14 +199,14 @@ def test_processes_share_the_shards(images, weights, latents, tmp_path) -> None:
     assert contents(out) == contents(latents)
 
 
-def test_the_same_command_again_says_that_it_is_done(images, weights, latents, capsys) -> None:
+def test_the_same_command_encodes_nothing_twice(images, weights, latents, capsys) -> None:
     before = {path: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")}
     make(images, weights, latents)
     assert "encoded" not in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")}
 
 
-def test_a_shard_that_is_made_anew_is_in_the_manifest_with_its_new_hash(
+def test_a_shard_that_is_encoded_again_is_in_the_manifest_with_its_new_hash(
     images, weights, copied, monkeypatch
 ) -> None:
     path, before = copied / "train-00002.safetensors", read_manifest(copied)
@@ -216,7 +217,7 @@ def test_a_shard_that_is_made_anew_is_in_the_manifest_with_its_new_hash(
     assert after.shards["train"][2].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert after.shards["test"] == before.shards["test"]
     build_data(on(copied))
-    # The others are held to the hashes that they had, also where encode was stopped in between.
+    # All other shards must keep their hashes, even if encode was stopped in between.
     path.unlink()
     other = copied / "test-00001.safetensors"
     content = bytearray(other.read_bytes())
@@ -239,7 +240,7 @@ def encoded_as(monkeypatch, change) -> None:
     monkeypatch.setattr(shard_writing, "encode_batch", encode_batch)
 
 
-def test_a_damaged_manifest_is_made_again(images, weights, copied) -> None:
+def test_a_damaged_manifest_is_written_again(images, weights, copied) -> None:
     before = read_manifest(copied)
     path = copied / "manifest.json"
     path.write_text(path.read_text()[:100])
@@ -247,7 +248,7 @@ def test_a_damaged_manifest_is_made_again(images, weights, copied) -> None:
     assert make(images, weights, copied) == before
 
 
-def test_a_shard_that_another_encode_finished_first_stays(latents, tmp_path) -> None:
+def test_a_shard_that_another_process_finished_first_stays(latents, tmp_path) -> None:
     path = tmp_path / "train-00000.safetensors"
     held = load_file(latents / path.name)
     shard_files.write_shard(path, held)
@@ -278,7 +279,7 @@ def test_encode_lists_the_images_once(images, weights, tmp_path, monkeypatch) ->
     encode.main(asked(images, weights, tmp_path / "set"))
     assert listed == [images]
     image_listing.list_images(str(images))
-    assert len(listed) == 2  # after it the tree is looked at again
+    assert len(listed) == 2  # after encode, the folder is listed again
 
 
 def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
@@ -303,7 +304,7 @@ def test_values_that_cannot_be_trained_on_make_no_manifest(
     assert not (tmp_path / "set/manifest.json").exists()
 
 
-def test_a_shard_that_was_deleted_is_made_again(images, weights, copied) -> None:
+def test_a_deleted_shard_is_encoded_again(images, weights, copied) -> None:
     path = copied / "train-00002.safetensors"
     content = path.read_bytes()
     path.unlink()
@@ -320,7 +321,7 @@ def test_a_shard_that_was_deleted_is_made_again(images, weights, copied) -> None
         (["shard=6"], "shard"),
     ],
 )
-def test_another_encoding_does_not_go_on_in_the_folder(
+def test_a_different_encoding_does_not_continue_in_the_folder(
     changed, named, images, weights, latents
 ) -> None:
     assert f"holds another encoding ({named} differ)" in fails(
@@ -328,7 +329,7 @@ def test_another_encoding_does_not_go_on_in_the_folder(
     )
 
 
-def test_a_tokenizer_that_was_lost_or_damaged_is_written_again(images, weights, copied) -> None:
+def test_a_missing_or_damaged_tokenizer_is_written_again(images, weights, copied) -> None:
     path = copied / TOKENIZER
     content = path.read_bytes()
     for spoil in (path.unlink, lambda: path.write_bytes(content[:-9])):
@@ -337,7 +338,7 @@ def test_a_tokenizer_that_was_lost_or_damaged_is_written_again(images, weights, 
         assert path.read_bytes() == content
 
 
-def test_fitted_codes_go_on_without_the_cache_that_they_were_fitted_in(
+def test_a_set_with_fitted_codes_is_resumed_without_the_cache(
     images, weights, tokens, tmp_path, monkeypatch
 ) -> None:
     out = Path(shutil.copytree(tokens, tmp_path / "set"))
@@ -352,28 +353,26 @@ def test_fitted_codes_go_on_without_the_cache_that_they_were_fitted_in(
     assert "holds another encoding (codebook, tokenizer differ)" in message
 
 
-def test_another_tokenizer_does_not_go_on_in_the_folder(images, weights, latents) -> None:
+def test_a_different_tokenizer_does_not_continue_in_the_folder(images, weights, latents) -> None:
     taesd = asked(images, weights, latents, tokenizer="taesd")
     config = compose_encode(taesd)
     message = fails(encode_set.encode, config, latents)
     assert "holds another encoding (variance, tokenizer differ)" in message
 
 
-def test_other_images_do_not_go_on_in_the_folder(images, weights, latents, tmp_path) -> None:
+def test_different_images_do_not_continue_in_the_folder(images, weights, latents, tmp_path) -> None:
     fewer = Path(shutil.copytree(images, tmp_path / "fewer"))
     next((fewer / "val").rglob("*.jpeg")).unlink()
     assert "(counts, source differ)" in fails(make, fewer, weights, latents)
 
 
-def test_a_folder_of_something_else_is_left_alone(images, weights, tmp_path) -> None:
+def test_a_folder_with_other_files_is_refused(images, weights, tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     assert "holds something else" in fails(make, images, weights, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".lock"}
 
 
-def test_a_folder_that_was_left_at_its_first_file_is_gone_on_with(
-    images, weights, latents, tmp_path
-) -> None:
+def test_a_folder_with_only_the_first_file_is_resumed(images, weights, latents, tmp_path) -> None:
     out = tmp_path / "set"
     out.mkdir()
     shutil.copy(latents / TOKENIZER, out)
@@ -382,7 +381,7 @@ def test_a_folder_that_was_left_at_its_first_file_is_gone_on_with(
     assert contents(out) == contents(latents)
 
 
-def test_where_the_disk_is_full_no_partial_shard_has_its_name(images, weights, tmp_path) -> None:
+def test_a_full_disk_leaves_no_partial_shard(images, weights, tmp_path) -> None:
     out = tmp_path / "set"
 
     def small_disk() -> None:
@@ -444,7 +443,7 @@ def test_odd_modes_and_sizes_are_encoded_and_unreadable_images_named(weights, tm
         (["metrics.samples=3"], "give at least two a class"),
     ],
 )
-def test_mistakes_have_mends(overrides, said, images, weights, tmp_path) -> None:
+def test_mistakes_are_explained(overrides, said, images, weights, tmp_path) -> None:
     arguments = [*asked(images, weights, tmp_path / "set"), *overrides]
     if overrides[0].startswith("data="):
         arguments = [text for text in arguments if not text.startswith(("data.root", "data.size"))]
@@ -468,7 +467,7 @@ def test_help_needs_no_torch() -> None:
 # --- the floor ------------------------------------------------------------------------------------
 
 
-def test_the_floor_is_measured_once_and_is_the_run_s_too(images, weights, tmp_path) -> None:
+def test_the_floor_is_measured_once_for_the_set_and_its_runs(images, weights, tmp_path) -> None:
     out = tmp_path / "set"
     make(images, weights, out, "evaluate=true", "metrics.extractor=classifier", tokenizer="kmeans")
     [row] = read_rows(out / "rows.jsonl")
@@ -500,7 +499,7 @@ def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, 
 
 @pytest.mark.parametrize("kind", ["latents", "tokens"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_read_from_files_or_from_memory_batches_are_the_same(kind, workers, request) -> None:
+def test_batches_from_files_equal_batches_from_memory(kind, workers, request) -> None:
     root = request.getfixturevalue(kind)
     whole = batches(root, "data.flip=true", "data.in_memory=true", kind=kind)
     read = batches(
@@ -512,7 +511,7 @@ def test_read_from_files_or_from_memory_batches_are_the_same(kind, workers, requ
         assert x.dtype == (torch.int64 if kind == "tokens" else torch.float32)
 
 
-def test_each_example_is_its_own_and_mirrored_half_of_the_time(tokens) -> None:
+def test_labels_match_and_half_of_the_examples_are_mirrored(tokens) -> None:
     config = on(tokens, kind="tokens")
     data = build_data(config)
     straight = data.train.rows(CPU, flip=True, in_memory=True)
@@ -534,7 +533,7 @@ def test_each_example_is_its_own_and_mirrored_half_of_the_time(tokens) -> None:
     )
 
 
-def test_latents_are_drawn_from_their_posterior_anew_at_each_step(latents) -> None:
+def test_latents_are_drawn_from_their_posterior_at_each_step(latents) -> None:
     data = build_data(on(latents))
     rows = {name: tensor.load(CPU) for name, tensor in data.train.tensors.items()}
     mean, deviation = rows["mean"].float(), (rows["logvar"].float() / 2).exp()
@@ -553,7 +552,7 @@ def test_latents_are_drawn_from_their_posterior_anew_at_each_step(latents) -> No
     assert len(values.unique(dim=0)) == 80
 
 
-def test_a_run_goes_on_with_the_same_batches(latents) -> None:
+def test_a_resumed_run_gets_the_same_batches(latents) -> None:
     later = batches(latents, "data.flip=true", start=6)
     for (x, labels), (again, theirs) in zip(
         batches(latents, "data.flip=true")[6:], later, strict=True
@@ -561,7 +560,7 @@ def test_a_run_goes_on_with_the_same_batches(latents) -> None:
         assert torch.equal(x, again) and torch.equal(labels, theirs)
 
 
-def test_shares_of_a_batch_make_the_whole(latents) -> None:
+def test_slices_of_a_batch_make_the_whole_batch(latents) -> None:
     whole = batches(latents, "data.flip=true")
     parts = [batches(latents, "data.flip=true", share=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)]
     for step, (x, labels) in enumerate(whole):
@@ -578,14 +577,16 @@ def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> Non
     assert size == sum(t.nbytes for t in data.train.rows(CPU, False, True).values())
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size)
     assert data.batches(config, 0, CPU).in_memory
-    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)  # each with a copy in the same memory
+    monkeypatch.setattr(
+        ranks, "local_world_size", lambda: 2
+    )  # each process has a copy in the same memory
     assert not data.batches(config, 0, CPU).in_memory
     monkeypatch.undo()
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size - 4)
     assert not data.batches(config, 0, CPU).in_memory
 
 
-def test_a_set_comes_to_the_device_a_file_at_a_time(latents, monkeypatch) -> None:
+def test_a_set_is_copied_to_the_device_file_by_file(latents, monkeypatch) -> None:
     mapped = build_data(on(latents)).train.tensors["mean"]
     monkeypatch.setattr(torch, "cat", None)
     assert torch.equal(mapped.load(CPU), mapped[torch.arange(36)])
@@ -596,7 +597,7 @@ def test_a_set_comes_to_the_device_a_file_at_a_time(latents, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("kind", ["latents", "tokens"])
-def test_a_run_is_handed_on_without_its_set(kind, request, tmp_path, monkeypatch) -> None:
+def test_an_exported_run_does_not_need_its_set(kind, request, tmp_path, monkeypatch) -> None:
     root = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "set"))
     config = on(
         root,
@@ -624,7 +625,7 @@ def test_a_run_is_handed_on_without_its_set(kind, request, tmp_path, monkeypatch
     assert "and the set was encoded with" in fails(load_run, run.folder, config)
 
 
-def test_samples_are_held_against_the_images_wherever_they_lie(
+def test_samples_are_compared_with_the_images_wherever_they_are(
     images, weights, tmp_path, latents
 ) -> None:
     here = Path(shutil.copytree(images, tmp_path / "here"))
@@ -645,7 +646,7 @@ def test_samples_are_held_against_the_images_wherever_they_lie(
 # --- sets that are not what they should be -------------------------------------------------------
 
 
-def spoilt(root: Path, **tensors: torch.Tensor) -> None:
+def replace_tensors(root: Path, **tensors: torch.Tensor) -> None:
     """A shard with other tensors, and a manifest that knows its hash."""
     path = root / "train-00001.safetensors"
     save_file(load_file(path) | tensors, path)
@@ -673,7 +674,7 @@ def test_a_shard_with_one_bit_flipped_is_named(copied) -> None:
 
 
 def test_a_shard_of_another_shape_is_named(copied) -> None:
-    spoilt(copied, mean=torch.zeros(5, 2, 8, 7, dtype=torch.float16))
+    replace_tensors(copied, mean=torch.zeros(5, 2, 8, 7, dtype=torch.float16))
     message = fails(build_data, on(copied))
     assert (
         "train-00001.safetensors: a corrupt shard (mean is ((5, 2, 8, 7), torch.float16)" in message
@@ -682,7 +683,7 @@ def test_a_shard_of_another_shape_is_named(copied) -> None:
 
 @pytest.mark.parametrize("label", [3, -1])
 def test_labels_out_of_range_are_named(label, copied) -> None:
-    spoilt(copied, labels=torch.tensor([0, 1, 2, 0, label], dtype=torch.int32))
+    replace_tensors(copied, labels=torch.tensor([0, 1, 2, 0, label], dtype=torch.int32))
     message = fails(build_data, on(copied))
     assert "train-00001.safetensors: a corrupt shard (labels from" in message
     assert "not 0 to 2" in message
@@ -692,10 +693,10 @@ def test_ids_out_of_range_and_infinite_latents_are_named(tokens, copied, tmp_pat
     other = Path(shutil.copytree(tokens, tmp_path / "tokens"))
     ids = torch.zeros(5, 64, dtype=torch.int16)
     ids[2, 2] = 12
-    spoilt(other, ids_flipped=ids)
+    replace_tensors(other, ids_flipped=ids)
     message = fails(build_data, on(other, kind="tokens"))
     assert "ids_flipped from 0 to 12, not 0 to 11" in message
-    spoilt(copied, mean=torch.full((5, 2, 8, 8), torch.inf, dtype=torch.float16))
+    replace_tensors(copied, mean=torch.full((5, 2, 8, 8), torch.inf, dtype=torch.float16))
     assert "mean is not finite everywhere" in fails(build_data, on(copied))
 
 
@@ -712,7 +713,7 @@ def test_a_manifest_that_was_changed_is_refused(copied) -> None:
 
 
 def test_a_manifest_of_another_tokenizer_is_refused(copied, weights, images, tmp_path) -> None:
-    """Consistent in itself, and beside a tokenizer that it does not name."""
+    """Its own id is right, but the tokenizer beside it has another hash."""
     manifest = read_manifest(copied)
     manifest.encoding.tokenizer["hash"] = "0" * 12
     manifest.write()
@@ -780,7 +781,7 @@ def test_images_have_no_keys_of_encoded_sets(tokens) -> None:
     assert "data.factor=2: of latents" in fails(lambda: on(tokens, "data.factor=2", kind="tokens"))
 
 
-def test_what_a_tokenizer_cannot_be_is_said_without_torch() -> None:
+def test_wrong_tokenizer_keys_are_refused_without_torch() -> None:
     check = "import sys; from eltlab.runs.composing import compose_encode\n"
     check += "try: compose_encode(['data=cifar10', 'out=x', 'tokenizer.codes=8'])\n"
     check += "except Exception as error: print(error, {'torch', 'diffusers'} & set(sys.modules))"

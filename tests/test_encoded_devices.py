@@ -1,4 +1,4 @@
-"""Runs on encoded sets over devices, and runs that are killed while processes read ahead."""
+"""Runs on encoded sets on several ranks, and runs that are killed while processes read ahead."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def pixels(run: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     ("kind", "strategy"), [("latents", "ddp"), ("latents", "fsdp"), ("tokens", "ddp")]
 )
-def test_two_ranks_on_an_encoded_set_give_what_one_gives(
+def test_two_ranks_on_an_encoded_set_give_the_run_of_one(
     kind: str, strategy: str, sets: dict[str, Path], tmp_path: Path
 ) -> None:
     asked = [*on(sets[kind], kind), "evaluate=true", "metrics.samples=12"]
@@ -60,12 +60,12 @@ def test_two_ranks_on_an_encoded_set_give_what_one_gives(
 
 
 def rows(run: Path) -> list[dict]:
-    """What was measured, without the time."""
+    """The measured rows without their time."""
     found = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
     return [{key: row[key] for key in row if key != "created"} for row in found]
 
 
-def test_a_run_that_reads_ahead_from_its_files_goes_on_as_if_never_stopped(
+def test_a_killed_run_that_reads_ahead_resumes_bit_identically(
     sets: dict[str, Path], tmp_path: Path
 ) -> None:
     asked = [*on(sets["latents"], "latents"), "data.in_memory=false", "data.workers=2"]

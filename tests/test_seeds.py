@@ -89,20 +89,22 @@ def test_drawing_leaves_the_global_state_alone(objective):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("world", "pieces"), [(1, 1), (2, 1), (1, 4), (2, 2)])
-def test_the_shares_of_a_batch_are_the_batch(world, pieces):
-    """In rows, each once; and in noise, whatever they are cut into."""
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_slices_of_a_batch_make_the_whole_batch(world_size, micro_batches):
+    """Every row is in one slice, and its noise does not depend on the slices."""
     whole = BatchNoise(generator(0, "corrupt", 3), 8)
     drawn = [whole.uniform(), whole.normal(2), whole.uniform(3)]
-    shares = [
-        BatchSlice(rank, world, piece, pieces) for piece in range(pieces) for rank in range(world)
+    slices = [
+        BatchSlice(rank, world_size, n, micro_batches)
+        for n in range(micro_batches)
+        for rank in range(world_size)
     ]
     parts = []
-    for batch_slice in shares:
+    for batch_slice in slices:
         noise = BatchNoise(generator(0, "corrupt", 3), 8, batch_slice)
         parts.append([noise.uniform(), noise.normal(2), noise.uniform(3)])
-    for all_rows, of_shares in zip(drawn, zip(*parts, strict=True), strict=True):
-        assert torch.equal(all_rows, torch.cat(of_shares))
+    for all_rows, of_slices in zip(drawn, zip(*parts, strict=True), strict=True):
+        assert torch.equal(all_rows, torch.cat(of_slices))
 
 
 def test_the_noise_of_a_whole_batch_is_what_the_generator_gives():
@@ -112,8 +114,8 @@ def test_the_noise_of_a_whole_batch_is_what_the_generator_gives():
 
 
 @pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
-def test_the_mean_over_shares_is_the_loss_of_the_batch(objective):
-    """Of ground truth and distillation, though shares have unequal numbers of masked tokens."""
+def test_the_mean_over_slices_is_the_loss_of_the_batch(objective):
+    """For ground truth and distillation, although slices have unequal numbers of masked tokens."""
     objective = build_objective(tiny(f"objective={objective}"))
     g = generator("test")
     x = torch.randn(8, 1, 8, 8, generator=g)
@@ -129,5 +131,5 @@ def test_the_mean_over_shares_is_the_loss_of_the_batch(objective):
         truth = objective.loss(student[rows], target)
         return torch.stack([truth, objective.distill(student[rows], teacher[rows], target)])
 
-    parts = [losses(BatchSlice(rank, 2, piece, 2)) for rank in (0, 1) for piece in (0, 1)]
+    parts = [losses(BatchSlice(rank, 2, n, 2)) for rank in (0, 1) for n in (0, 1)]
     torch.testing.assert_close(torch.stack(parts).mean(0), losses(WHOLE_BATCH))

@@ -1,4 +1,4 @@
-"""Tokenizers: what they encode and decode, where their weights come from, and what is refused."""
+"""Tokenizers: what they encode and decode, where their weights come from, and which files are refused."""
 
 import io
 import json
@@ -51,7 +51,7 @@ TINY = {
     "num_decoder_blocks": [1, 1, 1],
 }
 VQ = {**KL, "num_vq_embeddings": 24}
-# filters, multipliers and blocks: three levels of which the first two differ in place alone.
+# filters, multipliers and blocks of three levels; the first two have the same shape.
 VQGAN = (32, [1, 1, 2], 2)
 
 
@@ -135,7 +135,7 @@ def encoded(tokenizer, images) -> torch.Tensor:
         ("kmeans", "tokens", 2, 4, 8),
     ],
 )
-def test_what_a_tokenizer_says_of_itself(places, name, kind, factor, channels, codebook):
+def test_attributes_of_a_tokenizer(places, name, kind, factor, channels, codebook):
     tokenizer, images = built(places, name), pictures(3)
     said = tokenizer.kind, tokenizer.factor, tokenizer.channels, tokenizer.codebook
     assert (tokenizer.name, *said) == (name, kind, factor, channels, codebook)
@@ -151,7 +151,7 @@ def test_what_a_tokenizer_says_of_itself(places, name, kind, factor, channels, c
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_is_encoded_alike_alone_and_in_any_batch(places, name):
+def test_the_code_of_an_image_does_not_depend_on_its_batch(places, name):
     tokenizer, images = built(places, name), pictures(5, seed=1)
     together = encoded(tokenizer, images)
     alone = torch.cat([encoded(tokenizer, image[None]) for image in images])
@@ -161,7 +161,7 @@ def test_an_image_is_encoded_alike_alone_and_in_any_batch(places, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_images_are_taken_as_colour(places, name):
+def test_grey_images_are_encoded_as_rgb(places, name):
     tokenizer, grey = built(places, name), pictures(2, channels=1)
     assert torch.equal(
         encoded(tokenizer, grey), encoded(tokenizer, grey.expand(-1, 3, -1, -1).contiguous())
@@ -169,7 +169,7 @@ def test_grey_images_are_taken_as_colour(places, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_side_that_is_no_multiple_of_the_factor_is_refused(places, name):
+def test_a_size_that_the_factor_does_not_divide_is_refused(places, name):
     tokenizer = built(places, name)
     with pytest.raises(
         UserError, match=f"^data.size=17: .* choose a multiple of {tokenizer.factor}"
@@ -178,8 +178,8 @@ def test_a_side_that_is_no_multiple_of_the_factor_is_refused(places, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_surroundings_change_nothing(places, name):
-    """Neither autocast nor a precision for matrix products reaches in; nor does anything leak out."""
+def test_autocast_and_matmul_precision_change_nothing(places, name):
+    """And the tokenizer does not change them for its caller."""
     tokenizer, images = built(places, name), pictures(2)
     plain = encoded(tokenizer, images)
     try:
@@ -193,7 +193,7 @@ def test_the_surroundings_change_nothing(places, name):
     assert torch.equal(plain, inside) and torch.equal(tokenizer.decode(plain), shown)
 
 
-def test_what_comes_out_can_be_trained_on(places):
+def test_encoded_tensors_can_be_trained_on(places):
     latents, logvar = built(places, "sd_vae").encode(pictures(1))
     for x in (latents, logvar):
         weight = torch.ones(4, requires_grad=True)
@@ -218,8 +218,8 @@ def test_a_tokenizer_is_frozen(places, name):
         assert not network.training and not any(p.requires_grad for p in network.parameters())
 
 
-def test_loading_says_nothing(places, capfd):
-    """diffusers would warn of what its own class wrote into the configuration."""
+def test_loading_prints_nothing(places, capfd):
+    """diffusers warns of keys that its own class wrote into the configuration."""
     built(places, "taesd")
     assert capfd.readouterr() == ("", "")
 
@@ -275,7 +275,7 @@ def test_taesd_has_no_variance_and_is_not_rounded_to_bytes(places):
 
 
 def original_taesd(at: Path) -> Path:
-    """The two files of TAESD's own, of random weights: the decoder's layers begin after a clamp."""
+    """The two original files of TAESD with random weights. The decoder's layers follow a clamp."""
     network = AutoencoderTiny()
     at.mkdir()
     for part, first in (("encoder", 0), ("decoder", 1)):
@@ -290,7 +290,7 @@ def original_taesd(at: Path) -> Path:
     return at
 
 
-def test_taesds_own_files_and_those_of_diffusers_are_one_tokenizer(tmp_path):
+def test_original_taesd_files_and_those_of_diffusers_give_the_same_tokenizer(tmp_path):
     own = load_autoencoder("taesd", str(original_taesd(tmp_path / "own")), None)
     assert all(value.dtype == torch.float32 for value in own.tensors().values())
     own.network.save_pretrained(tmp_path / "diffusers")
@@ -301,7 +301,7 @@ def test_taesds_own_files_and_those_of_diffusers_are_one_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other names", "other shapes"])
-def test_taesds_own_files_are_whole_or_refused(tmp_path, damage):
+def test_incomplete_original_taesd_files_are_refused(tmp_path, damage):
     place = original_taesd(tmp_path / "own")
     decoder = place / "taesd_decoder.safetensors"
     tensors = load_file(decoder)
@@ -332,8 +332,8 @@ def photographs(data) -> torch.Tensor:
     return test.subset(16).images
 
 
-def test_taesd_shows_photographs_as_they_were(data, photographs):
-    """Images in another range, or a layer at another place, lose 9 dB and more."""
+def test_taesd_reconstructs_photographs(data, photographs):
+    """With images in a wrong range or a layer in a wrong place, PSNR is at least 9 dB lower."""
     tokenizer = load_autoencoder("taesd", str(data / "taesd"), None)
     latents, _ = tokenizer.encode(photographs)
     assert latents.shape == (16, 4, 16, 16) and 0.6 < latents.std() < 1.2
@@ -353,7 +353,7 @@ def test_taesd_shows_photographs_as_they_were(data, photographs):
     ],
     ids=["latent diffusion", "movq", "amused", "another width"],
 )
-def test_vqmodels_ids_are_its_own(tmp_path, config):
+def test_vqmodel_gives_the_ids_of_diffusers(tmp_path, config):
     place = saved(VQModel, tmp_path / "vq", **{**VQ, **config})
     tokenizer = build_tokenizer(TokenizerConfig("vqmodel", str(place)), None)
     original = VQModel.from_pretrained(place, low_cpu_mem_usage=False)
@@ -374,7 +374,7 @@ def test_vqmodels_ids_are_its_own(tmp_path, config):
     assert (tokenizer.decode(found).int() - expected.int()).abs().max() <= 1
 
 
-def test_the_maskgit_vqgan_is_that_of_its_authors(places, flax):
+def test_the_maskgit_vqgan_equals_the_original(places, flax):
     tokenizer, images = built(places, "maskgit_vqgan"), pictures(2, size=32)
     params = flax["params"]
     x = images.permute(0, 2, 3, 1).numpy() / np.float32(255)
@@ -394,7 +394,7 @@ def test_the_maskgit_vqgan_is_that_of_its_authors(places, flax):
     assert np.abs(decoded.numpy() - pixels).max() <= 1
 
 
-def test_its_checkpoints_in_all_formats_are_one_tokenizer(places, tmp_path):
+def test_vqgan_checkpoints_of_all_formats_give_the_same_tokenizer(places, tmp_path):
     original = built(places, "maskgit_vqgan")
     tensors = original.network.state_dict()
     # As the ports name them (huggingface/open-muse, muse/modeling_maskgit_vqgan.py).
@@ -471,7 +471,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_a_checkpoint_that_is_no_vqgan_is_refused(kind, flax, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_network_is_refused(kind, flax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "given"
     path.write_bytes(STRANGE[kind](flax))
@@ -483,7 +483,7 @@ def test_a_checkpoint_that_is_no_vqgan_is_refused(kind, flax, tmp_path, monkeypa
     assert not Path("it-ran").exists()
 
 
-def test_a_file_of_any_size_is_not_read(tmp_path):
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "given"
     with path.open("wb") as file:
         file.truncate(2**29 + 1)  # sparse: takes no room
@@ -514,12 +514,12 @@ def test_kmeans_codes_are_means_of_the_latents(places, empty_cache):
     assert (tokenizer.decode(ids).int() - base.decode(quantized).int()).abs().max() <= 1
 
 
-def test_kmeans_is_fitted_once_for_each_base_and_number(places, empty_cache, monkeypatch):
+def test_kmeans_is_fitted_once_per_base_and_number_of_codes(places, empty_cache, monkeypatch):
     first = built(places, "kmeans")
     others = [built(places, "kmeans", codes=9), built(places, "kmeans", base="taesd")]
     assert len({first.hash, *(other.hash for other in others)}) == 3
     assert len(list(empty_cache.glob("*.npy"))) == 3
-    monkeypatch.setattr(kmeans, "fit_means", None)  # not to be asked again
+    monkeypatch.setattr(kmeans, "fit_means", None)  # would fail if it were called
     assert built(places, "kmeans").hash == first.hash
 
 
@@ -562,8 +562,8 @@ def test_weights_of_another_class_are_refused(places, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "truncated", "grey"])
-def test_weights_that_are_not_whole_are_refused(places, tmp_path, damage):
-    """diffusers itself would go on with random weights in place of missing ones."""
+def test_incomplete_weights_are_refused(places, tmp_path, damage):
+    """diffusers itself would continue with random weights in place of missing ones."""
     place = tmp_path / "sd_vae"
     shutil.copytree(places["sd_vae"], place)
     file = place / "diffusion_pytorch_model.safetensors"
@@ -584,7 +584,7 @@ def test_weights_that_are_not_whole_are_refused(places, tmp_path, damage):
 
 
 @pytest.mark.parametrize("name", ["taesd", "vqmodel", "maskgit_vqgan"])
-def test_a_hub_that_cannot_be_reached_is_said_in_one_line(name, monkeypatch):
+def test_an_unreachable_hub_gives_a_one_line_error(name, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     refused(
         TokenizerConfig(name, "eltlab-tests/nothing"),
@@ -594,7 +594,7 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_line(name, monkeypatch):
     )
 
 
-def test_the_house_tokenizers_can_be_meant():
+def test_every_tokenizer_of_the_configuration_can_be_chosen():
     files = sorted((package_folder("conf") / "tokenizer").glob("*.yaml"))
     assert sorted(file.stem for file in files) == sorted(NAMES)
     for file in files:
@@ -606,7 +606,7 @@ def test_the_house_tokenizers_can_be_meant():
 # --- hash and file --------------------------------------------------------------------------------
 
 
-def test_the_hash_is_of_all_that_affects_latents_and_of_nothing_else(places, tmp_path):
+def test_the_hash_depends_on_what_affects_latents_and_on_nothing_else(places, tmp_path):
     first = built(places, "sd_vae").hash
     changes = {"scale": {"scaling_factor": 0.6}, "shift": {"shift_factor": 0.3}}
     plain = {**KL, "scaling_factor": 0.5, "shift_factor": 0.2}
@@ -620,7 +620,7 @@ def test_the_hash_is_of_all_that_affects_latents_and_of_nothing_else(places, tmp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_tokenizer_travels_in_one_file(places, name, tmp_path, monkeypatch):
+def test_a_tokenizer_is_saved_in_one_file(places, name, tmp_path, monkeypatch):
     tokenizer, images = built(places, name), pictures(3)
     path = tmp_path / "tokenizer.safetensors"
     save_tokenizer(tokenizer, path)
@@ -664,7 +664,7 @@ def test_a_file_whose_hash_does_not_match_is_refused(places, tmp_path, change):
         load_tokenizer(path)
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(places, tmp_path):
+def test_a_file_that_is_not_a_tokenizer_is_refused(places, tmp_path):
     path = tmp_path / "tokenizer.safetensors"
     with pytest.raises(UserError, match=f"^{path}: no such file; "):
         load_tokenizer(path)
