@@ -3,5 +3,5 @@
     python -m eltlab.analysis.pareto runs/loops_vs_depth        any module of this folder
     from eltlab.analysis import pareto; pareto.draw(table)      in a notebook
 
-In a checkout this folder lies at the top, where people edit it, and src/eltlab/analysis is a link to it.
+In a checkout this folder is at the top, where it is easy to edit, and src/eltlab/analysis links to it.
 """

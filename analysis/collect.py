@@ -1,9 +1,9 @@
-"""Rows to commit: those of whole runs in one file, with what figures need of the runs beside it.
+"""Collects the rows of whole runs in one file to commit, with the run files that figures need beside it.
 
     python -m eltlab.analysis.collect out=analysis/data/NAME.jsonl [samples=SEED] [diagnostics=true] ROWS …
 
-OUT.jsonl has all rows in the order of their runs. NAME/<run>/ beside it holds dynamics.csv and validation.csv
-(diagnostics=true) and the tiles of the runs of one seed (samples=SEED). What an earlier call left there is
+OUT.jsonl has all rows, ordered by run. NAME/<run>/ beside it holds dynamics.csv and validation.csv
+(diagnostics=true) and the sample grids of the runs of one seed (samples=SEED). Files of an earlier call are
 replaced.
 """
 
@@ -23,10 +23,13 @@ DIAGNOSTICS = ("dynamics.csv", "validation.csv")
 
 
 def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool) -> int:
-    """Writes OUT.jsonl and what belongs to it; how many rows. Raises UserError for rows that are not of
-    run folders, and where NAME/ beside OUT is anything but what an earlier call left."""
+    """Writes OUT.jsonl and the files beside it; returns the number of rows.
+
+    Raises UserError if the rows are not from run folders, or if NAME/ beside OUT has other files than
+    those of an earlier call.
+    """
     if out.suffix != ".jsonl":
-        raise UserError(f"out={out}: rows are a .jsonl file")
+        raise UserError(f"out={out}: rows are written to a .jsonl file")
     if table.empty:
         raise UserError("no rows to collect; train and evaluate a run first")
     runs = table.drop_duplicates("folder").sort_values("run")
@@ -34,7 +37,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
         row for folder in runs["folder"] for row in row_files.read_rows(Path(folder) / "rows.jsonl")
     ]
     if not rows:
-        raise UserError("these rows are collected already; name the folders of their runs")
+        raise UserError("these rows are already collected; name the folders of their runs")
     beside = out.with_suffix("")
     clear_previous(beside, [Path(folder) for folder in runs["folder"]])
     for run in runs.itertuples():
@@ -48,7 +51,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
 
 
 def clear_previous(beside: Path, sources: list[Path]) -> None:
-    """Removes what an earlier call left. Raises UserError where that is not all that there is."""
+    """Removes the files of an earlier call. Raises UserError if there are other files or sources."""
     files = [path for path in beside.rglob("*") if path.is_file()]
     strange = [p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.*")]
     among = [
@@ -58,7 +61,7 @@ def clear_previous(beside: Path, sources: list[Path]) -> None:
     ]
     if strange or among:
         raise UserError(
-            f"out={beside}.jsonl: {beside} holds {(strange or among)[0]}; take another name"
+            f"out={beside}.jsonl: {beside} contains {(strange or among)[0]}; choose another name"
         )
     if beside.is_dir():
         shutil.rmtree(beside)
@@ -70,7 +73,7 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     if keys.diagnostics not in ("true", "false"):
         raise UserError(f"diagnostics={keys.diagnostics}: true or false")
     if keys.samples is not None and not keys.samples.isdigit():
-        raise UserError(f"samples={keys.samples}: the seed whose samples are kept, a whole number")
+        raise UserError(f"samples={keys.samples}: give the seed whose samples to keep")
     seed = None if keys.samples is None else int(keys.samples)
     count = collect(table, Path(keys.out), seed, keys.diagnostics == "true")
     print(f"{count} rows: {keys.out}")

@@ -1,11 +1,10 @@
-"""What the commands of analysis share: reading `[KEY=VALUE …] [ROWS …]`, and writing tables into files."""
+"""What the commands of analysis share: they read `[KEY=VALUE …] [ROWS …]` and exit as the verbs do."""
 
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.command import is_key_value, run_command
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.package_folders import package_folder
@@ -55,14 +54,3 @@ def read(*rows: str) -> "DataFrame":
                 f"{path}: no such folder or file of rows; committed are {', '.join(known)}"
             )
     return result_table.load(*paths)
-
-
-def replace_block(file: Path, name: str, text: str) -> None:
-    """Replaces the text between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
-    whole = file.read_text()
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if whole.count(begin) != 1 or whole.count(end) != 1:
-        raise UserError(f"{file}: must contain the markers {begin} and {end}, once each")
-    before, rest = whole.split(begin)
-    _, after = rest.split(end)
-    write_atomic(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")

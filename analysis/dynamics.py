@@ -1,10 +1,10 @@
-"""What loops do: how much each moves the state at every sampling step, and the exits' losses as they learn.
+"""What each loop does: how far it moves the state at each sampling step, and each exit's loss over training.
 
     python -m eltlab.analysis.dynamics [out=dynamics.png] [arms=elastic,vanilla] [protocol=ID] [ROWS …]
 
-Reads dynamics.csv and validation.csv of each run, beside its rows. A column an arm, at the loop count that
-it was trained for: above, the relative update ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ of each loop over the sampling
-steps (Figure 14 of ELT, arXiv 2604.09168); below, the held-out loss of each exit over training. Means over
+Reads dynamics.csv and validation.csv beside the rows of each run. Each arm is a column, at the loop count it
+was trained for. Above: the relative update ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ of each loop over the sampling steps
+(Figure 14 of ELT, arXiv 2604.09168). Below: the held-out loss of each exit over training. All are means over
 seeds.
 """
 
@@ -20,19 +20,19 @@ from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError, suggest
 from eltlab.runs import comparable_rows
 
-ARMS = 4  # at most, where nobody says which
+ARMS = 4  # drawn by default
 
 
 def select_runs(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
-    """One row a run that can be compared, with the short name of its arm."""
+    """One row per comparable run, with the short name of its arm."""
     rows = name_arms(comparable_rows.comparable(table, protocol))
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 
 def read_beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The files of this name in the runs' folders as one table, with arm, seed and loops_train.
+    """The CSV files of this name in the runs' folders as one table, with arm, seed and loops_train.
 
-    Raises UserError where no run has one.
+    Raises UserError if no run has one.
     """
     found = []
     for run in runs.itertuples():
@@ -41,8 +41,8 @@ def read_beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
             try:
                 lines = pd.read_csv(path)
             except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}: not as training left it ({error})") from error
-            # What was measured before the run went on is another model's.
+                raise UserError(f"{path}: damaged ({error}); restore or remove it") from error
+            # Lines measured before the run continued belong to an earlier model.
             lines = (
                 lines[lines["images_seen"] == run.images_seen] if "images_seen" in lines else lines
             )
@@ -50,21 +50,21 @@ def read_beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
             found.append(lines.assign(**facts))
     if not found:
         raise UserError(
-            f"no {name} beside these rows; give the folders of the runs (committed rows have it where "
-            "analysis/data/NAME/ is there)"
+            f"no {name} beside these rows; give the folders of the runs, or committed rows NAME.jsonl that "
+            "have a folder analysis/data/NAME/"
         )
     return pd.concat(found, ignore_index=True)
 
 
 def relative_updates(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
-    """The relative update of each loop at each sampling step, at constant loop counts, mean over seeds.
+    """The relative update of each loop at each sampling step, for constant loop counts, mean over seeds.
 
-    Columns: arm, loops (of the pass), step, loop, update. Only measurements of the rows' protocol.
+    Columns: arm, loops (of the pass), step, loop, update. Only measurements under the rows' protocol.
     """
     runs = select_runs(table, protocol)
     lines = read_beside(runs, "dynamics.csv")
     lines = lines[lines["protocol"] == runs["protocol"].iloc[0]]
-    # A column with schedules in it is text.
+    # The column is text if the file has schedules.
     lines = lines.assign(loops=pd.to_numeric(lines["loops"], errors="coerce")).dropna(
         subset=["loops"]
     )
@@ -85,7 +85,7 @@ def exit_losses(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFram
 
 
 def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | None = None) -> Figure:
-    """Two rows of panels, a column an arm; arms that do not loop are left out."""
+    """Two rows of panels with one column per arm; arms that do not loop are skipped."""
     moved, learned = relative_updates(table, protocol), exit_losses(table, protocol)
     chosen = choose_arms(moved, arms)
     with style.canvas(
@@ -116,25 +116,26 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
     return figure
 
 
-def choose_arms(moved: pd.DataFrame, asked: list[str] | None) -> list[str]:
+def choose_arms(moved: pd.DataFrame, requested: list[str] | None) -> list[str]:
+    """The requested arms, or the first ARMS that loop."""
     looped = [str(arm) for arm in moved.loc[moved["loops_train"] > 1, "arm"].unique()]
-    for arm in asked or []:
+    for arm in requested or []:
         if arm not in looped:
             raise UserError(f"arms={arm}: {suggest(arm, looped, 'arms that loop')}")
     if not looped:
         raise UserError("no arm of these rows loops: there are no updates to compare")
-    return asked or looped[:ARMS]
+    return requested or looped[:ARMS]
 
 
 def share_scale(axes: Axes, first: Axes) -> None:
-    """Arms are compared: one scale for all."""
+    """Gives all panels of a row one log scale, so that arms can be compared."""
     axes.set_yscale("log")
     if axes is not first:
         axes.sharey(first)
 
 
 def draw_lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str]) -> list[style.Place]:
-    """A line a loop (or exit); where each ends, and its name."""
+    """Draws one line per loop (or exit); returns where each ends, with its name."""
     x, y, which = columns
     last = len(style.SEQUENCE) - 1
     ends: list[style.Place] = []

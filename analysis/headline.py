@@ -1,9 +1,10 @@
-"""The headline table: every arm at the loop count it was trained for, beside its unique-layer twin.
+"""The headline table: each arm at the loop count it was trained for, with the ratio to its unique-layer twin.
 
-    python -m eltlab.analysis.headline [metric=fid] [protocol=ID] [ROWS …]
+    python -m eltlab.analysis.headline [out=headline.md] [metric=fid] [protocol=ID] [ROWS …]
     python -m eltlab.analysis.headline into=README.md figure=docs/anytime_diffusion.png ROWS
 
-Prints it, or writes it with the any-time figure between the markers <!-- headline --> of a Markdown file.
+Prints the table; out= also writes it as Markdown (.md) or CSV (.csv). into= instead writes it, with the
+any-time figure, between the markers <!-- headline --> of a Markdown file.
 """
 
 from os.path import relpath
@@ -24,27 +25,28 @@ from eltlab.analysis.points import (
     points,
     seed_points,
 )
+from eltlab.analysis.table_files import format_markdown, replace_block, save_table
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
-NO_INTERVAL = "no interval"  # of one seed
+NO_INTERVAL = "no interval"  # for one seed
 
 
 def headline(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> pd.DataFrame:
-    """One line an arm at its own loop count: the columns of `points`, and
+    """One line per arm at the loop count it was trained for: the columns of `points`, and
 
-    twin: the name of the unique-layer arm of its data, objective, width and depth, trained for as many
-    images or FLOPs (5 %); None where the rows have none, or several. ratio: the arm's distance over its
-    twin's, of means over the seeds that both have.
+    twin: the name of the unique-layer arm with the same data, objective, width and depth, trained for as
+    many images or FLOPs (within 5 %); None unless there is exactly one. ratio: the arm's distance divided
+    by its twin's, from means over the seeds that both have.
     """
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     own = at_trained_loops(lines).reset_index(drop=True)
     if own.empty:
         raise UserError(
-            "no arm was measured at the loop count it was trained for; python -m eltlab.evaluate run=DIR does"
+            "no arm was measured at the loop count it was trained for; run python -m eltlab.evaluate run=DIR"
         )
     seeds = at_trained_loops(seed_points(table, metric, protocol)).pivot(
         index="seed", columns="arm", values=metric
@@ -55,7 +57,7 @@ def headline(
 
 
 def find_twin(line: Any, lines: pd.DataFrame) -> str | None:
-    """The name of the one unique-layer arm among lines that is the twin of a line's arm."""
+    """The name of the only unique-layer arm that matches the line's arm, if it is not one itself."""
     if line.kind == UNIQUE:
         return None
     found = lines[lines["kind"] == UNIQUE]
@@ -69,7 +71,7 @@ def find_twin(line: Any, lines: pd.DataFrame) -> str | None:
 
 
 def ratio_of_means(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
-    """Mean of one arm over that of another, over the seeds that both have; NaN without any."""
+    """The mean of arm divided by the mean of its twin, over the seeds that both have; NaN without a twin."""
     if twin is None:
         return float("nan")
     both = seeds[[arm, twin]].dropna()
@@ -77,11 +79,11 @@ def ratio_of_means(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
 
 
 def headline_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
-    """The table as text, its headings first: what is printed, in the README and on the page."""
-    titles = ["arm", "layers x loops", "parameters", "MACs a sample", "training FLOPs"]
-    split = format_counts(lines["unique_layers"]) + " x " + format_counts(lines["loops_train"])
+    """The cells of the table, headings first, as printed, in the README and on the report page."""
+    titles = ["arm", "layers x loops", "parameters", "MACs per sample", "training FLOPs"]
+    shape = format_counts(lines["unique_layers"]) + " x " + format_counts(lines["loops_train"])
     rows = [[*titles, metric, "÷ twin", "seeds"]]
-    for name, line in zip(split, lines.itertuples(), strict=True):
+    for name, line in zip(shape, lines.itertuples(), strict=True):
         costs = (line.params_total, line.macs_per_sample, line.train_flops_total)
         ratio = "" if line.ratio != line.ratio else f"{line.ratio:.2f}"
         quality = format_quality(getattr(line, metric), line.plus_minus)
@@ -90,38 +92,38 @@ def headline_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
 
 
 def format_quality(mean: float, half: float) -> str:
-    """The mean and half of its interval, to as many digits as small distances (KID) need."""
+    """The mean and half its interval, with more digits for small distances such as KID."""
     digits = 2 if abs(mean) >= 1 else 4
-    said = f"± {half:,.{digits}f}" if np.isfinite(half) else f"({NO_INTERVAL})"
-    return f"{mean:,.{digits}f} {said}"
-
-
-def format_markdown(rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+    interval = f"± {half:,.{digits}f}" if np.isfinite(half) else f"({NO_INTERVAL})"
+    return f"{mean:,.{digits}f} {interval}"
 
 
 def markdown_block(table: pd.DataFrame, keys: Any) -> str:
-    """The Markdown of the headline: figure, table and what they are of."""
+    """The Markdown of the headline: figure, table and caption."""
     lines = headline(table, keys.metric, keys.protocol)
     metric = choose_metric(lines, keys.metric)
     rows = format_markdown(headline_rows(lines, metric))
-    said = f"± is half of a 95 % t interval over seeds. {caption(table, metric, keys.protocol)}."
+    text = f"± is half the 95 % t interval over seeds. {caption(table, metric, keys.protocol)}."
     if keys.figure is None:
-        return f"{rows}\n\n{said}"
+        return f"{rows}\n\n{text}"
     style.save(anytime.draw(table, metric, keys.protocol), keys.figure)
     place = relpath(keys.figure, Path(keys.into).parent)
-    return f"![Quality against inference compute]({place})\n\n{rows}\n\n{said}"
+    return f"![Quality against inference compute]({place})\n\n{rows}\n\n{text}"
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:
     if keys.into is not None:
-        command.replace_block(Path(keys.into), "headline", markdown_block(table, keys))
+        replace_block(Path(keys.into), "headline", markdown_block(table, keys))
         return
     lines = headline(table, keys.metric, keys.protocol)
-    print(*format_table(headline_rows(lines, choose_metric(lines, keys.metric))), sep="\n")
+    rows = headline_rows(lines, choose_metric(lines, keys.metric))
+    print(*format_table(rows), sep="\n")
     print(caption(table, keys.metric, keys.protocol))
+    if keys.out is not None:
+        print(f"table: {save_table(rows, keys.out)}")
 
 
 if __name__ == "__main__":
-    command.run_analysis(main, str(__doc__), metric=None, protocol=None, into=None, figure=None)
+    command.run_analysis(
+        main, str(__doc__), out=None, metric=None, protocol=None, into=None, figure=None
+    )

@@ -1,7 +1,7 @@
-"""The report: one page that needs nothing beside it, with tables, figures and samples to slide through.
+"""The report: one self-contained page with tables, figures and samples to slide through.
 
-`page(table)` is all of it. Rows of one study and one protocol are a section: no number of another protocol
-is drawn or averaged with them.
+`render_page(table)` makes it. Each section shows the rows of one study and one protocol, so that numbers of
+different protocols are never drawn or averaged together.
 """
 
 import base64
@@ -31,12 +31,12 @@ from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
 from eltlab.runs import comparable_rows
 
-# Figures of a section: a name, what it says to who cannot see it, and who draws it.
+# The figures of a section: title, alternative text and the function that draws it.
 FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (
-    ("Quality against inference compute", "One curve an arm over its loop counts", anytime.draw),
-    ("Scaling", "Quality against MACs a sample with power laws", scaling.draw),
+    ("Quality against inference compute", "One curve per arm over its loop counts", anytime.draw),
+    ("Scaling", "Quality against MACs per sample with power laws", scaling.draw),
     ("Pareto fronts", "Quality against each cost, with the front of each kind of arm", pareto.draw),
-    ("Ablation", "Ratio of each arm to the plain one, with intervals", ablation.draw),
+    ("Ablation", "Ratio of each arm to the baseline, with intervals", ablation.draw),
     ("Dynamics", "Relative update of each loop, and held-out loss of each exit", dynamics.draw),
 )
 
@@ -50,21 +50,21 @@ class Drawing:
 
 @dataclass
 class Frame:
-    """A picture of the slider: an arm's samples at a loop count."""
+    """A picture of the slider: an arm's samples at one loop count."""
 
     loops: int
     name: str
-    said: str
-    source: str
+    text: str
+    source: str  # a data: URL
 
 
 @dataclass
 class Strip:
-    """The pictures of one arm, and its twin's."""
+    """The pictures of one arm and of its twin."""
 
     arm: str
     frames: list[Frame]
-    begin: int  # the frame of the loop count it was trained for
+    start: int  # the frame shown first: that of the trained loop count
     twin: Frame | None
 
 
@@ -78,19 +78,19 @@ class Section:
     points: list[list[str]] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)  # what is not shown, and why
+    missing: list[str] = field(default_factory=list)  # what cannot be shown, and why
 
 
 def render_page(
-    table: pd.DataFrame, source: str, told: Callable[[str], None] = lambda text: None
+    table: pd.DataFrame, source: str, on_section: Callable[[str], None] = lambda title: None
 ) -> str:
-    """The page as HTML. Raises UserError for a table without evaluations.
+    """The page as HTML. Raises UserError if the table has no evaluations.
 
-    source: where the rows are from, for people. told: is told each section before it is made.
+    source: describes where the rows are from. on_section: called with each section's title before it is made.
     """
     sections = []
     for number, (title, rows) in enumerate(split_sections(table)):
-        told(title)
+        on_section(title)
         sections.append(make_section(title, f"s{number}", rows))
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -103,10 +103,10 @@ def render_page(
 
 
 def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each study (or data and objective, where runs are of none) and protocol."""
+    """The title and the rows of each section: one per study (or data and objective) and protocol."""
     rows = table[table["kind"] == "eval"]
     if rows.empty:
-        comparable_rows.comparable(table)  # says what to do
+        comparable_rows.comparable(table)  # raises UserError with the fix
     title = rows["study"].fillna(rows["data"] + ", " + rows["objective"]).astype(str)
     groups = rows.groupby([title, "protocol"], sort=True)
     several = {name for name in title.unique() if rows.loc[title == name, "protocol"].nunique() > 1}
@@ -141,7 +141,7 @@ def make_section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
 
 @contextmanager
 def note_missing(made: Section, what: str) -> Iterator[None]:
-    """What cannot be shown is said in its place."""
+    """Lists what cannot be shown, with the reason, instead of failing."""
     try:
         yield
     except UserError as error:
@@ -149,14 +149,14 @@ def note_missing(made: Section, what: str) -> Iterator[None]:
 
 
 def arms_without(rows: pd.DataFrame, metric: str) -> list[str]:
-    """The arms that have no number of the metric."""
+    """The arms for which the metric was not measured."""
     arms = name_arms(comparable_rows.comparable(rows)).groupby("arm", sort=False)[metric].count()
     return [f"{arm}: no {metric}" for arm in arms.index[arms == 0]]
 
 
 def point_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
-    """Every point: arm, loops, MACs a sample, quality and seeds."""
-    rows = [["arm", "loops", "MACs a sample", metric, "seeds"]]
+    """The cells of the table of all points, headings first."""
+    rows = [["arm", "loops", "MACs per sample", metric, "seeds"]]
     for line in lines.itertuples():
         quality = format_quality(getattr(line, metric), line.plus_minus)
         rows.append(
@@ -172,7 +172,7 @@ def point_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
 
 
 def make_strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
-    """The samples of each arm that loops, beside those of its twin."""
+    """The samples of each looped arm, beside those of its twin."""
     tiles = samples.find_tiles(rows)
     lines = points(rows, metric)
     lines = lines[has_constant_loops(lines)]
@@ -185,13 +185,13 @@ def make_strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
             continue
         frames = [make_frame(measured, loops, tiles[str(arm)][loops], metric) for loops in counts]
         trained = group["loops_train"].iloc[0]
-        begin = counts.index(trained) if trained in counts else len(counts) - 1
+        start = counts.index(trained) if trained in counts else len(counts) - 1
         twin = twins.get(arm)
         beside = None
         if twin in tiles and 1 in tiles[twin]:
             own = lines[lines["arm"] == twin].set_index("loops")
             beside = make_frame(own, 1, tiles[twin][1], metric)
-        found.append(Strip(str(arm), frames, begin, beside))
+        found.append(Strip(str(arm), frames, start, beside))
     return found
 
 
@@ -201,8 +201,8 @@ def make_frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Fram
     if loops > line["loops_train"]:
         name += f" (trained for {line['loops_train']:g})"
     quality = format_quality(line[metric], line["plus_minus"])
-    said = f"{metric} {quality}, {format_si(line['macs_per_sample'])} MACs a sample"
-    return Frame(loops, name, said, data_url(path.read_bytes(), path.suffix[1:]))
+    text = f"{metric} {quality}, {format_si(line['macs_per_sample'])} MACs per sample"
+    return Frame(loops, name, text, data_url(path.read_bytes(), path.suffix[1:]))
 
 
 def data_url(content: bytes, kind: str) -> str:

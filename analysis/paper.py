@@ -1,11 +1,11 @@
-"""The published rows of ELT (arXiv 2604.09168) beside what their configurations cost by formula.
+"""The published rows of ELT (arXiv 2604.09168) beside the computed cost of their configurations.
 
     python -m eltlab.analysis.paper           prints the table (`make paper-table`)
-    python -m eltlab.analysis.paper --write   writes it into docs/compute.md, and the opening lines of
-                                              conf/experiment/paper/*.yaml anew
+    python -m eltlab.analysis.paper --write   writes it into docs/compute.md, and rewrites the opening
+                                              comments of conf/experiment/paper/*.yaml
 
-The paper's "GFLOPs" are multiply-adds (MACs) of the layers over all evaluations of a sample. Its
-parameters are those of the blocks, but for the rows that say "total".
+The paper's "GFLOPs" are multiply-adds (MACs) of the layers over all passes of a sample. Its parameters are
+those of the blocks, except in the rows that say "total".
 """
 
 import sys
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from eltlab.analysis.command import replace_block
+from eltlab.analysis.table_files import replace_block
 from eltlab.common.atomic_files import write_atomic
 from eltlab.common.package_folders import package_folder
 from eltlab.common.text import format_si, format_table
@@ -33,14 +33,14 @@ from eltlab.config.parsing import compose_node, parse_overrides, to_config
 from eltlab.config.rules import resolve
 from eltlab.config.schema import Config
 
-H100 = 989.4e12  # dense bf16 FLOPs a second, NVIDIA's data sheet (SXM)
+H100 = 989.4e12  # dense bf16 FLOP/s of the SXM module, from NVIDIA's data sheet
 UTILISATION = 0.4
-CLOSE = 0.01  # a computed figure that is nearer than this is the published one
+CLOSE = 0.01  # a computed figure within this relative error reproduces the published one
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of the paper's tables; sizes in millions of parameters and in 10⁹ MACs a sample."""
+    """One row of the paper's tables, in millions of parameters and 10⁹ MACs per sample."""
 
     name: str
     title: str
@@ -76,8 +76,8 @@ PUBLISHED = (
 class Computed:
     params_blocks: int
     params_total: int
-    trunk: float  # MACs a sample
-    linear: float  # of them without attention
+    trunk: float  # MACs per sample
+    linear: float  # the same without attention
     train_flops: float
 
     @property
@@ -100,7 +100,7 @@ def compute_row(config: Config) -> Computed:
 
 
 def params_as_counted(row: Published, ours: Computed) -> int:
-    """Our parameters under the counting that the row uses."""
+    """Our number of parameters, counted as the row counts them."""
     return ours.params_total if row.counting == "total" else ours.params_blocks
 
 
@@ -136,12 +136,12 @@ def cost_table() -> list[str]:
 
 
 def format_thousands(gmacs: float) -> str:
-    """As the paper writes them: 3.7k "GFLOPs"."""
+    """As in the paper: 3.7k "GFLOPs"."""
     return f"{gmacs / 1000:,.4g}k"
 
 
 def published_config(name: str) -> Config:
-    """The configuration of a published row. It needs no data on disk, so nothing looks for any."""
+    """The configuration of a published row, without looking for its data on disk."""
     return resolve(to_config(compose_node(parse_overrides([f"experiment=paper/{name}"]))))
 
 
@@ -151,7 +151,7 @@ def compute_rows() -> list[tuple[Published, Config, Computed]]:
 
 
 def explain_deviations() -> list[str]:
-    """The published MACs that the formula does not give, and what they would take."""
+    """One sentence for each group of published MACs that the formula does not reproduce."""
     rows = [row for row in compute_rows() if row[0].gmacs is not None]
     missed: dict[str, list[str]] = {}
     for row, config, ours in rows:
@@ -167,17 +167,17 @@ def explain(row: Published, config: Config, ours: Computed, others: list[str]) -
     whole, linear = (value / passes / 1e9 for value in (ours.trunk, ours.linear))
     text = (
         f"{config.model.depth} layers of width {config.model.width} on {config.data.tokens} tokens and the "
-        f"class token take {whole:.1f}G MACs a pass, {linear:.1f}G without attention, and "
-        f"{config.sampler.steps} guided steps take {passes} passes: {ours.linear / 1e12:.2f}k to "
-        f"{ours.trunk / 1e12:.2f}k, not the published {format_thousands(row.gmacs)}, which would be "
+        f"class token take {whole:.1f}G MACs per pass, {linear:.1f}G without attention. "
+        f"{config.sampler.steps} guided steps are {passes} passes, so {ours.linear / 1e12:.2f}k to "
+        f"{ours.trunk / 1e12:.2f}k; the published {format_thousands(row.gmacs)} would be "
         f"{row.gmacs / whole:.0f} to {row.gmacs / linear:.0f} passes. The parameters agree, so depth and "
-        "width are the paper's, and no setting it names gives its figure."
+        "width are those of the paper, and no setting that it names gives its figure."
     )
-    return text + (f" It is that of {', '.join(others)}." if others else "")
+    return text + (f" The figure equals that of {', '.join(others)}." if others else "")
 
 
 def is_reproduced(row: Published, ours: Computed) -> bool:
-    """Whether the layers take what the row publishes, with attention or without."""
+    """Whether the computed MACs, with or without attention, are the published ones."""
     assert row.gmacs is not None
     return any(abs(value / 1e9 / row.gmacs - 1) <= CLOSE for value in (ours.trunk, ours.linear))
 
@@ -186,7 +186,7 @@ def is_reproduced(row: Published, ours: Computed) -> bool:
 
 
 def header_comment(row: Published, ours: Computed) -> str:
-    """The opening comment of the row's experiment file."""
+    """The comment at the top of the row's experiment file."""
     macs = "" if row.gmacs is None else f', {format_thousands(row.gmacs)} "GFLOPs" (MACs)'
     return f"""\
 # @package _global_
@@ -194,7 +194,7 @@ def header_comment(row: Published, ours: Computed) -> str:
 #     python -m eltlab.plan experiment=paper/{row.name}
 # Published: {row.result}, {row.params:,.0f}M parameters{macs}.
 # Computed: {format_si(ours.params_blocks)} parameters in the blocks, {format_si(ours.params_total)} in all; \
-{format_si(ours.trunk)} MACs a sample in the layers.
+{format_si(ours.trunk)} MACs per sample in the layers.
 # Training: {ours.train_flops:.2e} FLOPs, {ours.h100_hours:,.0f} H100 hours at {UTILISATION:.0%} of \
 {H100 / 1e12:.0f} TFLOP/s.
 """
@@ -205,7 +205,7 @@ def experiment_file(row: Published) -> Path:
 
 
 def without_header(text: str) -> str:
-    """A file without its opening comment."""
+    """The text of a file without the comment at its top."""
     lines = text.splitlines(keepends=True)
     return "".join(lines[next(n for n, line in enumerate(lines) if not line.startswith("#")) :])
 

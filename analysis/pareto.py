@@ -1,10 +1,10 @@
-"""Quality against parameters, against MACs per sample and against training FLOPs: who is beaten by whom.
+"""Pareto fronts: quality against parameters, MACs per sample and training FLOPs.
 
     python -m eltlab.analysis.pareto [out=pareto.png] [metric=fid] [protocol=ID] [ROWS …]
 
-A panel a cost. The front of each kind of arm (unique layers, vanilla loop, elastic) is a line, its points
-are named, dominated points are faded. With several seeds the band lies between what every seed attains and
-what the best one does. Prints the fronts and their hypervolumes.
+There is one panel per cost. The front of each kind of arm (unique layers, vanilla loop, elastic) is a line
+with named points; dominated points are faded. With several seeds, the band is between what all seeds attain
+and what at least one attains. Prints the fronts and their hypervolumes.
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ from eltlab.analysis.points import (
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
-# Hypervolumes are areas between a front and this corner, in decades of cost times decades of distance.
-# They never change: a hypervolume of today may stand beside one of last year.
+# The corner up to which a front's hypervolume is measured. It never changes, so that hypervolumes computed
+# at different times are comparable.
 REFERENCE = {
     "params_total": 1e11,
     "macs_per_sample": 1e17,
@@ -41,33 +41,35 @@ REFERENCE = {
     "fd_classifier": 1e4,
     "kid": 1e1,
 }
-LABELS = 10  # at most of a panel
+LABELS = 10  # at most, per panel
 
 
 def non_dominated(cost: Any, distance: Any) -> np.ndarray:
-    """Which points no other beats in both, less being better; of equal ones all. bool [n]."""
+    """Which points no other point beats in both values; equal points are all kept. bool [n]."""
     return moocore.is_nondominated(
         np.column_stack([cost, distance]).astype(float), keep_weakly=True
     )
 
 
 def hypervolume(cost: Any, distance: Any, axes: tuple[str, str]) -> float:
-    """The area that points dominate up to REFERENCE, in decades², more being better.
+    """The area that the points dominate up to REFERENCE, in decades of cost × decades of distance.
 
-    axes: the columns that cost and distance are. Points beyond the reference count for nothing. Raises
-    UserError for a value of no logarithm.
+    axes: the names of the columns of cost and distance. Points beyond the reference add nothing. Raises
+    UserError if a value has no logarithm.
     """
     values = np.column_stack([cost, distance]).astype(float)
     if not (values > 0).all():
-        raise UserError(f"{' and '.join(axes)}: a hypervolume needs values above 0")
+        raise UserError(f"{' and '.join(axes)}: a hypervolume requires values above 0")
     corner = [np.log10(REFERENCE[name]) for name in axes]
     return float(moocore.hypervolume(np.log10(values), ref=corner))
 
 
 def attainment(seeds: pd.DataFrame, cost: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """The empirical attainment of the sets of points that the seeds are: what at least one of them
-    attains and what all do. Two arrays [n, 2] of cost and distance, by cost."""
-    # eaf counts wrong where the points of a set do not lie together.
+    """The empirical attainment surfaces over seeds: what at least one seed attains, and what all attain.
+
+    Returns two arrays [n, 2] of cost and distance, ordered by cost.
+    """
+    # eaf gives wrong results unless the points of each set are contiguous.
     seeds = seeds.sort_values("seed", kind="stable")
     data = seeds[[cost, metric]].to_numpy(float)
     sets = seeds["seed"].to_numpy(float)
@@ -80,10 +82,10 @@ def attainment(seeds: pd.DataFrame, cost: str, metric: str) -> tuple[np.ndarray,
 def fronts(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> pd.DataFrame:
-    """The points that are on the front of their kind: one line a cost, kind and point.
+    """The points on the front of their kind: one line per cost, kind and point.
 
-    Columns: cost, kind, label, value (the cost), the metric, plus_minus, seeds, hypervolume (of the
-    whole front of the kind).
+    Columns: cost, kind, label, value (of the cost), the metric, plus_minus, seeds, hypervolume (of the
+    whole front).
     """
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
@@ -102,19 +104,21 @@ def fronts(
 
 
 def point_labels(lines: pd.DataFrame) -> pd.Series:
-    """A short name of each point: 2x4, at fewer loops 2x4@1; with its width where widths differ. An arm
-    that shares this name with another stands under its own."""
-    split = format_counts(lines["unique_layers"]) + "x" + format_counts(lines["loops_train"])
+    """A short name for each point: 2x4, or 2x4@1 at other loop counts, with the width if widths differ.
+
+    If several arms of a kind would share a short name, their own names are used.
+    """
+    name = format_counts(lines["unique_layers"]) + "x" + format_counts(lines["loops_train"])
     if lines["width"].nunique() > 1:
-        split = "w" + format_counts(lines["width"]) + " " + split
-    arms = lines.groupby([split.rename("split"), "kind"])["arm"].transform("nunique")
-    split = split.where(arms == 1, lines["arm"])
-    own = lines["requested"] == format_counts(lines["loops_train"])
-    return split.where(own, split + "@" + lines["requested"])
+        name = "w" + format_counts(lines["width"]) + " " + name
+    arms = lines.groupby([name.rename("name"), "kind"])["arm"].transform("nunique")
+    name = name.where(arms == 1, lines["arm"])
+    trained = lines["requested"] == format_counts(lines["loops_train"])
+    return name.where(trained, name + "@" + lines["requested"])
 
 
 def varying_costs(lines: pd.DataFrame) -> list[str]:
-    """The costs that tell the points apart; matched ones do not."""
+    """The costs that differ between points by more than 5 %; the rest are matched."""
     found = [cost for cost in COSTS if not nearly_equal(lines[cost].min(), lines[cost].max())]
     return found or ["macs_per_sample"]
 
@@ -123,7 +127,7 @@ def varying_costs(lines: pd.DataFrame) -> list[str]:
 
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
-    """A panel for each cost that differs, all axes logarithmic."""
+    """One panel per cost that differs, with log axes."""
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     check_logarithms(lines, metric)
@@ -150,7 +154,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
 
 
 def keep_shared_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
-    """The lines of the seeds that every arm and loop count has: sets of other points are not alike."""
+    """The lines of the seeds that every arm and loop count has, so that all seeds have the same points."""
     shared = set.intersection(
         *(set(group["seed"]) for _, group in seeds.groupby(["arm", "requested"]))
     )
@@ -160,7 +164,7 @@ def keep_shared_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
 def draw_kind(
     axes: Axes, kind: str, group: pd.DataFrame, seeds: pd.DataFrame, cost: str, metric: str
 ) -> list[style.Place]:
-    """Draws a kind of arm; the places of the names of its front."""
+    """Draws a kind of arm; returns the labels of its front."""
     colour, marker = style.look_of(kind)
     best = non_dominated(group[cost], group[metric])
     front, rest = group[best].sort_values(cost), group[~best]
@@ -176,7 +180,7 @@ def draw_kind(
 
 
 def draw_band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
-    """Between what one seed attains and what all do: both are steps that fall with the cost."""
+    """Fills the area between two attainment surfaces, which are step functions of the cost."""
     x = np.unique(np.concatenate([some[:, 0], every[:, 0]]))
     x = x[x >= every[0, 0]]  # before that not every seed has a point
     low, high = (

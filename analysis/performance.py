@@ -1,9 +1,9 @@
-"""The performance paragraph of the README, made from the rows of the benchmark.
+"""The performance tables of the README, from the rows of the benchmark.
 
     python -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
 
-Writes between the markers of into. One line a split: medians, all ratios of steps or draws that took
-turns with what they are divided by.
+Writes between the markers <!-- performance --> of a Markdown file. There is one line per width and division
+into layers x loops, with medians. Ratios compare steps, or samples, that were timed in turns.
 """
 
 from pathlib import Path
@@ -12,16 +12,17 @@ from typing import Any
 import pandas as pd
 
 from eltlab.analysis import command
+from eltlab.analysis.table_files import format_markdown, replace_block
 from eltlab.common.errors import UserError
 
 COLUMNS = (
     *("width, batch", "layers x loops", "step ÷ twin", "ILSD ÷ vanilla", "peak memory ÷ twin"),
-    *("utilisation", "sampling ÷ twin, at a time", "the same model at one loop"),
+    *("utilisation", "sampling ÷ twin (batch)", "at one loop ÷ twin (batch)"),
 )
 
 
 def format_benchmark(table: pd.DataFrame) -> str:
-    """Of the latest call of each device and width that measured all that the table shows."""
+    """One table per device, from each width's latest call of bench that measured all columns."""
     rows = table[table["kind"] == "bench"].sort_values("created")
     calls = {}
     keys = ["device", "width", "call"]
@@ -29,7 +30,7 @@ def format_benchmark(table: pd.DataFrame) -> str:
         if {"train", "sample"} <= set(group["measure"]) and "ilsd" in set(group["supervision"]):
             calls[device, width] = group
     if not calls:
-        raise UserError("no call of bench that measured ILSD and samples; run make bench")
+        raise UserError("no call of bench measured both ILSD and sampling; run make bench")
     devices = dict.fromkeys(device for device, _ in calls)
     return "\n\n".join(
         format_device(str(name), [group for (device, _), group in calls.items() if device == name])
@@ -38,15 +39,14 @@ def format_benchmark(table: pd.DataFrame) -> str:
 
 
 def format_device(device: str, calls: list[pd.DataFrame]) -> str:
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for call in calls:
-        lines += [f"| {' | '.join(line)} |" for line in call_rows(call)]
+    rows = [list(COLUMNS), *(row for call in calls for row in call_rows(call))]
     rates = " and ".join(f"{c['matmul_flops_per_second'].iloc[0] / 1e9:,.0f}" for c in calls)
     widths = " and ".join(f"{c['width'].iloc[0]:.0f}" for c in calls)
     return (
-        f"Measured on {device}, {calls[0]['precision'].iloc[0]}. Utilisation is of one large matrix "
-        f"product's {rates} GFLOP/s, measured in the same turns (widths {widths}). Medians, of ratios with "
-        "their quartiles; of samples in brackets how many at a time:\n\n" + "\n".join(lines)
+        f"Measured on {device}, {calls[0]['precision'].iloc[0]}. Utilisation is relative to one large matrix "
+        f"product, timed in the same turns: {rates} GFLOP/s (widths {widths}). Cells are medians; ratios of "
+        "steps have their quartiles in brackets, and sampling ratios the batch size:\n\n"
+        f"{format_markdown(rows)}"
     )
 
 
@@ -81,7 +81,7 @@ def format_ratio(row: pd.Series, key: str) -> str:
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:
-    command.replace_block(Path(keys.into), "performance", format_benchmark(table))
+    replace_block(Path(keys.into), "performance", format_benchmark(table))
 
 
 if __name__ == "__main__":

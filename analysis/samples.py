@@ -1,8 +1,8 @@
-"""One picture of samples: rows are arms, columns are loop counts, the same noise and labels in each.
+"""One picture of samples: arms by loop counts, with the same noise and labels in each cell.
 
     python -m eltlab.analysis.samples [out=samples.png] [protocol=ID] [ROWS …]
 
-Reads the tiles that evaluate left in each run's samples/ folder.
+Reads the sample grids that evaluate wrote to each run's samples/ folder.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from eltlab.runs import comparable_rows
 
 
 def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
-    """The tile of each arm and loop count, of the first seed. Raises UserError where there are none."""
+    """The sample grid of each arm and loop count, for the first seed. Raises UserError if there is none."""
     rows = name_arms(comparable_rows.comparable(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}

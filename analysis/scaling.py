@@ -2,13 +2,13 @@
 
     python -m eltlab.analysis.scaling [out=scaling.png] [metric=fid] [protocol=ID] [ROWS …]
 
-Two fits, by least squares in logarithms, with 95 % intervals:
+Makes two fits by least squares in logarithms, with 95 % intervals:
 
-    quality = a·G^b + c         G: MACs per sample; of each kind of arm
-    quality = a·(N·r^φ)^b + c   N: unique layers, r: loops; of unique-layer and looped arms together
+    quality = a·G^b + c         G: MACs per sample; for each kind of arm
+    quality = a·(N·r^φ)^b + c   N: unique layers, r: loops; for unique-layer and looped arms together
 
-A loop that is worth a layer has φ = 1, one that is worth nothing φ = 0 (arXiv 2604.21106 has 0.46 for
-language). Arms stand at the loop counts that they were trained for.
+If a loop is worth as much as a layer, φ = 1; if it is worth nothing, φ = 0 (arXiv 2604.21106 reports 0.46 for
+language). Arms are taken at the loop counts they were trained for.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,15 @@ from eltlab.analysis.points import (
 )
 from eltlab.common.errors import UserError
 
-UNTOLD = 5.0  # half of an exponent's interval, from which on the points say nothing of it
+MAX_HALF_INTERVAL = (
+    5.0  # of an exponent; a wider interval means that the points do not determine it
+)
 
 Model = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Fit(NamedTuple):
-    """Values of parameters with their 95 % intervals, and the points that they were fitted to."""
+    """Fitted parameters with their 95 % intervals, and the number of points."""
 
     names: tuple[str, ...]
     values: np.ndarray
@@ -54,17 +56,17 @@ class Fit(NamedTuple):
 
 
 def fit_power_law(compute: Any, quality: Any) -> Fit:
-    """a, b and c of quality = a·G^b + c, with c ≥ 0. Raises UserError for points that do not tell b.
+    """Fits a, b and c ≥ 0 of quality = a·(G/G₀)^b + c. Raises UserError if the points do not determine b.
 
-    compute, quality: [n] above 0. a is at the geometric mean of the compute, so that it and b do not hang
-    together: quality = a·(G/G₀)^b + c with G₀ the last of the four names.
+    compute, quality: [n], above 0. G₀, the last of the four names, is the geometric mean of the compute;
+    with it, a and b are nearly uncorrelated.
     """
     x, y = to_positive(compute, quality)
     check_enough(x, y, 3, "a, b and c")
     centre = float(np.exp(np.log(x).mean()))
 
-    def law(found: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return np.exp(found[0]) * (x / centre) ** found[1] + floor(found[2])
+    def law(params: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.exp(params[0]) * (x / centre) ** params[1] + params[2] ** 2
 
     fit = fit_law(law, x, y, initial_guess(x / centre, y), "a b c")
     return fit._replace(
@@ -76,64 +78,63 @@ def fit_power_law(compute: Any, quality: Any) -> Fit:
 
 
 def fit_loop_worth(layers: Any, loops: Any, quality: Any) -> Fit:
-    """a, b, c and φ of quality = a·(N·r^φ)^b + c. Raises UserError for points that do not tell φ, and
-    for rows in which either all loop, or none does.
+    """Fits a, b, c and φ of quality = a·(N·r^φ)^b + c.
 
-    layers, loops, quality: [n], N, r and the distance of each point.
+    layers, loops, quality: [n], N, r and the distance of each point. Raises UserError if the points do not
+    determine φ, or if there are no looped arms or fewer than two depths of unique layers.
     """
     n, y = to_positive(layers, quality)
     r = np.asarray(loops, dtype=float)
     if not ((r == 1).any() and (r > 1).any() and len(np.unique(n[r == 1])) > 1):
         raise UserError(
-            "the worth of a loop needs looped arms, and unique-layer arms of two depths or more; "
-            "e.g. the study anytime"
+            "the worth of a loop requires looped arms, and unique-layer arms of two depths or more; "
+            "the study anytime has both"
         )
     check_enough(np.stack([n, r], axis=1), y, 4, "a, b, c and φ")
 
-    def law(found: np.ndarray, x: np.ndarray) -> np.ndarray:
-        worth = x[0] * x[1] ** found[3]
-        return np.exp(found[0]) * worth ** found[1] + floor(found[2])
+    def law(params: np.ndarray, x: np.ndarray) -> np.ndarray:
+        worth = x[0] * x[1] ** params[3]
+        return np.exp(params[0]) * worth ** params[1] + params[2] ** 2
 
     start = [*initial_guess(n[r == 1], y[r == 1]), 0.5]
     return fit_law(law, np.stack([n, r]), y, start, "a b c φ")
 
 
 def check_enough(x: np.ndarray, y: np.ndarray, parameters: int, names: str) -> None:
-    """Raises UserError where points are too few for a fit with intervals. Seeds of one model lie at one
-    place, and so do models of almost the same cost (5 %)."""
+    """Raises UserError if there are too few points for a fit with intervals.
+
+    Seeds of one model count as one place, and so do models whose costs are within 5 %.
+    """
     apart = len(np.unique(np.round(np.log(x) / 0.05), axis=0))
     if apart < parameters or len(y) <= parameters:
         raise UserError(
-            f"{len(y)} points at {apart} different places; {names} with intervals need "
-            f"{parameters + 1} at {parameters}"
+            f"{len(y)} points at {apart} different places; fitting {names} with intervals takes "
+            f"{parameters + 1} points at {parameters} places"
         )
-
-
-def floor(root: float) -> float:
-    """c = root², so that it is never below 0."""
-    return root**2
 
 
 def to_positive(*columns: Any) -> list[np.ndarray]:
     arrays = [np.asarray(column, dtype=float) for column in columns]
     if any((array <= 0).any() for array in arrays):
-        raise UserError("a power law needs values above 0")
+        raise UserError("a power law requires values above 0")
     return arrays
 
 
 def initial_guess(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """Where a fit begins: the straight line in logarithms, and a small floor."""
+    """The start of a fit: log a and b of a straight line in logarithms, and √c for a small floor c."""
     found = stats.linregress(np.log(x), np.log(y))
     return [found.intercept, found.slope, float(np.sqrt(0.1 * y.min()))]
 
 
 def fit_law(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names: str) -> Fit:
-    """Least squares in log quality. Intervals are by the t distribution from the fit's covariance, and
-    for c, which may be at its end, by its profile: what c leaves the others a fit that is no worse."""
+    """Fits by least squares in log quality, with log a and √c as parameters, so that a > 0 and c ≥ 0.
+
+    Intervals are t intervals from the covariance; for c, which may be at its bound 0, from its profile.
+    """
     freedom = len(y) - len(start)
 
-    def residual(found: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(law(found, x), 1e-300)) - np.log(y)
+    def residual(params: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(law(params, x), 1e-300)) - np.log(y)
 
     best = min(
         (
@@ -142,15 +143,15 @@ def fit_law(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names:
         ),
         key=lambda result: result.cost,
     )
-    # Where c is 0 nothing hangs on its root: it has no slope, and the others are fitted as if without it.
+    # At c = 0 the slope in √c is 0. The pseudo-inverse then treats c as fixed.
     spread = np.linalg.pinv(best.jac.T @ best.jac) * 2 * best.cost / freedom
     reach = stats.t.ppf(0.975, freedom)
     half = reach * np.sqrt(np.maximum(np.diag(spread), 0.0))
     low, high, values = best.x - half, best.x + half, best.x.copy()
     for index in (1, *range(3, len(start))):
-        if not half[index] < UNTOLD:
+        if not half[index] < MAX_HALF_INTERVAL:
             raise UserError(
-                f"the points do not tell {names.split()[index]}: it is anywhere from {low[index]:.3g} to "
+                f"the points do not determine {names.split()[index]}: its interval is {low[index]:.3g} to "
                 f"{high[index]:.3g}"
             )
     for array in (low, high, values):
@@ -164,17 +165,19 @@ def fit_law(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names:
 def profile_interval(
     residual: Any, best: np.ndarray, worst: float, y: np.ndarray
 ) -> tuple[float, float]:
-    """The least and the greatest c with which the other parameters leave squares of at most worst; no
-    less than 0, and no more than ten times the greatest distance."""
+    """The range of c in which refitting the other parameters gives a sum of squares of at most worst.
+
+    It is searched from 0 to ten times the greatest distance.
+    """
     others = [index for index in range(len(best)) if index != 2]
 
     def excess(c: float) -> float:
-        def held(found: np.ndarray) -> np.ndarray:
+        def residual_at_c(params: np.ndarray) -> np.ndarray:
             whole = np.empty(len(best))
-            whole[others], whole[2] = found, np.sqrt(c)
+            whole[others], whole[2] = params, np.sqrt(c)
             return residual(whole)
 
-        return 2 * optimize.least_squares(held, best[others], x_scale="jac").cost - worst
+        return 2 * optimize.least_squares(residual_at_c, best[others], x_scale="jac").cost - worst
 
     def edge(inside: float, outside: float) -> float:
         if excess(inside) >= 0:
@@ -193,9 +196,9 @@ def profile_interval(
 def power_laws(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> dict[str, Fit | str]:
-    """The power law of each kind of arm over its runs; a sentence where the points do not tell.
+    """The power law of each kind of arm over its runs, or the reason why there is none.
 
-    Unique-layer and vanilla arms at their own loop counts, elastic ones at every count up to it.
+    Unique-layer and vanilla arms are taken at their trained loop count, elastic arms at every count up to it.
     """
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
@@ -207,7 +210,7 @@ def power_laws(
 
 
 def intended_points(lines: pd.DataFrame) -> pd.DataFrame:
-    """The points at which an arm is meant to be good: elastic ones at every count up to their own."""
+    """The points an arm is trained for: for elastic arms, every loop count up to the trained one."""
     elastic = lines["kind"].str.startswith("elastic")
     inside = elastic & has_constant_loops(lines) & (lines["loops"] <= lines["loops_train"])
     return lines[inside | lines.index.isin(at_trained_loops(lines).index)]
@@ -216,16 +219,18 @@ def intended_points(lines: pd.DataFrame) -> pd.DataFrame:
 def loop_worths(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
 ) -> dict[str, Fit | str]:
-    """φ of each kind of looped arm, beside the unique-layer arms; a sentence where it cannot be fitted.
+    """φ of each kind of looped arm, fitted with the unique-layer arms, or the reason why there is none.
 
-    Of widths that differ each has a φ of its own, so only rows of one width are taken.
+    Each width has a φ of its own. Raises UserError if the rows have several widths.
     """
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     check_logarithms(lines, metric)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
-        raise UserError(f"rows of widths {widths}: the worth of a loop is that of one width")
+        raise UserError(
+            f"rows of widths {widths}: give rows of one width to fit the worth of a loop"
+        )
     own = at_trained_loops(lines)
     unique = own["kind"] == UNIQUE
     found: dict[str, Fit | str] = {}
@@ -247,7 +252,7 @@ def try_fit(fit: Callable[..., Fit], *columns: pd.Series) -> Fit | str:
 
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
-    """Every run over its MACs a sample, with the power law of each kind that has one."""
+    """Every run over its MACs per sample, with the power law of each kind that has one."""
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     fits = power_laws(table, metric, protocol)
@@ -263,7 +268,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
 
 def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: str) -> None:
     if isinstance(fit, str):
-        axes.plot([], [], color=colour, label=f"{kind}: no law can be told")
+        axes.plot([], [], color=colour, label=f"{kind}: no fit")
         return
     x = np.geomspace(compute.min(), compute.max(), 100)
     a, b, c, centre = fit.values
@@ -272,7 +277,9 @@ def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: 
 
 
 def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    return f"{caption(table, metric, protocol, 'a mark each')}. Fits of a·(G/G₀)^b + c over runs"
+    return (
+        f"{caption(table, metric, protocol, 'one mark per run')}. Fits of a·(G/G₀)^b + c over runs"
+    )
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:

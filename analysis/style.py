@@ -1,4 +1,4 @@
-"""The look of all figures: colours by kind of arm, log axes, labels at what they name, a caption below."""
+"""The style of all figures: colours by kind of arm, log axes, labels next to points, a caption below."""
 
 import io
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si
 
-# Okabe and Ito's colours: told apart by every kind of colour vision. Markers say the same without colour.
+# Okabe and Ito's palette, which is safe for colour-blind readers. Markers carry the same information.
 LOOKS = {
     UNIQUE: ("#000000", "s"),
     VANILLA: ("#D55E00", "^"),
@@ -30,11 +30,11 @@ LOOKS = {
 }
 OTHER = ("#E69F00", "P")  # a supervision of the user's own
 GREY = "#777777"
-# In order, as loops are.
+# An ordered palette, for loops.
 SEQUENCE = ["#440154", "#3B528B", "#21918C", "#5EC962", "#B8A400", "#777777"]
-MANY = 2000  # marks from which on a figure in vectors holds them as an image
+MANY = 2000  # with more marks than this, vector figures store them as an image
 
-LARGE = ("images seen",)  # what linear axes show in thousands
+LARGE = ("images seen",)  # linear axes with these labels have SI prefixes
 
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -52,14 +52,14 @@ RC: dict[Any, Any] = {
     "lines.markersize": 5,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "svg.hashsalt": "eltlab",  # the same figure is the same file
-    "svg.fonttype": "path",  # a page looks the same on every machine
+    "svg.hashsalt": "eltlab",  # makes the ids in the file, and so the file, reproducible
+    "svg.fonttype": "path",  # looks the same on every machine
     "pdf.fonttype": 42,
 }
 
 
 def look_of(kind: str) -> tuple[str, str]:
-    """Colour and marker of a kind of arm."""
+    """The colour and the marker of a kind of arm."""
     return LOOKS.get(kind, OTHER)
 
 
@@ -67,7 +67,7 @@ def look_of(kind: str) -> tuple[str, str]:
 def canvas(
     caption: str, columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.8, 3.6)
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of so many panels of this size in inches, drawn in the house style; its caption below."""
+    """A figure with columns × rows panels of this size in inches and a caption below."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -79,12 +79,12 @@ def canvas(
 
 
 def wrap_text(text: str, figure: Figure) -> str:
-    """The text in lines that the figure is wide enough for."""
+    """Wraps the text to the width of the figure."""
     return fill(text, int(19 * figure.get_figwidth()))
 
 
 def set_log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:
-    """Log scales for the axes that are named; `format_ticks` numbers them when all is drawn."""
+    """Sets log scales and titles for the axes that have one; `canvas` formats the ticks at the end."""
     for name, scale, title in (
         (x, axes.set_xscale, axes.set_xlabel),
         (y, axes.set_yscale, axes.set_ylabel),
@@ -95,7 +95,7 @@ def set_log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None
 
 
 def format_ticks(axis: Axis) -> None:
-    """Numbers as people read them, closer where a log axis spans little."""
+    """Formats ticks with SI prefixes, and places more of them on a log axis that spans few decades."""
     if axis.get_scale() != "log":
         if axis.get_label_text() in LARGE:
             axis.set_major_formatter(FuncFormatter(lambda value, _: format_si(value)))
@@ -115,8 +115,10 @@ LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.5}
 
 
 def label_ends(axes: Axes, places: list[Place]) -> None:
-    """Writes in a column right of everything, each text as near to the height of what it names as the
-    others let it. Makes room at the right for the longest."""
+    """Writes labels in a column on the right, as near to the height of their points as the labels allow.
+
+    Widens the x axis to make room for the longest one.
+    """
     if not places:
         return
     places = [(x, y, truncate(text), colour) for x, y, text, colour in places]
@@ -146,7 +148,8 @@ def label_ends(axes: Axes, places: list[Place]) -> None:
 
 
 def spread_heights(heights: Any, gap: float) -> Any:
-    """The heights nearest to these rising ones, in squares, of which each is gap above the one before."""
+    """The heights closest to these ascending ones, in least squares, that are at least gap apart."""
+    # With the required gaps subtracted, "at least gap apart" becomes "non-decreasing".
     steps = gap * np.arange(len(heights))
     return optimize.isotonic_regression(np.asarray(heights) - steps).x + steps
 
@@ -156,9 +159,9 @@ def truncate(text: str, most: int = 40) -> str:
 
 
 def label_points(axes: Axes, places: list[Place], others: Any) -> None:
-    """Writes beside what they name, where they overlap neither each other nor any of the other points.
+    """Writes labels next to their points, without overlapping each other or other points.
 
-    others: [n, 2], in data coordinates; the first OBSTACLES are minded.
+    others: [n, 2], in data coordinates; only the first OBSTACLES points are avoided.
     """
     from adjustText import adjust_text
 
@@ -168,16 +171,16 @@ def label_points(axes: Axes, places: list[Place], others: Any) -> None:
     ]
     axes.get_figure().canvas.draw()  # type: ignore[union-attr]
     own = np.array([place[:2] for place in places], dtype=float).reshape(-1, 2)
-    minded = np.concatenate([own, others])[:OBSTACLES]
+    avoided = np.concatenate([own, others])[:OBSTACLES]
     adjust_text(
         texts,
-        *minded.T,
+        *avoided.T,
         target_x=list(own[:, 0]),
         target_y=list(own[:, 1]),
         ax=axes,
-        iter_lim=300,  # rounds, not seconds: the same every time
+        iter_lim=300,  # a limit on rounds instead of seconds, so that results are reproducible
         expand=(1.1, 1.5),
-        ensure_inside_axes=False,  # prints where it fails
+        ensure_inside_axes=False,  # it would print a warning if it failed
         arrowprops=LEADER,
     )
 
@@ -189,7 +192,7 @@ PLAIN: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date
 
 
 def save(figure: Figure, out: str | Path) -> list[Path]:
-    """Writes the figure as a bitmap and as vectors: OUT.png and OUT.pdf, or OUT.svg where out is one."""
+    """Writes OUT.png with OUT.pdf beside it, or only OUT.pdf or OUT.svg, as the suffix of out says."""
     path = Path(out).expanduser()
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:

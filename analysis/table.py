@@ -2,8 +2,8 @@
 
     python -m eltlab.analysis.table [out=table.parquet] [protocol=ID] [ROWS …]
 
-ROWS are run folders or .jsonl files of rows. One line a measurement, every configuration key as
-cfg.<key>; a cell that is a list is its JSON text. protocol= keeps the rows of one protocol.
+ROWS are run folders or .jsonl files of rows. There is one line per measurement, with every configuration key
+as cfg.<key>; lists are written as JSON. protocol= keeps the rows of one protocol.
 """
 
 from pathlib import Path

@@ -296,7 +296,7 @@ def test_rows_without_samples_make_no_paragraph(tmp_path):
     page.write_text("<!-- performance --><!-- /performance -->")
     command = [sys.executable, "-m", "eltlab.analysis.performance", f"into={page}", out]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "that measured ILSD and samples" in done.stderr
+    assert done.returncode == 2 and "measured both ILSD and sampling" in done.stderr
 
 
 @pytest.mark.parametrize(

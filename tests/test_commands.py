@@ -1,5 +1,6 @@
 """The list of verbs, and the commands of analysis/ on committed rows and with invalid input."""
 
+import csv
 import re
 import subprocess
 import sys
@@ -47,9 +48,31 @@ def test_a_table_is_printed(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0 and said in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_out_writes_the_printed_table_as_markdown_or_csv(name: str, tmp_path: Path) -> None:
+    rows = TABLES[name][0]
+    for suffix in (".md", ".csv"):
+        out = tmp_path / f"table{suffix}"
+        done = run(name, *rows, f"out={out}", cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == f"table: {out}", done.stderr
+    cells = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
+    assert cells[0][0] == "arm" and len(cells) > 2
+    printed = [line.split() for line in done.stdout.splitlines()]
+    for row in cells:  # without the spaces between cells
+        assert " ".join(row).split() in printed
+    heading, rule, *lines = (tmp_path / "table.md").read_text().splitlines()
+    assert heading == f"| {' | '.join(cells[0])} |" and set(rule) == {"|", "-"}
+    assert lines == [f"| {' | '.join(row)} |" for row in cells[1:]]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
+        (
+            "headline",
+            ["out=a.txt", "anytime_diffusion"],
+            "out=a.txt: a table is a .md or .csv file",
+        ),
         ("pareto", ["anytime_quik"], "anytime_quik: no such folder or file of rows; committed are"),
         ("pareto", ["metrik=fid", "cifar"], "metrik=fid: did you mean metric?"),
         ("pareto", ["out=a.gif", "cifar"], "out=a.gif: a figure is .png"),
@@ -63,7 +86,7 @@ def test_a_table_is_printed(name: str, tmp_path: Path) -> None:
         ("dynamics", ["loops_vs_depth_quick"], "no dynamics.csv beside these rows"),
         ("study", ["anytime_diffusion"], "python -m eltlab.analysis.headline"),
         ("collect", ["anytime_quick"], "out= is missing"),
-        ("collect", ["out=a.jsonl", "samples=x", "cifar"], "samples=x: the seed"),
+        ("collect", ["out=a.jsonl", "samples=x", "cifar"], "samples=x: give the seed"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

@@ -100,7 +100,7 @@ def test_collected_rows_are_the_runs_with_what_their_figures_need(
 
 def test_a_file_that_is_not_as_training_left_it_is_named(rows: list[dict]) -> None:
     (Path(rows[0]["folder"]) / "dynamics.csv").write_text("")
-    with pytest.raises(UserError, match=r"a/dynamics\.csv: not as training left it"):
+    with pytest.raises(UserError, match=r"a/dynamics\.csv: damaged"):
         dynamics.draw(table(rows))
 
 
@@ -108,20 +108,20 @@ def test_nothing_is_collected_without_rows(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="no rows to collect"):
         collect.collect(load(tmp_path / "runs"), tmp_path / "a.jsonl", None, False)
-    with pytest.raises(UserError, match=r"rows are a \.jsonl file"):
+    with pytest.raises(UserError, match=r"rows are written to a \.jsonl file"):
         collect.collect(table([row("a", 4, 1.0)]), tmp_path / "a.json", None, False)
 
 
 def test_collecting_removes_nothing_that_it_did_not_write(runs: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="take another name"):  # runs.jsonl would own runs/
+    with pytest.raises(UserError, match="choose another name"):  # runs.jsonl would own runs/
         collect.collect(load(runs), tmp_path / "runs.jsonl", 0, True)
     out = tmp_path / "study.jsonl"
     collect.collect(load(runs), out, 0, True)
     kept = {path: path.read_bytes() for path in tmp_path.rglob("study*/**/*") if path.is_file()}
-    with pytest.raises(UserError, match="collected already"):
+    with pytest.raises(UserError, match="already collected"):
         collect.collect(load(out), out, 0, True)
     (tmp_path / "study" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match=r"holds .*thesis\.tex"):
+    with pytest.raises(UserError, match=r"contains .*thesis\.tex"):
         collect.collect(load(runs), out, 0, True)
     assert all(path.read_bytes() == text for path, text in (before | kept).items())

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "analysis"))  # as for its scripts, which import e
 
 import paper  # noqa: E402
 
-ROWS = {row.name: (row, config, ours) for row, config, ours in paper.computed()}
+ROWS = {row.name: (row, config, ours) for row, config, ours in paper.compute_rows()}
 IMAGE_L = ("maskgit_l", "elt_l_8x3", "elt_l_12x2")
 VIDEO = ("magvit_l", "elt_video_6x4", "elt_video_6x6")
 XL = ("maskgit_xl", "elt_xl_7x4")
@@ -29,7 +29,7 @@ ROUNDED = ("dit_16", "dit_32", "elt_dit_16x2")  # printed as 1.1B and 2.1B
 def test_parameters_are_the_published_ones(name):
     row, _, ours = ROWS[name]
     within = 0.025 if name in ROUNDED else 0.01
-    assert paper.counted(row, ours) / 1e6 == pytest.approx(row.params, rel=within)
+    assert paper.params_as_counted(row, ours) / 1e6 == pytest.approx(row.params, rel=within)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -54,11 +54,11 @@ def test_macs_of_image_l_are_the_published_ones_without_attention(name):
 
 
 def test_only_the_macs_of_xl_cannot_be_reached():
-    [note] = paper.unreached()
+    [note] = paper.explain_deviations()
     assert note.startswith(f"{', '.join(XL)}: ")
-    assert "5.50k to 5.71k, not the published 3.9k" in note
+    assert "5.50k to 5.71k; the published 3.9k" in note
     # What the paper prints for XL is what L takes with attention.
-    assert note.endswith(f"It is that of {', '.join(IMAGE_L)}.")
+    assert note.endswith(f"The figure equals that of {', '.join(IMAGE_L)}.")
     for name in XL:
         row, _, ours = ROWS[name]
         assert ours.linear / 1e9 > 1.4 * row.gmacs
@@ -81,8 +81,8 @@ def test_every_row_is_a_file_and_every_file_a_row():
 def test_every_file_opens_with_its_command_and_its_numbers(name):
     """`python -m eltlab.analysis.paper --write` writes them."""
     row, _, ours = ROWS[name]
-    text = paper.file_of(row).read_text()
-    assert text == paper.header(row, ours) + paper.body(text)
+    text = paper.experiment_file(row).read_text()
+    assert text == paper.header_comment(row, ours) + paper.without_header(text)
     assert f"python -m eltlab.plan experiment=paper/{name}" in text
 
 
@@ -112,7 +112,7 @@ def test_the_table_names_every_row_with_signed_deviations():
 
 def test_the_page_has_the_table():
     """`python -m eltlab.analysis.paper --write` puts it there."""
-    assert f"```text\n{paper.page()}\n```" in (ROOT / "docs" / "compute.md").read_text()
+    assert f"```text\n{paper.format_page()}\n```" in (ROOT / "docs" / "compute.md").read_text()
 
 
 def test_fit_says_that_an_encoded_set_is_missing(tmp_path):

@@ -93,7 +93,7 @@ def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
         own = rows[rows["name"] == f"small/{line['arm']}"]
         first = own.iloc[0]
         assert line["layers x loops"] == f"{first['unique_layers']} x {first['loops_train']}"
-        for title, column in (("parameters", "params_total"), ("MACs a sample", "macs_per_sample"),
+        for title, column in (("parameters", "params_total"), ("MACs per sample", "macs_per_sample"),
                               ("training FLOPs", "train_flops_total")):  # fmt: skip
             assert line[title] == format_si(first[column])
         assert line["seeds"] == "2"
@@ -249,7 +249,7 @@ def test_one_bad_run_does_not_take_the_page_with_it(tmp_path: Path) -> None:
         {**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})
     ]
     html = page_of(rows)
-    assert "dynamics.csv: not as training left it" in html and "<li>unmeasured: no fid</li>" in html
+    assert "dynamics.csv: damaged" in html and "<li>unmeasured: no fid</li>" in html
     assert Tables(html).found["headline"] and "Samples of e at 4 loops" in html
 
 

@@ -74,9 +74,11 @@ def test_fits_of_a_table() -> None:
 
 
 def test_too_few_points_are_a_sentence_and_no_fit() -> None:
-    with pytest.raises(UserError, match="4 points at 2 different places; a, b and c"):
+    with pytest.raises(UserError, match="4 points at 2 different places; fitting a, b and c"):
         scaling.fit_power_law([1e6, 1e6, 1e7, 1e7], [4.0, 4.1, 3.0, 3.1])
-    with pytest.raises(UserError, match="needs looped arms, and unique-layer arms of two depths"):
+    with pytest.raises(
+        UserError, match="requires looped arms, and unique-layer arms of two depths"
+    ):
         scaling.fit_loop_worth([1, 2, 4], [1, 1, 1], [3.0, 2.0, 1.0])
     laws = scaling.power_laws(table([*unique("u1", 1, 5.0), *unique("u8", 8, 2.0)]))
     assert "2 points at 2 different places" in laws["unique layers"]
@@ -85,7 +87,7 @@ def test_too_few_points_are_a_sentence_and_no_fit() -> None:
 
 
 def test_points_that_are_level_tell_no_exponent() -> None:
-    with pytest.raises(UserError, match="the points do not tell b: it is anywhere from -"):
+    with pytest.raises(UserError, match="the points do not determine b: its interval is -"):
         scaling.fit_power_law(np.repeat(G[:4], 3), [31, 20, 41, 23, 41, 29, 28, 19, 39, 29, 27, 35])
 
 
@@ -100,4 +102,4 @@ def test_the_figure_has_a_line_where_there_is_a_fit() -> None:
     [axes] = scaling.draw(rows).axes
     names = axes.get_legend_handles_labels()[1]
     assert any(name.startswith("unique layers: b = -0.5") for name in names)
-    assert "elastic, deep: no law can be told" in names
+    assert "elastic, deep: no fit" in names

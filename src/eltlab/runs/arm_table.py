@@ -9,24 +9,31 @@ if TYPE_CHECKING:
 
 
 def arm_lines(rows: "DataFrame", study: str, metric: str) -> list[str]:
-    """A title and a table with one line per arm; metrics are means over seeds.
+    """The lines of the table: a title that names the metric, headings, and one line per arm.
 
-    If no row has the metric, shows fd_classifier or else FID.
+    If the rows do not have the metric, the classifier's distance or FID takes its place.
     """
     rows = rows[rows["loop_schedule"] == "constant"]
     if metric not in rows or rows[metric].isna().all():
         metric = "fd_classifier" if rows["fd_classifier"].notna().any() else "fid"
+    title = f"{metric} at each loop count, mean over seeds"
+    return [title, *format_table(arm_rows(rows, study, metric))]
+
+
+def arm_rows(rows: "DataFrame", study: str, metric: str) -> list[list[str]]:
+    """The cells of the table, headings first. Schedules and halting are skipped."""
+    rows = rows[rows["loop_schedule"] == "constant"]
     counts = sorted(rows["loops"].unique())
-    head = ["arm", "seeds", "layers x loops", "parameters", "training FLOPs"]
-    text = [[*head, *(f"at {n:g}" for n in counts)]]
+    titles = ["arm", "seeds", "layers x loops", "parameters", "training FLOPs"]
+    table = [[*titles, *(f"at {count:g}" for count in counts)]]
     for name, group in rows.groupby("name", sort=True):
         first = group.iloc[0]
         cells = []
         for count in counts:
             found = group.loc[group["loops"] == count, metric].dropna()
             cells.append(f"{found.mean():.4g}" if len(found) else "")
-        layers = f"{first['unique_layers']:.0f} x {first['loops_train']:.0f}"
+        shape = f"{first['unique_layers']:.0f} x {first['loops_train']:.0f}"
         size, flops = format_si(first["params_total"]), format_si(first["train_flops_total"])
         seeds = str(group["seed"].nunique())
-        text.append([str(name).removeprefix(f"{study}/"), seeds, layers, size, flops, *cells])
-    return [f"{metric} at each loop count, mean over seeds", *format_table(text)]
+        table.append([str(name).removeprefix(f"{study}/"), seeds, shape, size, flops, *cells])
+    return table

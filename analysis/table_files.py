@@ -1,0 +1,39 @@
+"""Writes tables as Markdown or CSV, and replaces blocks of Markdown files."""
+
+import csv
+import io
+from pathlib import Path
+
+from eltlab.common.atomic_files import write_atomic
+from eltlab.common.errors import UserError
+
+
+def format_markdown(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is its heading."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def save_table(rows: list[list[str]], out: str) -> Path:
+    """Writes the cells of a table to OUT.md or OUT.csv, as its suffix says."""
+    path = Path(out).expanduser()
+    if path.suffix == ".md":
+        write_atomic(path, format_markdown(rows) + "\n")
+    elif path.suffix == ".csv":
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows(rows)
+        write_atomic(path, buffer.getvalue())
+    else:
+        raise UserError(f"out={out}: a table is a .md or .csv file")
+    return path
+
+
+def replace_block(file: Path, name: str, text: str) -> None:
+    """Replaces the text between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
+    whole = file.read_text()
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if whole.count(begin) != 1 or whole.count(end) != 1:
+        raise UserError(f"{file}: must contain the markers {begin} and {end}, once each")
+    before, rest = whole.split(begin)
+    _, after = rest.split(end)
+    write_atomic(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")
