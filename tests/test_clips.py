@@ -770,13 +770,6 @@ def test_keys_of_clips_are_checked(folder):
     assert "data.split=4: choose one of 1, 2, 3" in fails(tiny, *clips, "data.split=4")
     assert "data.frames=1: data=clips holds clips" in fails(tiny, *clips, "data.frames=1")
     assert "data.root is missing: data=clips" in fails(tiny, "data=clips")
-    assert "data.stride=2: of clips, and this is data=digits" in fails(tiny, "data.stride=2")
-    assert "data.split=3: of clips, and this is data=digits" in fails(tiny, "data.split=3")
+    assert "data.stride=2 applies to data=clips only" in fails(tiny, "data.stride=2")
+    assert "data.split=3 applies to data=clips only" in fails(tiny, "data.split=3")
     assert "data.frames=4: data=digits holds images" in fails(tiny, "data.frames=4")
-
-
-def test_runs_on_images_keep_their_names():
-    """The keys of clips are no part of what names a run on images."""
-    from eltlab.config.identity import OF_IMAGES
-
-    assert {("stride", 1), ("split", 1)} <= set(OF_IMAGES)

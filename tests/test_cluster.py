@@ -306,9 +306,9 @@ def test_a_mistake_in_a_job_is_one_line(capsys) -> None:
     ("asked", "said"),
     [
         ("trainer=slurm", "no sbatch here; submit on a login node"),
-        ("trainer.name=slurm", "a choice of a file; write trainer=slurm"),
+        ("trainer.name=slurm", "chosen by its group; write trainer=slurm"),
         ("trainer.slurm.cluster=here", "trainer.slurm.cluster=here: choose one of slurm, local"),
-        ("trainer.slurm.hours=0", "trainer.slurm.hours=0.0: over before"),
+        ("trainer.slurm.hours=0", "trainer.slurm.hours=0.0: shorter than"),
         ("trainer.nodes=0", "trainer.nodes=0: must be at least 1"),
         (" ".join([*LOCAL, "trainer.nodes=2"]), "trainer.nodes=2: trainer.slurm.cluster=local has"),
     ],

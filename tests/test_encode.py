@@ -430,17 +430,17 @@ def test_odd_modes_and_sizes_are_encoded_and_unreadable_images_named(weights, tm
         (["data=latents"], "data=latents: encoded already"),
         (["tokenizer=vqgan"], "did you mean"),
         (["tokenizer.name=taesd"], "write tokenizer=taesd"),
-        (["tokenizer.codes=8"], "tokenizer.codes=8: only kmeans has it"),
-        (["tokenizer.base=taesd"], "tokenizer.base=taesd: only kmeans has it"),
+        (["tokenizer.codes=8"], "tokenizer.codes=8 applies to kmeans only"),
+        (["tokenizer.base=taesd"], "tokenizer.base=taesd applies to kmeans only"),
         (["tokenizer.weights=null"], "tokenizer.weights=null: sd_vae needs weights"),
         (["data.channels=1"], "tokenizers see and draw colour; give data.channels=3"),
-        (["data.flip=true"], "data.flip: of no use to encode"),
-        (["data.codebook=8"], "data.codebook: of no use to encode"),
-        (["data.encoding=abc"], "data.encoding: of no use to encode"),
-        (["metrics.images=/x"], "metrics.images: of no use to encode"),
+        (["data.flip=true"], "data.flip has no effect in encode"),
+        (["data.codebook=8"], "data.codebook has no effect in encode"),
+        (["data.encoding=abc"], "data.encoding has no effect in encode"),
+        (["metrics.images=/x"], "metrics.images has no effect in encode"),
         (["loops=2"], "unknown key loops=2"),
         (["shard=0"], "shard=0: must be at least 1"),
-        (["metrics.samples=3"], "give at least two a class"),
+        (["metrics.samples=3"], "give at least two per class"),
     ],
 )
 def test_mistakes_are_explained(overrides, said, images, weights, tmp_path) -> None:
@@ -775,10 +775,12 @@ def test_known_sets_are_planned_without_their_files(name) -> None:
 
 
 def test_images_have_no_keys_of_encoded_sets(tokens) -> None:
-    assert "metrics.images=/x: of encoded sets" in fails(tiny, "metrics.images=/x")
-    assert "data.encoding=abc: of encoded sets" in fails(tiny, "data.encoding=abc")
-    assert "data.factor=2: of latents" in fails(tiny, "data.factor=2")
-    assert "data.factor=2: of latents" in fails(lambda: on(tokens, "data.factor=2", kind="tokens"))
+    assert "metrics.images=/x applies to encoded sets only" in fails(tiny, "metrics.images=/x")
+    assert "data.encoding=abc applies to encoded sets only" in fails(tiny, "data.encoding=abc")
+    assert "data.factor=2 applies to latents only" in fails(tiny, "data.factor=2")
+    assert "data.factor=2 applies to latents only" in fails(
+        lambda: on(tokens, "data.factor=2", kind="tokens")
+    )
 
 
 def test_wrong_tokenizer_keys_are_refused_without_torch() -> None:
@@ -786,4 +788,4 @@ def test_wrong_tokenizer_keys_are_refused_without_torch() -> None:
     check += "try: compose_encode(['data=cifar10', 'out=x', 'tokenizer.codes=8'])\n"
     check += "except Exception as error: print(error, {'torch', 'diffusers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.stdout.endswith("leave it out set()\n") and "codes=8" in done.stdout
+    assert done.stdout.endswith("Remove it. set()\n") and "codes=8" in done.stdout

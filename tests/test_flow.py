@@ -214,8 +214,8 @@ def test_settings_reach_the_objective():
     ("overrides", "message"),
     [
         (["sampler.name=ddpm"], "does not draw from objective=flow; choose euler or heun"),
-        (["objective.time_std=0"], r"objective.time_std=0.0: must lie in \[0.01, 50\]"),
-        (["objective.shift=0"], r"objective.shift=0.0: must lie in \[0.01, 50\]"),
+        (["objective.time_std=0"], r"objective.time_std=0.0: must be in \[0.01, 50\]"),
+        (["objective.shift=0"], r"objective.shift=0.0: must be in \[0.01, 50\]"),
         (["objective.prediction=v"], "unknown key objective.prediction"),
         (["model.width=18", "model.heads=2"], "need a multiple of 4"),
     ],

@@ -23,7 +23,7 @@ from sklearn.cluster import MiniBatchKMeans
 from eltlab.common.errors import UserError
 from eltlab.common.package_folders import package_folder
 from eltlab.config.schema import DataConfig, TokenizerConfig
-from eltlab.config.tokenizer_rules import check
+from eltlab.config.tokenizer_rules import check_tokenizer
 from eltlab.data.images.image_files import load_images
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
 from eltlab.data.tokenizers import kmeans
@@ -599,7 +599,7 @@ def test_every_tokenizer_of_the_configuration_can_be_chosen():
     assert sorted(file.stem for file in files) == sorted(NAMES)
     for file in files:
         config = OmegaConf.merge(OmegaConf.structured(TokenizerConfig), OmegaConf.load(file))
-        check(OmegaConf.to_object(config))
+        check_tokenizer(OmegaConf.to_object(config))
         assert config.name == file.stem
 
 

@@ -186,14 +186,14 @@ def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monke
     [
         ("metrics.extractor=inception", "holds clips; choose one of classifier, i3d"),
         ("data.frame_patch=3", "data.frame_patch=3 does not divide data.frames=8"),
-        ("data.frames=4", "the clips of sprites have 8; leave it out"),
+        ("data.frames=4", "the clips of sprites have 8 frames. Remove it."),
         ("data.frames=1", "data=sprites holds clips; give at least 2"),
         ("data.size=32", "sprites is 64x64"),
-        ("metrics.samples=10", "give at least two a class, 18"),
-        ("data.stride=2", "data.stride=2: of clips"),
+        ("metrics.samples=10", "give at least two per class, 18"),
+        ("data.stride=2", "data.stride=2 applies to data=clips only"),
         (
             "data.in_memory=false",
-            "data.in_memory=false: of sets of files, and data=sprites is kept",
+            "data.in_memory=false applies to sets of files only; data=sprites is",
         ),
     ],
 )

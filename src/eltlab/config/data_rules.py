@@ -1,13 +1,13 @@
-"""Rules of data and of what it is measured by, which fit and encode share; some fill in what follows."""
+"""Rules of data and metrics that fit and encode share, and values that follow from other keys."""
 
 from pathlib import Path
+from typing import Any
 
 from eltlab.common.errors import UserError
 from eltlab.common.text import example_unit
-from eltlab.config.checks import values_of
 from eltlab.config.schema import Config, DataConfig, EncodeConfig, MetricsConfig
 
-# (size, channels, classes) of the sets that are what they are; data=images and data=clips take any.
+# (size, channels, classes) of the sets whose shape is fixed; data=images and data=clips take any.
 NATIVE = {
     "digits": (8, 1, 10),
     "fashion_mnist": (28, 1, 10),
@@ -15,72 +15,64 @@ NATIVE = {
     "sprites": (64, 3, 9),
 }
 SPRITES_FRAMES = 8
-CLIPS = ("sprites", "clips")  # sets of clips; the others are of images
-MAX_PER_CLASS = 10_000  # samples a class, beyond which a distance no longer changes
-INCEPTION_FROM = 32  # pixels a side: below, Inception sees little but its own enlargement
+CLIPS = ("sprites", "clips")  # sets of clips; all other sets hold images
+MAX_PER_CLASS = 10_000  # samples per class beyond which a distance no longer changes
+INCEPTION_FROM = 32  # pixels per side: below, Inception sees little but its own upsampling
 
 
 def check_clips(data: DataConfig) -> None:
-    """Raises UserError where a key of clips has no meaning, or another set is given one."""
+    """Raises UserError if a key of clips is given for a set of images, or does not fit the set."""
     if data.kind == "pixels" and (data.frames > 1) != (data.name in CLIPS):
         raise UserError(
             f"data.frames={data.frames}: data={data.name} holds "
-            + ("clips; give at least 2" if data.name in CLIPS else "images; leave it out")
+            + ("clips; give at least 2" if data.name in CLIPS else "images. Remove it.")
         )
     if data.name == "sprites" and data.frames != SPRITES_FRAMES:
         raise UserError(
-            f"data.frames={data.frames}: the clips of sprites have {SPRITES_FRAMES}; leave it out"
+            f"data.frames={data.frames}: the clips of sprites have {SPRITES_FRAMES} frames. Remove it."
         )
-    if data.name == "clips":
-        if data.stride < 1:
-            raise UserError(f"data.stride={data.stride}: must be at least 1")
-        if data.split not in (1, 2, 3):
-            raise UserError(f"data.split={data.split}: choose one of 1, 2, 3")
-        return
-    for key in ("stride", "split"):
-        if getattr(data, key) != 1:
+    for key, value in (("stride", data.stride), ("split", data.split)):
+        if value != 1 and data.name != "clips":
             raise UserError(
-                f"data.{key}={getattr(data, key)}: of clips, and this is data={data.name}; leave it out, "
-                "or choose data=clips"
+                f"data.{key}={value} applies to data=clips only, and this is data={data.name}. Remove it."
             )
 
 
 def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
-    """Fills in metrics.extractor where it is left out. Raises UserError for one that does not fit."""
+    """Sets metrics.extractor if it is null. Raises UserError if it does not fit the data."""
     of_clips = data.frames > 1
-    if metrics.extractor is None and of_clips:
-        metrics.extractor = "i3d"
+    network = "i3d" if of_clips else "inception"
     if metrics.extractor is None:
-        metrics.extractor = "classifier" if data.pixels < INCEPTION_FROM else "inception"
-    fitting = ("classifier", "i3d" if of_clips else "inception")
-    if metrics.extractor not in fitting:
+        small = not of_clips and data.pixels < INCEPTION_FROM
+        metrics.extractor = "classifier" if small else network
+    if metrics.extractor not in ("classifier", network):
         raise UserError(
             f"metrics.extractor={metrics.extractor}: data={data.name} holds "
-            f"{'clips' if of_clips else 'images'}; choose one of {', '.join(fitting)}"
+            f"{'clips' if of_clips else 'images'}; choose one of classifier, {network}"
         )
 
 
-def check_encoded_keys(data: DataConfig) -> None:
-    """Raises UserError where a key of encoded sets says something of images, or one of latents of tokens:
-    it would give the run another name and change nothing else."""
+def check_data(data: DataConfig, metrics: MetricsConfig) -> None:
+    """Raises UserError if a key contradicts the set; makes paths absolute.
+
+    A key without effect is refused as well: it would give the run another id and change nothing else.
+    """
     if data.kind == "pixels" and data.encoding is not None:
         raise UserError(
-            f"data.encoding={data.encoding}: of encoded sets, and data={data.name} is of images; leave it out"
+            f"data.encoding={data.encoding} applies to encoded sets only; data={data.name} holds pixels. "
+            "Remove it."
         )
     if data.kind != "latents" and data.factor != 1:
         raise UserError(
-            f"data.factor={data.factor}: of latents, and data={data.name} is of {data.kind}; leave it out"
+            f"data.factor={data.factor} applies to latents only; data={data.name} holds {data.kind}. "
+            "Remove it."
         )
-
-
-def check_source(data: DataConfig) -> None:
-    """Raises UserError where a set is asked to be what it is not, or its place is missing."""
     native = NATIVE.get(data.name)
     if native is not None and (data.size, data.channels, data.classes) != native:
         size, channels, classes = native
         raise UserError(
             f"data.size={data.size} data.channels={data.channels} data.classes={data.classes}: "
-            f"{data.name} is {size}x{size}, {channels} channels, {classes} classes; leave these out"
+            f"{data.name} is {size}x{size}, {channels} channels, {classes} classes; remove these keys"
             f"{'' if data.name in CLIPS else ', or use data=images, which resizes'}"
         )
     if data.name == "images" and data.root is None:
@@ -88,34 +80,40 @@ def check_source(data: DataConfig) -> None:
             "data.root is missing: data=images needs a folder or a zip of class folders"
         )
     if data.name == "digits" and data.root is not None:
-        raise UserError(f"data.root={data.root}: the digits come with scikit-learn; leave it out")
-    # Absolute, so that a run can be measured from another folder.
-    if data.root is not None:
-        data.root = str(Path(data.root).expanduser().resolve())
-
-
-def check_metric_places(metrics: MetricsConfig) -> None:
+        raise UserError(f"data.root={data.root}: the digits come with scikit-learn. Remove it.")
+    if data.kind == "pixels" and metrics.images is not None:
+        raise UserError(
+            f"metrics.images={metrics.images} applies to encoded sets only; the images of "
+            f"data={data.name} are in data.root. Remove it."
+        )
     if metrics.weights is not None and metrics.extractor == "classifier":
         raise UserError(
             f"metrics.weights={metrics.weights}: weights of Inception or I3D, and metrics.extractor is "
-            "classifier, which trains its own; leave it out"
+            "classifier, which is trained here. Remove it."
         )
-    if metrics.weights not in (None, "download"):
-        metrics.weights = str(Path(str(metrics.weights)).expanduser().resolve())
-    if metrics.images is not None:
-        metrics.images = str(Path(metrics.images).expanduser().resolve())
+    # Absolute, so that a run can be measured from another folder.
+    data.root = _absolute(data.root)
+    metrics.images = _absolute(metrics.images)
+    if metrics.weights != "download":
+        metrics.weights = _absolute(metrics.weights)
 
 
-def check_samples(config: Config | EncodeConfig, asked: str = "metrics.samples") -> None:
-    """Raises UserError where there are too few samples for a distance, or more than it can use.
+def _absolute(path: Any) -> str | None:
+    return None if path is None else str(Path(str(path)).expanduser().resolve())
 
-    asked: the key that the number of samples was given by.
+
+def check_samples(config: Config | EncodeConfig, samples_key: str = "metrics.samples") -> None:
+    """Raises UserError if there are too few samples for a distance, or more than it can use.
+
+    samples_key: the key that set the number of samples.
     """
     classes, unit = config.data.classes, example_unit(config.data.shape)
-    for name, count in values_of(config, "metrics.samples metrics.reference"):
-        key = asked if name == "metrics.samples" else name
+    counts = {samples_key: config.metrics.samples, "metrics.reference": config.metrics.reference}
+    for key, count in counts.items():
+        if count is None:
+            continue
         if count < 2 * classes:
-            raise UserError(f"{key}={count}: give at least two a class, {2 * classes}")
+            raise UserError(f"{key}={count}: give at least two per class, {2 * classes}")
         if count > MAX_PER_CLASS * classes:
             raise UserError(
                 f"{key}={count}: {count // classes:,} {unit} of each of {classes} classes tell no "

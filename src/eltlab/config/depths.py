@@ -1,21 +1,17 @@
-"""Laws of the loop count that random_depth trains at."""
+"""Distributions of the loop count that supervision=random_depth trains at."""
 
 import math
 
-LAWS = ("uniform", "poisson")
-
-DepthDistribution = dict[
-    int, float
-]  # the share of passes that run each loop count; the shares add up to 1
+DepthDistribution = dict[int, float]  # share of passes at each loop count; the shares add up to 1
 
 
 def depth_distribution(
     law: str, low: int, high: int, mean: float | None = None
 ) -> DepthDistribution:
-    """The share of steps at each loop count low…high; the shares add up to 1.
+    """The share of steps at each loop count from low to high.
 
-    uniform: every count alike. poisson: p(ℓ) ∝ μ^(ℓ − low)/(ℓ − low)!, the Poisson law cut at high,
-    with μ solved for so that the mean of what is left is `mean`, low < mean < high.
+    uniform: every count has the same share. poisson: p(ℓ) ∝ μ^(ℓ − low)/(ℓ − low)!, the Poisson
+    distribution truncated at high, where μ is chosen so that its mean is `mean`, low < mean < high.
     """
     counts = range(low, high + 1)
     if law == "uniform":
@@ -27,7 +23,7 @@ def depth_distribution(
         weights = [math.exp(value - max(logs)) for value in logs]
         return {n: weight / sum(weights) for n, weight in zip(counts, weights, strict=True)}
 
-    # The mean rises with μ from low to high: bisection on log μ.
+    # The mean rises from low to high as μ grows, so log μ is found by bisection.
     below, above = -50.0, 50.0
     for _ in range(200):
         middle = (below + above) / 2

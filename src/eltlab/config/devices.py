@@ -2,13 +2,14 @@
 
 from eltlab.common.errors import UserError
 from eltlab.common.ranks import is_launched, local_world_size, world_size
+from eltlab.config.checks import divisors
 from eltlab.config.schema import Config
 
 
 def adopt_launcher_devices(config: Config) -> None:
     """Sets trainer.devices and trainer.nodes to what the launcher started.
 
-    Raises UserError where others were asked for, or where the batch cannot be dealt out.
+    Raises UserError if other numbers were given, or if the batch cannot be divided among them.
     """
     if not is_launched():
         return
@@ -17,15 +18,15 @@ def adopt_launcher_devices(config: Config) -> None:
     nodes = world_size() // devices
     if (trainer.devices, trainer.nodes) not in ((1, 1), (devices, nodes)):
         raise UserError(
-            f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}: the launcher started "
-            f"{devices} processes on each of {nodes} nodes; leave both keys out"
+            f"{_devices(config)}: the launcher started {devices} processes on each of {nodes} nodes; "
+            "remove both keys"
         )
     trainer.devices, trainer.nodes = devices, nodes
     check_shares(config)
 
 
 def needs_launch(config: Config) -> bool:
-    """Whether this process should start those that do the work. Raises UserError where it cannot."""
+    """Whether this process should start the processes that do the work. Raises UserError if it cannot."""
     if is_launched() or config.world == 1:
         return False
     if config.trainer.nodes > 1:
@@ -37,22 +38,21 @@ def needs_launch(config: Config) -> bool:
 
 
 def check_shares(config: Config) -> None:
-    """Raises UserError where a batch does not go evenly over the devices and pieces."""
-    trainer, batch = config.trainer, config.batch_size
-    shares = config.world * trainer.accumulate
-    if batch % shares:
-        divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+    """Raises UserError if the batch cannot be divided evenly among devices and micro-batches."""
+    parts, batch = config.world * config.trainer.accumulate, config.batch_size
+    if batch % parts:
         raise UserError(
-            f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes} trainer.accumulate="
-            f"{trainer.accumulate}: their product {shares} does not divide batch_size={batch}, the batch "
-            f"of all devices and pieces together; make it one of {divisors}"
+            f"{_devices(config)} trainer.accumulate={config.trainer.accumulate}: their product {parts} does "
+            f"not divide batch_size={batch}, the batch of all devices and micro-batches together; make it "
+            f"one of {divisors(batch)}"
         )
 
 
-def one_device(config: Config, what: str) -> None:
-    """Raises UserError for a configuration of several devices where only one is used."""
-    trainer = config.trainer
+def check_one_device(config: Config, reason: str) -> None:
+    """Raises UserError for a configuration with several devices if only one is used."""
     if config.world > 1:
-        raise UserError(
-            f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}: {what}; leave both out"
-        )
+        raise UserError(f"{_devices(config)}: {reason}; remove both keys")
+
+
+def _devices(config: Config) -> str:
+    return f"trainer.devices={config.trainer.devices} trainer.nodes={config.trainer.nodes}"

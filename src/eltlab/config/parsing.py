@@ -1,9 +1,8 @@
-"""From the command line to a checked Config, by Hydra's groups and grammar.
+"""From the command line to a typed Config, by Hydra's groups and grammar."""
 
-Nothing here imports torch: `--help` and mistakes answer at once.
-"""
-
+import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,30 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package_folders import package_folder
 from eltlab.common.text import mask_password
-from eltlab.config.checks import not_empty
 from eltlab.config.extensions import is_extension, load_extension, source_hash
 from eltlab.config.flat import leaves
+from eltlab.config.keys import check_keys
 from eltlab.config.rules import BUDGETS
 from eltlab.config.schema import Config, EncodeConfig
 
-# Hydra's grammar refuses ~, accents, apostrophes and parentheses in what is just a path.
+# Hydra's grammar refuses ~, accents, apostrophes and parentheses, which paths may contain.
 PLAIN = re.compile(r"[A-Za-z_.]+=[^=,{}\[\]]+")
 
 BUDGET_KEYS = tuple(f"budget.{key}" for key in BUDGETS)
 
-
-# These say which file of conf/ was chosen: set alone, they would label one thing as another.
-CHOSEN = (
-    *("model.name", "objective.name", "supervision.name", "data.name", "data.kind"),
-    *("trainer.name", "tokenizer.name"),
-    *("objective.file", "supervision.file", "objective.source", "supervision.source"),
-)
-
-
 Parsed = list[tuple[str, Any]]  # keys and values of overrides
+
+
+def is_set_by_group(key: str) -> bool:
+    """Whether a key says which file of conf/ was chosen: set alone, it would put a wrong label on a run."""
+    section, _, name = key.rpartition(".")
+    return section not in ("", "sampler") and name in ("name", "kind", "file", "source")
 
 
 def compose_node(
     parsed: Parsed, root: str = "config", schema: Config | EncodeConfig | None = None
 ) -> DictConfig:
-    """What was asked for of a root in conf/, its types checked and its rules not."""
+    """The configuration of a root in conf/ under overrides: its types are checked, its rules are not."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -53,9 +49,9 @@ def compose_node(
         elif key in groups:
             _check_option(key, value)
             choices.append(f"{key}={value}")
-        elif key in CHOSEN:
+        elif is_set_by_group(key):
             group = key.partition(".")[0]
-            raise UserError(f"{key}={value}: a choice of a file; write {group}={value}")
+            raise UserError(f"{key}={value}: chosen by its group; write {group}={value}")
     with initialize_config_dir(str(package_folder("conf").resolve()), version_base="1.3"):
         try:
             composed = hydra_compose(root, overrides=choices)
@@ -66,23 +62,23 @@ def compose_node(
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
     node = typed(composed, schema)
     if any(key in BUDGET_KEYS and value is not None for key, value in parsed):
-        for key in BUDGET_KEYS:  # a budget that is asked for takes the place of the files' own
+        for key in BUDGET_KEYS:  # a requested budget replaces the one of the files
             set_key(node, key, None)
     for key, value in parsed:
         if key not in groups:
-            set_key(node, key, value)
+            set_key(node, key, value, groups)
     return node
 
 
 def parse_overrides(overrides: list[str]) -> Parsed:
-    """(key, value) of each ``key=value``, by Hydra's grammar; sweeps and + ~ prefixes are refused."""
+    """(key, value) of each ``key=value``, by Hydra's grammar. Raises UserError for sweeps, + and ~."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType
     from hydra.errors import HydraException
 
     parsed: Parsed = []
     for text in overrides:
-        said = mask_password(text)  # it may be a mistyped storage=, with a password
+        shown = mask_password(text)  # it may be a mistyped storage=, with a password
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
@@ -90,14 +86,14 @@ def parse_overrides(overrides: list[str]) -> Parsed:
                 key, _, value = text.partition("=")
                 parsed.append((key, value))
                 continue
-            mend = "quote the value twice, e.g. 'name=\"a (1)\"'" if "=" in text else "e.g. loops=4"
-            raise UserError(f"{said!r} is not of the form key=value: {mend}") from error
+            fix = "quote the value twice, e.g. 'name=\"a (1)\"'" if "=" in text else "e.g. loops=4"
+            raise UserError(f"{shown!r} is not of the form key=value: {fix}") from error
         if override.is_sweep_override():
             raise UserError(
-                f"{said}: one run takes one value; for studies over many: python -m eltlab.sweep"
+                f"{shown}: one run takes one value; for studies over many: python -m eltlab.sweep"
             )
         if override.type is not OverrideType.CHANGE or override.package is not None:
-            raise UserError(f"{said}: keys are fixed; write key=value without + or ~")
+            raise UserError(f"{shown}: keys are fixed; write key=value without + or ~")
         parsed.append((override.key_or_group, override.value()))
     return parsed
 
@@ -107,7 +103,7 @@ def typed(composed: DictConfig, schema: Config | EncodeConfig | None = None) -> 
     schema = schema or Config()
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
-    # A mapping that is one value, not a section of keys.
+    # budget.match may be a mapping, which is one value and not a section of keys.
     match = plain.get("budget", {}).pop("match", None)
     for key, kinds in schema.KINDS.items():
         given = plain.get(key)
@@ -130,29 +126,48 @@ def typed(composed: DictConfig, schema: Config | EncodeConfig | None = None) -> 
 
 
 def to_config(node: DictConfig) -> Any:
-    """The Config or EncodeConfig of a node. Raises UserError for a key without a value."""
+    """The Config or EncodeConfig of a node, with every key checked on its own. Raises UserError."""
     try:
         config = OmegaConf.to_object(node)
     except MissingMandatoryValue as error:  # a field of an extension without a default
         raise UserError(f"{error.full_key}: has no default; give {error.full_key}=VALUE") from error
-    not_empty(config)
+    check_keys(config, filled=False)
     return config
 
 
-def set_key(node: DictConfig, key: str, value: Any) -> None:
-    """Assigns one existing key; UserError names the nearest one, or what the type should be."""
+def set_key(node: DictConfig, key: str, value: Any, groups: Sequence[str] = ()) -> None:
+    """Assigns one existing key. Raises UserError, which suggests a key or says what the type should be."""
     known = _known_keys(node)
     if key not in known:
-        if any(name.startswith(key + ".") for name in known):
-            raise UserError(f"{key} is a section: set one of its keys, {_section(known, key)}")
+        inside = [name for name in known if name.startswith(key + ".")]
+        if inside:
+            raise UserError(f"{key} is a section: set one of its keys, {', '.join(inside)}")
         given = mask_password(f"{key}={value}")
-        raise UserError(f"unknown key {given}: {suggest(key, known, 'keys')}")
+        raise UserError(f"unknown key {given}: {suggest_key(key, known, groups)}")
     try:
         OmegaConf.update(node, key, value, merge=False)
     except OmegaConfBaseException as error:
-        # OmegaConf's message, which may quote a value of several lines, without where it found it.
+        # OmegaConf's message without its second part, where it found the value. The value may have several
+        # lines, so it is not cut at the first line.
         reason = str(error).partition("\n    full_key:")[0]
         raise UserError(f"{key}={value}: {reason}") from error
+
+
+def suggest_key(key: str, known: Sequence[str], groups: Sequence[str] = ()) -> str:
+    """ "did you mean …?": a key with this last name, e.g. optim.lr for lr, or the nearest group or key."""
+    section, _, name = key.rpartition(".")
+    for choice, kind in Config.KINDS.get(section, {}).items():
+        if name in kind.__dataclass_fields__:
+            return f"only {section}={choice} has it"
+    known = [each for each in known if not is_set_by_group(each)]
+    found = [each for each in known if each.rpartition(".")[2] == key]
+    if not found:
+        candidates = known if section else [*groups, *known]
+        names = {each.rpartition(".")[2]: each for each in reversed(known)}
+        whole = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6)
+        last = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+        found = whole or [names[each] for each in last]
+    return f"did you mean {' or '.join(found)}?" if found else "--help lists every key"
 
 
 def _known_keys(node: DictConfig) -> list[str]:
@@ -168,12 +183,8 @@ def _known_keys(node: DictConfig) -> list[str]:
     return walk("", node)
 
 
-def _section(known: list[str], prefix: str) -> str:
-    return ", ".join(name for name in known if name.startswith(prefix + "."))
-
-
 def _stand_in(group: str, file: str) -> str:
-    """The option whose sampler and optimizer an extension takes unless others are chosen."""
+    """The option whose sampler and optimizer an extension uses unless they are chosen."""
     kind: Any = load_extension(group, file)
     if group == "supervision":
         return "final"
@@ -194,6 +205,6 @@ def groups_of(root: str) -> list[str]:
 
 
 def options_of(group: Path) -> list[str]:
-    """The choices in a folder of conf/; what lies in a folder named base is a part of others."""
+    """The choices in a folder of conf/. The files in a folder named base are parts of other files."""
     paths = [path.relative_to(group).with_suffix("") for path in group.rglob("*.yaml")]
     return sorted(str(path) for path in paths if path.parent.name != "base")

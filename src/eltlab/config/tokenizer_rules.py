@@ -1,4 +1,4 @@
-"""Which tokenizers there are, and what a configuration may ask of each. Free of torch."""
+"""Which tokenizers there are, and which keys each requires."""
 
 from eltlab.common.errors import UserError, suggest
 from eltlab.config.schema import TokenizerConfig
@@ -7,8 +7,8 @@ CONTINUOUS = ("taesd", "sd_vae")
 NAMES = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
 
 
-def check(config: TokenizerConfig) -> None:
-    """Raises UserError where no tokenizer can be meant; reads no file."""
+def check_tokenizer(config: TokenizerConfig) -> None:
+    """Raises UserError if the keys describe no tokenizer. Reads no file."""
     name, base, codes = config.name, config.base, config.codes
     if name not in NAMES:
         raise UserError(f"tokenizer.name={name}: {suggest(name, NAMES, 'tokenizers')}")
@@ -19,11 +19,11 @@ def check(config: TokenizerConfig) -> None:
     if name != "kmeans":
         for key, value in (("base", base), ("codes", codes)):
             if value is not None:
-                raise UserError(f"tokenizer.{key}={value}: only kmeans has it; leave it out")
+                raise UserError(f"tokenizer.{key}={value} applies to kmeans only. Remove it.")
         return
     if base not in CONTINUOUS:
         raise UserError(
-            f"tokenizer.base={base or 'null'}: kmeans is over a continuous tokenizer; "
+            f"tokenizer.base={base or 'null'}: kmeans needs a continuous tokenizer; "
             f"choose {' or '.join(CONTINUOUS)}"
         )
     if codes is None or codes < 2:

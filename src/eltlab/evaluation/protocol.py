@@ -1,10 +1,10 @@
 """The protocol of a row: everything that must be equal for two values to be comparable (decision 6)."""
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 from eltlab.common.hashing import digest
+from eltlab.config.keys import stable_dict
 from eltlab.config.schema import DataConfig, SamplerConfig
 
 
@@ -14,9 +14,10 @@ def sampling_protocol(
     """The protocol of an evaluation of samples.
 
     How many loops a pass runs (count, schedule or halting) is what studies vary, so it is excluded.
+    So are keys that were added later (`since`) while they have their default.
     """
     studied = ("loops", "halting")
-    fixed = {key: value for key, value in asdict(sampler).items() if key not in studied}
+    fixed = {key: value for key, value in stable_dict(sampler).items() if key not in studied}
     return {
         "extractor": extractor,
         "reference": reference,

@@ -10,9 +10,9 @@ from yaml import YAMLError
 from eltlab.common.errors import UserError, first_line
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
-from eltlab.config.encode_rules import check_encodable, refuse_idle, resolve_encode
+from eltlab.config.encode_rules import check_effect, check_encodable, resolve_encode
 from eltlab.config.parsing import Parsed, compose_node, parse_overrides, to_config, typed
-from eltlab.config.rules import one_budget, resolve
+from eltlab.config.rules import check_one_budget, resolve
 from eltlab.config.schema import Config, EncodeConfig
 from eltlab.data.fill_from_files import fill_from_files
 
@@ -29,7 +29,7 @@ def compose_parsed(parsed: Parsed) -> Config:
     """`compose` for parsed keys and values."""
     node = compose_node(parsed)
     if node.budget.match is not None:
-        one_budget(node.budget)
+        check_one_budget(node.budget)
         match = OmegaConf.to_container(node.budget).get("match")  # type: ignore[union-attr]
         node.budget.match, node.budget.train_flops = None, matched_flops(match, parsed)
     return resolve_node(node)
@@ -45,7 +45,7 @@ def resolve_node(node: DictConfig) -> Config:
 def compose_encode(overrides: list[str]) -> EncodeConfig:
     """`compose` for the keys of encode, whose root is conf/encode.yaml."""
     parsed = parse_overrides(overrides)
-    refuse_idle(key for key, value in parsed if value is not None)
+    check_effect(key for key, value in parsed if value is not None)
     config = to_config(compose_node(parsed, "encode", EncodeConfig()))
     check_encodable(config)
     fill_from_files(config.data)

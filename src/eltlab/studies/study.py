@@ -13,9 +13,9 @@ from eltlab.common.hashing import digest
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
-from eltlab.config.devices import one_device
+from eltlab.config.devices import check_one_device
 from eltlab.config.flat import flatten
-from eltlab.config.identity import whereabouts
+from eltlab.config.identity import place_keys
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.config.schema import Config
 from eltlab.runs.composing import compose_parsed
@@ -47,7 +47,7 @@ class PlannedTrial(NamedTuple):
     def key(self) -> str:
         """Equal for trials that are the same run, measured the same way, whatever the run's name and
         wherever its data are stored."""
-        places: dict[str, Any] = dict.fromkeys(whereabouts(self.config.data))
+        places: dict[str, Any] = dict.fromkeys(place_keys(self.config.data))
         data = replace(self.config.data, **places)
         return digest(replace(self.config, name="", runs_dir="", data=data))
 
@@ -79,7 +79,7 @@ class Study:
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
             parsed.append(("budget.train_flops", self.budget))
         config = compose_parsed([*parsed, ("seed", seed), ("runs_dir", self.runs_dir)])
-        one_device(config, "a trial of a study runs on one device")
+        check_one_device(config, "a trial of a study runs on one device")
         name = f"{self.name}/{self.arm(params, config)}"
         check_measured(self.file, config, name)
         return replace(config, name=name, study=self.name, trial=trial)
@@ -212,7 +212,7 @@ def check_overrides(overrides: list[str], file: StudyFile, path: Path) -> None:
 def identifying_overrides(overrides: list[str], base: Config) -> list[str]:
     """The overrides that make another study. The place of the data does not, unless it names an encoded
     set: then data.encoding stands for it."""
-    places = {f"data.{key}" for key in whereabouts(base.data)}
+    places = {f"data.{key}" for key in place_keys(base.data)}
     kept = [text for text in overrides if text.partition("=")[0] not in places]
     if base.data.encoding and len(kept) < len(overrides):
         kept.append(f"data.encoding={base.data.encoding}")

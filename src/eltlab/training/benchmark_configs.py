@@ -8,9 +8,9 @@ from typing import Any
 from eltlab.common.errors import UserError
 from eltlab.common.machine import Machine, find_machine
 from eltlab.common.text import format_bytes
-from eltlab.config.checks import divides
+from eltlab.config.checks import check_divides
 from eltlab.config.cost.memory import side_by_side
-from eltlab.config.devices import one_device
+from eltlab.config.devices import check_one_device
 from eltlab.config.schedules import is_loop_count
 from eltlab.config.schema import Config
 from eltlab.runs.composing import compose
@@ -45,17 +45,22 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
     depth = chosen.unique_layers * chosen.loops
     configs = []
     for loops in dict.fromkeys([1, *counts]):
-        divides("loop_counts", loops, "the layers of a pass", depth)
+        check_divides("loop_counts", loops, "the layers of a pass", depth)
         looped = [*overrides, f"loops={loops}", f"unique_layers={depth // loops}"]
         configs.append(compose([*looped, "supervision=final"]))
         if loops > 1 and chosen.supervision.name != "final":
             configs.append(compose(looped))
     for config in configs:
+<<<<<<< HEAD
         one_device(config, "bench times one device")
     trainer = chosen.trainer
     machine = find_machine(trainer.accelerator, trainer.precision)
     what = f"{len(configs)} models of batch_size={chosen.batch_size}"
     check_memory(configs, machine, what, "give fewer loop_counts or a smaller batch_size")
+=======
+        check_one_device(config, "bench times one device")
+    check_memory(configs)
+>>>>>>> 3d262f9 (Every key has its sentence, range and choices in the schema, and one checker reads them; ids do not change when a key is added)
     images = (rounds + 2) * chosen.batch_size
     return [replace(c, budget=replace(c.budget, images=images)) for c in configs]
 

@@ -9,7 +9,7 @@ from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
 from eltlab.common.tensor_files import read_tensors
 from eltlab.config.schema import TokenizerConfig
-from eltlab.config.tokenizer_rules import CONTINUOUS, check
+from eltlab.config.tokenizer_rules import CONTINUOUS, check_tokenizer
 from eltlab.data.images.image_files import Images
 from eltlab.data.tokenizers.autoencoders import Autoencoder, load_autoencoder, restore
 from eltlab.data.tokenizers.codebooks import (
@@ -39,7 +39,7 @@ def build_tokenizer(
     fitted: returned instead of fitting if it has the requested base and number of codes.
     Raises UserError if the configuration is wrong, or the weights or the hub cannot be read.
     """
-    check(config)
+    check_tokenizer(config)
     name, weights, subfolder = config.name, config.weights, config.subfolder
     assert weights is not None
     if name == "vqmodel":
