@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def suggest_key(key: str, known: Sequence[str], groups: Sequence[str] = ()) -> s
     """ "did you mean …?": a key with this last name, e.g. optim.lr for lr, or the nearest group or key."""
     section, _, name = key.rpartition(".")
     for choice, kind in Config.KINDS.get(section, {}).items():
-        if name in kind.__dataclass_fields__:
+        if name in {each.name for each in fields(kind)}:
             return f"only {section}={choice} has it"
     known = [each for each in known if not is_set_by_group(each)]
     found = [each for each in known if each.rpartition(".")[2] == key]
