@@ -51,16 +51,11 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
         if loops > 1 and chosen.supervision.name != "final":
             configs.append(compose(looped))
     for config in configs:
-<<<<<<< HEAD
-        one_device(config, "bench times one device")
+        check_one_device(config, "bench times one device")
     trainer = chosen.trainer
     machine = find_machine(trainer.accelerator, trainer.precision)
     what = f"{len(configs)} models of batch_size={chosen.batch_size}"
     check_memory(configs, machine, what, "give fewer loop_counts or a smaller batch_size")
-=======
-        check_one_device(config, "bench times one device")
-    check_memory(configs)
->>>>>>> 3d262f9 (Every key has its sentence, range and choices in the schema, and one checker reads them; ids do not change when a key is added)
     images = (rounds + 2) * chosen.batch_size
     return [replace(c, budget=replace(c.budget, images=images)) for c in configs]
 
