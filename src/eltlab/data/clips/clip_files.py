@@ -8,7 +8,7 @@ import numpy as np
 
 from eltlab.common.text import printable_name
 from eltlab.config.schema import DataConfig
-from eltlab.data.clips.timeline import Timeline
+from eltlab.data.clips.timeline import Timelines
 from eltlab.data.clips.timeline_cache import raise_unusable, read_timelines
 from eltlab.data.clips.video_decoding import Video, frame_to_image
 from eltlab.data.images.image_decoding import TRANSFORM, resize_and_crop
@@ -26,19 +26,13 @@ class ClipFiles(ImageFiles):
     Args:
         split: names are VIDEO#WINDOW, a path relative to root and the number of a window in the video.
         data: a window is frames × stride frames long, and a clip is every stride-th of them.
-        timelines: of each video.
     """
 
     # PyAV brings FFmpeg, which decodes and converts to RGB.
     versions = (*ImageFiles.versions, av.__version__)
 
     def __init__(
-        self,
-        name: str,
-        root: Path,
-        split: ListedSplit,
-        data: DataConfig,
-        timelines: dict[str, Timeline],
+        self, name: str, root: Path, split: ListedSplit, data: DataConfig, timelines: Timelines
     ) -> None:
         super().__init__(name, root, split, data)
         self.timelines, self.stride = timelines, data.stride
@@ -46,7 +40,7 @@ class ClipFiles(ImageFiles):
 
     @cached_property
     def stamps(self) -> list[tuple[int, int]]:
-        videos = [_split_name(name)[0] for name in self.names]
+        videos = [_parse_name(name)[0] for name in self.names]
         distinct = list(dict.fromkeys(videos))
         stamps = dict(zip(distinct, file_stamps(self.root, distinct), strict=True))
         return [stamps[video] for video in videos]
@@ -56,7 +50,7 @@ class ClipFiles(ImageFiles):
         frames, channels, size, _ = self.shape
         windows: dict[str, list[tuple[int, int]]] = {}
         for row, index in enumerate(indices):
-            video_name, window = _split_name(self.names[index])
+            video_name, window = _parse_name(self.names[index])
             windows.setdefault(video_name, []).append((window, row))
         # Each video is opened once, and its windows are taken in ascending order, which is cheapest.
         for video_name, rows in windows.items():
@@ -68,7 +62,7 @@ class ClipFiles(ImageFiles):
                         image[:] = resize_and_crop(frame_to_image(frame), size, channels)
 
 
-def _split_name(name: str) -> tuple[str, int]:
+def _parse_name(name: str) -> tuple[str, int]:
     """a/b.avi#3 → a/b.avi, 3"""
     video, _, window = name.rpartition("#")
     return video, int(window)
@@ -98,7 +92,7 @@ def load_clips(data: DataConfig) -> tuple[Images, Images]:
     return load_or_stream(train, test, data.in_memory)
 
 
-def _cut_windows(videos: ListedSplit, timelines: dict[str, Timeline], span: int) -> ListedSplit:
+def _cut_windows(videos: ListedSplit, timelines: Timelines, span: int) -> ListedSplit:
     """The windows of all videos, end to end; frames after a video's last whole window are dropped."""
     clips = ListedSplit()
     for video, label in zip(videos.names, videos.labels, strict=True):

@@ -16,9 +16,7 @@ class Timeline(NamedTuple):
     length: int
     first: int  # time of the first frame
     last: int  # time of the last frame
-    timed: (
-        int  # 0: decoded frames do not have their times, and are counted from the start of the file
-    )
+    timed: int  # 0: frames have no reliable times, and are counted from the start of the file
 
     def frame_at(self, time: int) -> int:
         """The frame that is shown at a time."""
@@ -29,6 +27,9 @@ class Timeline(NamedTuple):
     def time_of(self, frame: int) -> int:
         """The time at which a frame is shown, rounded down."""
         return self.first + frame * (self.last - self.first) // max(self.length - 1, 1)
+
+
+Timelines = dict[str, Timeline]  # by the name of the video
 
 
 def read_timeline(path: Path) -> Timeline:

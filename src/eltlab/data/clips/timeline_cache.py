@@ -1,7 +1,7 @@
 """The timelines of many videos: each video is read once, and again only if its file changes."""
 
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,15 +15,15 @@ from eltlab.common.file_locks import file_lock
 from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.common.text import printable_name
-from eltlab.data.clips.timeline import Timeline, read_timeline
+from eltlab.data.clips.timeline import Timeline, Timelines, read_timeline
 from eltlab.data.readahead import read_ahead
 from eltlab.data.sets.file_stamps import file_stamps
 
-VIDEOS_PER_ITEM = 8  # videos that a worker reads at a time
+VIDEOS_PER_WORKER = 8  # with fewer videos per worker, starting it takes longer than it saves
 NAMED = 5  # unusable videos that a message names, besides the first
 
 
-def read_timelines(root: Path, names: list[str], workers: int) -> dict[str, Timeline]:
+def read_timelines(root: Path, names: list[str], workers: int) -> Timelines:
     """The timeline of each video. Raises UserError for all unusable videos at once."""
     key = digest(str(root.resolve()), "timelines, 2", av.__version__)
     path = cache_dir() / "clips" / f"{key}.json"
@@ -31,19 +31,37 @@ def read_timelines(root: Path, names: list[str], workers: int) -> dict[str, Time
     with file_lock(path.with_suffix(".lock")):
         cached: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         changed = [name for name in names if cached.get(name, {}).get("mark") != stamps[name]]
+        workers = min(workers, (len(changed) - 1) // VIDEOS_PER_WORKER)
         unusable = {}
-        try:
-            for name, found in _read_videos(root, changed, workers):
-                if isinstance(found, UserError):
-                    unusable[name] = str(found)
-                else:
-                    cached[name] = {"mark": stamps[name], "timeline": found}
-        finally:  # an interrupted run keeps the timelines that it has read
-            if changed:
+        if changed:
+            try:
+                timelines = read_ahead(_TimelineReader(root), changed, workers, pin=False)
+                with Bar("count frames", len(changed), unit="videos") as bar:
+                    for done, (name, found) in enumerate(zip(changed, timelines, strict=True), 1):
+                        if isinstance(found, str):
+                            unusable[name] = found
+                        else:
+                            cached[name] = {"mark": stamps[name], "timeline": found}
+                        bar.update(done)
+            finally:  # an interrupted run keeps the timelines that it has read
                 write_atomic(path, json.dumps(cached))
     if unusable:
         raise_unusable(root, unusable)
     return {name: Timeline(*cached[name]["timeline"]) for name in names}
+
+
+@dataclass
+class _TimelineReader(Dataset):
+    """Runs in the worker processes. An item is the timeline of a video, or the reason why it has none: if
+    the error were raised, it would hide those of other videos."""
+
+    root: Path
+
+    def __getitem__(self, name: str) -> Timeline | str:
+        try:
+            return read_timeline(self.root / name)
+        except UserError as error:
+            return str(error)
 
 
 def raise_unusable(root: Path, reasons: dict[str, str]) -> NoReturn:
@@ -58,35 +76,3 @@ def raise_unusable(root: Path, reasons: dict[str, str]) -> NoReturn:
         write_atomic(path, "".join(f"{reason}\n" for reason in reasons.values()))
         shown += f", …; all of them with the reasons: {path}"
     raise UserError(f"{reasons[first]}; {len(more):,} more cannot be used: {shown}")
-
-
-def _read_videos(
-    root: Path, names: list[str], workers: int
-) -> Iterator[tuple[str, Timeline | UserError]]:
-    if not names:
-        return
-    items = [names[i : i + VIDEOS_PER_ITEM] for i in range(0, len(names), VIDEOS_PER_ITEM)]
-    # A single item is read in this process.
-    found = read_ahead(_TimelineReader(root), items, min(workers, len(items) - 1), pin=False)
-    done = 0
-    with Bar("count frames", len(names), unit="videos") as bar:
-        for item, timelines in zip(items, found, strict=True):
-            yield from zip(item, timelines, strict=True)
-            done += len(item)
-            bar.update(done)
-
-
-class _TimelineReader(Dataset):
-    """Runs in the worker processes; an item is a list of names."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def __getitem__(self, names: list[str]) -> list[Timeline | UserError]:
-        return [self._read(name) for name in names]
-
-    def _read(self, name: str) -> Timeline | UserError:
-        try:
-            return read_timeline(self.root / name)
-        except UserError as error:
-            return error  # one broken video must not hide the others

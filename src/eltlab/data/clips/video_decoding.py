@@ -48,14 +48,10 @@ class Video:
         except _FramesLost as lost:
             if not self.seeks:
                 raise unreadable(self.path, str(lost)) from lost
-        # Some files cannot be entered at their key frames, and some have wrong times. Decoding from
-        # the start works for both, or shows that the file is damaged.
-        self.seeks = False
-        try:
-            self.decoder = self._decode_from_start()
-            return self._take(wanted)
-        except _FramesLost as lost:
-            raise unreadable(self.path, str(lost)) from lost
+            # Some files cannot be entered at their key frames, and some have wrong times. Decoding
+            # from the start works for both, or shows that the file is damaged.
+            self.seeks, self.decoder = False, None
+            return self.frames(wanted)
 
     def _take(self, wanted: range) -> list[av.VideoFrame]:
         assert self.decoder is not None

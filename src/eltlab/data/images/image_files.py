@@ -25,7 +25,7 @@ from eltlab.data.images.image_decoding import TRANSFORM, decode_image
 from eltlab.data.images.image_set import ImageSet, choose_subset
 from eltlab.data.readahead import read_ahead
 from eltlab.data.sets import parquet
-from eltlab.data.sets.file_stamps import file_stamps, survives_copy
+from eltlab.data.sets.file_stamps import file_stamps
 from eltlab.data.sets.image_listing import list_images
 from eltlab.data.sets.listing import ListedSplit
 
@@ -68,7 +68,8 @@ class ImageFiles(Dataset):
     @cached_property
     def origin(self) -> str:
         """Identifies the set, here and in a copy, without reading an image."""
-        length = 2 if survives_copy(self.root) else 1
+        # The time of a file's change differs in a copy; the CRC in a zip or Parquet file does not.
+        length = 2 if self.root.is_file() or self._in_parquet else 1
         stamps = [stamp[:length] for stamp in self.stamps]
         return digest(self.names, self.labels.numpy(), stamps, self.shape, self.transform)
 

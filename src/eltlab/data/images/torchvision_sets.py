@@ -90,14 +90,11 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     # Padded, so that a file that is too short has sizes too, which are then found to be wrong.
     sizes = [int(n) for n in np.frombuffer(content[4:start].ljust(start - 4), dtype=">u4")]
     magic = bytes((0, 0, 8, 1 + len(shape)))
-    if content[:4] != magic or tuple(sizes[1:]) != shape or not sizes[0]:
+    expected = (magic, shape, start + math.prod(sizes))
+    if (content[:4], tuple(sizes[1:]), len(content)) != expected or not sizes[0]:
         raise UserError(
-            f"{path}: not an idx file of {'x'.join(map(str, ('N', *shape)))} bytes; download it again"
-        )
-    if len(content) - start != math.prod(sizes):
-        raise UserError(
-            f"{path}: has {len(content) - start:,} bytes of values, but its header says "
-            f"{math.prod(sizes):,}; download it again"
+            f"{path}: not an idx file of {'x'.join(map(str, ('N', *shape)))} bytes, or cut short; "
+            "download it again"
         )
     return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).view(sizes)
 

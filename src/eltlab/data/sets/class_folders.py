@@ -48,12 +48,12 @@ def is_visible(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.lower().endswith(suffixes) and not hidden
 
 
-def arrange_classes(root: Path, names: list[str], kind: str = "images", depth: int = 0) -> Listing:
+def arrange_classes(root: Path, names: list[str], unit: str = "images", depth: int = 0) -> Listing:
     """Sorts files into splits and classes by their folders. Raises UserError.
 
     Args:
         names: relative to root, in natural order.
-        kind: what error messages call the files.
+        unit: what error messages call the files.
         depth: of the folders train/ and test/, or of the classes; 1 if the names share a top folder.
     """
     folders = group_by_folder(names, depth)
@@ -64,7 +64,7 @@ def arrange_classes(root: Path, names: list[str], kind: str = "images", depth: i
     classes = sorted(folders, key=natural_key)
     if not classes:
         raise UserError(
-            f"data.root={root}: the {kind} are directly in {train_folder or 'the folder'}; give each class "
+            f"data.root={root}: the {unit} are directly in {train_folder or 'the folder'}; give each class "
             f"its own folder, {train_folder}CLASS/"
         )
     if len(classes) == 1:
@@ -78,7 +78,7 @@ def arrange_classes(root: Path, names: list[str], kind: str = "images", depth: i
     folders = group_by_folder(splits[test_folder], depth + 1)
     if not folders:
         raise UserError(
-            f"data.root={root}: the {kind} in {test_folder}/ are in no class folder; move them into "
+            f"data.root={root}: the {unit} in {test_folder}/ are in no class folder; move them into "
             f"{test_folder}/CLASS/, or remove {test_folder}/"
         )
     for name in folders:

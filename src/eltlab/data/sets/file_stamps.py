@@ -20,8 +20,3 @@ def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
         return [(entries[name].file_size, entries[name].CRC) for name in names]
     stats = [os.stat(root / name) for name in names]
     return [(stat.st_size, stat.st_ctime_ns) for stat in stats]
-
-
-def survives_copy(root: Path) -> bool:
-    """Whether stamps stay the same when the files are copied."""
-    return root.is_file() or parquet.is_parquet(root)

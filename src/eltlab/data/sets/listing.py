@@ -50,18 +50,18 @@ class Listing:
                 f"data.root, or train with data.classes={len(self.classes)}"
             )
 
-    def check_examples(self, kind: str = "images", held_out: str = "every tenth") -> None:
+    def check_examples(self, unit: str = "images", held_out: str = "every tenth") -> None:
         """Raises UserError if a class has too few training examples, or there is no test example."""
         counts = Counter(self.train.labels)
         for label, name in enumerate(self.classes):
             if counts[label] < 2:
                 raise UserError(
-                    f"data.root={self.root}: class {name} has {counts[label]} training {kind}; each "
+                    f"data.root={self.root}: class {name} has {counts[label]} training {unit}; each "
                     "class requires at least two"
                 )
         if not self.test.names:
             raise UserError(
-                f"data.root={self.root}: no test {kind}, because {held_out} of a class is held out and no "
+                f"data.root={self.root}: no test {unit}, because {held_out} of a class is held out and no "
                 "class has ten; add more, or split them into train/CLASS/ and test/CLASS/"
             )
 
