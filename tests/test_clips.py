@@ -1,4 +1,4 @@
-"""Clips from folders of videos: what lies where, frames bit by bit, what is refused."""
+"""Clips from folders of videos: listing, frames bit by bit, and what is refused."""
 
 import io
 import os
@@ -32,11 +32,11 @@ from eltlab.data.sets.video_listing import list_videos
 from eltlab.data.sources import class_names, load_splits
 from eltlab.evaluation.features import Extractor, Reference
 
-# --- what the tests read --------------------------------------------------------------------------
+# --- videos for the tests -------------------------------------------------------------------------
 
 
 def pan(count: int, seed: int = 0, width: int = 48, height: int = 32) -> list[np.ndarray]:
-    """Frames uint8 [height, width, 3] that move over blocks of colour."""
+    """Frames uint8 [height, width, 3] of a camera that moves over blocks of colour."""
     blocks = np.random.default_rng(seed).integers(0, 256, (9, 13, 3), np.uint8)
     scene = np.kron(blocks, np.ones((8, 8, 1), np.uint8))
     return [np.roll(scene, (-i, -2 * i), (0, 1))[:height, :width] for i in range(count)]
@@ -53,7 +53,7 @@ def photographs() -> list[Image.Image]:
 
 
 def moving_photographs(count: int) -> list[np.ndarray]:
-    """A camera that moves over one photograph after another."""
+    """Frames of a camera that moves over one photograph after another."""
     views = []
     for i in range(count):
         photo, x, y = photographs()[i * 3 // count], i % 30, (2 * i) % 50
@@ -73,7 +73,7 @@ def write(
     options: dict[str, str] | None = None,
     **codec_options: str,
 ) -> Path:
-    """times: of showing, in frames; None: one after the other."""
+    """times: when each frame is shown, in frames; None: one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate, options=codec_options)
@@ -90,7 +90,7 @@ def write(
 
 
 def write_packed(path: Path, frames: list[np.ndarray]) -> Path:
-    """MPEG-4 as XviD packs it: a B frame lies in the packet of the frame it looks ahead to, and a packet
+    """MPEG-4 as XviD packs it: a B frame is in the packet of the later frame that it refers to, and a packet
     without a frame follows."""
     codec = av.CodecContext.create("mpeg4", "w")
     codec.height, codec.width = frames[0].shape[:2]
@@ -125,7 +125,7 @@ def write_packed(path: Path, frames: list[np.ndarray]) -> Path:
 
 
 def put(root: Path, *names: str, count: int = 8) -> Path:
-    """Videos of so many frames under these names, each another; returns root."""
+    """Writes a different video with this many frames under each name; returns root."""
     for seed, name in enumerate(names):
         write(root / name, pan(count, seed))
     return root
@@ -133,7 +133,7 @@ def put(root: Path, *names: str, count: int = 8) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Two classes of three training videos and a test video of nine frames, and a longer one."""
+    """Two classes with three training videos and a test video of nine frames each, and a longer video."""
     names = [f"train/{label}/{i}.avi" for label in "ab" for i in range(3)]
     root = put(tmp_path_factory.mktemp("made"), *names, "test/a/9.avi", "test/b/9.avi", count=9)
     write(root / "train/b/3.mp4", pan(17, 70), "libx264", g="4", bf="2")
@@ -150,7 +150,7 @@ def asked(root: Path, **keys: object) -> DataConfig:
     return replace(data, patch=4, codebook=16, **keys)
 
 
-# --- what lies where ------------------------------------------------------------------------------
+# --- listing --------------------------------------------------------------------------------------
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -179,7 +179,7 @@ def test_every_tenth_video_of_a_class_is_held_out(tmp_path, prefix):
     assert sorted(listing.train.names + listing.test.names) == sorted(names)
 
 
-def test_what_is_no_set_of_videos_is_refused(tmp_path):
+def test_folders_that_are_no_set_of_videos_are_refused(tmp_path):
     def refused(*names: str, empty: str = "") -> str:
         root = touch(tmp_path / f"r{len(list(tmp_path.iterdir()))}", *names)
         (root / empty).mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ VIDEOS = [f"{name}/v_{name}_g0{g}_c01.avi" for name in ("Bowling", "Archery") fo
 
 
 def put_ucf101(root: Path, inside: str = "UCF-101/") -> Path:
-    """Its layout, with classes whose numbers are not in the order of their names; split n tests group n."""
+    """UCF-101's layout, with classes numbered in another order than by name. Split n tests group n."""
     touch(root, *(inside + name for name in VIDEOS))
     lists = root / "ucfTrainTestlist"
     lists.mkdir()
@@ -241,7 +241,7 @@ def test_the_official_lists_of_ucf101_make_the_split(tmp_path, inside, split):
     assert all((listing.root / name).is_file() for name in rest)
 
 
-def test_the_lists_may_lie_beside_the_folder_of_classes(tmp_path):
+def test_the_lists_may_be_next_to_the_folder_of_classes(tmp_path):
     listing = list_videos(str(put_ucf101(tmp_path) / "UCF-101"), 2)
     assert listing.test.names == [name for name in VIDEOS if "_g02_" in name]
 
@@ -274,7 +274,7 @@ def test_a_broken_ucf101_is_refused(tmp_path):
 
 # --- frames, bit by bit ---------------------------------------------------------------------------
 
-# What a file is written as, and whether its frames are found by their times.
+# How a file is written, and whether its frames are found by their times.
 FORMATS = {
     "b.mp4": ({"codec": "libx264", "bf": "3", "g": "12"}, True),
     "long.mp4": ({"codec": "libx264", "bf": "2", "g": "250", "sc_threshold": "0"}, True),
@@ -317,7 +317,7 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, name):
             for place, pixels in zip(windows[i], got, strict=True):
                 assert np.array_equal(pixels, expected[place]), (windows[i], place)
     assert timed == (not began)
-    with Video(path, timeline) as video:  # entered in its middle
+    with Video(path, timeline) as video:  # started in the middle
         [frame] = video.frames(range(29, 30))
         assert np.array_equal(np.asarray(frame_to_image(frame)), expected[29])
 
@@ -336,7 +336,7 @@ def test_windows_of_a_real_video_are_slices_of_it(name):
 
 @pytest.fixture
 def seen(monkeypatch) -> Counter[str]:
-    """How often files were opened and frames decoded."""
+    """Counts opened files and decoded frames."""
     count: Counter[str] = Counter()
     opened, decoded = open_video.open_video, Video._decode
 
@@ -355,7 +355,7 @@ def seen(monkeypatch) -> Counter[str]:
     return count
 
 
-def test_windows_asked_together_open_a_video_once_and_decode_a_frame_once(tmp_path, seen):
+def test_windows_of_one_batch_open_a_video_once_and_decode_a_frame_once(tmp_path, seen):
     for name, options in {"a/long.mp4": {"g": "250", "sc_threshold": "0"}, "b/x.mp4": {}}.items():
         write(tmp_path / name, pan(40), "libx264", **options)
     names = [f"{name}#{i}" for name in ("a/long.mp4", "b/x.mp4") for i in range(10)]
@@ -369,7 +369,7 @@ def test_windows_asked_together_open_a_video_once_and_decode_a_frame_once(tmp_pa
     assert torch.equal(together, torch.cat(alone)) and seen["opened"] == 22
 
 
-def test_a_late_window_does_not_decode_what_lies_before_its_key_frame(tmp_path, seen):
+def test_a_late_window_does_not_decode_frames_before_its_key_frame(tmp_path, seen):
     for name, codec in [("x.mp4", "libx264"), ("x.avi", "mpeg4")]:
         path = write(tmp_path / name, pan(60), codec, g="10")
         timeline = read_timeline(path)
@@ -379,8 +379,8 @@ def test_a_late_window_does_not_decode_what_lies_before_its_key_frame(tmp_path, 
         assert seen["frames"] <= 14
 
 
-def test_times_that_are_not_those_of_the_frames_are_found_out(tmp_path):
-    """Where the packets do not show it, as decoding goes on."""
+def test_wrong_times_are_detected(tmp_path):
+    """If the packets do not show it, decoding does."""
     path = write(tmp_path / "x.avi", pan(30), "libx264", bf="3", g="12")
     timeline = read_timeline(path)
     assert not timeline.timed
@@ -413,7 +413,7 @@ def as_image(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [16, 33])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_frame_becomes_what_an_image_of_it_becomes(tmp_path, size, channels):
+def test_frames_are_transformed_as_images_are(tmp_path, size, channels):
     rng = np.random.default_rng(0)
     for number, shape in enumerate([(21, 35, 3), (37, 16, 3), (size, size, 3)]):
         frames = [rng.integers(0, 256, shape, np.uint8) for _ in range(7)]
@@ -422,7 +422,7 @@ def test_a_frame_becomes_what_an_image_of_it_becomes(tmp_path, size, channels):
         assert np.array_equal(clip, np.stack(expected))
 
 
-def test_grey_and_transparent_frames_become_what_images_become(tmp_path):
+def test_grey_and_transparent_frames_are_transformed_as_images_are(tmp_path):
     rng = np.random.default_rng(1)
     grey = [rng.integers(0, 256, (20, 30), np.uint8) for _ in range(2)]
     clear = [rng.integers(0, 256, (20, 30, 4), np.uint8) for _ in range(2)]
@@ -434,7 +434,7 @@ def test_grey_and_transparent_frames_become_what_images_become(tmp_path):
 
 
 def test_a_rotated_video_is_upright(tmp_path):
-    """As a player shows it: phones write the sensor's pixels and a rotation."""
+    """As a player shows it: phones store the sensor's pixels and a rotation."""
     frames = [np.random.default_rng(2).integers(0, 256, (20, 20, 3), np.uint8)] * 2
     for turn in (90, 180, 270):
         path = lossless(tmp_path / f"{turn}.mov", frames, rotation=turn)
@@ -442,7 +442,7 @@ def test_a_rotated_video_is_upright(tmp_path):
         assert np.array_equal(one_clip(path, 20, 3)[0], upright.transpose(2, 0, 1))
 
 
-def test_colours_are_those_of_the_scene(tmp_path):
+def test_colours_are_decoded_correctly(tmp_path):
     colours = [(200, 40, 40), (40, 180, 60), (30, 60, 200), (255, 255, 255), (0, 0, 0)]
     for colour in colours:
         frame = np.full((32, 32, 3), colour, np.uint8)
@@ -454,7 +454,7 @@ def test_colours_are_those_of_the_scene(tmp_path):
             assert np.abs(clip.mean(axis=(0, 2, 3)) - colour).max() < 6, (name, colour)
 
 
-def test_the_range_of_values_that_a_video_declares_is_taken(tmp_path):
+def test_the_declared_colour_range_is_used(tmp_path):
     colour = np.full((32, 32, 3), (40, 200, 90), np.uint8)
     full = av.video.reformatter.ColorRange.JPEG
     path = tmp_path / "x.webm"
@@ -480,7 +480,7 @@ def test_odd_sizes(tmp_path):
 # --- sets -----------------------------------------------------------------------------------------
 
 
-def test_videos_are_cut_into_windows_and_the_rest_is_dropped(folder):
+def test_videos_are_cut_into_whole_windows(folder):
     train, test = load_clips(asked(folder))
     assert isinstance(train, ImageSet) and (train.name, test.name) == ("clips/train", "clips/test")
     assert train.images.shape == (6 + 6 + 4, 4, 3, 16, 16) and train.shape == (4, 3, 16, 16)
@@ -506,7 +506,7 @@ def test_the_windows_of_a_video_are_in_one_split(tmp_path):
     }
 
 
-def test_streamed_clips_are_those_in_memory(folder):
+def test_clips_in_memory_and_streamed_are_equal(folder):
     (memory, _), (streamed, _) = (load_clips(asked(folder, in_memory=k)) for k in (True, False))
     assert isinstance(streamed, ClipFiles) and len(streamed) == len(memory) == 16
     assert (streamed.shape, streamed.origin) == (memory.shape, memory.origin)
@@ -521,7 +521,7 @@ def test_streamed_clips_are_those_in_memory(folder):
         assert isinstance(other, ImageSet) and one.hash == other.hash and one.name == other.name
     assert streamed.origin == load_clips(asked(folder, in_memory=False))[0].origin
     extractor = Extractor("x", nn.Flatten(), torch.device("cpu"), 4)
-    for count in (5, None):  # a protocol does not depend on the memory of a machine
+    for count in (5, None):  # a protocol must not depend on the memory of a machine
         names = {
             Reference(s if count is None else s.subset(count), extractor).name
             for s in (memory, streamed)
@@ -529,12 +529,12 @@ def test_streamed_clips_are_those_in_memory(folder):
         assert len(names) == 1
 
 
-def test_a_set_is_its_files_and_how_they_are_cut(folder, tmp_path):
+def test_the_origin_follows_the_files_and_the_way_of_cutting(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     origin = load_clips(asked(folder))[0].origin
     assert load_clips(asked(copy, in_memory=False))[0].origin == origin
     changes = [{"stride": 2}, {"frames": 3}, {"size": 8}, {"channels": 1}]
-    changes += [{"frames": 2, "stride": 3}, {"frames": 2, "stride": 4}]  # as many windows of each
+    changes += [{"frames": 2, "stride": 3}, {"frames": 2, "stride": 4}]  # equally many windows
     origins = {load_clips(asked(folder, in_memory=False, **c))[0].origin for c in changes}
     write(folder / "train/a/0.avi", pan(9, 55))
     origins.add(load_clips(asked(folder, in_memory=False))[0].origin)
@@ -562,12 +562,12 @@ def test_videos_are_read_and_decoded_once(folder, seen, scanned):
     assert len(scanned) == 9 and not seen
     assert [s.hash for s in first] == [s.hash for s in again]
     load_clips(asked(folder, stride=2, in_memory=False))
-    assert len(scanned) == 9 and not seen  # the frames were counted, however they are cut
+    assert len(scanned) == 9 and not seen  # timelines are cached for every way of cutting
     write(folder / "train/a/0.avi", pan(5, 3))
     assert len(load_clips(asked(folder))[0]) == 15 and scanned[9:] == ["0.avi"]
 
 
-def test_all_videos_that_cannot_be_used_are_named_at_once(folder, scanned):
+def test_all_unusable_videos_are_named_at_once(folder, scanned):
     for name in ("a/1.avi", "b/0.avi", "b/2.avi"):
         (folder / "train" / name).write_bytes(b"no video")
     message = fails(load_clips, asked(folder))
@@ -577,12 +577,12 @@ def test_all_videos_that_cannot_be_used_are_named_at_once(folder, scanned):
     for n, name in enumerate(("a/1.avi", "b/0.avi", "b/2.avi")):
         write(folder / "train" / name, pan(3, n))
     message = fails(load_clips, asked(folder))
-    assert scanned[9:] == ["1.avi", "0.avi", "2.avi"]  # the others were counted
+    assert scanned[9:] == ["1.avi", "0.avi", "2.avi"]  # the other timelines are cached
     assert message.startswith(f"{folder}/train/a/1.avi: 3 frames, fewer than data.frames=4 times")
     assert message.endswith("; 2 more cannot be used: train/b/0.avi, train/b/2.avi")
 
 
-def test_many_videos_that_cannot_be_used_are_listed_with_reasons(folder):
+def test_many_unusable_videos_are_listed_with_reasons(folder):
     names = sorted(path.name for path in (folder / "train/a").iterdir())
     for name in names:
         write(folder / "train/a" / name, pan(3))
@@ -601,7 +601,7 @@ def test_many_videos_that_cannot_be_used_are_listed_with_reasons(folder):
 
 
 def refused(folder: Path, content: bytes | None = None, name: str = "2.avi", **keys) -> str:
-    """What is said of train/b/NAME, with these bytes in place of train/b/2.avi."""
+    """The message about train/b/NAME, which has these bytes and replaces train/b/2.avi."""
     path = folder / "train/b" / name
     if content is not None:
         (folder / "train/b/2.avi").unlink(missing_ok=True)
@@ -612,7 +612,7 @@ def refused(folder: Path, content: bytes | None = None, name: str = "2.avi", **k
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_no_video_is_named_whoever_reads_it(folder, workers):
+def test_files_that_are_no_video_are_named(folder, workers):
     for content in (b"", b"no video", np.random.default_rng(0).bytes(5000)):
         message = refused(folder, content, workers=workers)
         assert "not a readable video (" in message and "repair or remove it" in message
@@ -631,7 +631,7 @@ def test_what_is_no_video_is_named_whoever_reads_it(folder, workers):
 def test_a_video_that_is_cut_short_is_named(folder, tmp_path, name, options):
     content = write(tmp_path / name, pan(60), **options).read_bytes()
     assert read_timeline(tmp_path / name).length == 60
-    for share in (0.3, 0.6, 0.8):  # the end of an AVI is its index, which is made anew
+    for share in (0.3, 0.6, 0.8):  # an AVI ends with its index, which FFmpeg can rebuild
         message = refused(folder, content[: int(share * len(content))], name)
         assert message.endswith("repair or remove it")
 
@@ -645,8 +645,8 @@ def test_an_avi_that_is_cut_between_frames_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("every", [2, 3])
-def test_an_avi_whose_frames_were_dropped_evenly_is_whole(folder, tmp_path, every):
-    """Its header counts those that are not there."""
+def test_an_avi_with_evenly_dropped_frames_is_read(folder, tmp_path, every):
+    """Its header counts the dropped frames."""
     path = write(tmp_path / "x.avi", pan(60), "mpeg4", times=range(0, 60 * every, every))
     with av.open(str(path)) as file:
         assert file.streams.video[0].frames > 100
@@ -661,12 +661,12 @@ def test_an_avi_whose_frames_were_dropped_evenly_is_whole(folder, tmp_path, ever
     assert "cut short: " in refused(folder, path.read_bytes()[: places[30] - 8])
 
 
-def test_an_avi_whose_frames_were_dropped_here_and_there_is_uneven(folder, tmp_path):
+def test_an_avi_with_unevenly_dropped_frames_is_refused(folder, tmp_path):
     path = write(tmp_path / "x.avi", pan(60), "mpeg4", times=[n * 3 // 2 for n in range(60)])
     assert "frames at uneven times" in refused(folder, path.read_bytes())
 
 
-def test_a_frame_that_is_damaged_is_named(folder):
+def test_a_video_with_a_damaged_frame_is_named(folder):
     path = folder / "train/b/3.mp4"
     content = bytearray(path.read_bytes())
     with av.open(str(path)) as file:
@@ -675,12 +675,12 @@ def test_a_frame_that_is_damaged_is_named(folder):
     path.write_bytes(content)
     train, _ = load_clips(asked(folder, in_memory=False))
     index = train.names.index("train/b/3.mp4#0")
-    assert len(list(train.read_batches([[index]]))) == 1  # what lies before it is not lost
+    assert len(list(train.read_batches([[index]]))) == 1  # frames before it can be decoded
     message = fails(list, train.read_batches([[index + 2]]))
     assert message.startswith(f"{path}: not a readable video (")
 
 
-def test_sound_and_covers_are_no_video(folder, tmp_path):
+def test_a_file_with_only_sound_is_refused(folder, tmp_path):
     path = tmp_path / "sound.avi"
     with av.open(str(path), "w") as file:
         stream = file.add_stream("pcm_s16le", rate=8000, layout="mono")
@@ -710,7 +710,7 @@ def test_uneven_times_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [Fraction(24000, 1001), 25, 30, 60, 120, 240])
-def test_times_that_a_clock_rounds_are_even(tmp_path, rate):
+def test_rounded_times_are_even(tmp_path, rate):
     """Matroska counts milliseconds."""
     path = write(tmp_path / "x.mkv", pan(70), "libx264", rate=rate, g="10")
     timeline = read_timeline(path)

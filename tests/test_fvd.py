@@ -1,4 +1,4 @@
-"""FVD tells real clips from noised ones: the real I3D on real sprites. Twenty minutes on one core."""
+"""FVD separates real clips from noised ones, by the real I3D on real sprites. Twenty minutes on one core."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from eltlab.evaluation.features import Extractor
 from eltlab.evaluation.i3d import load_i3d
 from eltlab.evaluation.i3d_weights import find_i3d_weights
 
-CLIPS, LEVELS = 512, (8, 16, 32)  # standard deviations of the noise, of 255
+CLIPS, LEVELS = 512, (8, 16, 32)  # standard deviations of the noise, in grey levels of 255
 
 
 def ready() -> bool:

@@ -37,7 +37,7 @@ from eltlab.data.sets.image_listing import SUFFIXES, list_images
 from eltlab.data.sets.listing import ListedSplit
 from eltlab.runs.composing import compose
 
-# --- what the tests read --------------------------------------------------------------------------
+# --- files for the tests --------------------------------------------------------------------------
 
 
 def noise(seed: int, width: int = 8, height: int = 8, mode: str = "RGB") -> Image.Image:
@@ -53,7 +53,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def put(root: Path, *names: str, size: int = 8) -> Path:
-    """Images of noise under these names, each another; returns root."""
+    """Writes a different image of noise under each name; returns root."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def test_every_tenth_of_a_class_is_held_out(tmp_path, prefix):
     assert listing.train.names == [name for name in names if name not in held_out]
 
 
-def test_order_is_natural(tmp_path):
+def test_names_are_in_natural_order(tmp_path):
     names = [
         "x/10.png",
         "x/9.png",
@@ -153,7 +153,7 @@ def test_order_is_natural(tmp_path):
     assert listing.train.labels == [0, 0, 1, 2, 2, 2, 2, 3]
 
 
-def test_only_images_count(tmp_path):
+def test_only_images_are_listed(tmp_path):
     put(tmp_path, *(f"train/{c}/{c}{s}" for c in "ab" for s in (*SUFFIXES, ".JPG")), "test/a/1.png")
     junk = "train/a/.x.png train/a/t.txt train/.c/1.png train/__MACOSX/1.png __MACOSX/train/d/1.png"
     put(tmp_path, *junk.split(), "train/loose.png", "train/empty/notes.md")
@@ -171,7 +171,7 @@ def test_a_zip_is_listed_as_its_folder(folder, tmp_path, top):
         assert mine.names == [top + name for name in other.names] and mine.labels == other.labels
 
 
-def test_a_zip_of_a_training_folder_alone(tmp_path):
+def test_a_zip_of_only_a_training_folder(tmp_path):
     put(tmp_path / "x", *(f"train/{c}/{i}.png" for c in "ab" for i in range(10)))
     listing = list_images(str(zipped(tmp_path / "x", tmp_path / "x.zip")))
     assert listing.classes == ["a", "b"] and len(listing.test.names) == 2
@@ -184,7 +184,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (root / "c").symlink_to(tmp_path / "elsewhere")
     (root / "a/self").symlink_to(root / "a")
     (root / "b/up").symlink_to(root)
-    for one in range(12):  # folders that all lead to all others: 12! ways without a loop
+    for one in range(12):  # every folder links to every other: 12! paths without a loop
         for other in range(12):
             place = put(tmp_path / f"maze/{one}", "1.png")
             (place / f"to{other}").symlink_to(tmp_path / f"maze/{other}")
@@ -198,7 +198,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert 12 <= len([name for name in names if "maze" in name]) <= 24
 
 
-def test_what_is_no_set_of_classes_is_refused(tmp_path):
+def test_folders_that_are_no_set_of_classes_are_refused(tmp_path):
     def refused(*names: str) -> str:
         number = len(list(tmp_path.iterdir()))
         root = put(tmp_path / f"r{number}", *names, size=1)
@@ -224,7 +224,7 @@ def test_what_is_no_set_of_classes_is_refused(tmp_path):
     assert f"{tmp_path}/nowhere: does not exist" in fails(list_images, f"{tmp_path}/nowhere")
 
 
-def test_what_is_no_zip_is_refused(folder, tmp_path):
+def test_files_that_are_no_zip_are_refused(folder, tmp_path):
     text = tmp_path / "pictures.tar"
     text.write_text("no zip")
     assert f"data.root={text}: not a zip, or a damaged one" in fails(list_images, str(text))
@@ -237,7 +237,7 @@ def test_what_is_no_zip_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     "name", ["../1.png", "a/../../1.png", "/etc/1.png", "a\\1.png", "C:/1.png"]
 )
-def test_a_zip_that_leads_out_of_itself_is_refused(folder, tmp_path, name):
+def test_a_zip_with_names_that_point_outside_is_refused(folder, tmp_path, name):
     archive = zipped(folder, tmp_path / "evil.zip")
     with zipfile.ZipFile(archive, "a") as more:
         more.writestr(name, b"")
@@ -260,7 +260,7 @@ def planes(image: Image.Image) -> np.ndarray:
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 
-def test_an_image_of_the_size_keeps_its_pixels():
+def test_an_image_of_the_right_size_keeps_its_pixels():
     for mode, channels in [("RGB", 3), ("L", 1)]:
         image = noise(1, mode=mode)
         assert np.array_equal(pixels(image, channels=channels), planes(image))
@@ -271,7 +271,7 @@ def test_an_image_of_the_size_keeps_its_pixels():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_transparency_lies_over_black(kind):
+def test_transparency_is_shown_over_black(kind):
     image = noise(4, mode="RGBA")
     red, alpha = planes(image)[0].astype(int), planes(image)[3].astype(int)
     kept = pixels(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
@@ -279,13 +279,13 @@ def test_transparency_lies_over_black(kind):
     assert (kept[:, alpha == 0] == 0).all()
 
 
-def test_grey_with_transparency_lies_over_black():
+def test_grey_with_transparency_is_shown_over_black():
     image = noise(5, mode="LA")
     grey, alpha = planes(image).astype(int)
     assert np.abs(pixels(image, channels=1)[0] - grey * alpha / 255).max() <= 1
 
 
-def test_a_palette_is_looked_up():
+def test_palettes_are_applied():
     image = noise(6).quantize(16)
     assert np.array_equal(pixels(image), planes(image.convert("RGB")))
     first = np.asarray(image) == 0
@@ -294,7 +294,7 @@ def test_a_palette_is_looked_up():
     assert np.array_equal(kept[:, ~first], planes(image.convert("RGB"))[:, ~first])
 
 
-def test_grey_of_16_bits_is_scaled():
+def test_16_bit_grey_is_scaled():
     wide = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
     for kind in ("PNG", "TIFF"):
         kept = pixels(Image.fromarray(wide), kind, channels=1)
@@ -302,7 +302,7 @@ def test_grey_of_16_bits_is_scaled():
     assert kept.max() == 255
 
 
-def test_big_endian_16_bits_are_scaled():
+def test_big_endian_16_bit_grey_is_scaled():
     wide = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
     tags = [(256, 8), (257, 8), (258, 16), (259, 1), (262, 1), (273, 200), (278, 8), (279, 128)]
     fields = b"".join(
@@ -313,7 +313,7 @@ def test_big_endian_16_bits_are_scaled():
     assert np.array_equal(decode_image(content, 8, 1, "x")[0], np.rint(wide / 257).astype(np.uint8))
 
 
-def test_one_bit_is_black_and_white():
+def test_one_bit_images_are_black_and_white():
     image = noise(7, mode="L").convert("1")
     kept = pixels(image, channels=1)
     assert np.array_equal(kept[0], np.where(np.asarray(image), 255, 0)) and set(kept.flat) == {
@@ -322,14 +322,14 @@ def test_one_bit_is_black_and_white():
     }
 
 
-def test_print_colours_are_converted():
+def test_cmyk_is_converted():
     cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     for kind in ("TIFF", "JPEG"):
         red, green, blue = pixels(cyan, kind).mean(axis=(1, 2))
         assert red < 40 and green > 120 and blue > 150, kind
 
 
-def test_one_pixel_fills_the_image():
+def test_one_pixel_is_enlarged():
     kept = pixels(Image.new("RGB", (1, 1), (9, 8, 7)), size=5)
     assert (kept == np.array([9, 8, 7])[:, None, None]).all()
 
@@ -342,8 +342,8 @@ def test_exif_orientation_is_applied():
         assert np.array_equal(pixels(image, exif=exif), planes(image.rotate(turned, expand=True)))
 
 
-def test_the_short_side_is_resized_and_the_middle_cut_out():
-    # Black, then 16 columns of a ramp, then white: the middle is what is left.
+def test_the_short_side_is_resized_and_the_centre_cropped():
+    # Black, then 16 columns of a ramp, then white: only the middle is kept.
     wide = np.zeros((16, 48), np.uint8)
     wide[:, 16:32] = np.arange(16) * 16
     wide[:, 32:] = 255
@@ -359,7 +359,7 @@ def test_the_short_side_is_resized_and_the_middle_cut_out():
     )
 
 
-def test_the_first_of_several_pictures_is_taken():
+def test_the_first_frame_of_an_animation_is_taken():
     first, second = Image.new("L", (8, 8), 200), Image.new("L", (8, 8), 10)
     assert (pixels(first, "GIF", save_all=True, append_images=[second], channels=1) == 200).all()
 
@@ -381,7 +381,7 @@ def test_a_broken_image_is_named(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_named_whoever_decodes_it(folder, tmp_path, workers):
+def test_a_broken_image_is_named_by_workers_and_for_zips(folder, tmp_path, workers):
     path = folder / "train/c/1.png"
     path.write_bytes(b"no image")
     archive = zipped(folder, tmp_path / "pictures.zip")
@@ -392,7 +392,7 @@ def test_a_broken_image_is_named_whoever_decodes_it(folder, tmp_path, workers):
         assert f"{place}: not a readable image" in fails(load, root, True, workers)
 
 
-def test_a_file_that_is_gone_is_named(folder, tmp_path):
+def test_a_missing_file_is_named(folder, tmp_path):
     train, _ = load(folder, in_memory=False)
     (folder / "train/a/0.png").unlink()
     assert f"{folder}/train/a/0.png: not readable" in fails(list, train.read_in_order(10))
@@ -404,7 +404,7 @@ def test_a_file_that_is_gone_is_named(folder, tmp_path):
     assert f"{archive}, train/b/0.png: not readable (Bad CRC-32" in fails(load, archive)
 
 
-def test_a_worker_that_is_killed_ends_in_one_line(folder, monkeypatch):
+def test_a_killed_worker_is_reported_in_one_line(folder, monkeypatch):
     def killed(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -437,7 +437,7 @@ def test_a_zip_equals_its_folder(folder, tmp_path, method):
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """The names of the images that were decoded, in this process."""
+    """The names of the images that this process decoded."""
     names = []
 
     def counted(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
@@ -462,17 +462,19 @@ def test_images_are_decoded_once(folder, tmp_path, opened):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_processes_of_a_node_share_what_was_decoded(folder):
+def test_processes_share_decoded_images(folder):
     train, test = load(folder)
     cached = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     assert {str(path) for path in (cache_dir() / "images").glob("*.npy")} & cached
     assert len(train) and len(test)
 
 
-def test_a_file_that_changes_is_decoded_again(folder, tmp_path, opened):
+def test_a_changed_file_is_decoded_again(folder, tmp_path, opened):
     before, path = load(folder)[0], folder / "train/a/4.png"
     bitmaps = [encoded(noise(seed), "BMP") for seed in (1, 2)]
-    for content in bitmaps:  # of equal size and time: only the time of the change tells them apart
+    for (
+        content
+    ) in bitmaps:  # equal size and modification time: only the inode's time of change differs
         path.write_bytes(content)
         os.utime(path, (10**9, 10**9))
         after = load(folder)[0]
@@ -486,7 +488,7 @@ def test_a_file_that_changes_is_decoded_again(folder, tmp_path, opened):
     assert len(hashes) == 2 and len({h for pair in hashes for h in pair}) == 4
 
 
-def test_nothing_half_made_is_left_in_the_cache(folder, tmp_path, monkeypatch):
+def test_the_cache_has_no_partial_files(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
     (folder / "test/c/3.png").write_bytes(b"no image")
     fails(load, folder)
@@ -498,7 +500,7 @@ def test_nothing_half_made_is_left_in_the_cache(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("memory", "kind"), [(4 * 48 * 192, ImageSet), (4 * 48 * 192 - 4, ImageFiles)]
 )
-def test_a_quarter_of_memory_is_taken_at_most(folder, monkeypatch, memory, kind):
+def test_sets_are_loaded_into_at_most_a_quarter_of_memory(folder, monkeypatch, memory, kind):
     monkeypatch.setattr(image_files, "physical_memory", lambda: memory)
     assert [type(split) for split in load(folder, in_memory=None)] == [kind] * 2
     assert isinstance(load(folder, in_memory=True)[0], ImageSet)
@@ -508,7 +510,7 @@ def test_physical_memory_is_plausible():
     assert 2**28 < image_files.physical_memory() < 2**50
 
 
-def test_streamed_images_have_the_hash_of_those_in_memory(folder):
+def test_streamed_images_and_images_in_memory_have_one_origin(folder):
     memory, streamed = load(folder), load(folder, in_memory=False)
     assert [s.origin for s in memory] == [s.origin for s in streamed]
     origins = {memory[0].origin, memory[1].origin, load(folder, size=4)[0].origin}
@@ -524,16 +526,16 @@ def test_streamed_images_have_the_hash_of_those_in_memory(folder):
 def test_a_copy_of_a_folder_is_the_same_set(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     for mine, theirs in zip(load(folder), load(copy, in_memory=False), strict=True):
-        assert mine.origin == theirs.origin  # a run goes on after its images were moved
+        assert mine.origin == theirs.origin  # so a run resumes after its images have moved
 
 
-def test_a_subset_is_the_same_in_memory_and_streamed(folder, opened):
+def test_subsets_in_memory_and_streamed_are_equal(folder, opened):
     memory, streamed = load(folder)[0], load(folder, in_memory=False)[0]
     for count in (7, 35, 36, None):
         one, other = memory.subset(count), streamed.subset(count)
         assert isinstance(other, ImageSet) and one.hash == other.hash and one.name == other.name
     read = len(opened)
-    assert read == 48 + 7 + 35  # the whole was in the cache
+    assert read == 48 + 7 + 35  # the whole set was in the cache
     streamed.subset(7)
     assert len(opened) == read
     assert "images/train has only 36 images; give at most 36" in fails(streamed.subset, 37)
@@ -553,8 +555,8 @@ def small(root: Path, *more: str):
         ("masked", "false", 2),
     ],
 )
-def test_streamed_batches_are_those_in_memory(folder, objective, flip, workers):
-    """Over three epochs, from the start and from the middle."""
+def test_batches_in_memory_and_streamed_are_equal(folder, objective, flip, workers):
+    """Over three epochs, started at step 0 and at step 7."""
     asked = (f"objective={objective}", f"data.flip={flip}", f"data.workers={workers}")
     memory, streamed = (
         build_data(small(folder, *asked, f"data.in_memory={kind}")) for kind in ("true", "false")
@@ -570,7 +572,7 @@ def test_streamed_batches_are_those_in_memory(folder, objective, flip, workers):
             assert x.dtype == x_streamed.dtype and len(x) == 10
 
 
-def test_a_device_streams_the_rows_that_it_takes_from_memory(folder):
+def test_batch_slices_in_memory_and_streamed_are_equal(folder):
     config = small(folder, "objective=diffusion", "data.flip=true", "trainer.accumulate=5")
     batch_slice, cpu = BatchSlice(rank=1, world_size=2, micro_batches=5), torch.device("cpu")
     batches = [
@@ -601,7 +603,7 @@ def test_streaming_leaves_the_global_generator_alone(folder):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-# --- the verbs' view ------------------------------------------------------------------------------
+# --- checks against the configuration -------------------------------------------------------------
 
 
 def test_classes_are_counted_and_checked(folder):
@@ -677,7 +679,7 @@ def test_fashion_mnist_equals_a_folder_of_pngs(fashion):
 
 
 @pytest.mark.parametrize(("place", "suffix"), [("", ".gz"), ("FashionMNIST/raw", ""), ("", "")])
-def test_fashion_mnist_is_found_packed_and_where_torchvision_puts_it(tmp_path, place, suffix):
+def test_fashion_mnist_is_found_compressed_and_in_torchvisions_folder(tmp_path, place, suffix):
     images = np.arange(20 * 28 * 28, dtype=np.uint8).reshape(20, 28, 28)
     labels = np.arange(20, dtype=np.uint8) % 10
     for split in IDX:
@@ -721,7 +723,7 @@ def test_idx_files_of_other_sets_are_refused(fashion):
     assert "t10k-images-idx3-ubyte: not an idx file" in fails(load_fashion_mnist, str(root))
 
 
-def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     import urllib.error
     import urllib.request
 
@@ -739,12 +741,12 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     for split in IDX:
         images, labels = np.ones((9, 28, 28), np.uint8), np.ones(9, np.uint8)
         put_idx(tmp_path / "datasets/FashionMNIST/raw", split, images, labels)
-    assert len(load_fashion_mnist(None)[0]) == 9  # what was downloaded before is there
+    assert len(load_fashion_mnist(None)[0]) == 9  # an earlier download is used
 
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch) -> Path:
-    """A CIFAR-10 of 20 images a file, whose MD5 sums torchvision is told to expect."""
+    """A CIFAR-10 with 20 images per file; torchvision is patched to expect its MD5 sums."""
     from torchvision.datasets import CIFAR10
 
     rng, folder = np.random.default_rng(0), tmp_path / "cifar-10-batches-py"
@@ -786,7 +788,7 @@ def test_cifar10_is_read_in_the_order_of_its_classes(cifar):
     assert np.array_equal(train.labels.numpy(), labels[order]) and train.labels.dtype == torch.int64
     for other in ("cifar-10-batches-py", "archive", "archive/cifar-10-python.tar.gz", "archive"):
         assert load_cifar10(str(cifar / other))[0].hash == train.hash
-    assert not (cifar / "archive/cifar-10-batches-py").exists()  # it may be read-only
+    assert not (cifar / "archive/cifar-10-batches-py").exists()  # the folder may be read-only
 
 
 def test_broken_cifar10_is_refused(cifar):
@@ -803,7 +805,7 @@ def test_broken_cifar10_is_refused(cifar):
     assert f"{archive}: not the CIFAR-10 archive" in fails(load_cifar10, str(archive.parent))
 
 
-def test_each_name_has_its_own_images(fashion, cifar):
+def test_each_name_loads_its_own_images(fashion, cifar):
     assert {len(split) for split in build_splits(tiny())} == {1442, 355}
     config = compose(["data=fashion_mnist", f"data.root={fashion}/idx"])
     assert [split.name for split in build_splits(config)] == [
@@ -833,7 +835,7 @@ def test_imagenette_is_read_from_its_zip():
     assert (len(train), len(test)) == (9469, 3925)
     assert torch.bincount(train.labels).tolist()[:3] == [963, 955, 993]
     some = train.subset(12)
-    # Photographs, not noise: neighbours are alike.
+    # Photographs, not noise: neighbouring pixels are similar.
     assert some.images.float().std() > 40
     assert (some.images[..., 1:].float() - some.images[..., :-1].float()).abs().mean() < 30
 
@@ -841,7 +843,7 @@ def test_imagenette_is_read_from_its_zip():
 def test_cifar10_jpeg_is_read(tmp_path):
     names: list[str] = []
     with tarfile.open(real("cifar10_jpeg.tar.xz")) as tar:
-        for member in tar:  # only its first images: to read it through takes seconds
+        for member in tar:  # only the first images: reading all of them takes seconds
             if member.isfile():
                 tar.extract(member, tmp_path, filter="data")
                 names.append(member.name)
@@ -857,9 +859,8 @@ def test_cifar10_jpeg_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("in_memory", ["true", "false"])
-def test_a_run_is_measured_where_its_images_lie_today(folder, tmp_path, in_memory):
-    """From another place they are the same; other images are refused."""
-    pass
+def test_a_run_is_evaluated_after_its_images_have_moved(folder, tmp_path, in_memory):
+    """The same images may be in another place; different images are refused."""
     from eltlab.runs.row_files import read_rows
 
     small = "data.size=8 data.patch=2 model.width=16 model.heads=2 model.mlp_width=24 batch_size=8"

@@ -17,7 +17,7 @@ from eltlab.data.sets.image_listing import list_images
 from eltlab.runs.composing import compose
 
 NAMES = ["cat", "dog", "owl"]
-# What datasets 2 and later write into the schema for Image and ClassLabel columns.
+# What the library datasets (2 and later) writes into the schema for Image and ClassLabel columns.
 FEATURES = {
     "image": {"_type": "Image"},
     "label": {"names": NAMES, "_type": "ClassLabel"},
@@ -32,7 +32,7 @@ def write(
     columns: tuple[str, str] = ("image", "label"),
     **options: object,
 ) -> Path:
-    """Images of noise number first… with these labels."""
+    """Writes images of noise with these labels; first: seed of the first image."""
     images = [
         {"bytes": encoded(noise(first + i, 10, 8)), "path": f"{i}.png"} for i in range(len(labels))
     ]
@@ -46,7 +46,7 @@ def write(
 
 
 @pytest.mark.parametrize("inside", ["", "train/"])
-def test_a_stray_file_does_not_take_the_place_of_class_folders(inside, tmp_path) -> None:
+def test_a_parquet_file_next_to_class_folders_is_refused(inside, tmp_path) -> None:
     for name in NAMES:
         (tmp_path / inside / name).mkdir(parents=True)
         for i in range(11):
@@ -74,7 +74,7 @@ def load(root: Path, in_memory: bool = False, workers: int = 0):
     return load_images(image_config(root, 8, 3, workers, in_memory))
 
 
-def test_rows_keep_their_order_and_their_classes_names(root) -> None:
+def test_rows_keep_their_order_and_class_names(root) -> None:
     listing = list_images(str(root))
     assert listing.classes == NAMES
     assert listing.train.labels == TRAIN and listing.test.labels == [2, 0, 1, 1]
@@ -85,7 +85,7 @@ def test_rows_keep_their_order_and_their_classes_names(root) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_are_those_of_a_folder_of_the_same_files(root, tmp_path, workers) -> None:
+def test_parquet_files_and_a_folder_give_equal_images(root, tmp_path, workers) -> None:
     train, test = load(root, workers=workers)
     assert isinstance(train, ImageFiles)
     for split, first, labels in ((train, 0, TRAIN), (test, 50, [2, 0, 1, 1])):
@@ -96,7 +96,7 @@ def test_images_are_those_of_a_folder_of_the_same_files(root, tmp_path, workers)
     of_folder = load(tmp_path / "folder")
     for mine, theirs in zip((train, test), of_folder, strict=True):
         mine, theirs = mine.load(), theirs.load()
-        order = mine.labels.argsort(stable=True)  # a folder's order is by class
+        order = mine.labels.argsort(stable=True)  # a folder is sorted by class
         assert torch.equal(mine.images[order], theirs.images)
         assert torch.equal(mine.labels[order], theirs.labels)
 
@@ -110,7 +110,7 @@ def test_rows_are_read_in_any_order(root) -> None:
     assert torch.equal(train.subset(6).images, load(root, True)[0].subset(6).images)
 
 
-def test_one_file_is_a_set_with_every_tenth_row_held_out(tmp_path) -> None:
+def test_every_tenth_row_of_a_single_file_is_held_out(tmp_path) -> None:
     file = write(tmp_path / "animals.parquet", [0, 1] * 12, features=None, columns=("img", "label"))
     listing = list_images(str(file))
     assert listing.classes == ["0", "1"]
@@ -119,12 +119,12 @@ def test_one_file_is_a_set_with_every_tenth_row_held_out(tmp_path) -> None:
     assert compose(["data=images", f"data.root={file}"]).data.classes == 2
 
 
-def test_a_test_split_without_labels_is_passed_over(root) -> None:
+def test_a_test_split_without_labels_is_skipped(root) -> None:
     write(root / "data/test-00000-of-00001.parquet", [-1, -1, -1])
     assert list_images(str(root)).test.labels == [2, 0, 1, 1]
 
 
-def test_the_hash_is_of_the_content_and_not_of_the_place(root, tmp_path) -> None:
+def test_the_origin_follows_the_content_and_not_the_place(root, tmp_path) -> None:
     before = load(root)[0].origin
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     os.utime(copy / "data/train-00000-of-00002.parquet", (1, 1))
@@ -133,7 +133,7 @@ def test_the_hash_is_of_the_content_and_not_of_the_place(root, tmp_path) -> None
     assert load(copy)[0].origin != before
 
 
-def test_what_is_no_set_is_refused(root, tmp_path) -> None:
+def test_files_that_are_no_set_of_images_are_refused(root, tmp_path) -> None:
     train = root / "data/train-00000-of-00002.parquet"
     cut = tmp_path / "cut/train.parquet"
     cut.parent.mkdir()
@@ -150,7 +150,7 @@ def test_what_is_no_set_is_refused(root, tmp_path) -> None:
     )
 
 
-def test_an_image_that_is_not_there_or_broken_is_named(tmp_path) -> None:
+def test_a_missing_or_broken_image_is_named(tmp_path) -> None:
     images = [{"bytes": encoded(noise(i)), "path": "x.png"} for i in range(24)]
     images[3]["bytes"] = None
     images[5]["bytes"] = b"no image"
@@ -167,7 +167,7 @@ def test_an_image_that_is_not_there_or_broken_is_named(tmp_path) -> None:
     )
 
 
-def test_a_folder_of_images_beside_no_parquet_file_is_a_folder(tmp_path) -> None:
+def test_a_folder_without_parquet_files_is_listed_as_a_folder(tmp_path) -> None:
     put(tmp_path, *(f"{label}/{i}.png" for label in "ab" for i in range(12)))
     assert Image.open(tmp_path / "a/1.png").size == (8, 8)
     assert list_images(str(tmp_path)).classes == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Clips end to end: sprites, tokens and latents of clips, FVD in a row, moving pictures."""
+"""Clips end to end: sprites, tokens and latents of clips, FVD in a row, animated grids."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def sheets_tar() -> str:
 
 @pytest.fixture
 def few(monkeypatch) -> str:
-    """The sheets, of which two of each layer are used: 16 figures, 10 of them to train on."""
+    """The sheets, with two variants per layer: 16 figures, 10 of them for training."""
     monkeypatch.setattr(sprites, "VARIANTS", 2)
     monkeypatch.setattr(sprites, "TRAIN", 10)
     return sheets_tar()
@@ -65,7 +65,7 @@ def test_the_split_is_the_official_one(few):
 
 
 def over(under: np.ndarray, sheet: np.ndarray) -> np.ndarray:
-    """Porter and Duff's over, on an opaque ground, in floating point."""
+    """Porter and Duff's `over` on an opaque background, in floating point."""
     alpha = sheet[..., 3:] / 255
     return sheet[..., :3] * alpha + under * (1 - alpha)
 
@@ -83,19 +83,19 @@ def test_a_figure_is_its_layers_in_the_cells_of_its_class():
         cell = whole[64 * row : 64 * row + 64, 64 * column : 64 * column + 64].transpose(2, 0, 1)
         assert (
             np.abs(clips[CLASSES.index(name), 0] - cell).max() <= 2
-        )  # Pillow rounds a layer at a time
-    # Frame 6 of a spell is the cell of frame 4 again.
+        )  # Pillow rounds after every layer
+    # Frame 6 of a spell shows the cell of frame 4 again.
     assert np.array_equal(clips[3, 4], clips[3, 6]) and not np.array_equal(clips[3, 4], clips[3, 5])
 
 
-def test_a_folder_of_sheets_is_as_good_as_a_tar_of_it(few, tmp_path):
+def test_a_folder_and_a_tar_of_the_sheets_are_equal(few, tmp_path):
     with tarfile.open(few) as archive:
         archive.extractall(tmp_path / "sheets", filter="data")
     assert load_sprites(str(tmp_path / "sheets"))[0].origin == load_sprites(few)[0].origin
 
 
 @pytest.mark.parametrize("broken", ["lacks", "torn", "small", "tar", "none"])
-def test_sheets_that_are_not_there_or_others_are_named(few, tmp_path, broken):
+def test_missing_or_wrong_sheets_are_named(few, tmp_path, broken):
     with tarfile.open(few) as archive:
         archive.extractall(tmp_path, filter="data")
     sheet, root = tmp_path / "hair" / "1.png", tmp_path
@@ -139,7 +139,7 @@ def trained(few: str, folder: Path, *overrides: str) -> tuple[Run, list[dict]]:
 
 
 @pytest.mark.parametrize("objective", ["masked", "diffusion", "flow"])
-def test_every_objective_trains_on_clips_and_draws_them(few, tmp_path, objective):
+def test_every_objective_trains_on_clips_and_samples_them(few, tmp_path, objective):
     run, rows = trained(
         few, tmp_path, f"objective={objective}", "metrics.extractor=classifier", "data.flip=true"
     )
@@ -148,7 +148,7 @@ def test_every_objective_trains_on_clips_and_draws_them(few, tmp_path, objective
         assert row["fd_classifier"] > 0 and 0 <= row["accuracy"] <= 1 and row["fd_halves"] > 0
         assert json.loads(row["protocol_text"])["clips"] == "8 frames, stride 1, 64 pixels"
     pictures = sorted((run.folder / "samples").rglob("*.gif"))
-    assert len(pictures) == 3  # the grid of training, and each loop count's tiles
+    assert len(pictures) == 3  # the grid of training, and the tiles of each loop count
     for path in pictures:
         with Image.open(path) as opened:
             assert opened.n_frames == 8
@@ -166,10 +166,10 @@ def test_fvd_is_in_the_rows_with_its_protocol(few, tmp_path, capsys):
     assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-18-")
     capsys.readouterr()
     _, again = trained(few, tmp_path, "evaluate_loops=[2]", "metrics.reference=18")
-    assert again == [row] and "FVD: " not in capsys.readouterr().err  # nothing is left to wait for
+    assert again == [row] and "FVD: " not in capsys.readouterr().err  # nothing is left to measure
 
 
-def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monkeypatch):
+def test_the_time_of_fvd_is_announced_before_training(few, tmp_path, capsys, monkeypatch):
     def train(*arguments) -> None:
         raise UserError("training begins")
 
@@ -197,12 +197,12 @@ def test_how_long_fvd_takes_is_said_before_training(few, tmp_path, capsys, monke
         ),
     ],
 )
-def test_what_clips_cannot_be_is_refused(keys, said):
+def test_keys_that_do_not_suit_clips_are_refused(keys, said):
     with pytest.raises(UserError, match=said):
         compose(["data=sprites", "data.root=x", *keys.split()])
 
 
-def test_images_are_no_clips():
+def test_keys_of_clips_are_refused_for_images():
     with pytest.raises(
         UserError, match="data=digits holds images; choose one of classifier, inception"
     ):
@@ -233,7 +233,7 @@ def test_too_few_clips_for_fvd_are_refused_before_training(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["magvit_l", "elt_video_6x4", "elt_video_6x6"])
 def test_the_papers_video_experiments_run(name, tmp_path):
-    """Their data, objective, sampler and supervision, of a network that trains in seconds."""
+    """With their data, objective, sampler and supervision, but a network that trains in seconds."""
     for label in ("a", "b"):
         for n in range(12):
             write(tmp_path / "videos" / label / f"{n}.avi", pan(16, seed=n, width=160, height=128))
@@ -296,7 +296,7 @@ def test_clips_are_encoded_frame_by_frame_and_train(few, tmp_path):
     assert clips.shape == (2, 8, 3, 64, 64)
 
 
-def test_tokens_of_clips_go_frame_after_frame(few, tmp_path, monkeypatch):
+def test_tokens_of_clips_are_ordered_by_frame(few, tmp_path, monkeypatch):
     out = encoded(few, tmp_path, "kmeans", "tokenizer.base=taesd", "tokenizer.codes=8")
     keys = f"data=tokens data.root={out} metrics.extractor=classifier"
     plain = [key for key in SMALL if "codebook" not in key]
@@ -314,11 +314,11 @@ def test_tokens_of_clips_go_frame_after_frame(few, tmp_path, monkeypatch):
         data.tokenizer.inner, "encode", lambda part: seen.append(len(part)) or inner(part)
     )
     assert torch.equal(data.tokenizer.encode(data.images(config)[0].images[7:8]), ids)
-    assert seen == [2] * 4  # a clip is more than a CPU's caches hold
+    assert seen == [2] * 4  # frames are encoded two at a time, which suits a CPU's caches
 
 
-def test_the_protocol_of_encoded_clips_is_that_of_the_clips(tmp_path):
-    """Real videos, cut at stride 2: pixels, and tokens of their frames, are measured alike."""
+def test_encoded_clips_have_the_protocol_of_their_source(tmp_path):
+    """Real videos cut at stride 2: pixels and tokens of their frames have the same protocol."""
     for split, label, name in [
         (split, label, name)
         for split in ("train", "test")
@@ -349,10 +349,10 @@ def test_the_protocol_of_encoded_clips_is_that_of_the_clips(tmp_path):
     assert len({each["reference"] for each in found}) == 1
 
 
-# --- what people look at --------------------------------------------------------------------------
+# --- grids and samples ----------------------------------------------------------------------------
 
 
-def test_a_grid_of_clips_moves(tmp_path):
+def test_a_grid_of_clips_is_animated(tmp_path):
     rows = [torch.randint(256, (2, 5, 3, 32, 32), dtype=torch.uint8) for _ in range(2)]
     rows[0][0] = torch.arange(5).view(5, 1, 1, 1).mul(60).expand(5, 3, 32, 32)
     save_grid(tmp_path / "a.gif", rows, ["1 loop", "2 loops"])
@@ -380,7 +380,7 @@ def test_sample_writes_clips_as_gif_or_mp4(few, tmp_path, monkeypatch):
 
 
 def test_the_classifier_of_clips_sees_motion():
-    """Two frames in one order and in the other have the same frames and other features."""
+    """Reversed clips have the same frames and different features."""
     model = Classifier(channels=3, size=20, classes=4, frames=4).eval()
     clips = torch.randint(256, (2, 4, 3, 20, 20), dtype=torch.uint8)
     features = model(clips)
