@@ -1,4 +1,4 @@
-"""The benchmark measures what fit does, takes turns, and leaves one row a measurement."""
+"""The benchmark takes the steps of fit, interleaves its models, and writes one row per measurement."""
 
 import json
 import subprocess
@@ -40,15 +40,17 @@ def model(config) -> TimedModel:
     return TimedModel(config, CPU, "32-true", batches)
 
 
-@pytest.mark.parametrize(("objective", "pieces"), [("masked", 1), ("masked", 4), ("diffusion", 1)])
-def test_its_steps_are_those_of_fit(tmp_path, objective, pieces):
-    """Eight steps of either end in the same weights, averages and moments, bit by bit."""
-    asked = [f"objective={objective}", "optim.warmup_images=32", "model.dropout=0.1"]
-    asked.append(f"trainer.accumulate={pieces}")
-    fit.main([*TINY, *asked, "evaluate=false", f"runs_dir={tmp_path}"])
+@pytest.mark.parametrize(
+    ("objective", "micro_batches"), [("masked", 1), ("masked", 4), ("diffusion", 1)]
+)
+def test_its_steps_are_those_of_fit(tmp_path, objective, micro_batches):
+    """Eight steps of each give the same weights, averages and moments, bit for bit."""
+    overrides = [f"objective={objective}", "optim.warmup_images=32", "model.dropout=0.1"]
+    overrides.append(f"trainer.accumulate={micro_batches}")
+    fit.main([*TINY, *overrides, "evaluate=false", f"runs_dir={tmp_path}"])
     [file] = tmp_path.rglob("last.ckpt")
     trained = torch.load(file, weights_only=True)
-    stepped = model(tiny(*asked))
+    stepped = model(tiny(*overrides))
     for _ in range(8):
         assert list(stepped.step().phases) == list(PHASES)
     state = stepped.module.state_dict()
@@ -59,16 +61,16 @@ def test_its_steps_are_those_of_fit(tmp_path, objective, pieces):
         assert all(torch.equal(moments[n][key], value) for key, value in values.items())
 
 
-def test_arms_take_turns_every_other_one_backwards():
+def test_actions_are_interleaved_with_every_second_round_reversed():
     order: list[str] = []
-    told: list[int] = []
+    rounds: list[int] = []
 
-    def taker(name):
+    def action(name):
         return lambda: order.append(name) or (name, len(order))
 
-    taken = interleave([taker("a"), taker("b")], 3, 1, told.append)
-    assert "".join(order) == "abbaabba" and told == [1, 2, 3, 4]
-    # Each taker's own values, in the order of the turns, without the warm-up.
+    taken = interleave([action("a"), action("b")], 3, 1, rounds.append)
+    assert "".join(order) == "abbaabba" and rounds == [1, 2, 3, 4]
+    # The values of each action in the order of the rounds, without the warm-up.
     assert taken == [[("a", 4), ("a", 5), ("a", 8)], [("b", 3), ("b", 6), ("b", 7)]]
 
 
@@ -77,18 +79,18 @@ SMALL = [*TINY, "sampler.steps=2", "repeats=3", "warmup=1", "batches=[1,3]"]
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """The rows of a call of bench, and the steps of each arm that they were made from."""
+    """The rows of a call of bench, and the timed steps of each model behind them."""
     out, taken = tmp_path_factory.mktemp("bench") / "rows.jsonl", []
 
-    def recording(takers, *rest):
-        found = interleave(takers, *rest)
+    def recording(actions, *rest):
+        found = interleave(actions, *rest)
         taken.append(found)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eltlab.training.benchmark.interleave", recording)
         bench.main([*SMALL, "loop_counts=[2,4]", f"out={out}"])
-    return out, read_rows(out), taken[0][:-1]  # the last are those of the matrix product
+    return out, read_rows(out), taken[0][:-1]  # the last action is the matrix product
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def rows(measured):
     return measured[:2]
 
 
-def test_one_row_a_measurement(rows):
+def test_one_row_per_measurement(rows):
     _, found = rows
     train = [row for row in found if row["measure"] == "train"]
     assert [(r["unique_layers"], r["loops"], r["supervision"]) for r in train] == [
@@ -133,8 +135,8 @@ def test_a_row_says_what_was_measured_and_how(rows):
             assert row["flops_per_second"] == pytest.approx(flops) and row["steps"] == 2
 
 
-def test_the_parts_of_a_step_are_the_whole_of_it(measured):
-    """Of every step that was taken; rows have the medians of both."""
+def test_the_phases_of_a_step_add_up_to_it(measured):
+    """In every step; rows have the medians of phases and of steps."""
     train = [row for row in measured[1] if row["measure"] == "train"]
     for row, steps in zip(train, measured[2], strict=True):
         assert len(steps) == row["repeats"]
@@ -186,14 +188,14 @@ def test_recompute_is_measured_too(tmp_path):
     plain, again = (row for row in read_rows(out) if row["loops"] == 4)
     assert again["peak_memory_bytes"] < 0.7 * plain["peak_memory_bytes"]
     assert again["train_flops_per_image"] > 1.2 * plain["train_flops_per_image"]
-    # What is computed a second time is work, and no use of the machine.
+    # Recomputation counts as work of the machine, but not as utilisation.
     assert again["mfu"] * 1.2 < again["flops_per_second"] / again["matmul_flops_per_second"]
 
 
-def test_all_arms_run_as_many_layers_a_pass(tmp_path):
+def test_all_models_run_the_same_number_of_layers_per_pass(tmp_path):
     out = tmp_path / "rows.jsonl"
-    split = ["unique_layers=3", "loops=4", "loop_counts=[4,6]", "batches=[]", f"out={out}"]
-    bench.main([*SMALL, *split])
+    overrides = ["unique_layers=3", "loops=4", "loop_counts=[4,6]", "batches=[]", f"out={out}"]
+    bench.main([*SMALL, *overrides])
     assert {row["depth"] for row in read_rows(out)} == {12}
     assert [row["unique_layers"] for row in read_rows(out)] == [12, 3, 3, 2, 2]
 
@@ -214,26 +216,26 @@ def test_samples_that_halt_are_counted_by_what_they_spent(tmp_path):
     drawn = [
         row for row in read_rows(out) if row["measure"] == "sample" and row["loops_train"] == 4
     ]
-    assert len({row["macs_per_sample"] for row in drawn}) == 1  # one loop, whatever was asked for
+    assert len({row["macs_per_sample"] for row in drawn}) == 1  # one loop, whatever was requested
 
 
 def test_what_it_counts_is_what_a_training_step_of_fit_computes():
-    """FlopCounterMode over training_step and backward: objective, supervision and loss included."""
-    for asked in product(
+    """FlopCounterMode over training_step and backward, with objective, supervision and loss."""
+    for case in product(
         ("masked", "diffusion"), ("final", "ilsd", "deep", "random_depth"), ("true", "false")
     ):
-        objective, supervision, recompute = asked
+        objective, supervision, recompute = case
         config = tiny(f"objective={objective}", f"supervision={supervision}", "model.dropout=0")
         config.trainer.recompute = recompute == "true"
         stepped = model(config)
         exits = stepped.module.supervision.exits(0)
-        # torch counts attention as zero on the CPU unless it is made of plain products.
+        # On the CPU torch counts attention as zero unless it is computed by plain products.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             stepped.module.training_step(next(stepped.batches), 0).backward()
-        assert counter.get_total_flops() == stepped.flops(exits, config.trainer.recompute), asked
+        assert counter.get_total_flops() == stepped.flops(exits, config.trainer.recompute), case
 
 
-def test_rates_are_flops_a_second():
+def test_rates_are_flops_per_second():
     [(train, sample)] = measure_rates([tiny()], "cpu", "32-true", repeats=1)
     assert 1e5 < train < 1e15 and 1e5 < sample < 1e15
     assert 1e8 < measure_matmul_rate(CPU, "32-true") < 1e15
@@ -245,7 +247,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_readme_has_the_paragraph_that_the_rows_make(tmp_path):
-    """`make readme` puts it there."""
+    """`make readme` writes it."""
     page = tmp_path / "README.md"
     page.write_text((ROOT / "README.md").read_text())
     command = [sys.executable, "-m", "eltlab.analysis.performance", f"into={page}"]
@@ -262,7 +264,7 @@ def test_the_rows_hold_tiny_and_base_width_at_equal_depth():
             assert {(width, 12 // loops, loops, name) for name in ("final", "ilsd")} <= train
         assert (width, 12, 1, "final") in train
     assert {row["depth"] for row in rows} == {12} and all(row["device"] for row in rows)
-    # Claims of docs/results.md.
+    # The claims of docs/results.md.
     train = [row for row in rows if row["measure"] == "train"]
     for row in train:
         assert row["peak_memory_bytes"] == pytest.approx(row["memory_training_bytes"], rel=0.15)
@@ -281,7 +283,7 @@ def test_the_rows_hold_tiny_and_base_width_at_equal_depth():
             assert low <= round(row["ratio_to_twin"], 2) <= high
 
 
-def test_rows_that_are_missing_are_told(tmp_path):
+def test_missing_rows_are_reported(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     page = tmp_path / "page.md"
     page.write_text("<!-- performance --><!-- /performance -->")
@@ -315,7 +317,7 @@ def test_rows_without_samples_make_no_paragraph(tmp_path):
         ("trainer.devices=2", "trainer.devices=2 trainer.nodes=1: bench times one device"),
     ],
 )
-def test_mistakes_are_told(wrong, said, tmp_path):
+def test_mistakes_are_reported(wrong, said, tmp_path):
     with pytest.raises(UserError, match=said):
         bench.main([*wrong.split(), f"runs_dir={tmp_path}"])
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""World size and accumulation are details: real processes over gloo train and draw what one does.
+"""Real processes over gloo train and sample as one process does, at any world size and accumulation.
 
 Most of them are forked from this one, which has torch imported already, with the environment that a
 launcher would give them; the last tests start the commands themselves.
@@ -22,7 +22,7 @@ import torch
 from conftest import TINY, tiny
 from studies import opened
 
-import eltlab.training.sharding  # noqa: F401  # before any fork, for speed
+import eltlab.training.sharding  # noqa: F401  # imported before any fork, for speed
 from eltlab import evaluate, fit
 from eltlab.common import distributed, file_locks, ranks
 from eltlab.common.errors import UserError
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 
 def processes(world: int, work: Callable[[], None]) -> list[int]:
-    """Runs work in this many processes, as torchrun would start them; their exit codes."""
+    """The exit codes of `work` in this many processes, started as torchrun would start them."""
     address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     size = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     children = []
@@ -78,7 +78,7 @@ def processes(world: int, work: Callable[[], None]) -> list[int]:
 
 
 def fitted(runs: Path, world: int, *overrides: str) -> Path:
-    """The folder of a run that this many processes trained."""
+    """The folder of a run trained by this many processes."""
     command = [*SMALL, f"runs_dir={runs}", *overrides]
     assert processes(world, lambda: fit.main(command)) == [0] * world
     return folder(runs)
@@ -90,7 +90,7 @@ def folder(runs: Path) -> Path:
 
 
 def rows(path: Path) -> list[list[float]]:
-    """The numbers of a CSV file but for the speed; −1 where there is none."""
+    """The numbers of a CSV file except for the speed; −1 for an empty field."""
     with path.open(newline="") as file:
         lines = [line for line in csv.DictReader(file)]
     names = [name for name in lines[0] if name != "images_per_second"]
@@ -98,8 +98,8 @@ def rows(path: Path) -> list[list[float]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """Of a checkpoint, live and averaged, without the bias of the keys: attention does not depend on
-    it, so that its gradient is rounding alone, which Adam makes as large as any other."""
+    """Live and averaged weights of a checkpoint, without the bias of the keys. Attention does not depend on
+    that bias, so its gradient is rounding error, which Adam scales up to the size of other updates."""
     state = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
     for key, value in state.items():
         if key.endswith("qkv.bias"):
@@ -109,7 +109,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:
-    """Losses, validation, live and averaged weights."""
+    """Compares losses, validation, live and averaged weights."""
     for name in ("metrics.csv", "validation.csv"):
         left, right = torch.tensor(rows(one / name)), torch.tensor(rows(other / name))
         torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
@@ -124,7 +124,7 @@ def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 ARMS = {
     "masked": ("objective=masked",),
     "diffusion": ("objective=diffusion",),
-    # The injection gets no gradient in steps of one loop.
+    # The injection has no gradient in steps of one loop.
     "random depth": ("objective=masked", "supervision=random_depth", "model.inject_input=true"),
 }
 SPREAD: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -142,9 +142,9 @@ SPREAD: dict[str, tuple[int, tuple[str, ...]]] = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The run folder of an arm that was spread so; each is trained once."""
+    """The run folder of an arm under a distribution of SPREAD. Each is trained once."""
     preload()
-    tiny()  # whose imports forks need not do again
+    tiny()  # imports what the forks use, once
 
     @cache
     def run(arm: str, spread: str = "alone") -> Path:
@@ -162,11 +162,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
         *(("random depth", spread) for spread in ("ddp, accumulation, recomputation", "fsdp")),
     ],
 )
-def test_devices_and_pieces_train_as_one_process_does(
+def test_devices_and_micro_batches_train_as_one_process_does(
     trained: Callable[..., Path], arm: str, spread: str
 ) -> None:
     one, other = trained(arm), trained(arm, spread)
-    assert other.name == one.name  # the same run: world size is no part of what it is
+    assert other.name == one.name  # the same run id: world size is no part of it
     assert_same_run(one, other)
     assert len(list((other / "samples").glob("*.png"))) == 1
 
@@ -175,7 +175,7 @@ def test_devices_and_pieces_train_as_one_process_does(
 def test_compiled_blocks_train_to_the_same_losses(
     trained: Callable[..., Path], tmp_path: Path, strategy: str
 ) -> None:
-    """Dynamo makes the graphs; eager runs them, for which no compiler is needed."""
+    """Dynamo makes the graphs and the eager backend runs them, which needs no compiler."""
     settings = ["trainer.compile=true", f"trainer.strategy={strategy}"]
 
     def work() -> None:
@@ -188,7 +188,7 @@ def test_compiled_blocks_train_to_the_same_losses(
 
 
 def stop_at(step: int) -> None:
-    """From now on this process leaves a run as it has checkpointed this step."""
+    """Makes this process exit after it has checkpointed this step."""
     save = CheckpointWriter.after_step
 
     def after_step(self, trainer, module) -> None:
@@ -199,8 +199,8 @@ def stop_at(step: int) -> None:
     CheckpointWriter.after_step = after_step  # type: ignore[method-assign]
 
 
-def test_a_run_goes_on_at_another_world_size(trained: Callable[..., Path], tmp_path: Path) -> None:
-    """1, 2 sharded, 2 replicated, 1 in pieces: the losses are those of a run that nobody stopped."""
+def test_a_run_resumes_at_another_world_size(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """One process, two sharded, two replicated, one with micro-batches: as a run that was never stopped."""
     legs = [
         (2, 1, ()),
         (4, 2, ("trainer.strategy=fsdp",)),
@@ -211,8 +211,8 @@ def test_a_run_goes_on_at_another_world_size(trained: Callable[..., Path], tmp_p
 
         def leg(step: int = step, settings: tuple = settings) -> None:
             stop_at(step)
-            asked = [*ARMS["masked"], "trainer.checkpoint_seconds=0", *settings]
-            fit.main([*SMALL, f"runs_dir={tmp_path}", *asked])
+            overrides = [*ARMS["masked"], "trainer.checkpoint_seconds=0", *settings]
+            fit.main([*SMALL, f"runs_dir={tmp_path}", *overrides])
 
         assert processes(world, leg) == [0] * world
         path = folder(tmp_path) / "checkpoints" / "last.ckpt"
@@ -225,7 +225,7 @@ def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy
     honest, calls = Masked.loss, [0]
 
     def loss(self, pred, target):
-        calls[0] += 1  # twice a step, under ILSD
+        calls[0] += 1  # twice per step with ILSD
         spoiled = ranks.rank() == 1 and calls[0] == 5
         return honest(self, pred, target) * (float("nan") if spoiled else 1)
 
@@ -252,7 +252,7 @@ def test_shards_compute_in_bf16_and_reduce_in_float32(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_shards_is_one_of_a_single_device(trained: Callable[..., Path]) -> None:
-    """Key by key, in the optimizer too."""
+    """Key by key, also in the optimizer state."""
     runs = [trained("masked", spread) for spread in ("alone", "fsdp")]
     left, right = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs)
     assert list(left["state_dict"]) == list(right["state_dict"])
@@ -303,7 +303,7 @@ def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) ->
         assert two == one
 
 
-def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
+def test_ranks_wait_for_the_main_process_but_not_for_a_step_that_hangs() -> None:
     def work() -> None:
         distributed.WAIT = timedelta(seconds=2)
         distributed.init_process_group(torch.device("cpu"))
@@ -314,7 +314,7 @@ def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
             time.sleep(3)
         assert distributed.broadcast(7 if ranks.is_main_process() else None) == 7
         if not ranks.is_main_process():
-            time.sleep(5)  # hangs in a step
+            time.sleep(5)  # stands for a step that hangs
             return
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
             distributed.all_reduce_mean(torch.ones(1))
@@ -322,11 +322,11 @@ def test_what_the_first_does_alone_is_waited_for_and_a_step_is_not() -> None:
     assert processes(2, work) == [0, 0]
 
 
-# --- shares ---------------------------------------------------------------------------------------
+# --- slices ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_batches_of_all_shares_are_the_whole_batches(flip: bool) -> None:
+def test_the_batches_of_all_slices_are_the_whole_batches(flip: bool) -> None:
     images = torch.arange(21 * 6, dtype=torch.uint8).view(21, 1, 2, 3)
     split = {"images": images, "labels": torch.arange(21)}
 
@@ -337,12 +337,14 @@ def test_the_batches_of_all_shares_are_the_whole_batches(flip: bool) -> None:
     ranks = [batches(BatchSlice(rank, 2, 0, 2)) for rank in range(2)]
     assert len(whole) == 4 and [len(taken) for taken in ranks] == [8, 8]
     for step, batch in enumerate(whole):
-        parts = [ranks[rank][2 * step + piece] for piece in range(2) for rank in range(2)]
+        parts = [
+            ranks[rank][2 * step + micro_batch] for micro_batch in range(2) for rank in range(2)
+        ]
         for all_rows, of_parts in zip(batch, zip(*parts, strict=True), strict=True):
             assert torch.equal(all_rows, torch.cat(of_parts))
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_an_error_with_its_mend() -> None:
+def test_a_batch_that_devices_do_not_divide_is_an_error_with_its_fix() -> None:
     with pytest.raises(UserError, match="6 does not divide batch_size=8") as error:
         tiny("trainer.devices=3", "trainer.accumulate=2")
     assert str(error.value).endswith("make it one of 1, 2, 4, 8")
@@ -399,14 +401,14 @@ def test_a_signal_to_the_launcher_stops_all_processes(
     process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == 128 + number and out == ""
-    assert err.count("fit: ") == 1  # only the first process speaks
+    assert err.count("fit: ") == 1  # only the main process prints
     if number == signal.SIGINT:
         assert err.count("stopped; the same command resumes from the last checkpoint") == 1
     assert "Traceback" not in err and "torch" not in err and "rank" not in err
 
 
 def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Path) -> None:
-    """It is the first process alone that meets this one: another holds the run."""
+    """Only the main process meets this one: the run is locked."""
     run = Run.of(tiny(*SMALL, f"runs_dir={tmp_path}"))
     with file_locks.file_lock(run.folder / ".lock"):
         process = command("eltlab.fit", *SMALL, f"runs_dir={tmp_path}", "trainer.devices=2")
@@ -416,7 +418,7 @@ def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Pa
     assert "Traceback" not in err and "Error" not in err
 
 
-@pytest.mark.slow  # three more starts of a process
+@pytest.mark.slow  # starts three more processes
 def test_torchrun_starts_fit(trained: Callable[..., Path], tmp_path: Path) -> None:
     launcher = [
         "torch.distributed.run",

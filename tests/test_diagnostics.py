@@ -1,4 +1,4 @@
-"""What a run shows of itself: validation by exit and level, the gap to the teacher, wandb."""
+"""Diagnostics of a run: validation by exit and level, the gap to the teacher, wandb."""
 
 import csv
 import math
@@ -88,36 +88,38 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     ("objective", "codes", "values"),
     [("masked", 128, 16 * 128), ("masked", 16, 16 * 64), ("diffusion", 16, 16 * 64)],
 )
-def test_validation_in_pieces_is_that_of_the_whole(objective, codes, values, tmp_path, monkeypatch):
-    """As large as the codes of all tokens let them be, or what a layer works on: 16 + 2 x 24 numbers."""
-    monkeypatch.setattr(Validation, "IMAGES", 40)  # eight a level
+def test_validation_in_micro_batches_equals_validation_at_once(
+    objective, codes, values, tmp_path, monkeypatch
+):
+    """Their size is bounded by the codes per token, or by what a layer works on: 16 + 2 x 24 numbers."""
+    monkeypatch.setattr(Validation, "IMAGES", 40)  # eight per level
     passes = []
     losses = Validation.losses
 
-    def counted(self, module, piece, noise, u_B):
-        passes.append(len(piece))
-        return losses(self, module, piece, noise, u_B)
+    def counted(self, module, micro_batch, noise, u_B):
+        passes.append(len(micro_batch))
+        return losses(self, module, micro_batch, noise, u_B)
 
     monkeypatch.setattr(Validation, "losses", counted)
     asked = f"objective={objective}", f"data.codebook={codes}"
     whole = lines(train(tmp_path / "a", *asked).folder / "validation.csv")
     assert passes == [8] * 2 * LEVELS
-    monkeypatch.setattr(Validation, "VALUES", 3 * values - 1)  # for two, not for three
-    pieces = lines(train(tmp_path / "b", *asked).folder / "validation.csv")
+    monkeypatch.setattr(Validation, "VALUES", 3 * values - 1)  # room for two images, not for three
+    micro_batches = lines(train(tmp_path / "b", *asked).folder / "validation.csv")
     assert passes[2 * LEVELS :] == [2] * 4 * 2 * LEVELS
-    assert pieces == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
+    assert micro_batches == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
 
 
-def test_pieces_are_equal_and_leave_little_out():
+def test_micro_batches_are_equal_and_leave_little_out():
     for count, at_once in product(range(1, 110), range(1, 40)):
-        pieces, least = micro_batch_count(count, at_once), math.ceil(count / at_once)
-        assert 1 <= count // pieces <= at_once and pieces <= 2 * least
-        assert count % pieces <= count % least
+        micro_batches, least = micro_batch_count(count, at_once), math.ceil(count / at_once)
+        assert 1 <= count // micro_batches <= at_once and micro_batches <= 2 * least
+        assert count % micro_batches <= count % least
     assert micro_batch_count(102, 4) == 34 and micro_batch_count(103, 1) == 103
 
 
 @objectives
-def test_looking_changes_nothing_that_is_learnt(objective, tmp_path):
+def test_validation_does_not_change_training(objective, tmp_path):
     looked = train(tmp_path / "a", f"objective={objective}", "trainer.validations=8")
     blind = train(tmp_path / "b", f"objective={objective}", "trainer.validations=0")
     assert looked.folder.name == blind.folder.name
@@ -150,7 +152,7 @@ def test_a_killed_run_leaves_the_validation_of_an_undisturbed_one(tmp_path, monk
     calls = []
 
     def killed(path: Path):
-        """Stops just before the sixth checkpoint is renamed: after the first validation."""
+        """Fails just before the sixth checkpoint is renamed, which is after the first validation."""
         calls.append(path.name)
         if calls.count("last.ckpt") == 6:
             raise KeyboardInterrupt
@@ -169,7 +171,7 @@ def test_a_killed_run_leaves_the_validation_of_an_undisturbed_one(tmp_path, monk
 
 
 def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
-    """The calls, recorded by a stand-in, because the package brings two dozen others."""
+    """Calls are recorded by a stub, because wandb has two dozen dependencies."""
     calls = []
 
     class Recorder:
@@ -200,7 +202,7 @@ def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
 
 
 def test_the_real_wandb_takes_it(tmp_path, monkeypatch):
-    """Offline: what it wrote to disk is read back. Where the package is installed."""
+    """Offline, if wandb is installed: reads back what it wrote to disk."""
     pytest.importorskip("wandb", reason="pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

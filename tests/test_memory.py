@@ -1,4 +1,4 @@
-"""Closed formulas of memory against the bytes of the tensors that really are alive."""
+"""Closed formulas of memory against the measured bytes of live tensors."""
 
 import random
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ SWITCHES = ("loop_embedding", "inject_input", "residual_scale", "exclusive_atten
 def overrides(
     objective, block, width, heads, mlp, layers, grid, patch, channels, frames=(1, 1), **keys
 ):
-    """Of a network: layers are those of the prelude, the loop and the coda, then the loop count."""
+    """Overrides of a network. layers: of prelude, loop and coda, then the loop count."""
     prelude, looped, coda, loops = layers
     times, frame_patch = frames
     return [
@@ -68,7 +68,7 @@ ANATOMY = {f"model__{key}": st.booleans() for key in SWITCHES}
 
 @st.composite
 def small(draw):
-    """A network of any kind, too small to be of use: for what is exact."""
+    """A very small network of any kind, for formulas that are exact."""
     keys = {key: draw(values) for key, values in ANATOMY.items()}
     heads = draw(st.integers(1, 3))
     sizes = (4 * heads * draw(st.integers(1, 4)), heads, draw(st.integers(1, 40)))
@@ -79,9 +79,9 @@ def small(draw):
 
 
 def wide(seed):
-    """A run of any kind and shape that takes a second, and its precision: drawn from the seed."""
+    """A run of any kind and shape that takes a second, and its precision, drawn from the seed."""
     pick = random.Random(seed).choice
-    flags, shares = (False, True), (0.0, 0.1)
+    flags, slices = (False, True), (0.0, 0.1)
     while True:
         width, heads = pick([32, 64, 96, 128, 192, 256]), pick([1, 2, 4, 8, 16])
         layers = (
@@ -97,7 +97,7 @@ def wide(seed):
         extra = {
             "supervision": pick(["final", "ilsd", "deep", "random_depth"]),
             "data.codebook": pick([16, 64, 256, 1024, 2048]),
-            "model.dropout": pick(shares),
+            "model.dropout": pick(slices),
             "trainer.recompute": pick(flags),
             "sampler.guidance": pick([0, 1, 3]),
             "sampler.steps": pick([2, 3]),
@@ -130,7 +130,7 @@ def a_batch(config):
 
 
 def batches(config) -> Iterator:
-    """Each a new one: it is alive in the step, as a loader's is."""
+    """A new batch each time, alive during the step as that of a loader is."""
     while True:
         yield a_batch(config)
 
@@ -140,14 +140,14 @@ def timed_model(config, precision):
 
 
 def measured_training(config, precision):
-    """Bytes that the deepest step needs beside what the first one left."""
+    """Bytes that the deepest step needs beyond the static ones."""
     model = timed_model(config, precision)
     model.step()
     return model.peak_bytes() - model.static_bytes()
 
 
 class Codes:
-    """Stands in for the tokenizer, whose decoding is no part of the pass."""
+    """A stub of the tokenizer, because decoding is no part of the pass."""
 
     def to(self, device):
         return self
@@ -171,8 +171,8 @@ BOTH = {
 
 
 def deviations(kind, seeds):
-    """Of the activations where 15 % is promised, which is where they are at least half of the static
-    bytes, and elsewhere; and of the total everywhere. By the seed: the worst names its own."""
+    """Relative deviations by seed: of activations that are at least half of the static bytes (15 % is
+    promised for these), of smaller activations, and of the total."""
     closed, measured = BOTH[kind]
     inside, outside, total = {}, {}, {}
     for seed in seeds:
@@ -201,7 +201,7 @@ def test_static_bytes_are_those_of_a_step(config):
     model = timed_model(config, "32-true")
     model.step()
     module, ema = model.module, model.module.ema
-    # The module counts its skipped steps in three scalars of its own.
+    # The module counts its skipped steps in three scalars.
     buffers = [*module.backbone.buffers(), *ema.buffers()]
     held = model.static_bytes() - nbytes(module.buffers()) + nbytes(buffers)
     averaged = nbytes([*ema.parameters(), *ema.buffers()])
@@ -215,7 +215,7 @@ def test_static_bytes_are_those_of_a_step(config):
 
 
 def saved_bytes(config, precision):
-    """Bytes of the storages that autograd keeps of a step's forward, parameters left out."""
+    """Bytes of the storages that autograd keeps from the forward of a step, without parameters."""
     model = timed_model(config, precision)
     own = {parameter.untyped_storage()._cdata for parameter in model.module.backbone.parameters()}
     saved = {}
@@ -234,8 +234,7 @@ def saved_bytes(config, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("objective", "block"), KINDS)
 def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
-    """Exactly, but for one number a sample and not a token, 1 + scale: two loops more keep twice the
-    layers more."""
+    """Exactly, from two and four loops. Besides its rows, a layer keeps 1 + scale once per sample."""
     for dropout, exclusive in product((0.0, 0.1), (False, True)):
         few, many = (
             tiny(
@@ -255,7 +254,7 @@ def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_peaks_are_where_the_formula_says(kind):
-    """Where activations are at least half of the static bytes (by the formula), within 15 %."""
+    """Within 15 %, if activations are at least half of the static bytes (by the formula)."""
     inside, _, total = deviations(kind, range(1000, 1030))
     assert len(inside) > 15 and worst(inside) <= 0.15, inside
     assert worst(total) <= 0.1, total
@@ -273,7 +272,7 @@ WIDE = overrides("diffusion", "pre_norm", 64, 2, 256, (0, 1, 0, 4), 8, 1, 1)
 
 
 def both(config, precision="32-true"):
-    """Measured and closed activations of a training step."""
+    """Activations of a training step, measured and by the formula."""
     formula = training_memory(config, "cpu", precision).activations
     return measured_training(config, precision), formula
 
@@ -309,7 +308,7 @@ def test_sampling_of_large_patches_peaks_in_the_sampler(precision, sampler, guid
 
 @dataclass
 class Distilled(SupervisionConfig):
-    """Stands in for a supervision from a file: nothing is known of it but what it spends."""
+    """A stub of a supervision from a file: only its cost is known."""
 
     distilled: bool = False
 
@@ -330,8 +329,8 @@ def test_an_extension_that_distils_is_counted_as_ilsd_is():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_pieces_keep_the_gradients_of_those_before(kind, recompute):
-    """The activations are those of a piece, and the gradients are there as its backward begins."""
+def test_micro_batches_keep_the_gradients_of_earlier_ones(kind, recompute):
+    """Activations are those of a micro-batch, and gradients are live when its backward starts."""
     names = overrides(*kind, 64, 2, 128, (0, 2, 0, 3), 4, 2, 1)
     settings = ["trainer.accumulate=4", f"trainer.recompute={recompute}", "batch_size=32"]
     measured, closed = both(tiny(*names, *settings))
@@ -339,8 +338,8 @@ def test_pieces_keep_the_gradients_of_those_before(kind, recompute):
 
 
 @pytest.mark.parametrize("objective", ["diffusion", "flow"])
-def test_noise_is_drawn_for_the_whole_batch_in_every_piece(objective):
-    """It outweighs all else where a piece is one image of a large batch."""
+def test_noise_is_drawn_for_the_whole_batch_in_every_micro_batch(objective):
+    """It outweighs everything else if a micro-batch is one image of a large batch."""
     shape = overrides(objective, "pre_norm", 32, 2, 64, (0, 1, 0, 2), 8, 8, 3)
     config = tiny(*shape, "batch_size=128", "trainer.accumulate=128", "budget.images=64000")
     measured, formula = both(config)
@@ -348,12 +347,12 @@ def test_noise_is_drawn_for_the_whole_batch_in_every_piece(objective):
     assert measured > 128 * 3 * 64**2 * 4
 
 
-def test_a_device_holds_its_share_of_the_batch():
-    whole, halves, pieces = (
+def test_a_device_holds_its_slice_of_the_batch():
+    whole, halves, micro_batches = (
         training_memory(tiny(*WIDE, "batch_size=64", *settings), "cuda", "32-true")
         for settings in ([], ["trainer.devices=2"], ["trainer.accumulate=2"])
     )
-    assert halves == pieces and halves.static == whole.static
+    assert halves == micro_batches and halves.static == whole.static
     assert halves.activations < 0.7 * whole.activations
 
 
@@ -362,7 +361,7 @@ def test_recompute_lowers_the_peak():
     assert all(2 * after < before for before, after in zip(kept, again, strict=True))
 
 
-def test_bf16_halves_what_is_no_state_and_nothing_static():
+def test_bf16_halves_activations_and_no_static_bytes():
     full, half = (both(tiny(*WIDE), precision) for precision in PRECISIONS)
     assert all(0.5 < b / a < 0.65 for a, b in zip(full, half, strict=True))
     statics = {training_memory(tiny(*WIDE), "cpu", precision).static for precision in PRECISIONS}
@@ -375,7 +374,7 @@ def test_guidance_doubles_the_samples_of_a_pass():
         assert 1.8 < memory(twice, "32-true") / memory(once, "32-true") < 2.1
 
 
-def test_loops_keep_activations_and_no_weights():
+def test_loops_add_activations_and_no_weights():
     once, often = (
         tiny(*overrides("masked", "post_norm", 64, 2, 256, (0, 1, 0, loops), 8, 1, 1))
         for loops in (1, 4)
@@ -385,11 +384,11 @@ def test_loops_keep_activations_and_no_weights():
     assert b.total == b.static + b.activations
 
 
-def test_dropout_is_a_byte_a_number_on_cuda_and_the_squared_attention_on_the_cpu():
-    """By torch's documentation of its kernels: no GPU is asked."""
+def test_dropout_keeps_bytes_on_cuda_and_the_squared_attention_on_the_cpu():
+    """According to the documentation of torch's kernels; no GPU is used."""
     plain, dropped = (
-        Pass(network(tiny(f"model.dropout={share}")), 8, 4, False, True, training=True)
-        for share in (0, 0.1)
+        Pass(network(tiny(f"model.dropout={fraction}")), 8, 4, False, True, training=True)
+        for fraction in (0, 0.1)
     )
     assert layer_kept(dropped) - layer_kept(plain) == 2 * plain.net.width
     cpu = [
@@ -412,15 +411,15 @@ def test_live_bytes_follow_storages_and_not_tensors():
         assert live.current == live.peak == 400
         b = a * 2
         del a
-        assert live.current == 800  # the views hold it
+        assert live.current == 800  # the views keep it alive
         del view, detached
         assert (live.current, live.peak) == (400, 800)
         weight.data.add_(1)
-        assert live.current == 400  # it was there before
+        assert live.current == 400  # it existed before
         live.reset_peak()
         assert live.peak == 400
         (weight * 2).sum().backward()
-        assert live.current == 440 < live.peak  # the gradient, and what led to it
+        assert live.current == 440 < live.peak  # the gradient is left; the backward needed more
         weight.grad = None
         del b
     assert live.current == 0

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR2: a run stops after its step with its checkpoint, and goes on exactly."""
+"""SIGTERM and SIGUSR2: a run stops after its step with a checkpoint, and resumes exactly."""
 
 import os
 import signal
@@ -19,14 +19,13 @@ from eltlab.common.command import run_command
 from eltlab.common.signals import Requests, Stopped, listening
 from eltlab.training.agreement import Agreement
 
-# Some seconds of training, whose checkpoints are those at the end and at a signal.
+# Some seconds of training, with checkpoints at the end and at a signal only.
 ASKED = [*TINY, "budget.images=2400", "trainer.checkpoint_seconds=1000", "trainer.log_every=10"]
 ASKED += ["trainer.validations=4", "trainer.grids=0", "model.dropout=0.1", "evaluate_loops=[4]"]
 
 
 def begun(runs: Path, asked: list[str], log: Path) -> int:
-    """The command fit in a fork of this process, with a process group of its own, some steps after it
-    began; its pid."""
+    """The pid of the command fit, run in a fork with its own process group and past its first steps."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -57,7 +56,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 140)])
-def test_a_run_that_is_stopped_goes_on_exactly(
+def test_a_run_that_is_stopped_resumes_exactly(
     number: signal.Signals, code: int, undisturbed: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -78,14 +77,14 @@ def test_a_run_that_is_stopped_goes_on_exactly(
 
 def weights_rows_metrics(runs: Path) -> tuple:
     checkpoint, rows, metrics = outcome(runs)
-    for row in rows:  # how a run is watched may differ
+    for row in rows:  # keys of trainer may differ: they are no part of a run
         for key in [key for key in row["cfg"] if key.startswith("trainer.")]:
             row["cfg"].pop(key)
     validation = (folder(runs) / "validation.csv").read_text()
     return checkpoint["state_dict"], checkpoint["optimizer_states"], rows, metrics, validation
 
 
-def test_a_signal_to_all_processes_spares_those_that_decode(tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_does_not_end_those_that_decode(tmp_path: Path) -> None:
     """SLURM signals every process of a job."""
     for n in range(32):
         path = tmp_path / "data" / "train" / str(n % 2) / f"{n}.png"
@@ -116,7 +115,7 @@ def test_in_a_step_a_signal_is_noted_and_the_first_one_counts() -> None:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped, match="SIGUSR2 here"):
             requests.raise_if_stopped(" here")
-    Requests().raise_if_stopped()  # nothing came
+    Requests().raise_if_stopped()  # no signal came
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
@@ -132,7 +131,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 def vote(rank: int, folder: Path) -> None:
-    """Rank 1 is asked to stop in its third step; what each step was told."""
+    """Rank 1 requests a stop from its third step on; writes the answer of each step to a file."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
@@ -148,6 +147,6 @@ def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path: Path) -> None:
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "[0, 0, 0, 1, 1, 1]"
 
 
-def test_one_rank_needs_nobody() -> None:
+def test_one_rank_is_answered_at_once() -> None:
     agreement = Agreement()
     assert not agreement.agree(False) and agreement.agree(True) and not agreement.wait_for_answer()

@@ -1,4 +1,4 @@
-"""What the exits are trained towards: ilsd, final, deep, random_depth, and the step around them."""
+"""Supervisions (ilsd, final, deep, random_depth) and the training step around them."""
 
 from collections import Counter
 from itertools import pairwise
@@ -81,7 +81,7 @@ def test_lambda_falls_linearly_from_one_to_zero(steps):
     assert got == pytest.approx([1 - step / (steps - 1) for step in range(steps)])
 
 
-def test_lambda_of_the_other_shapes():
+def test_lambda_of_cosine_and_constant_shapes():
     cosine = [ramp(WeightConfig("cosine"), step, 11) for step in range(11)]
     assert cosine[0] == 1 and cosine[-1] == pytest.approx(0) and cosine[5] == pytest.approx(0.5)
     assert all(a > b for a, b in pairwise(cosine))
@@ -104,24 +104,24 @@ def test_loss_splits_into_its_three_terms(objective, step, distill):
     """GT(teacher) + λ·GT(student) + (1 − λ)·distill·Dist."""
     _, goal, preds, target = one_step(objective)
     supervision = ilsd(distill=distill)
-    student, share = supervision.student(step), 1 - step / (STEPS - 1)
+    student, fraction = supervision.student(step), 1 - step / (STEPS - 1)
     teacher_truth = goal.loss(preds[LOOPS], target)
     student_truth = goal.loss(preds[student], target)
     distilled = goal.distill(preds[student], preds[LOOPS], target)
-    expected = teacher_truth + share * student_truth + (1 - share) * distill * distilled
+    expected = teacher_truth + fraction * student_truth + (1 - fraction) * distill * distilled
     losses = supervision.losses(goal, preds, target, step)
     torch.testing.assert_close(losses.total, expected, rtol=1e-6, atol=0)
     assert losses.log["loss"] is losses.total
     assert losses.log[f"loss_exit_{LOOPS}"] == teacher_truth
     assert losses.log[f"loss_exit_{student}"] == student_truth
     assert losses.log["loss_distill"] == distilled
-    assert losses.log["weight"] == pytest.approx(share) and losses.log["student"] == student
+    assert losses.log["weight"] == pytest.approx(fraction) and losses.log["student"] == student
 
 
 @objectives
 @pytest.mark.parametrize("step", range(STEPS))
 def test_teacher_has_its_ground_truth_at_every_step(objective, step):
-    """Also when the student is far below: take the student's terms away, the teacher's is left."""
+    """At any λ: with the student detached, the gradient of the teacher is that of its ground truth."""
     _, goal, preds, target = one_step(objective)
     teacher = preds[LOOPS].detach().requires_grad_()
     student = {n: pred.detach() for n, pred in preds.items() if n != LOOPS}
@@ -130,7 +130,7 @@ def test_teacher_has_its_ground_truth_at_every_step(objective, step):
     alone = preds[LOOPS].detach().requires_grad_()
     goal.loss(alone, target).backward()
     assert alone.grad.any()
-    # Equal, too: distillation adds nothing to it.
+    # Exactly equal, so distillation adds nothing to it.
     assert torch.equal(teacher.grad, alone.grad)
 
 
@@ -233,11 +233,11 @@ def test_uniform_depths_cover_their_range_evenly(settings):
 
 
 @pytest.mark.parametrize("mean", [1.3, 4.0, 6.5])
-def test_poisson_depths_have_the_asked_mean_and_shape(mean):
+def test_poisson_depths_have_the_requested_mean_and_shape(mean):
     law = depth_distribution("poisson", 1, 8, mean)
     assert list(law) == list(range(1, 9)) and sum(law.values()) == pytest.approx(1)
-    assert sum(n * share for n, share in law.items()) == pytest.approx(mean, abs=1e-9)
-    # Poisson: p(ℓ)/p(ℓ − 1) = μ/(ℓ − 1), one μ for every ℓ, in spite of the cut.
+    assert sum(n * fraction for n, fraction in law.items()) == pytest.approx(mean, abs=1e-9)
+    # Poisson: p(ℓ)/p(ℓ − 1) = μ/(ℓ − 1), with one μ for every ℓ, although the distribution is truncated.
     rates = [law[n] / law[n - 1] * (n - 1) for n in range(2, 9)]
     assert rates == pytest.approx([rates[0]] * 7)
     drawn = [random_depth(law="poisson", mean=mean).depth(step) for step in range(4000)]
@@ -268,7 +268,7 @@ def test_random_depth_trains_the_last_exit_of_its_pass_only(objective):
         assert losses.log["depth"] == depth
 
 
-# --- what they spend ------------------------------------------------------------------------------
+# --- declared cost --------------------------------------------------------------------------------
 
 SPENT = {
     "final": (4, 1),
@@ -281,13 +281,13 @@ SPENT = {
 
 
 @pytest.mark.parametrize("choice", SPENT)
-def test_what_a_supervision_says_it_spends_is_what_its_passes_do(choice):
-    """Mean loops of a pass and exits read, over many steps."""
+def test_the_declared_cost_of_a_supervision_is_that_of_its_passes(choice):
+    """The mean loops of a pass and the exits read, over many steps."""
     config = tiny(*f"supervision={choice}".split())
     depths, exits_read, distilled = config.supervision.spent(4)
     assert distilled == (choice == "ilsd")
     assert sum(depths.values()) == pytest.approx(1)
-    mean = sum(loops * share for loops, share in depths.items())
+    mean = sum(loops * fraction for loops, fraction in depths.items())
     assert (mean, exits_read) == pytest.approx(SPENT[choice])
     supervision = build_supervision(config.supervision, 4, 0, 4000)
     exits = [supervision.exits(step) for step in range(4000)]
@@ -326,21 +326,21 @@ def test_a_training_step_is_one_pass_for_teacher_and_student(objective):
 
 
 @objectives
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_label_dropout_gives_the_network_null_labels(objective, share):
-    module = LoopedModule(tiny(f"objective={objective}", f"objective.label_dropout={share}"))
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_label_dropout_gives_the_network_null_labels(objective, fraction):
+    module = LoopedModule(tiny(f"objective={objective}", f"objective.label_dropout={fraction}"))
     calls = recorded(module)
     x, labels = batch(objective, 2000)
     module.training_step((x, labels), 0)
     given = calls[0]["labels_B"]
     dropped = given == 10
-    assert abs(dropped.float().mean() - share) <= 5 * (share * (1 - share) / 2000) ** 0.5
+    assert abs(dropped.float().mean() - fraction) <= 5 * (fraction * (1 - fraction) / 2000) ** 0.5
     assert torch.equal(given[~dropped], labels[~dropped])
 
 
 @objectives
 def test_a_training_step_is_a_function_of_seed_and_step(objective):
-    """Dropout included; what was drawn before from the global generator has no say."""
+    """With dropout too, whatever was drawn from the global generator before."""
     module = LoopedModule(tiny(f"objective={objective}", "model.dropout=0.2"))
 
     def loss(step: int, noise: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One training step at a time: what is averaged, skipped, scheduled, logged and kept."""
+"""Training steps: averaging, skipped steps, schedules, metrics and checkpoints."""
 
 import csv
 from pathlib import Path
@@ -27,7 +27,7 @@ TINY = [
     "trainer.log_every=5",
     "trainer.checkpoint_seconds=0",
     "evaluate=false",
-    "trainer.validations=0",  # they take losses too, which `spoil` would count
+    "trainer.validations=0",  # validation computes losses too, which `spoil` would count
 ]
 
 
@@ -42,7 +42,7 @@ def metrics(runs: Path) -> list[dict[str, str]]:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """Makes the ground-truth loss of these steps not a number (ILSD calls it twice a step)."""
+    """Makes the ground-truth loss of these steps NaN. ILSD calls it twice per step."""
     honest, calls = Masked.loss, [0]
 
     def loss(self: Masked, pred: Tensor, target: object) -> Tensor:
@@ -61,7 +61,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     checkpoint = torch.load(run_folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["eltlab"]["skipped"] == 2 and checkpoint["eltlab"]["step"] == 20
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
-    # The optimizer knows nothing of the two: its own step counts 18.
+    # The optimizer did not count the two skipped steps.
     assert {int(s["step"]) for s in checkpoint["optimizer_states"][0]["state"].values()} == {18}
     assert metrics(tmp_path)[-1]["skipped"] == "2.0"
 
@@ -138,7 +138,7 @@ def test_learning_rate_warms_up_then_holds_or_falls() -> None:
     assert learning_rate(cosine, 99) == pytest.approx(0, abs=1e-9)
 
 
-def test_labels_are_dropped_at_their_rate_by_the_step_alone() -> None:
+def test_labels_are_dropped_at_their_rate_by_a_function_of_the_step() -> None:
     module = LoopedModule(compose([*TINY, "objective.label_dropout=0.25"]))
     labels = torch.arange(40_000) % 10
 
@@ -161,7 +161,7 @@ def test_weight_decay_spares_gains_and_biases() -> None:
     assert count == len(list(module.backbone.parameters()))
 
 
-@pytest.mark.slow  # half a minute of C++ compiler
+@pytest.mark.slow  # the C++ compiler takes half a minute
 def test_compiled_blocks_train_to_the_same_losses(tmp_path: Path) -> None:
     asked = [*TINY, "objective=diffusion", "budget.images=80"]
     fit.main([*asked, f"runs_dir={tmp_path / 'plain'}"])
