@@ -24,11 +24,11 @@ from eltlab.config.cost.flops import (
     evaluations_per_step,
     macs_attention,
     macs_trunk,
-    network,
     params_blocks,
     params_total,
     requested_depths,
 )
+from eltlab.config.network import network
 from eltlab.config.parsing import compose_node, parse_overrides, to_config
 from eltlab.config.rules import resolve
 from eltlab.config.schema import Config

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import combinations
 
@@ -12,11 +12,12 @@ from conftest import perturbed, tiny
 
 from eltlab.common.package_folders import package_folder
 from eltlab.common.seeds import BatchNoise
+from eltlab.config.network import network
 from eltlab.generation.build import build_objective
-from eltlab.model.backbone import Anatomy, initialise_backbone, looped_stack
+from eltlab.model.backbone import initialise_backbone
 from eltlab.model.build import build_backbone
 from eltlab.model.layers import Attention, exclude_own
-from eltlab.model.loop import relative_update
+from eltlab.model.loop import build_stack, relative_update
 from eltlab.runs.composing import compose
 
 LAYERS, LOOPS = 2, 4
@@ -69,8 +70,10 @@ def read(net, objective: str, exits=(LOOPS,), labels=(0, 1, 2, 3), **settings):
 
 def stack_of(block: str, on=ALL, layers: int = LAYERS, loops: int = LOOPS):
     """A perturbed stack of width 16, and a state and condition to run it on."""
-    anatomy = Anatomy(**{key: value for name in on for key, value in SWITCHES[name].items()})
-    stack = looped_stack(block, layers, 16, 2, 24, 16, 0.0, loops, anatomy)
+    switches = {key: value for name in on for key, value in SWITCHES[name].items()}
+    plain = network(tiny("objective=diffusion", f"model.block={block}"))
+    sizes = {"heads": 2, "mlp_width": 24, "unique_layers": layers, "loops": loops}
+    stack = build_stack(replace(plain, **sizes, **switches))
     initialise_backbone(stack, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     x, c = torch.randn(3, 9, 16, generator=generator), torch.randn(3, 16, generator=generator)

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from eltlab import bench, fit
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import slice_of_this_process
-from eltlab.config.cost.flops import network, train_flops_per_image
+from eltlab.config.cost.flops import train_flops_per_image
+from eltlab.config.network import network
 from eltlab.config.schema import Spent
 from eltlab.data.build import build_data
 from eltlab.runs.comparable_rows import comparable

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltlab.config.cost.flops import (
-    Network,
     cost_per_sample,
     macs_attention,
     macs_layer,
     macs_per_pass,
     macs_trunk,
-    network,
     params_blocks,
     params_embedding,
     params_head,
@@ -26,15 +24,16 @@ from eltlab.config.cost.flops import (
     train_flops,
     train_flops_per_image,
 )
+from eltlab.config.network import Network, network
 from eltlab.config.schema import Spent
-from eltlab.model.backbone import Anatomy, PatchBackbone, TokenBackbone, looped_stack
+from eltlab.model.backbone import PatchBackbone, TokenBackbone
 from eltlab.model.build import build_backbone
 from eltlab.model.patches import Patches
 
 
 @st.composite
 def networks(draw):
-    """A network of any shape and anatomy, and what else building it takes."""
+    """A network of any shape and anatomy, and how its images are cut."""
     masked = draw(st.booleans())
     block = draw(st.sampled_from(["post_norm", "pre_norm"] + ["adaln", "film"] * (not masked)))
     heads, grid = draw(st.integers(1, 3)), draw(st.integers(1, 4))
@@ -60,25 +59,19 @@ def networks(draw):
         loop_embedding=draw(st.booleans()),
         inject_input=draw(st.booleans()),
         exclusive_attention=draw(st.booleans()),
+        residual_scale=draw(st.booleans()),
     )
     clip = (times * frame_patch, channels, grid * patch, grid * patch)
-    return net, Patches(clip, patch, frame_patch), draw(st.booleans())
+    return net, Patches(clip, patch, frame_patch)
 
 
 def build(case):
     """The backbone on the meta device, and one input of it: shapes without numbers."""
-    net, patches, residual_scale = case
-    around = ("prelude", "coda", "loop_embedding", "inject_input", "exclusive_attention")
-    anatomy = Anatomy(**{key: getattr(net, key) for key in around}, residual_scale=residual_scale)
-    sizes = (net.width, net.heads, net.mlp_width, net.cond_width)
+    net, patches = case
     with torch.device("meta"):
-        stack = looped_stack(net.block, net.unique_layers, *sizes, net.dropout, net.loops, anatomy)
         if net.masked:
-            ids = torch.zeros(1, net.tokens, dtype=torch.long)
-            sizes = (net.codes, net.classes, net.tokens, net.width, net.dropout)
-            return TokenBackbone(*sizes, stack), (ids,)
-        inputs = torch.zeros(1, *patches.shape), torch.zeros(1)
-        return PatchBackbone(patches, net.classes, net.width, net.cond_width, stack), inputs
+            return TokenBackbone(net), (torch.zeros(1, net.tokens, dtype=torch.long),)
+        return PatchBackbone(net, patches), (torch.zeros(1, *patches.shape), torch.zeros(1))
 
 
 def counted_flops(backbone, inputs, exits, backward=False) -> int:

@@ -12,7 +12,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from eltlab.common.torch_device import autocast
-from eltlab.config.cost.flops import network
 from eltlab.config.cost.memory import (
     Pass,
     inference_memory,
@@ -21,6 +20,7 @@ from eltlab.config.cost.memory import (
     static_training_bytes,
     training_memory,
 )
+from eltlab.config.network import network
 from eltlab.config.schema import Spent, SupervisionConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone
@@ -231,6 +231,10 @@ def saved_bytes(config, precision):
     return sum(storage.nbytes() for key, storage in saved.items() if key not in own)
 
 
+def kept_per_token(run):
+    return sum(layer_kept(run).values())
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("objective", "block"), KINDS)
 def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
@@ -247,7 +251,7 @@ def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
         net, half = network(many), precision != "32-true"
         step = Pass(net, many.batch_size, 4, half, False, training=True)
         scales = {"adaln": 2 * net.width, "film": net.mlp_width}.get(block, 0)
-        kept = step.rows * layer_kept(step) + step.samples * step.e * scales
+        kept = step.rows * kept_per_token(step) + step.samples * step.e * scales
         more = saved_bytes(many, precision) - saved_bytes(few, precision)
         assert more == 4 * kept, (dropout, exclusive)
 
@@ -390,9 +394,9 @@ def test_dropout_keeps_bytes_on_cuda_and_the_squared_attention_on_the_cpu():
         Pass(network(tiny(f"model.dropout={fraction}")), 8, 4, False, True, training=True)
         for fraction in (0, 0.1)
     )
-    assert layer_kept(dropped) - layer_kept(plain) == 2 * plain.net.width
+    assert kept_per_token(dropped) - kept_per_token(plain) == 2 * plain.net.width
     cpu = [
-        layer_kept(Pass(replace(dropped.net, tokens=n), 8, 4, False, False, training=True))
+        kept_per_token(Pass(replace(dropped.net, tokens=n), 8, 4, False, False, training=True))
         for n in (16, 17)
     ]
     assert cpu[1] - cpu[0] == 3 * 4 * dropped.net.heads

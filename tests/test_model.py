@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from conftest import perturbed, tiny
 
+from eltlab.config.network import Network
 from eltlab.model.backbone import (
     PatchBackbone,
     TokenBackbone,
     initialise_backbone,
-    looped_stack,
     sincos,
     sinusoid,
 )
@@ -31,14 +31,25 @@ patch_blocks = pytest.mark.parametrize("block", [block for _, block in PATCH])
 
 
 def make(kind: str, block: str, dropout: float = 0.0):
-    cond_width = 12 if block in ("adaln", "film") else WIDTH
-    stack = looped_stack(block, LAYERS, WIDTH, 2, 24, cond_width, dropout)
-    if kind == "token":
-        net = TokenBackbone(CODES, CLASSES, TOKENS, WIDTH, dropout, stack)
-    else:
-        net = PatchBackbone(Patches((3, 6, 6), 2), CLASSES, WIDTH, cond_width, stack)
-    initialise_backbone(net, torch.Generator().manual_seed(0))
-    return perturbed(net).eval()
+    patches = Patches((3, 6, 6), 2)
+    net = Network(
+        block=block,
+        width=WIDTH,
+        heads=2,
+        mlp_width=24,
+        cond_width=12 if block in ("adaln", "film") else WIDTH,
+        dropout=dropout,
+        masked=kind == "token",
+        unique_layers=LAYERS,
+        loops=1,
+        tokens=TOKENS,
+        patch_values=patches.values,
+        codes=CODES,
+        classes=CLASSES,
+    )
+    backbone = TokenBackbone(net) if net.masked else PatchBackbone(net, patches)
+    initialise_backbone(backbone, torch.Generator().manual_seed(0))
+    return perturbed(backbone).eval()
 
 
 def inputs(kind: str, batch: int = 3) -> tuple[torch.Tensor, ...]:

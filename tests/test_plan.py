@@ -18,9 +18,10 @@ from eltlab.common.package_folders import package_folder
 from eltlab.common.text import format_bytes, format_duration, format_si, format_table
 from eltlab.config.cost import rates
 from eltlab.config.cost.bill import bill
-from eltlab.config.cost.flops import macs_per_pass, macs_trunk, network, params_blocks, train_flops
+from eltlab.config.cost.flops import macs_per_pass, macs_trunk, params_blocks, train_flops
 from eltlab.config.cost.memory import training_memory
 from eltlab.config.cost.twins import MISSED, iso_params, size, twin
+from eltlab.config.network import network
 from eltlab.config.parsing import options_of
 from eltlab.model.build import build_backbone
 from eltlab.runs.composing import compose

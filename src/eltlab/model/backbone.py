@@ -9,90 +9,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltlab.model.layers import BLOCKS, AdaLN, Block, Layer, ZeroLinear, initialise
-from eltlab.model.loop import LoopedStack
+from eltlab.config.network import TIME_FEATURES, Network
+from eltlab.model.layers import ZeroLinear, initialise
+from eltlab.model.loop import build_stack
 from eltlab.model.patches import Patches
 
-TIME_FEATURES = 256  # sinusoidal features of the time, as in DiT
 
+class PassOutput(NamedTuple):
+    """The result of one pass through a backbone."""
 
-class Pass(NamedTuple):
-    """What one pass gives: the head's reading of each asked exit, and the relative updates."""
-
-    exits: dict[int, Tensor]
-    updates: Tensor | None
-    loops: int  # that ran: max(exits), unless the pass halted before
-
-
-class Anatomy(NamedTuple):
-    """What neighbouring work adds to the plain loop; see LoopedStack, Block and Attention."""
-
-    prelude: int = 0  # layers
-    coda: int = 0  # layers
-    loop_embedding: bool = False
-    inject_input: bool = False
-    residual_scale: bool = False
-    exclusive_attention: bool = False
-
-
-PLAIN = Anatomy()
-
-
-def looped_stack(
-    block: str,
-    unique_layers: int,
-    width: int,
-    heads: int,
-    mlp_width: int,
-    cond_width: int,
-    dropout: float,
-    loops: int = 1,
-    anatomy: Anatomy = PLAIN,
-) -> LoopedStack:
-    """N = unique_layers looped blocks of one kind, and the anatomy around them.
-
-    loops is the trained count L: as many rows has the loop embedding, and 1/(N·√L) scales both
-    residual branches of the looped blocks (arXiv 2606.18524; prelude and coda keep theirs).
-    """
-    layer = Layer(width, heads, mlp_width, cond_width, dropout, anatomy.exclusive_attention)
-    scale = 1 / (unique_layers * math.sqrt(loops)) if anatomy.residual_scale else 1.0
-
-    def layers(count: int, scale: float = 1.0) -> list[Block]:
-        return [BLOCKS[block](layer._replace(scale=scale)) for _ in range(count)]
-
-    return LoopedStack(
-        layers(unique_layers, scale),
-        prelude=layers(anatomy.prelude),
-        coda=layers(anatomy.coda),
-        loop_embedding=nn.Parameter(torch.zeros(loops, width)) if anatomy.loop_embedding else None,
-        injection=ZeroLinear(width, width) if anatomy.inject_input else None,
-    )
+    exits: dict[int, Tensor]  # the head's prediction at each exit that was requested
+    updates: Tensor | None  # see StackOutput
+    loops: int  # that ran: max(exits), or fewer if the pass halted
 
 
 class TokenBackbone(nn.Module):
     """BERT as in MaskGIT: tokens, learned positions, the class as a token in front, a tied head.
 
-    Args:
-        codes: size of the codebook K; id K is [MASK] and has no logit.
-        classes: number of labels; label `classes` is the null label of CFG.
-        tokens: tokens a sample (without the class token).
-        stack: the looped blocks, of width `width`.
+    Token id K = net.codes is [MASK]; it can be read but never predicted. Label net.classes is the null
+    label of classifier-free guidance.
     """
 
-    def __init__(
-        self, codes: int, classes: int, tokens: int, width: int, dropout: float, stack: LoopedStack
-    ) -> None:
+    def __init__(self, net: Network) -> None:
         super().__init__()
-        self.codes = codes
-        self.token = nn.Embedding(codes + 1, width)
-        self.label = nn.Embedding(classes + 1, width)
-        self.position = nn.Embedding(tokens + 1, width)
-        self.norm = nn.LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
-        self.stack = stack
-        self.head = nn.Linear(width, width)
-        self.head_norm = nn.LayerNorm(width)
-        self.head_bias = nn.Parameter(torch.zeros(codes))
+        self.codes = net.codes
+        self.token = nn.Embedding(net.codes + 1, net.width)
+        self.label = nn.Embedding(net.classes + 1, net.width)
+        self.position = nn.Embedding(net.tokens + 1, net.width)
+        self.norm = nn.LayerNorm(net.width)
+        self.drop = nn.Dropout(net.dropout)
+        self.stack = build_stack(net)
+        self.head = nn.Linear(net.width, net.width)
+        self.head_norm = nn.LayerNorm(net.width)
+        self.head_bias = nn.Parameter(torch.zeros(net.codes))
 
     def forward(
         self,
@@ -102,15 +51,12 @@ class TokenBackbone(nn.Module):
         exits: Sequence[int],
         track: bool = False,
         halt: float | None = None,
-    ) -> Pass:
-        """Logits [B, T, K] at each exit, for ids in 0…K (K = [MASK]).
-
-        track, halt: as in LoopedStack.
-        """
+    ) -> PassOutput:
+        """Logits [B, T, K] at each exit, for ids in 0…K (K = [MASK]). track, halt: see LoopedStack."""
         x_BTD = torch.cat([self.label(labels_B).unsqueeze(1), self.token(ids_BT)], dim=1)
         x_BTD = self.drop(self.norm(x_BTD + self.position.weight))
         states, updates, loops = self.stack(x_BTD, None, exits, track, halt)
-        return Pass({n: self.read(state) for n, state in states.items()}, updates, loops)
+        return PassOutput({n: self.read(state) for n, state in states.items()}, updates, loops)
 
     def read(self, x_BTD: Tensor) -> Tensor:
         """The head: Dense → GELU → LN → Eᵀ + bias over the K codes; [MASK] cannot be emitted."""
@@ -121,31 +67,27 @@ class TokenBackbone(nn.Module):
 class PatchBackbone(nn.Module):
     """DiT's frame: patches, fixed sine-cosine positions, time + class as a condition vector.
 
-    Blocks that are not modulated (post_norm, pre_norm) get the condition as a token in front.
-
-    Args:
-        patches: of the images [C, H, W] or clips [F, C, H, W].
-        classes: number of labels; label `classes` is the null label of CFG.
-        stack: the looped blocks, of width `width`.
+    Modulated blocks (adaln, film) get the condition as a vector, the others as a token in front. Label
+    net.classes is the null label of classifier-free guidance.
     """
 
-    def __init__(
-        self, patches: Patches, classes: int, width: int, cond_width: int, stack: LoopedStack
-    ) -> None:
+    def __init__(self, net: Network, patches: Patches) -> None:
         super().__init__()
+        width, cond_width = net.width, net.cond_width
         self.patches = patches
-        self.modulated = stack.blocks[0].modulated
+        self.modulated = net.modulated
         self.input = nn.Linear(patches.values, width)
+        # Not persistent: it is computed from the shape, so checkpoints need not hold it.
         self.register_buffer("position", sincos(patches.grid, width), persistent=False)
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, cond_width), nn.SiLU(), nn.Linear(cond_width, cond_width)
         )
-        self.label = nn.Embedding(classes + 1, cond_width)
-        self.stack = stack
-        # adaLN modulates the final norm too (DiT); elsewhere the norm has its own gain and bias.
-        self.adaptive_head = isinstance(stack.blocks[0], AdaLN)
-        self.head_norm = nn.LayerNorm(width, elementwise_affine=not self.adaptive_head, eps=1e-6)
-        self.head_modulation = ZeroLinear(cond_width, 2 * width) if self.adaptive_head else None
+        self.label = nn.Embedding(net.classes + 1, cond_width)
+        self.stack = build_stack(net)
+        # adaLN also modulates the final norm (DiT). With other blocks the norm has a gain and a bias.
+        adaptive = net.block == "adaln"
+        self.head_norm = nn.LayerNorm(width, elementwise_affine=not adaptive, eps=1e-6)
+        self.head_modulation = ZeroLinear(cond_width, 2 * width) if adaptive else None
         self.head = ZeroLinear(width, patches.values)
 
     def forward(
@@ -157,13 +99,13 @@ class PatchBackbone(nn.Module):
         exits: Sequence[int],
         track: bool = False,
         halt: float | None = None,
-    ) -> Pass:
-        """Predictions at each exit, of the shape of x: [B, C, H, W] or [B, F, C, H, W]. time_B lies in
-        [0, 1], 1 being pure noise.
+    ) -> PassOutput:
+        """Predictions at each exit, shaped like x: [B, C, H, W] or [B, F, C, H, W].
 
-        track, halt: as in LoopedStack.
+        time_B: in [0, 1]; 1 is pure noise. track, halt: see LoopedStack.
         """
         x_BTD = self.input(self.patches.cut(x)) + self.position
+        # Times in [0, 1] are scaled to DiT's range of 1,000 steps, which its wavelengths are made for.
         c_BC = self.time(sinusoid(1000 * time_B, TIME_FEATURES)) + self.label(labels_B)
         if not self.modulated:
             x_BTD = torch.cat([c_BC.unsqueeze(1), x_BTD], dim=1)
@@ -171,11 +113,11 @@ class PatchBackbone(nn.Module):
         if self.head_modulation is not None:
             modulation = self.head_modulation(F.silu(c_BC)).unsqueeze(1)
         states, updates, loops = self.stack(x_BTD, c_BC, exits, track, halt)
-        read = {n: self.read(state, modulation) for n, state in states.items()}
-        return Pass(read, updates, loops)
+        exits_read = {n: self.read(state, modulation) for n, state in states.items()}
+        return PassOutput(exits_read, updates, loops)
 
     def read(self, x_BTD: Tensor, modulation: Tensor | None) -> Tensor:
-        """The head: LN → linear → image, with DiT's final modulation where the blocks have it."""
+        """The head: LN → linear → image, with DiT's final modulation if the blocks are adaLN's."""
         x_BTD = self.head_norm(x_BTD if self.modulated else x_BTD[:, 1:])
         if modulation is not None:
             shift, scale = modulation.chunk(2, dim=-1)
@@ -184,12 +126,12 @@ class PatchBackbone(nn.Module):
 
 
 def initialise_backbone(backbone: nn.Module, generator: torch.Generator) -> None:
-    """Draws every initial weight from the generator, in the order of the modules."""
+    """Draws every initial weight from the generator, in the order in which modules are registered."""
     backbone.apply(partial(initialise, generator=generator))
 
 
 def sinusoid(position_N: Tensor, features: int) -> Tensor:
-    """Sine-cosine features [N, features] of positions [N], wavelengths 2π…2π·10⁴ (as in DiT)."""
+    """Sine-cosine features [N, features] of positions [N], with wavelengths 2π…2π·10⁴ (as in DiT)."""
     half = features // 2
     steps = torch.arange(half, dtype=torch.float32, device=position_N.device)
     angles = position_N.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
@@ -197,12 +139,15 @@ def sinusoid(position_N: Tensor, features: int) -> Tensor:
 
 
 def sincos(grid: tuple[int, int, int], width: int) -> Tensor:
-    """Fixed positions [t·h·w, width]: a part of the width for the frame, one for the row and one for the
-    column; of an image one half for each of the two (as in DiT)."""
+    """Fixed positions [t·h·w, width] of a grid (t, h, w), as in DiT.
+
+    Images encode the row and the column in half of the width each, clips the frame, the row and the
+    column in about a third each.
+    """
     places = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
     widths = [0, width // 2, width - width // 2]
     if grid[0] > 1:
-        third = 2 * (width // 6)  # a sine and a cosine each
+        third = 2 * (width // 6)  # even, because each position is a sine and a cosine
         widths = [width - 2 * third, third, third]
     parts = [sinusoid(place.flatten(), part) for place, part in zip(places, widths, strict=True)]
     return torch.cat(parts, dim=-1)

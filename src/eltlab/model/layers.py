@@ -1,41 +1,29 @@
 """Attention, MLP and the four kinds of block. Suffixes: B batch, T tokens, D width, C condition.
 
-Every block has one signature, ``block(x_BTD, cond)``, and computes its own ``cond`` from the
-condition vector by ``block.condition(c_BC)``: once a pass, because it is the same in every loop.
+Every block has one signature, ``block(x_BTD, cond)``. It computes ``cond`` from the condition vector
+by ``block.condition(c_BC)``, once per pass, because it is the same in every loop.
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Layer(NamedTuple):
-    """The numbers that a block of any kind is built from."""
-
-    width: int
-    heads: int
-    hidden: int  # width of the MLP's hidden layer
-    cond_width: int
-    dropout: float
-    exclusive: bool = False  # attention without each token's own value
-    scale: float = 1.0  # what both residual branches are multiplied by
+from eltlab.config.network import Network
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; dropout on the attention probabilities, as in BERT.
+    """Multi-head self-attention, with dropout on the attention probabilities as in BERT.
 
-    exclusive: XSA (arXiv 2603.09078), the output without the token's own value (`exclude_own`).
+    With model.exclusive_attention, each output is freed of the token's own value (`exclude_own`).
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, exclusive: bool = False) -> None:
+    def __init__(self, net: Network) -> None:
         super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.exclusive = exclusive
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.heads = net.heads
+        self.dropout = net.dropout
+        self.exclusive = net.exclusive_attention
+        self.qkv = nn.Linear(net.width, 3 * net.width)
+        self.proj = nn.Linear(net.width, net.width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
@@ -49,13 +37,13 @@ class Attention(nn.Module):
 
 
 def exclude_own(y: Tensor, v: Tensor) -> Tensor:
-    """z_i = y_i − (y_i·v_i) v_i / ‖v_i‖² for every head and token (arXiv 2603.09078); v_i = 0 leaves y_i.
+    """XSA (arXiv 2603.09078): z_i = y_i − (y_i·v_i) v_i / ‖v_i‖² for every head and token.
 
-    y, v: attention output and values, [B, heads, T, D / heads]. Computed in float32: a projection
-    in bf16 would leave a part of what it removes.
+    y, v: attention output and values, [B, heads, T, D / heads]. A value of zero leaves y unchanged.
     """
+    # In float32, because a projection in bf16 would leave part of what it removes.
     own = F.normalize(v.float(), dim=-1)  # v / max(‖v‖, 1e-12)
-    z = y - (y * own).sum(dim=-1, keepdim=True) * own  # float32, as own is
+    z = y - (y * own).sum(dim=-1, keepdim=True) * own
     return z.to(y.dtype)
 
 
@@ -70,23 +58,24 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """What the kinds of block share: attention, MLP, dropout and no condition."""
+    """The base of all blocks: attention, MLP and dropout.
 
-    modulated = False
+    scale: factor of both residual branches (model.residual_scale).
+    """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, net: Network, scale: float = 1.0) -> None:
         super().__init__()
-        self.attention = Attention(layer.width, layer.heads, layer.dropout, layer.exclusive)
-        self.mlp = MLP(layer.width, layer.hidden)
-        self.drop = nn.Dropout(layer.dropout)
-        self.scale = layer.scale
+        self.attention = Attention(net)
+        self.mlp = MLP(net.width, net.mlp_width)
+        self.drop = nn.Dropout(net.dropout)
+        self.scale = scale
 
     def condition(self, c_BC: Tensor | None) -> Tensor | None:
-        """What `forward` takes as cond, from the condition vector. None for unmodulated blocks."""
+        """The `cond` of `forward`, from the condition vector. None if the block is not modulated."""
         return None
 
     def branch(self, y_BTD: Tensor) -> Tensor:
-        """What a residual branch adds to the state."""
+        """Dropout and scale, applied to what a residual branch adds to the state."""
         y_BTD = self.drop(y_BTD)
         return y_BTD if self.scale == 1 else self.scale * y_BTD
 
@@ -97,10 +86,10 @@ class Block(nn.Module):
 class PostNorm(Block):
     """BERT's block, as in MaskGIT: x ← LN(x + attention(x)); x ← LN(x + MLP(x))."""
 
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(layer)
-        self.norm1 = nn.LayerNorm(layer.width)
-        self.norm2 = nn.LayerNorm(layer.width)
+    def __init__(self, net: Network, scale: float = 1.0) -> None:
+        super().__init__(net, scale)
+        self.norm1 = nn.LayerNorm(net.width)
+        self.norm2 = nn.LayerNorm(net.width)
 
     def forward(self, x_BTD: Tensor, cond: Tensor | None) -> Tensor:
         x_BTD = self.norm1(x_BTD + self.branch(self.attention(x_BTD)))
@@ -115,19 +104,23 @@ class PreNorm(PostNorm):
         return x_BTD + self.branch(self.mlp(self.norm2(x_BTD)))
 
 
-class AdaLN(Block):
-    """DiT's adaLN-zero (arXiv 2212.09748): shift, scale and gate of both branches, zero at the start."""
+class Modulated(Block):
+    """A block whose `modulation` turns the condition vector into shifts, scales and gates."""
 
-    modulated = True
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(layer)
-        self.norm = nn.LayerNorm(layer.width, elementwise_affine=False, eps=1e-6)
-        self.modulation = ZeroLinear(layer.cond_width, 6 * layer.width)
+    modulation: nn.Linear
 
     def condition(self, c_BC: Tensor | None) -> Tensor | None:
-        assert c_BC is not None, "adaln needs a condition vector"
-        return self.modulation(F.silu(c_BC)).unsqueeze(1)  # [B, 1, 6D]
+        assert c_BC is not None, "a modulated block needs a condition vector"
+        return self.modulation(F.silu(c_BC)).unsqueeze(1)  # [B, 1, …]: the same for every token
+
+
+class AdaLN(Modulated):
+    """DiT's adaLN-zero (arXiv 2212.09748): shift, scale and gate of both branches, zero at first."""
+
+    def __init__(self, net: Network, scale: float = 1.0) -> None:
+        super().__init__(net, scale)
+        self.norm = nn.LayerNorm(net.width, elementwise_affine=False, eps=1e-6)
+        self.modulation = ZeroLinear(net.cond_width, 6 * net.width)
 
     def forward(self, x_BTD: Tensor, cond: Tensor | None) -> Tensor:
         assert cond is not None
@@ -138,23 +131,17 @@ class AdaLN(Block):
         return x_BTD + gate2 * self.branch(fed)
 
 
-class Film(Block):
+class Film(Modulated):
     """The paper's diffusion block: pre-norm, h = GELU(W₁·LN x)·(1 + s) + b, no gates.
 
-    s and b come from the condition, zero at the start (our reading of PAPER, Settings).
+    s and b come from the condition and are zero at first (our reading of PAPER, Settings).
     """
 
-    modulated = True
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(layer)
-        self.norm1 = nn.LayerNorm(layer.width)
-        self.norm2 = nn.LayerNorm(layer.width)
-        self.modulation = ZeroLinear(layer.cond_width, 2 * layer.hidden)
-
-    def condition(self, c_BC: Tensor | None) -> Tensor | None:
-        assert c_BC is not None, "film needs a condition vector"
-        return self.modulation(F.silu(c_BC)).unsqueeze(1)  # [B, 1, 2·hidden]
+    def __init__(self, net: Network, scale: float = 1.0) -> None:
+        super().__init__(net, scale)
+        self.norm1 = nn.LayerNorm(net.width)
+        self.norm2 = nn.LayerNorm(net.width)
+        self.modulation = ZeroLinear(net.cond_width, 2 * net.mlp_width)
 
     def forward(self, x_BTD: Tensor, cond: Tensor | None) -> Tensor:
         assert cond is not None
@@ -177,7 +164,7 @@ class ZeroLinear(nn.Linear):
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Xavier-uniform matrices, zero biases, embeddings N(0, 0.02²); to be `apply`-ed in order."""
+    """Xavier-uniform matrices, zero biases, embeddings N(0, 0.02²). For `nn.Module.apply`."""
     if isinstance(module, ZeroLinear):
         nn.init.zeros_(module.weight)
         nn.init.zeros_(module.bias)

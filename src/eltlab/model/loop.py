@@ -1,5 +1,6 @@
 """The one place where loops happen."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -7,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eltlab.model.layers import Block
+from eltlab.config.network import Network
+from eltlab.model.layers import BLOCKS, Block, ZeroLinear
 
 
-class Looped(NamedTuple):
-    """What one pass through the stack gives."""
+class StackOutput(NamedTuple):
+    """The result of one pass through the stack."""
 
-    states: dict[int, Tensor]  # [B, T, D] at each asked exit
-    updates: Tensor | None  # relative update of every loop that ran, [loops]
+    states: dict[int, Tensor]  # [B, T, D] at each exit that was requested
+    updates: Tensor | None  # relative update of every loop that ran, [loops], if tracked
     loops: int  # that ran
 
 
@@ -28,9 +30,9 @@ class LoopedStack(nn.Module):
         blocks: the N unique blocks.
         prelude: blocks that run once, before the first loop.
         coda: blocks that run on the state of each exit before it is read.
-        loop_embedding: [loops, D], row ℓ added to every token as loop ℓ begins (R-MDM, arXiv
-            2606.18022); loops beyond the last row take the last.
-        injection: maps the input of the first loop to what every later loop begins by adding
+        loop_embedding: [loops, D]. Row ℓ is added to every token at the start of loop ℓ (R-MDM, arXiv
+            2606.18022). Loops beyond the last row use the last row.
+        injection: maps the input of the first loop to what is added at the start of every later loop
             (Huginn, arXiv 2502.05171).
     """
 
@@ -49,7 +51,7 @@ class LoopedStack(nn.Module):
         self.coda: Sequence[Block] = nn.ModuleList(coda)  # type: ignore[assignment]
         self.loop_embedding = loop_embedding
         self.injection = injection
-        # Keep each block's input alone and run the block again in the backward.
+        # If set, only each block's input is kept, and the backward runs the block again.
         self.recompute = False
 
     def forward(
@@ -59,23 +61,25 @@ class LoopedStack(nn.Module):
         exits: Sequence[int],
         track: bool = False,
         halt: float | None = None,
-    ) -> Looped:
-        """The states [B, T, D] after the loops named in exits (each at least 1), through the coda.
+    ) -> StackOutput:
+        """The states [B, T, D] after the loop counts in exits (each at least 1), through the coda.
 
-        With track, also the relative update of every loop that ran, [loops]: mean over the batch of
-        ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ (PAPER, Results: updates of late loops shrink).
+        track: also return the relative update of every loop that ran, the mean over the batch of
+            ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ (PAPER, Results: updates of late loops shrink).
+        halt: end the pass after the first loop whose relative update is below this, and return the
+            state reached then as the state of the exit. Takes a single exit, and synchronises the
+            host with the device after every loop.
 
-        With halt, the pass ends after the first loop whose relative update falls below it, and
-        gives the state reached in place of the one exit that may then be asked. The host waits for
-        the device after every loop to learn that.
+        Raises ValueError if exits do not fit.
         """
         if not exits or min(exits) < 1:
             raise ValueError(f"exits {tuple(exits)}: name at least one loop count, each at least 1")
         if halt is not None and len(exits) > 1:
             raise ValueError(f"exits {tuple(exits)}: a pass that may halt has one exit")
-        # Time and class do not change over the loops: their modulation is computed once a pass.
+        # Time and class do not change over the loops, so each modulation is computed once per pass.
         prelude, looped, coda = (
-            conditioned(blocks, c_BC) for blocks in (self.prelude, self.blocks, self.coda)
+            [(block, block.condition(c_BC)) for block in blocks]
+            for blocks in (self.prelude, self.blocks, self.coda)
         )
         x_BTD = self.run(prelude, x_BTD)
         input_BTD, injected_BTD = x_BTD, None
@@ -84,9 +88,9 @@ class LoopedStack(nn.Module):
         last = max(exits)
         for loop in range(1, last + 1):
             before_BTD = x_BTD
-            if loop == 2 and self.injection is not None:
+            if loop == 2 and self.injection is not None:  # loop 1 starts from the input itself
                 injected_BTD = self.injection(input_BTD)
-            x_BTD = self.run(looped, self.begin(loop, x_BTD, injected_BTD))
+            x_BTD = self.run(looped, self.start_loop(loop, x_BTD, injected_BTD))
             if track or halt is not None:
                 updates.append(relative_update(before_BTD, x_BTD))
             if loop in exits:
@@ -95,12 +99,12 @@ class LoopedStack(nn.Module):
                 reached[last] = x_BTD
                 break
         states = {exit: self.run(coda, state_BTD) for exit, state_BTD in reached.items()}
-        return Looped(states, torch.stack(updates) if track else None, loop)
+        return StackOutput(states, torch.stack(updates) if track else None, loop)
 
-    def run(self, blocks: "Conditioned", x_BTD: Tensor) -> Tensor:
-        """The state after these blocks, each once."""
+    def run(self, blocks: list[tuple[Block, Tensor | None]], x_BTD: Tensor) -> Tensor:
+        """The state after these blocks, each with its condition."""
         for block, cond in blocks:
-            # Not reentrant: the other kind breaks where weights are shared (marked ready twice).
+            # Reentrant checkpoints fail with shared weights: DDP sees a parameter marked ready twice.
             x_BTD = (
                 checkpoint(block, x_BTD, cond, use_reentrant=False)
                 if self.recompute
@@ -108,8 +112,8 @@ class LoopedStack(nn.Module):
             )
         return x_BTD
 
-    def begin(self, loop: int, x_BTD: Tensor, injected_BTD: Tensor | None) -> Tensor:
-        """The state that the blocks of a loop start from."""
+    def start_loop(self, loop: int, x_BTD: Tensor, injected_BTD: Tensor | None) -> Tensor:
+        """The state with the loop embedding and the injection added."""
         if self.loop_embedding is not None:
             x_BTD = x_BTD + self.loop_embedding[min(loop, len(self.loop_embedding)) - 1]
         if injected_BTD is not None:
@@ -117,18 +121,27 @@ class LoopedStack(nn.Module):
         return x_BTD
 
     def compile_blocks(self) -> None:
-        """Compiles each block in place: the loop count stays outside of the graphs, so their
-        number does not grow with it (DESIGN decision 1)."""
+        """Compiles each block in place, and not the loop: a Python-int loop count would make
+        torch.compile build one graph per value."""
         for block in (*self.prelude, *self.blocks, *self.coda):
             block.compile()
 
 
-Conditioned = list[tuple[Block, Tensor | None]]
-
-
-def conditioned(blocks: Iterable[Block], c_BC: Tensor | None) -> Conditioned:
-    """Each block with what it takes as its condition."""
-    return [(block, block.condition(c_BC)) for block in blocks]
+def build_stack(net: Network) -> LoopedStack:
+    """The N looped blocks of a network, and the anatomy around them."""
+    block, scale, embedding = BLOCKS[net.block], 1.0, None
+    if net.residual_scale:
+        # arXiv 2606.18524. L is the trained count, whatever a pass runs; prelude and coda keep 1.
+        scale = 1 / (net.unique_layers * math.sqrt(net.loops))
+    if net.loop_embedding:
+        embedding = nn.Parameter(torch.zeros(net.loops, net.width))
+    return LoopedStack(
+        [block(net, scale) for _ in range(net.unique_layers)],
+        prelude=[block(net) for _ in range(net.prelude)],
+        coda=[block(net) for _ in range(net.coda)],
+        loop_embedding=embedding,
+        injection=ZeroLinear(net.width, net.width) if net.inject_input else None,
+    )
 
 
 @torch.no_grad()

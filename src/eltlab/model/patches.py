@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 class Patches(NamedTuple):
-    """How samples of this shape, images [C, H, W] or clips [F, C, H, W], are cut into tokens.
+    """How images [C, H, W] or clips [F, C, H, W] of this shape are cut into tokens.
 
-    A token covers patch × patch pixels of frame_patch frames in all channels; tokens go by frame, then
-    row, then column. `grid` is their number along each, an image being one frame.
+    A token covers patch × patch pixels of frame_patch frames in all channels. Tokens are ordered by
+    frame, then row, then column.
     """
 
     shape: tuple[int, ...]
@@ -18,22 +18,23 @@ class Patches(NamedTuple):
 
     @property
     def clip(self) -> tuple[int, ...]:
-        """(F, C, H, W), an image being a clip of one frame."""
+        """(F, C, H, W). An image is a clip of one frame."""
         return self.shape if len(self.shape) == 4 else (1, *self.shape)
 
     @property
     def grid(self) -> tuple[int, int, int]:
+        """Tokens along frames, rows and columns."""
         frames, _, height, width = self.clip
         return frames // self.frame_patch, height // self.patch, width // self.patch
 
     @property
     def values(self) -> int:
-        """Numbers in a token: frame_patch · C · patch²."""
+        """P: the numbers in a token, frame_patch · C · patch²."""
         return self.frame_patch * self.clip[1] * self.patch**2
 
     @property
     def across(self) -> tuple[int, ...]:
-        """frame_patch where it is not 1: what tokens of images are known by has no place for it."""
+        """(frame_patch,), or () if it is 1: the hashes of image codebooks do not contain it."""
         return () if self.frame_patch == 1 else (self.frame_patch,)
 
     def cut(self, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from eltlab.common.seeds import BatchNoise, BatchSlice
 from eltlab.common.torch_device import autocast
-from eltlab.config.cost.flops import macs_per_pass, network, train_flops_per_image
+from eltlab.config.cost.flops import macs_per_pass, train_flops_per_image
+from eltlab.config.network import network
 from eltlab.config.schema import Config, Spent
 from eltlab.training.live_memory import LiveMemory
 from eltlab.training.module import LoopedModule

@@ -6,14 +6,12 @@ from functools import partial
 from typing import Any
 
 from eltlab.config.cost.flops import (
-    Network,
     budget_flops,
     cost_per_sample,
     evaluations_per_step,
     macs_attention,
     macs_per_pass,
     macs_trunk,
-    network,
     params_blocks,
     params_embedding,
     params_head,
@@ -23,6 +21,7 @@ from eltlab.config.cost.flops import (
 )
 from eltlab.config.cost.memory import inference_memory, training_memory
 from eltlab.config.depths import DepthDistribution
+from eltlab.config.network import Network, network
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
 

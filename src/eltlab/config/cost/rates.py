@@ -1,11 +1,12 @@
-"""What this machine does in a second: measured by plan calibrate=true, kept in the cache, read by plan.
+"""How fast this machine is: measured by plan calibrate=true, stored in the cache, and read by plan.
 
-Reading loads no torch. An entry is of one configuration on one machine; a plan takes the entry of
-its own machine and precision whose sizes are the nearest, and says which that was.
+Reading needs no torch. An entry belongs to one configuration on one machine. A plan takes, among the
+entries of its machine and precision, the one whose sizes are the closest, and prints which that was.
 """
 
 import json
 import math
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +14,22 @@ from eltlab.common.cache import cache_dir
 from eltlab.common.hashing import digest
 from eltlab.common.machine import Machine
 from eltlab.common.text import format_si
-from eltlab.config.cost.flops import network, params_total
+from eltlab.config.cost.flops import params_total
+from eltlab.config.network import network
 from eltlab.config.schema import Config
+
+# The numbers of a network that a rate depends on. Its repr is hashed into the entries of the cache, so
+# name and order are fixed.
+Measured = namedtuple(
+    "Network",
+    "masked block width heads mlp_width cond_width unique_layers tokens patch_values codes classes loops "
+    "dropout prelude coda loop_embedding inject_input exclusive_attention",
+)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """FLOPs a second of training steps and of sampling passes, and what they were measured on."""
+    """FLOPs per second of training steps and of sampling passes, and what they were measured on."""
 
     machine: str
     precision: str
@@ -29,17 +39,17 @@ class Rate:
     params: int
     loops: int
     batch: int
-    other: str  # a digest of everything else that a step's time depends on
+    other: str  # a digest of everything else that the time of a step depends on
     train: float = 0.0
     sample: float = 0.0
 
     def distance(self, other: "Rate") -> float:
-        """How unlike two entries are: the sum of the logarithms of the ratios of their sizes."""
+        """The sum of the absolute logarithms of the ratios of their sizes."""
         sizes = ("width", "tokens", "params", "loops", "batch")
         return sum(abs(math.log(getattr(self, key) / getattr(other, key))) for key in sizes)
 
     def has_setup_of(self, other: "Rate") -> bool:
-        """Whether they are of one configuration on one machine, whatever was measured."""
+        """Whether both belong to the same configuration on the same machine, whatever was measured."""
         return replace(self, train=0.0, sample=0.0) == replace(other, train=0.0, sample=0.0)
 
 
@@ -48,7 +58,7 @@ def rates_file() -> Path:
 
 
 def read_rates() -> list[Rate]:
-    """The entries of the cache; what is none (of another version, torn) is passed over."""
+    """The entries of the cache. Lines that are torn or from another version are skipped."""
     if not rates_file().is_file():
         return []
     found = []
@@ -61,8 +71,10 @@ def read_rates() -> list[Rate]:
 
 
 def unmeasured_rate(config: Config, machine: Machine) -> Rate:
-    """What an entry of this configuration would be of, with nothing measured."""
+    """The entry of this configuration on this machine before anything is measured."""
     net, trainer = network(config), config.trainer
+    measured = Measured._make(getattr(net, key) for key in Measured._fields)
+    others = (config.supervision, config.objective, trainer.compile, trainer.recompute)
     return Rate(
         machine=str(machine.name),
         precision=machine.precision,
@@ -72,22 +84,20 @@ def unmeasured_rate(config: Config, machine: Machine) -> Rate:
         params=params_total(net),
         loops=config.loops,
         batch=config.micro_batch_size,
-        other=digest(net, config.supervision, config.objective, trainer.compile, trainer.recompute),
+        other=digest(measured, *others),
     )
 
 
 def find_rate(config: Config, machine: Machine) -> Rate | None:
-    """The entry of this configuration, else the nearest of this machine and precision, or None."""
+    """The entry of this configuration, or else the closest one of its machine and precision, or None."""
     wanted = unmeasured_rate(config, machine)
     keys = ("machine", "precision", "inputs")
     known = [r for r in read_rates() if all(getattr(r, k) == getattr(wanted, k) for k in keys)]
-    return min(
-        known, key=lambda rate: (not rate.has_setup_of(wanted), wanted.distance(rate)), default=None
-    )
+    return min(known, key=lambda r: (not r.has_setup_of(wanted), wanted.distance(r)), default=None)
 
 
 def rate_lines(config: Config, machine: Machine) -> list[str]:
-    """Where the times of a plan come from, or how to have some."""
+    """Where the times of a plan come from, or how to get some."""
     rate = find_rate(config, machine)
     if rate is None:
         return ["time: calibrate=true measures this machine once"] if machine.name else []

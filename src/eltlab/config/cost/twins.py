@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from eltlab.config.cost.flops import network, params_total
+from eltlab.config.cost.flops import params_total
+from eltlab.config.network import network
 from eltlab.config.schema import Config, FinalConfig
 
 MISSED = 0.01  # of the parameters, beyond which the layers of the iso-parameter twin are narrowed
