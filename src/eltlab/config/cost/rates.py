@@ -20,7 +20,7 @@ from eltlab.config.schema import Config
 
 # The numbers of a network that a rate depends on. Its repr is hashed into the entries of the cache, so
 # name and order are fixed.
-Measured = namedtuple(
+Measured = namedtuple(  # type: ignore[name-match]
     "Network",
     "masked block width heads mlp_width cond_width unique_layers tokens patch_values codes classes loops "
     "dropout prelude coda loop_embedding inject_input exclusive_attention",
