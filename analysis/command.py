@@ -13,6 +13,8 @@ from eltlab.runs import result_table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+COMMITTED = "committed"  # as runs_dir= of the report: all committed files
+
 
 def run_analysis(main: Callable[["DataFrame", Any], None], doc: str, **keys: str | None) -> None:
     """Calls main(table, keys) with the rows and keys of the command line, and exits as the verbs do.
@@ -54,3 +56,15 @@ def read(*rows: str) -> "DataFrame":
                 f"{path}: no such folder or file of rows; committed are {', '.join(known)}"
             )
     return result_table.load(*paths)
+
+
+def read_report_rows(runs_dir: str | None) -> "tuple[DataFrame, str]":
+    """The rows of a report, and a description of where they are from.
+
+    Without runs_dir: those of runs/, or the committed ones if runs/ has none.
+    """
+    if runs_dir == COMMITTED or (
+        runs_dir is None and not result_table.find_row_files(Path("runs"))
+    ):
+        return result_table.load(*committed_files()), "the studies that come with eltlab"
+    return read(runs_dir or "runs"), runs_dir or "runs"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tiny and base width at equal depth, twelve layers as 1, 2, 4 and 12 loops, on the digits.
+# Times tiny and base width at equal depth on the digits: twelve layers as 1, 2, 4 and 12 loops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 rows=${1:-benchmarks/rows.jsonl}

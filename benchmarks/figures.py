@@ -1,9 +1,9 @@
-"""How long each figure takes of a large table.
+"""Times each figure on a large table.
 
     python benchmarks/figures.py [rows=100000]
 
-Rows of made-up arms: three kinds, five seeds, eight loop counts. Prints seconds a figure, saved as PNG and
-PDF, and of the report's page.
+The rows simulate arms of three kinds, with five seeds and eight loop counts. Prints the seconds for each figure,
+saved as PNG and PDF, and for the report page.
 """
 
 import sys
@@ -23,9 +23,9 @@ from eltlab.analysis.page import render_page
 SEEDS, LOOPS = 5, 8
 
 
-def made_up(rows: int, folder: Path) -> pd.DataFrame:
-    """A table of so many rows; the runs of the first arm have dynamics and validation beside them."""
-    dice = np.random.default_rng(0)
+def simulate(rows: int, folder: Path) -> pd.DataFrame:
+    """A table of about this many rows; the runs of the first arm also have dynamics and validation files."""
+    rng = np.random.default_rng(0)
     arms = rows // (SEEDS * LOOPS)
     arm, seed, loops = (
         each.ravel()
@@ -36,7 +36,7 @@ def made_up(rows: int, folder: Path) -> pd.DataFrame:
     layers = 1 + arm % 7
     trained = np.where(kind == 2, 1, LOOPS)
     macs = 1e6 * layers * width * loops
-    fid = 2000 * (macs / 1e6) ** -0.5 * np.exp(dice.normal(0, 0.1, len(arm)))
+    fid = 2000 * (macs / 1e6) ** -0.5 * np.exp(rng.normal(0, 0.1, len(arm)))
     name = np.char.add("arm", arm.astype(str))
     name[arm == 0] = "plain"
     run = np.char.add(np.char.add(name, "/"), seed.astype(str))
@@ -52,11 +52,11 @@ def made_up(rows: int, folder: Path) -> pd.DataFrame:
         }
     )  # fmt: skip
     for each in range(SEEDS):
-        diagnostics(folder / "plain" / str(each))
+        write_diagnostics(folder / "plain" / str(each))
     return table
 
 
-def diagnostics(folder: Path) -> None:
+def write_diagnostics(folder: Path) -> None:
     folder.mkdir(parents=True)
     moved = [
         ("p", 1000, 0, LOOPS, step, loop, 1 / loop)
@@ -71,23 +71,23 @@ def diagnostics(folder: Path) -> None:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    asked = dict(text.split("=") for text in sys.argv[1:])
+    keys = dict(text.split("=") for text in sys.argv[1:])
     with TemporaryDirectory() as place:
         folder = Path(place)
-        table = made_up(int(asked.get("rows", 100_000)), folder)
+        table = simulate(int(keys.get("rows", 100_000)), folder)
         print(f"{len(table):,} rows, {table['name'].nunique():,} arms")
         for module in (pareto, anytime, ablation, dynamics, scaling):
             name = module.__name__.rpartition(".")[2]
             out = folder / f"{name}.png"
             took = seconds(lambda draw=module.draw, out=out: style.save(draw(table), out))
             print(f"{name}: {took:.1f} s")
-        print(f"page: {seconds(partial(render_page, table, 'made-up rows')):.1f} s")
+        print(f"page: {seconds(partial(render_page, table, 'simulated rows')):.1f} s")
 
 
 if __name__ == "__main__":

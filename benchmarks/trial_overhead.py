@@ -1,9 +1,9 @@
-"""What a trial of a sweep costs beside its training and evaluation.
+"""Measures what a trial of a sweep costs in addition to training and evaluation.
 
     python benchmarks/trial_overhead.py
 
-The same eight small runs, once as the trials of a study with one worker and once one after the other
-in a process that has run others before. Prints seconds a trial of both, and of the whole command.
+Eight small runs are trained twice: as the trials of a study with one worker, and one after another in a
+process that has already run one. Prints seconds per run of both, and for the whole command.
 """
 
 import sys
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def seconds(study: Study) -> list[float]:
-    """Of training and evaluating each configuration here; the first, which warms up, is left out."""
+    """The seconds of each configuration in this process, without the first, which warms up."""
     found = []
     for trial in grid_trials(study):
         begun = time.perf_counter()
@@ -58,7 +58,7 @@ def seconds(study: Study) -> list[float]:
 
 
 def between_starts(study: Study) -> list[float]:
-    """Seconds from the start of a trial to that of the next: what a trial takes of its worker."""
+    """The seconds from the start of each trial to the start of the next."""
     trials = TrialQueue(study, open_storage(None, study.folder), "reader", 60.0).trials()
     starts = sorted(trial.datetime_start for trial in trials if trial.datetime_start is not None)
     return [(b - a).total_seconds() for a, b in pairwise(starts)]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does FID fall as training goes on? A small diffusion model of CIFAR-10-JPEG (any folder or zip of the
-# ten classes) at two budgets, two sample seeds each. Rows: analysis/data/cifar.jsonl.
+# Does FID fall with more training? A small diffusion model of CIFAR-10 as JPEG (any folder or zip of the
+# ten classes) at two budgets, with two sample seeds each. Rows: analysis/data/cifar.jsonl.
 #     make cifar CIFAR=folder
 set -euo pipefail
 : "${CIFAR:?the folder that holds train/ and test/}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Three arms of equal compute a pass on the digits: elastic (ILSD), vanilla loop, unique-layer twin.
-# `short` trains just enough to see every part work.
+# Three arms with equal compute per pass on the digits: elastic (ILSD), vanilla loop, unique-layer twin.
+# `short` trains only enough to see that every part works.
 set -euo pipefail
 runs=runs/demo
 overrides=(experiment=demo)

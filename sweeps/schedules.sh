@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Where in sampling do loops count? The ilsd models of the digits (of the study supervision, which comes
-# first), drawn from at constant loop counts, along schedules over the sampling steps, and with halting.
+# At which sampling steps do loops matter? Samples the ilsd models of the digits (train the study supervision
+# first) at constant loop counts, with schedules over the sampling steps, and with halting.
 # Rows: analysis/data/schedules.jsonl; figure: docs/schedules.png.
 #     make schedules
 set -euo pipefail

@@ -3,18 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eltlab.cli import own_keys
 from eltlab.common.atomic_files import write_atomic
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError, suggest
-from eltlab.runs import result_table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-COMMITTED = "committed"
 
 
 @dataclass
@@ -43,24 +36,13 @@ def main(arguments: list[str]) -> None:
     out = Path(asked.out).expanduser()
     if out.suffix != ".html":
         raise UserError(f"out={asked.out}: the page is an .html file")
+    from eltlab.analysis.command import read_report_rows
     from eltlab.analysis.page import render_page
 
-    table, source = rows_of(asked.runs_dir)
+    table, source = read_report_rows(asked.runs_dir)
     html = render_page(table, source, lambda title: print(f"report: {title}", file=sys.stderr))
     write_atomic(out, html)
     print(f"report: {out}")
-
-
-def rows_of(runs_dir: str | None) -> "tuple[DataFrame, str]":
-    """The rows of what was asked for, and what people call it."""
-    pass
-    from eltlab.analysis.command import committed_files, read
-
-    if runs_dir == COMMITTED or (
-        runs_dir is None and not result_table.find_row_files(Path("runs"))
-    ):
-        return result_table.load(*committed_files()), "the studies that come with eltlab"
-    return read(runs_dir or "runs"), runs_dir or "runs"
 
 
 if __name__ == "__main__":
