@@ -2,7 +2,7 @@
 
     python benchmarks/figures.py [rows=100000]
 
-The rows simulate arms of three kinds, with five seeds and eight loop counts. Prints the seconds for each figure,
+The rows simulate arms of three kinds, with five seeds and eight loop counts. Prints the seconds per figure,
 saved as PNG and PDF, and for the report page.
 """
 
