@@ -43,7 +43,7 @@ def test_a_range_with_a_step_is_a_grid():
     assert grid({"n": {"low": 2, "high": 8, "step": 3}}) == [{"n": 2}, {"n": 5}, {"n": 8}]
     tenths = grid({"w": {"low": 0.1, "high": 0.3, "step": 0.1}})
     assert [cell["w"] for cell in tenths] == pytest.approx([0.1, 0.2, 0.3])
-    with pytest.raises(UserError, match="a grid needs choices or a range with a step"):
+    with pytest.raises(UserError, match="a grid requires choices or a range with a step"):
         grid({"n": {"low": 2, "high": 8}})
 
 
@@ -139,12 +139,12 @@ def test_what_is_no_constraint_is_told(rule, said):
         ({"a": 3}, "space.a=3: give a list of choices"),
         ({"a": []}, "give a list of choices"),
         ({"a": {}}, "space.a: no choices"),
-        ({"a": [1, 1]}, "a choice is there twice"),
+        ({"a": [1, 1]}, "a choice is listed twice"),
         ({"a": {"low": 3, "high": 1}}, "low=3 must be a number below high=1"),
         ({"a": {"low": 0.1, "high": float("inf"), "step": 0.1}}, "low=0.1 must be a number below"),
         ({"a": {"low": float("nan"), "high": 1}}, "low=nan must be a number below high=1"),
         ({"a": {"low": 1, "high": 9, "step": float("nan")}}, "step=nan must be a number above 0"),
-        ({"a": {"low": 0, "high": 1, "log": True}}, "log: true needs low above 0"),
+        ({"a": {"low": 0, "high": 1, "log": True}}, "log: true requires low above 0"),
         ({"a": {"low": 1, "high": 9, "step": 0}}, "step=0 must be a number above 0"),
         ({"a": {"x": {"b": 3}}}, "space.a.x.b=3: give a list"),
     ],

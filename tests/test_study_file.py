@@ -64,18 +64,18 @@ def test_constraints_leave_cells_out(tmp_path):
 @pytest.mark.parametrize(
     ("space", "rule", "why"),
     [
-        ("loops: [1, 2, 4]", "unique_layers >= 2", "fit makes it from other keys"),
+        ("loops: [1, 2, 4]", "unique_layers >= 2", "fit derives it from other keys"),
         ("unique_layers: [1, 2]", "model.depth <= 4", r"it is unique_layers \* loops"),
         ("objective: [masked, diffusion]", "objective.label_dropout > 0", "objective of the space"),
-        ("experiment: [demo]", "model.width > 0", "experiment of the space decides it"),
-        ("loops: [1, 2]", "optim.warmup_images < budget.images", "matched=train_flops decides it"),
+        ("experiment: [demo]", "model.width > 0", "experiment of the space sets it"),
+        ("loops: [1, 2]", "optim.warmup_images < budget.images", "matched=train_flops sets it"),
     ],
 )
 @pytest.mark.parametrize("sampler", ["grid", "random\ntrials: 2"])
 def test_constraints_on_what_follows_from_a_cell_are_refused(tmp_path, space, rule, why, sampler):
     """The base's value, which is at hand, is not the cell's."""
     text = f"space:\n  {space}\nwhere: ['{rule}']\nsampler: {sampler}\nseeds: [0]\n"
-    with pytest.raises(UserError, match=f"may differ from cell to cell: {why}"):
+    with pytest.raises(UserError, match=f"may differ between trials: {why}"):
         opened(tmp_path, text)
 
 
@@ -104,7 +104,7 @@ def test_what_is_only_measured_differently_is_another_trial(tmp_path):
 
 
 def test_a_pruner_needs_validations(tmp_path):
-    with pytest.raises(UserError, match=r"trainer\.validations=0; leave one of the two out"):
+    with pytest.raises(UserError, match=r"trainer\.validations=0; remove one of the two"):
         opened(tmp_path, GRID + "pruner: median\n", overrides=["trainer.validations=0"])
 
 
@@ -144,7 +144,7 @@ def test_what_measures_no_trial_at_its_loops_is_told(tmp_path, how):
     [
         ("seed=1", "seed=1: the study sets it; seeds are in seeds="),
         ("name=x", "name=x: the study sets it"),
-        ("loops=2", "small.yaml has it in its space, which sets it in every trial; leave it out"),
+        ("loops=2", "small.yaml sets it in every trial; remove it"),
     ],
 )
 def test_an_override_that_no_trial_would_see_is_refused(tmp_path, override, said):
@@ -190,7 +190,7 @@ def test_where_known_data_lie_makes_no_other_study(tmp_path):
         ),
         ("sampler: grids", "sampler=grids: choose one of grid"),
         ("sampler: tpe", "sampler=tpe: give trials: N"),
-        ("trials: 5", "leave trials out"),
+        ("trials: 5", "remove trials"),
         ("pruner: mean", "pruner=mean: choose one of none"),
         ("matched: flops", "matched=flops: choose one of"),
         ("objectives: {fid: lower}", "objectives.fid=lower: choose one of minimize"),
@@ -199,7 +199,7 @@ def test_where_known_data_lie_makes_no_other_study(tmp_path):
             "rows will have no fid; metrics.extractor=inception gives it",
         ),
         ("objectives: {fd_classifer: minimize}", "did you mean fd_classifier?"),
-        ("objectives: {accuracy@all: maximize}", "behind @ stands a loop count"),
+        ("objectives: {accuracy@all: maximize}", "write a loop count after @"),
         ("pruner: median\nwatch: accuracy", "watch=accuracy: choose one of loss, gap"),
         ("presets: {quick: {seed: [1]}}", "presets.quick: unknown key seed: did you mean seeds?"),
         ("presets: {quick: [1]}", "presets.quick: not a mapping"),
@@ -218,8 +218,8 @@ def test_where_known_data_lie_makes_no_other_study(tmp_path):
             "sampler: random\ntrials: 2\npruner: median\nspace: {loops: [2, 4]}\nseeds: [0, 1]",
             "trains all of seeds=\\[0, 1\\] one after the other",
         ),
-        ("space: {loops: [2]}\nseeds: []", "give different whole numbers"),
-        ("space: {loops: [2]}\nseeds: [1, 1]", "give different whole numbers"),
+        ("space: {loops: [2]}\nseeds: []", "give distinct whole numbers"),
+        ("space: {loops: [2]}\nseeds: [1, 1]", "give distinct whole numbers"),
         ("seeds: [a]", r"seeds\[0\]: Value 'a'.* could not be converted"),
         ("seeds: 3", r"seeds=3: give a list of whole numbers, e.g. \[0, 1, 2\]"),
         ("trials: many", "trials: Value 'many'.* could not be converted"),
@@ -227,16 +227,16 @@ def test_where_known_data_lie_makes_no_other_study(tmp_path):
         ("where: [1]", "where: 1 is not text; give a list of constraints"),
         ("objectives: fid", "objectives=fid: give metrics and directions"),
         ("presets: [quick]", r"presets=\['quick'\]: give names and the keys that differ"),
-        ("presets: {1: {seeds: [1]}}", "presets.1: a name is text; write '1' in quotes"),
+        ("presets: {1: {seeds: [1]}}", "presets.1: a name must be text; write '1' in quotes"),
         (
             "presets: {quick: {base: experiment=demo}}",
             "presets.quick: base=experiment=demo: give a list of overrides",
         ),
         ("hours: -1", "hours=-1.0: must be above 0"),
-        ("where: ['loops == 9']\nspace: {loops: [2]}", "leaves no cell"),
+        ("where: ['loops == 9']\nspace: {loops: [2]}", "forbids the whole space"),
         (
             "pruner: median\nobjectives: {accuracy: maximize, params_total: minimize}",
-            "a study of several objectives cannot be pruned",
+            "a study with several objectives cannot be pruned",
         ),
         ("space: [", "not YAML"),
         ("- a", "not YAML|not a mapping"),
