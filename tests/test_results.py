@@ -1,4 +1,4 @@
-"""The table: every promised column, rows once, and no two protocols side by side."""
+"""The table of rows: its columns, one row per measurement, and no mixed protocols."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_an_evaluation_without_its_columns_is_named(tmp_path: Path) -> None:
 
 
 def test_linked_runs_are_in_the_table_once(tmp_path: Path) -> None:
-    """As where old runs were moved to another disk; a link back up ends."""
+    """For example, old runs that were moved to another disk. A link to a parent does not loop."""
     run = tmp_path / "disk" / "a" / "0123456789"
     append_rows(run / "rows.jsonl", [row("a", 1, 0, 2.0)])
     (run / "up").symlink_to(tmp_path / "disk")
@@ -166,7 +166,7 @@ def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
 
 
 def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
-    """Parquet and CSV of the committed rows hold what load gives."""
+    """The Parquet and CSV files of the committed rows equal the table that load returns."""
     import pandas as pd
 
     root = Path(__file__).parents[1]
@@ -200,13 +200,13 @@ def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
             assert not any(isinstance(v, str) and v.startswith("/") for v in row["cfg"].values())
 
 
-def test_a_table_without_evaluations_is_told(tmp_path):
+def test_a_table_without_evaluations_is_refused(tmp_path):
     with pytest.raises(UserError, match="no evaluations among 0 rows"):
         comparable(load(tmp_path))
 
 
 def test_rows_and_runs_agree_on_what_makes_a_model() -> None:
-    """Every key by which runs of one name are told apart is in the run's hash, and no other."""
+    """A key makes runs of one name differ exactly if it is in the run's hash."""
     from copy import deepcopy
 
     from conftest import tiny

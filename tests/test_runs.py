@@ -1,4 +1,4 @@
-"""A run is its configuration: killed at any moment and started again, it ends as if undisturbed.
+"""A run that is killed at any moment and started again ends as if it had never been killed.
 
 The runs are real processes: forked from this one, which has torch imported already, and killed by
 SIGKILL. Every rename is a point where a file changes; a run is killed just before each of them.
@@ -49,7 +49,7 @@ VOLATILE = (
 
 
 def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
-    """Runs work in a child process; its exit status, −9 where it was killed (by us or by itself)."""
+    """Runs work in a child process; returns its exit status, −9 if it was killed."""
     child = os.fork()
     if child == 0:
         with open(os.devnull, "w") as null:
@@ -67,7 +67,7 @@ def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
 
 
 def die_at_rename(number: int) -> None:
-    """From now on this process is killed just before its number-th rename."""
+    """This process will be killed just before its number-th rename from now on."""
     replace, left = os.replace, [number]
 
     def counted(source: Path, target: Path) -> None:
@@ -85,7 +85,7 @@ def folder(runs: Path) -> Path:
 
 
 def outcome(runs: Path) -> tuple[dict, list[dict], list[list[str]]]:
-    """Checkpoint, rows and metrics of the one run below, without what time decides."""
+    """Checkpoint, rows and metrics of the only run in a folder, without values that depend on time."""
     run = folder(runs)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
@@ -93,14 +93,16 @@ def outcome(runs: Path) -> tuple[dict, list[dict], list[list[str]]]:
         for key in VOLATILE:
             row.pop(key)
         row["cfg"].pop("runs_dir")
-        row["cfg"].pop("metrics.samples")  # of the command that wrote it first; `samples` stays
+        row["cfg"].pop(
+            "metrics.samples"
+        )  # of the command that wrote the row first; `samples` stays
     with (run / "metrics.csv").open(newline="") as file:
         metrics = [line[:-1] for line in csv.reader(file)]
     return checkpoint, sorted(rows, key=str), metrics
 
 
 def assert_same(a: object, b: object) -> None:
-    """Equal to the last bit, tensors included."""
+    """Asserts that values are equal to the last bit, tensors included."""
     if isinstance(a, torch.Tensor):
         assert isinstance(b, torch.Tensor) and torch.equal(a, b)
     elif isinstance(a, dict):
@@ -126,10 +128,10 @@ def assert_same_outcome(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module", params=["masked", "diffusion"])
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """(overrides, runs folder, seconds it took) of a run that nobody interrupted."""
+    """Overrides, runs folder and seconds of a run that was not interrupted."""
     runs, warm = tmp_path_factory.mktemp("undisturbed"), tmp_path_factory.mktemp("warm")
     overrides = [*TINY, f"objective={request.param}"]
-    # Once before the clock runs: the classifier and the codebook come from the cache after that.
+    # Once before the clock starts: after that, classifier and codebook come from the cache.
     assert forked(lambda: fit.main([*overrides, f"runs_dir={warm}"])) == 0
     started = time.monotonic()
     assert forked(lambda: fit.main([*overrides, f"runs_dir={runs}"])) == 0
@@ -148,8 +150,8 @@ def test_killed_before_every_rename_ends_bit_identical(undisturbed: tuple, tmp_p
         return forked(work)
 
     kills = 0
-    # Each attempt gets one rename further than the last attempt could: 1 + 2 + 3 renames and so on
-    # are passed, so that every kind of file is met half way, at its first and later writes.
+    # Each attempt is killed one rename later than the previous one, so that 1, 2, 3, … renames succeed:
+    # every kind of file is interrupted at its first write and at later ones.
     for number in range(1, 60):
         if attempt(number) == 0:
             break
@@ -242,7 +244,7 @@ def test_one_row_a_loop_count_and_dynamics_a_line_a_loop(undisturbed: tuple) -> 
     assert all(float(line["update"]) > 0 for line in lines)
 
 
-def test_a_second_process_is_told_to_wait(undisturbed: tuple) -> None:
+def test_a_second_process_is_refused(undisturbed: tuple) -> None:
     overrides, runs, _ = undisturbed
     from eltlab.common.errors import UserError
 

@@ -1,4 +1,4 @@
-"""What a sweep prints at its end."""
+"""The table that a sweep prints at its end."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ ROWS = Path(__file__).parents[1] / "analysis" / "data" / "loops_vs_depth_quick.j
 
 
 def test_a_table_is_of_one_protocol_and_of_the_latest_rows(tmp_path: Path) -> None:
-    """Measured in between, and later by another protocol, a study's own table stays as it was."""
+    """Rows of earlier steps and of another protocol do not change a study's own table."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
     wrong = {"fd_classifier": 12345.0}
     early = [{**row, **wrong, "images_seen": row["images_seen"] // 2} for row in rows]

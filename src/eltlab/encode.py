@@ -1,5 +1,6 @@
 """python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once."""
 
+import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -9,7 +10,6 @@ from eltlab.common.command import run_command
 from eltlab.config.parsing import compose_node
 from eltlab.config.schema import EncodeConfig
 from eltlab.data.sets.image_listing import list_each_root_once
-from eltlab.evaluation.encode_set import encode
 from eltlab.runs.composing import compose_encode
 
 
@@ -31,8 +31,11 @@ def usage() -> str:
 def main(overrides: list[str]) -> None:
     with list_each_root_once():
         config = compose_encode(overrides)
-        out = Path(config.out).expanduser().resolve()
-        encode(config, out)
+        print(f"encode: {config.data.name} by {config.tokenizer.name}", file=sys.stderr, flush=True)
+
+        from eltlab.evaluation.encode_set import encode
+
+        encode(config, Path(config.out).expanduser().resolve())
     print(f"encoded: {config.out}")
 
 

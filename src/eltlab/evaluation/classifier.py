@@ -7,7 +7,7 @@ they were sampled for.
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,12 +79,8 @@ class ClassifierMetrics:
             "accuracy": accuracy.item(),
         }
 
-    def floor(self) -> dict[str, float]:
-        """fd_classifier between two halves of the reference, which is that of two draws of real data."""
+    def distances_between_halves(self) -> dict[str, float]:
         return {"fd_halves": self.real.distance_between_halves()}
-
-    def headline(self, values: dict[str, float]) -> str:
-        return f"fd_classifier {values['fd_classifier']:.2f}, accuracy {values['accuracy']:.3f}"
 
 
 class Classifier(nn.Module):
@@ -93,10 +89,7 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, size: int, classes: int, frames: int = 1) -> None:
         super().__init__()
         self.takes_clips = frames > 1
-        if self.takes_clips:
-            self.body = clip_body(frames, channels, size)
-        else:
-            self.body = image_body(channels, size)
+        self.body = build_body(channels, size, frames)
         self.drop = nn.Dropout(0.3)
         self.logits = nn.Linear(FEATURES, classes)
 
@@ -109,38 +102,26 @@ class Classifier(nn.Module):
         return self.logits(F.relu(self.drop(features)))
 
 
-def image_body(channels: int, size: int) -> nn.Sequential:
-    """Images [N, C, H, W] → features."""
-    side = -(-size // 2)
+def build_body(channels: int, size: int, frames: int) -> nn.Sequential:
+    """Three convolutions and a linear layer: images [N, C, H, W], or clips [N, C, F, H, W], → features."""
+    side, positions = -(-size // 2), 1
+    first: dict[str, Any] = {"kernel_size": 3}
+    if frames > 1:
+        # Clips are much larger than images, and large shapes and motion tell their classes apart. So the
+        # first layer reduces large frames to 16 to 31 positions per side.
+        stride = max(1, size // 16)
+        side, positions = -(-(size // stride) // 2), -(-frames // 2)
+        first = {"kernel_size": (3, stride + 2, stride + 2), "stride": (1, stride, stride)}
+    conv: Any = nn.Conv3d if frames > 1 else nn.Conv2d
     return nn.Sequential(
-        nn.Conv2d(channels, 32, 3, padding=1),
+        conv(channels, 32, **first, padding=1),
         nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1, stride=2),
+        conv(32, 64, 3, stride=2, padding=1),
         nn.ReLU(),
-        nn.Conv2d(64, 64, 3, padding=1),
+        conv(64, 64, 3, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(64 * side * side, FEATURES),
-    )
-
-
-def clip_body(frames: int, channels: int, size: int) -> nn.Sequential:
-    """Clips [N, C, F, H, W] → features.
-
-    The first layer reduces large frames to 16 to 31 positions per side. Clips are much larger than
-    images, and large shapes and motion suffice to tell their classes apart.
-    """
-    stride = max(1, size // 16)
-    side, times = -(-(size // stride) // 2), -(-frames // 2)
-    return nn.Sequential(
-        nn.Conv3d(channels, 32, (3, stride + 2, stride + 2), (1, stride, stride), padding=1),
-        nn.ReLU(),
-        nn.Conv3d(32, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv3d(64, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64 * times * side * side, FEATURES),
+        nn.Linear(64 * positions * side * side, FEATURES),
     )
 
 

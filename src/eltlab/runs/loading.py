@@ -14,7 +14,7 @@ from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.build import build_backbone, patches_of
 from eltlab.runs import export_file
-from eltlab.runs.checkpoints import load_weights, read_checkpoint
+from eltlab.runs.checkpoints import check_architecture, read_checkpoint
 from eltlab.runs.run_folder import Run
 
 
@@ -67,6 +67,7 @@ def build_sampler(
 ) -> AnytimeSampler:
     """The model with these weights, on its device. path and code (version) name the file in errors."""
     backbone = build_backbone(config)
-    load_weights(backbone, weights, path, code)
+    check_architecture(backbone, weights, path, code)
+    backbone.load_state_dict(weights)
     backbone.requires_grad_(False).eval().to(choose_device(config.trainer.accelerator))
     return AnytimeSampler(backbone, config, tokenizer)
