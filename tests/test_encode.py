@@ -491,9 +491,9 @@ def test_the_floor_is_measured_once_for_the_set_and_its_runs(images, weights, tm
 # --- what training reads --------------------------------------------------------------------------
 
 
-def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, share=None):
+def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, batch_slice=None):
     config = on(root, "budget.images=80", *overrides, kind=kind)
-    given = (share,) if share is not None else ()
+    given = (batch_slice,) if batch_slice is not None else ()
     return list(build_data(config).batches(config, start, CPU, *given))
 
 
@@ -562,11 +562,13 @@ def test_a_resumed_run_gets_the_same_batches(latents) -> None:
 
 def test_slices_of_a_batch_make_the_whole_batch(latents) -> None:
     whole = batches(latents, "data.flip=true")
-    parts = [batches(latents, "data.flip=true", share=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)]
+    parts = [
+        batches(latents, "data.flip=true", batch_slice=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)
+    ]
     for step, (x, labels) in enumerate(whole):
-        pieces = [parts[rank][2 * step + piece] for piece in (0, 1) for rank in (0, 1)]
-        assert torch.equal(x, torch.cat([piece[0] for piece in pieces]))
-        assert torch.equal(labels, torch.cat([piece[1] for piece in pieces]))
+        slices = [parts[rank][2 * step + n] for n in (0, 1) for rank in (0, 1)]
+        assert torch.equal(x, torch.cat([part[0] for part in slices]))
+        assert torch.equal(labels, torch.cat([part[1] for part in slices]))
 
 
 def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> None:
