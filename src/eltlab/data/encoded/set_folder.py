@@ -93,7 +93,7 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
                     return
             save_tokenizer(tokenizer, out / TOKENIZER)
             return
-        # If it was killed here before, it may have left the tokenizer, or part of it under a hidden name.
+        # A process that was killed here left the tokenizer, or part of it under a hidden name.
         left = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
         if left not in ([], [TOKENIZER]):
             raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
@@ -104,7 +104,7 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
 def load_started_codebook(out: Path) -> LatentCodebook | None:
     """The k-means codebook with which the set was started, or None if it is missing or damaged.
 
-    If the cache was lost, k-means may give other codes, and the set could not be resumed.
+    Without the cache, k-means may give other codes, and the set could not be resumed with those.
     """
     try:
         encoding, tokenizer = _read_encoding(out), load_tokenizer(out / TOKENIZER)

@@ -68,8 +68,9 @@ def from_flax(content: bytes) -> Tensors:
     # flax writes no msgpack arrays (lists become maps) and no maps of thousands: such a file is not flax's.
     tree = msgpack.unpackb(content, ext_hook=_read_array, max_array_len=0, max_map_len=1000)
     params = tree["params"]
+    # The decoder's are conv_in, conv_out, and one between each two levels.
     convolutions = sum(name.startswith("Conv_") for name in params["decoder"])
-    levels = range(convolutions - 1)  # the first, the last, and one between each two levels
+    levels = range(convolutions - 1)
     in_encoder = sum(name.startswith("ResBlock_") for name in params["encoder"])
     blocks = range(in_encoder // convolutions)  # the bottom has as many as each level
 
