@@ -634,7 +634,7 @@ def test_samples_are_compared_with_the_images_wherever_they_are(
     root = make(here, weights, tmp_path / "set").root
     there = here.rename(tmp_path / "there")
     config = on(root, "metrics.samples=12", f"runs_dir={tmp_path}/runs", "trainer.grids=0")
-    assert f"data.root={here}: not there" in fails(fit.fit, config)
+    assert f"data.root={here}: does not exist" in fails(fit.fit, config)
     assert not (tmp_path / "runs").exists()
     config = on(root, "metrics.samples=12", f"runs_dir={tmp_path}/runs", f"metrics.images={there}")
     fit.fit(config)
@@ -642,7 +642,7 @@ def test_samples_are_compared_with_the_images_wherever_they_are(
     assert {row["kind"] for row in rows} == {"tokenizer", "eval"}
     next((there / "train").rglob("*.jpeg")).write_bytes(b"")
     message = fails(prepare_evaluation, Run.of(config), config, [1], 0)
-    assert "other train images" in message and "metrics.images=" in message
+    assert "not the train images" in message and "metrics.images=" in message
 
 
 # --- sets that are not what they should be -------------------------------------------------------
