@@ -449,6 +449,7 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     finally:
         running.kill()
     assert running.returncode == code and "Traceback" not in err, err
+    assert err.count("the same command resumes") == (code > 0), err  # said once, by the sweep alone
     for path in runs.rglob("last.ckpt"):
         until(lambda folder=path.parents[1]: not alive(folder))
     study = load_study(file, None, more, str(runs), {})

@@ -22,18 +22,16 @@ class Monitor:
         self.updated = self.printed = time.monotonic()
         self.ended = {t.number for t in counted(queue.trials()) if t.state.is_finished()}
         self.refused = False  # by the storage, at the last update
-        self.live: Live | None = None
-        if sys.stderr.isatty():
-            self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+        self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+        self.terminal = sys.stderr.isatty()
 
     def __enter__(self) -> "Monitor":
-        if self.live is not None:
+        if self.terminal:
             self.live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.live is not None:
-            self.live.stop()
+        self.live.stop()  # nothing, if it was not started
 
     def update(self) -> int:
         """Shows the state of the study, at most once a second. Returns how many trials have ended."""
@@ -51,19 +49,18 @@ class Monitor:
             self.refused = True
             return len(self.ended)
         self.refused = False
-        if self.live is not None:
-            self.live.update(line)
+        self.live.update(line)
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self.ended:
                 self.ended.add(trial.number)
                 self.print(describe_trial(trial))
-        if self.live is None and now - self.printed >= QUIET_SECONDS:
+        if not self.terminal and now - self.printed >= QUIET_SECONDS:
             self.printed = now
             self.print(line)
         return len(self.ended)
 
     def print(self, text: str) -> None:
-        if self.live is not None:
+        if self.terminal:
             self.live.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ The key `arm` is a label that fit does not see: it names the branches of a study
 import math
 from collections.abc import Iterator, Mapping
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from eltlab.common.errors import UserError
 
@@ -125,22 +125,8 @@ def _expand(key: str, values: Any, where: str) -> list[Params]:
     return [{key: value} for value in values]
 
 
-class Chooser(Protocol):
-    """A trial of Optuna, or Dice."""
-
-    def suggest_categorical(self, name: str, choices: Any, /) -> Any: ...
-
-    def suggest_int(
-        self, name: str, low: int, high: int, /, *, step: int = 1, log: bool = False
-    ) -> int: ...
-
-    def suggest_float(
-        self, name: str, low: float, high: float, /, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-
-
 class Dice:
-    """Draws at random, without a study."""
+    """Suggests random values, as a trial of Optuna does, without a study."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -163,8 +149,8 @@ class Dice:
         return self.random.uniform(low, high)
 
 
-def draw(space: Mapping[str, Any], trial: Chooser) -> Params:
-    """Draws parameters from a space."""
+def draw(space: Mapping[str, Any], trial: Any) -> Params:
+    """Draws parameters from a space. trial: a trial of Optuna, or Dice."""
     everywhere = {
         key: {repr(inner[key]) for inner in spaces_in(space) if key in inner}
         for key in keys_of(space)
@@ -197,7 +183,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _draw_range(name: str, values: Mapping[str, Any], trial: Chooser) -> float:
+def _draw_range(name: str, values: Mapping[str, Any], trial: Any) -> float:
     low, high, step = values["low"], values["high"], values.get("step")
     log = bool(values.get("log"))
     if all(type(value) is int for value in (low, high, step or 1)):

@@ -100,15 +100,10 @@ class Study:
 
     def values(self, configs: list[Config]) -> list[float]:
         """The objectives of a trial, means over its seeds' runs. Raises UserError."""
-        values = []
-        for objective in self.file.objectives:
-            metric, loops = split_metric(objective)
-            found = [final_row(config, loops or config.loops).get(metric) for config in configs]
-            numbers = [value for value in found if isinstance(value, int | float)]
-            if len(numbers) < len(configs):
-                raise UserError(f"objectives.{objective}: no such number in the rows of the run")
-            values.append(sum(numbers) / len(numbers))
-        return values
+        return [
+            sum(final_value(config, objective) for config in configs) / len(configs)
+            for objective in self.file.objectives
+        ]
 
 
 def check_measured(file: StudyFile, config: Config, name: str) -> None:
@@ -133,19 +128,19 @@ def check_measured(file: StudyFile, config: Config, name: str) -> None:
         )
 
 
-def final_row(config: Config, loops: int) -> dict[str, Any]:
-    """The last eval row of a run at a constant loop count. Raises UserError."""
-    rows = [
-        row
-        for row in read_rows(Run.of(config).rows)
-        if row["kind"] == "eval" and (row["loops"], row["loop_schedule"]) == (loops, "constant")
+def final_value(config: Config, objective: str) -> float:
+    """An objective in the last row of a run at its constant loop count. Raises UserError."""
+    metric, loops = split_metric(objective)
+    measured = ("eval", loops or config.loops, "constant")
+    rows = read_rows(Run.of(config).rows)
+    values = [
+        row.get(metric)
+        for row in rows
+        if (row["kind"], row.get("loops"), row.get("loop_schedule")) == measured
     ]
-    if not rows:
-        raise UserError(
-            f"{config.name}: the run has no row at loops={loops}; keep evaluate=true and that count "
-            "among evaluate_loops"
-        )
-    return rows[-1]
+    if not values or not isinstance(values[-1], int | float):
+        raise UserError(f"objectives.{objective}: no such number in the rows of {config.name}")
+    return values[-1]
 
 
 def grid_trials(study: Study) -> list[PlannedTrial]:
