@@ -12,7 +12,7 @@ from eltlab.config.schema import DiffusionSamplerConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.generation.build import build_objective
 from eltlab.generation.diffusion import Diffusion, alpha_sigma, ancestral_step, ddim_step
-from eltlab.generation.guidance import guided
+from eltlab.generation.guidance import guide
 from eltlab.model.build import build_backbone
 
 PREDICTIONS = ("v", "epsilon", "x")
@@ -345,7 +345,7 @@ def test_guidance_is_its_formula_with_as_few_evaluations(scale):
     inputs = (torch.randn(3, 4), torch.rand(3))
     labels = torch.tensor([2, 0, 7])
     rows: list[int] = []
-    got = guided(recording(rows), inputs, labels, NULL, scale)
+    got = guide(recording(rows), inputs, labels, NULL, scale)
     conditional = recording([])(inputs, labels)
     unconditional = recording([])(inputs, torch.full((3,), NULL))
     torch.testing.assert_close(got, unconditional + scale * (conditional - unconditional))

@@ -10,8 +10,8 @@ from conftest import perturbed, tiny
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchNoise, SampleNoise
 from eltlab.config.cost import flops
+from eltlab.config.cost.bill import sampling_bill
 from eltlab.config.schema import FlowSamplerConfig
-from eltlab.evaluation.evaluate import costs
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.generation.build import build_objective
 from eltlab.generation.flow import Flow
@@ -171,8 +171,9 @@ def test_evaluations_and_costs_agree_with_what_a_sampler_runs(name, guidance):
     net, doubled = flops.network(config), 2 if guidance == 4 else 1
     passes = [4, 4, 3, 3, 2, 2, 1] if name == "heun" else [4, 3, 2, 1]
     expected = doubled * sum(flops.macs_per_pass(net, loops) for loops in passes)
-    assert costs(config, done.depths, 0)["macs_per_sample"] == expected
-    assert costs(config, done.depths, 0)["nfe"] == doubled * len(passes)
+    costs = sampling_bill(config, done.depths)
+    assert costs["macs_per_sample"] == expected
+    assert costs["nfe"] == doubled * len(passes)
 
 
 def test_class_and_time_reach_the_velocity():

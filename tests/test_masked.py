@@ -10,12 +10,13 @@ from conftest import perturbed, tiny
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchNoise, SampleNoise
 from eltlab.config.schema import MaskedSamplerConfig
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.generation import masked
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.generation.masked import Masked, MaskedTarget, draw, unmasking_schedule
+from eltlab.generation.masked import Masked, MaskedTarget, draw_tokens, unmasking_schedule
 from eltlab.model.build import build_backbone
 from eltlab.model.patches import Patches
 
@@ -195,9 +196,9 @@ def test_temperature_falls_over_the_steps(monkeypatch):
 
     def recording(logits, uniform):
         seen.append(logits)
-        return draw(logits, uniform)
+        return draw_tokens(logits, uniform)
 
-    monkeypatch.setattr(masked, "draw", recording)
+    monkeypatch.setattr(masked, "draw_tokens", recording)
     logits = torch.randn(5, TOKENS, CODES, generator=generator())
     sampled(lambda step, ids: logits, steps=5)
     got = [(logits / tempered).mean().item() for tempered in seen]
@@ -236,7 +237,7 @@ def test_confidence_is_log_p_plus_gumbel_noise_of_the_step(amount):
 def test_draw_follows_the_softmax():
     logits = torch.tensor([0.3, -1.0, 2.0, -math.inf, 0.0])
     count = 200_000
-    drawn = draw(logits.expand(1, count, -1), torch.rand(1, count, generator=generator()))
+    drawn = draw_tokens(logits.expand(1, count, -1), torch.rand(1, count, generator=generator()))
     p = torch.softmax(logits, dim=0)
     share = torch.bincount(drawn.flatten(), minlength=5) / count
     assert ((share - p).abs() <= 5 * (p * (1 - p) / count).sqrt()).all()
@@ -245,14 +246,14 @@ def test_draw_follows_the_softmax():
 
 def test_draw_stays_within_the_codes_at_the_ends_of_uniform():
     logits = torch.randn(1, 1, CODES, generator=generator())
-    assert draw(logits, torch.zeros(1, 1)).item() == 0
-    assert draw(logits, torch.tensor([[1 - 2**-24]])).item() == CODES - 1
+    assert draw_tokens(logits, torch.zeros(1, 1)).item() == 0
+    assert draw_tokens(logits, torch.tensor([[1 - 2**-24]])).item() == CODES - 1
 
 
 # --- the whole model ------------------------------------------------------------------------------
 
 
-def elastic() -> AnytimeSampler:
+def sampler_of_untrained() -> AnytimeSampler:
     """An untrained masked model with made-up codes."""
     config = tiny("model.block=pre_norm")
     codes = torch.rand(16, 4, generator=generator()) * 2 - 1
@@ -261,7 +262,7 @@ def elastic() -> AnytimeSampler:
 
 
 def test_class_label_and_guidance_reach_the_samples():
-    model = elastic()
+    model = sampler_of_untrained()
 
     def drawn(label, guidance):
         return model.sample([label] * 4, guidance=guidance, seed=1)
@@ -270,6 +271,15 @@ def test_class_label_and_guidance_reach_the_samples():
     assert not torch.equal(drawn(1, 1.0), drawn(1, 6.0))
     assert torch.equal(drawn(1, 0.0), drawn(2, 0.0))  # unconditional
     assert torch.equal(drawn(1, 0.0), drawn(10, 1.0))  # the null label
+
+
+@pytest.mark.parametrize("label", [4, torch.tensor(4)], ids=["int", "tensor"])
+def test_a_single_class_is_refused_with_the_list_to_give(label):
+    with pytest.raises(UserError) as refusal:
+        sampler_of_untrained().sample(label)
+    assert str(refusal.value) == (
+        "labels=4: give a list of classes, e.g. sample([4]) for one image of class 4"
+    )
 
 
 def test_masked_mean_ignores_what_is_not_masked():

@@ -20,7 +20,7 @@ from eltlab.config.cost import rates
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import macs_per_pass, macs_trunk, params_blocks, train_flops
 from eltlab.config.cost.memory import training_memory
-from eltlab.config.cost.twins import MISSED, iso_params, size, twin
+from eltlab.config.cost.twins import TOLERANCE, count_params, iso_params, twin
 from eltlab.config.network import network
 from eltlab.config.parsing import options_of
 from eltlab.model.build import build_backbone
@@ -122,7 +122,7 @@ def test_the_table_shows_ratios_to_the_configuration(capsys):
     text = lines(capsys)
     assert cell(text, "layers x loops") == ["2", "x", "4", "8", "x", "1", "2", "x", "1"]
     assert cell(text, "blocks") == ["99.97k", "399.9k", "4.00", "99.97k", "1.00"]
-    assert cell(text, "passes a sample (NFE)") == ["12", "12", "1.00", "12", "1.00"]
+    assert cell(text, "passes per sample (NFE)") == ["12", "12", "1.00", "12", "1.00"]
 
 
 def test_a_unique_layer_model_is_its_own_twin(capsys):
@@ -137,7 +137,7 @@ def test_a_split_of_its_own_depth_is_told(capsys):
         line for line in lines(capsys, "unique_layers=4", "loops=6") if "sets the split" in line
     ]
     assert note == (
-        "unique_layers=4 sets the split: 24 layers a pass, 3.00x the 8 of model=elt_tiny"
+        "unique_layers=4 sets the split: 24 layers per pass, 3.00x the 8 of model=elt_tiny"
     )
     # Also where the plain depth could not be split so, or not be trained for this budget.
     for split in (
@@ -175,11 +175,11 @@ def test_twins_match_what_they_are_named_for(keys):
     per_layer = params_blocks(net) // net.layers
     more = config.unique_layers * (config.loops - 1)
     assert params_blocks(network(other)) == params_blocks(net) + more * per_layer
-    assert abs(size(equal) / size(config) - 1) <= MISSED
+    assert abs(count_params(equal) / count_params(config) - 1) <= TOLERANCE
     assert macs_trunk(network(equal), 1) < macs_trunk(net, config.loops)
     # They are configurations that fit trains as they are.
     for arm in (other, equal):
-        assert sum(p.numel() for p in meta(arm).parameters()) == size(arm)
+        assert sum(p.numel() for p in meta(arm).parameters()) == count_params(arm)
 
 
 def meta(config):
@@ -190,7 +190,7 @@ def meta(config):
 def test_fewer_layers_match_where_they_can():
     config = tiny("unique_layers=2", "loops=4")
     assert (iso_params(config).unique_layers, iso_params(config).model.width) == (2, 16)
-    assert size(iso_params(config)) == size(config)
+    assert count_params(iso_params(config)) == count_params(config)
 
 
 def test_a_width_that_cannot_be_narrowed_keeps_its_layers():

@@ -1,4 +1,4 @@
-"""A trained elastic model: the EMA weights of a run, drawn from at any loop count."""
+"""AnytimeSampler: samples images or clips from the averaged weights of a run, at any loop count."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eltlab.common import distributed
+from eltlab.common.errors import UserError
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import SampleNoise
 from eltlab.common.text import example_unit
@@ -19,26 +20,24 @@ from eltlab.data.images.image_set import to_uint8
 from eltlab.data.tokenizers.batch_sizes import RECONSTRUCTED, clips_per_batch
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.build import build_objective
-from eltlab.generation.guidance import guided
+from eltlab.generation.guidance import guide
 
 
 class SampleBatch(NamedTuple):
-    """Samples and what they took."""
+    """Samples, and the loops that they took."""
 
     images: Tensor  # uint8 [N, C, H, W], or clips [N, F, C, H, W]
-    depths: list[
-        DepthDistribution
-    ]  # at each step: fewer loops than asked for where a pass was halted
-    updates: list[list[float]]  # relative update of each loop in a step's first pass, where tracked
+    depths: list[DepthDistribution]  # at each step; halting runs fewer loops than requested
+    updates: list[list[float]]  # of each loop in the first pass of each step, if tracked
 
 
 class AnytimeSampler:
-    """A backbone with its objective, sampler and tokenizer: `sample` gives images or clips.
+    """A backbone with its objective, sampler and tokenizer.
 
     Args:
         backbone: the averaged network, in evaluation mode, on its device.
-        config: of the run; its sampler section is the default of every draw.
-        tokenizer: what turns drawn tokens or latents into images; None: pixels are drawn.
+        config: of the run. Its sampler section has the defaults of every call.
+        tokenizer: decodes tokens or latents to images; None if the model samples pixels.
     """
 
     def __init__(self, backbone: nn.Module, config: Config, tokenizer: Tokenizer | None) -> None:
@@ -58,17 +57,26 @@ class AnytimeSampler:
         guidance: float | None = None,
         halting: float | None = None,
     ) -> Tensor:
-        """Draws one image or clip a label: uint8 [N, C, H, W] or [N, F, C, H, W].
+        """Samples one image or clip per label: uint8 [N, C, H, W] or [N, F, C, H, W].
 
         Args:
-            labels: class of each image; `classes` (the null label) draws unconditionally.
-            loops: one loop count, a line such as "4to1", or one count a step; the trained one if left out.
-            steps, guidance, halting: in place of the run's sampler.*.
-            seed, indices: the noise of image i is a function of (seed, indices[i]); 0, 1, … by default.
+            labels: class of each image. `classes`, the null label, samples without a class.
+            loops: a loop count, a ramp such as "4to1", or one count per step; None: the run's.
+            steps, guidance, halting: replace those of the run's sampler.
+            seed, indices: the noise of image i is a function of (seed, indices[i]); None: 0, 1, …
+
+        Raises UserError if labels is a single class.
         """
-        changes = {"steps": steps, "guidance": guidance, "halting": halting}
-        given = {key: value for key, value in changes.items() if value is not None}
-        return self.sample_batch(torch.as_tensor(labels), loops, seed, indices, given).images
+        classes = torch.as_tensor(labels)
+        if classes.ndim == 0:
+            label = classes.item()
+            raise UserError(
+                f"labels={label}: give a list of classes, "
+                f"e.g. sample([{label}]) for one image of class {label}"
+            )
+        replaced = {"steps": steps, "guidance": guidance, "halting": halting}
+        changes = {key: value for key, value in replaced.items() if value is not None}
+        return self.sample_batch(classes, loops, seed, indices, changes).images
 
     @torch.inference_mode()
     def sample_batch(
@@ -80,7 +88,10 @@ class AnytimeSampler:
         changes: dict[str, Any] | None = None,
         track: bool = False,
     ) -> SampleBatch:
-        """`sample`, and what it spent; with track also the relative update of each loop and step."""
+        """Samples one image per label, with the run's sampler under the changes given.
+
+        track: also return the relative update of each loop at each step.
+        """
         sampler = replace(self.config.sampler, **(changes or {}))
         if loops is None:
             loops = sampler.loops if sampler.loops is not None else self.config.loops
@@ -88,8 +99,9 @@ class AnytimeSampler:
         labels = labels.to(self.device)
         noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
         updates: list[list[float]] = []
-        passes: list[list[int]] = []  # loops of each pass of a step; Heun's steps take two
+        passes: list[list[int]] = []  # loops of each pass, by step; a step of Heun's takes two
 
+        # The objective asks for the prediction at a step; guidance decides on the passes it takes.
         def predict(step: int, inputs: tuple[Tensor, ...]) -> Tensor:
             count = schedule[step]
             if step == len(passes):
@@ -110,20 +122,19 @@ class AnytimeSampler:
                 return done.exits[count].float()
 
             scale = guidance_scale(sampler.guidance, sampler.guidance_schedule, step, sampler.steps)
-            return guided(network, inputs, labels, self.config.data.classes, scale)
+            return guide(network, inputs, labels, self.config.data.classes, scale)
 
-        images = self._decode(predict, noise, sampler)
-        spent = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
-        return SampleBatch(images, spent, updates)
+        images = self._draw_and_decode(predict, noise, sampler)
+        depths = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
+        return SampleBatch(images, depths, updates)
 
     def sample_all(
         self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
     ) -> SampleBatch | None:
-        """`sample_batch` in batches of the run's batch_size under a progress bar; image i has sample index i.
+        """All labels in batches of the run's batch_size, with a progress bar. Image i has index i.
 
-        Processes that have joined (devices.py) draw a batch each in turn, and the first one is given
-        all of them; the others None. The loops spent are shares of the images; the relative updates
-        are those of the first batch.
+        Ranks take the batches in turn. The main process returns all samples, the others None. Depths are
+        shares of all images; updates are those of the first batch.
         """
         batches = list(torch.arange(len(labels)).split(self.config.batch_size))
         world, rank = distributed.world_size_and_rank()
@@ -144,8 +155,8 @@ class AnytimeSampler:
         images = [drawn.images for drawn in parts]
         return SampleBatch(torch.cat(images), average_depths(parts), parts[0].updates)
 
-    def _decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
-        """Draws by the objective and turns what it drew into uint8 images, on the CPU."""
+    def _draw_and_decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
+        """Draws with the objective's sampler, and decodes to uint8 images on the CPU."""
         data = self.config.data
         shape = data.shape
         if self.config.objective.INPUTS == "tokens":
@@ -154,7 +165,7 @@ class AnytimeSampler:
         if data.kind == "pixels" and self.config.objective.INPUTS == "images":
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
-        # In parts: a decoder's last layers take many times what the latents do.
+        # In parts, because the last layers of a decoder take many times the memory of the latents.
         count = clips_per_batch(RECONSTRUCTED, data.shape)
         parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
         return torch.cat(parts)

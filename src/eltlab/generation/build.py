@@ -8,7 +8,7 @@ from eltlab.generation.objective import Objective
 
 
 def build_objective(config: Config) -> Objective:
-    """The objective of a configuration; one from a file of the user's builds itself."""
+    """The objective of a configuration. An objective from a user's file builds itself."""
     objective = config.objective
     if objective.file is not None:
         return objective.build(config)

@@ -1,7 +1,8 @@
 """Variance-preserving diffusion: cosine log-SNR, sigmoid weighting, DDPM and DDIM samplers.
 
-z_t = α·x + σ·ε with α² = sigmoid(ζ), σ² = sigmoid(−ζ), ζ the log-SNR. Sources: Variational Diffusion
-Models (arXiv 2107.00630), Simple Diffusion (2301.11093), Simpler Diffusion (2410.19324); PAPER, ILSD.
+z_t = α·x + σ·ε with α² = sigmoid(ζ) and σ² = sigmoid(−ζ), where ζ is the log-SNR. Sources: Variational
+Diffusion Models (VDM, arXiv 2107.00630), Simple Diffusion (2301.11093), Simpler Diffusion (2410.19324);
+PAPER, ILSD.
 """
 
 import math
@@ -16,7 +17,7 @@ from eltlab.config.schema import DiffusionSamplerConfig
 
 
 class NoisyTarget(NamedTuple):
-    """What a prediction for z is held against. logsnr and weight broadcast over the image."""
+    """The target of a prediction for z. logsnr and weight broadcast over the image."""
 
     x: Tensor
     z: Tensor
@@ -28,10 +29,10 @@ class Diffusion:
     """The diffusion objective and its samplers, for images or latents x [B, C, H, W].
 
     Args:
-        prediction: what the network's output means: v = α·ε − σ·x, epsilon or x.
+        prediction: what the network predicts: v = α·ε − σ·x, epsilon or x.
         bias: b of the sigmoid weighting.
         logsnr_min, logsnr_max: ζ at t = 1 and t = 0, before the shift.
-        shift: added to ζ; 2·ln(reference size / size).
+        shift: added to ζ, 2·ln(reference size / size) in Simple Diffusion.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Diffusion:
         self.t_last = 2 / math.pi * math.atan(math.exp(-logsnr_min / 2))
 
     def angle(self, t: Tensor) -> Tensor:
-        """π·t′/2, t′ being t in [0, 1] rescaled to the bounds of ζ. float64: tan is steep at the ends."""
+        """π·t′/2, where t′ is t in [0, 1] rescaled to the bounds of ζ."""
+        # In float64, because tan is steep at both ends.
         return math.pi / 2 * (self.t_first + (self.t_last - self.t_first) * t.double())
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """ζ(t), falling from logsnr_max + shift at t = 0 to logsnr_min + shift at t = 1."""
+        """ζ(t). It falls from logsnr_max + shift at t = 0 to logsnr_min + shift at t = 1."""
         return (-2 * torch.log(torch.tan(self.angle(t))) + self.shift).float()
 
     def weight(self, t: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class Diffusion:
     def corrupt(
         self, x: Tensor, noise: BatchNoise, t: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], NoisyTarget]:
-        """The network's inputs (z, time) and the target, at a time t ~ U(0, 1) a sample unless given."""
+        """The network's inputs (z, time), and the target. t: the times; None: t ~ U(0, 1)."""
         t = noise.uniform() if t is None else noise.own_rows(t)
         logsnr = self.logsnr(t)
         zeta = logsnr.view(-1, *[1] * (x.dim() - 1))
@@ -105,11 +107,11 @@ class Diffusion:
         shape: tuple[int, ...],
         sampler: DiffusionSamplerConfig,
     ) -> Tensor:
-        """Draws x [samples, *shape]; predict(step, (z, time)) is the (guided) network.
+        """Draws x [samples, *shape]. predict(step, (z, time)) is the (guided) network.
 
-        sampler.name is ddpm (ancestral) or ddim. Times are uniform from 1 to 0. The posterior of each
-        step is that between its own two times, so any step count is exact for a perfect denoiser; the
-        last step returns x̂.
+        sampler.name is ddpm (ancestral) or ddim. Times fall uniformly from 1 to 0. Each step uses the
+        posterior between its own two times, so any step count is exact for a perfect denoiser. The last
+        step returns x̂.
         """
         steps = sampler.steps
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -135,16 +137,16 @@ def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def time_input(logsnr: Tensor) -> Tensor:
-    """The time the network is told, in [0, 1]: the t whose unshifted cosine ζ this is."""
+    """The time that the network sees, in [0, 1]: the t at which the unshifted cosine schedule has this ζ."""
     return 2 / math.pi * torch.atan(torch.exp(-logsnr / 2))
 
 
 def ancestral_step(x: Tensor, z: Tensor, zeta: Tensor, zeta_next: Tensor, noise: Tensor) -> Tensor:
-    """q(z_s | z_t, x) (VDM, App. A): mean α_s·((1 − c)·z/α_t + c·x), variance σ_s²·c,
-    with c = 1 − SNR_t/SNR_s."""
+    """A sample of q(z_s | z_t, x) (VDM, App. A): mean α_s·((1 − c)·z/α_t + c·x), variance σ_s²·c, with
+    c = 1 − SNR_t/SNR_s."""
     alpha, _ = alpha_sigma(zeta)
     alpha_next, sigma_next = alpha_sigma(zeta_next)
-    c = -torch.expm1(zeta - zeta_next)
+    c = -torch.expm1(zeta - zeta_next)  # expm1: the two log-SNRs of a short step are close
     mean = alpha_next * ((1 - c) * z / alpha + c * x)
     return mean + sigma_next * c.sqrt() * noise
 

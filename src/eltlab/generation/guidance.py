@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 
-def guided(
+def guide(
     predict: Callable[[tuple[Tensor, ...], Tensor], Tensor],
     inputs: tuple[Tensor, ...],
     labels_B: Tensor,
     null: int,
     scale: float,
 ) -> Tensor:
-    """The guided prediction; both halves of CFG travel in one pass of twice the batch."""
+    """The guided prediction: one pass of twice the batch, or of one half alone if scale is 0 or 1.
+
+    null: the label without a class.
+    """
     null_B = torch.full_like(labels_B, null)
     if scale == 1:
         return predict(inputs, labels_B)

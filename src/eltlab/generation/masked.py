@@ -14,8 +14,8 @@ from eltlab.config.schema import MaskedSamplerConfig
 
 class MaskedTarget(NamedTuple):
     ids: Tensor  # [B, T], the true tokens
-    masked: Tensor  # [B, T], bool: where the loss counts
-    positions: Tensor  # scalar: how many are masked in a share of the batch, in the mean over them
+    masked: Tensor  # [B, T], bool: the positions that the loss counts
+    positions: Tensor  # scalar: masked positions per slice of the batch, the mean over all slices
 
 
 class Masked:
@@ -33,12 +33,13 @@ class Masked:
     def corrupt(
         self, ids_BT: Tensor, noise: BatchNoise, u_B: Tensor | None = None
     ) -> tuple[tuple[Tensor], MaskedTarget]:
-        """Masks ⌈T·cos(π/2·u)⌉ random tokens, u ~ U(0, 1) a sample unless given; at least one."""
+        """Masks ⌈T·cos(π/2·u)⌉ random tokens of each sample, at least one. u ~ U(0, 1), or that given."""
         T = ids_BT.shape[1]
-        # Of the whole batch: its masked positions weigh alike, whichever share of it they lie in.
+        # Counted over the whole batch, so that every masked position has the same weight in any slice.
         all_B = noise.uniform_whole_batch() if u_B is None else u_B
         counts_B = torch.ceil(T * self.level(all_B)).clamp(1, T)
         order_BT = noise.uniform(T).argsort(dim=1)
+        # argsort of a permutation is its inverse: the rank of each position in the random order.
         masked_BT = order_BT.argsort(dim=1) < noise.own_rows(counts_B)[:, None]
         target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.batch_slice.count)
         return (ids_BT.masked_fill(masked_BT, self.codes),), target
@@ -70,11 +71,11 @@ class Masked:
         shape: tuple[int, ...],
         sampler: MaskedSamplerConfig,
     ) -> Tensor:
-        """Draws ids [samples, tokens] for shape (tokens,); predict(step, (ids,)) gives the (guided) logits.
+        """Draws ids [samples, tokens] for shape (tokens,). predict(step, (ids,)) gives the (guided) logits.
 
-        Step k of K, r = (k + 1)/K: every masked token is drawn from softmax(logits/T_k) with
-        T_k = temperature + temperature_range·(1 − r); the most confident ones are kept, confidence
-        being log p + Gumbel·confidence_noise·(1 − r); the rest stay [MASK] (PAPER, Settings).
+        At step k of K, with r = (k + 1)/K, every masked token is drawn from softmax(logits/T_k) with
+        T_k = temperature + temperature_range·(1 − r). The tokens of the highest confidence, log p +
+        Gumbel·confidence_noise·(1 − r), are kept; the others stay [MASK] (PAPER, Settings).
         """
         (tokens,), steps = shape, sampler.steps
         masked_before = tokens
@@ -83,11 +84,11 @@ class Masked:
             r = (step + 1) / steps
             logits = predict(step, (ids,)).float()
             tempered = logits / (sampler.temperature + sampler.temperature_range * (1 - r))
-            drawn = draw(tempered, noise.uniform(tokens))
+            drawn = draw_tokens(tempered, noise.uniform(tokens))
             log_p = F.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
             gumbel = -torch.log(-torch.log(noise.uniform(tokens).clamp(1e-20, 1 - 1e-7)))
             confidence = log_p + sampler.confidence_noise * (1 - r) * gumbel
-            # Only masked tokens can be chosen: a token once written is never drawn again.
+            # Only masked tokens can be chosen: a token that is written is never drawn again.
             confidence = confidence.masked_fill(ids != self.codes, -math.inf)
             chosen = confidence.topk(masked_before - masked_after, dim=1).indices
             ids = ids.scatter(1, chosen, drawn.gather(1, chosen))
@@ -98,7 +99,8 @@ class Masked:
 def unmasking_schedule(tokens: int, steps: int) -> list[int]:
     """How many tokens are still masked after each step: ⌊tokens·cos(π/2·(k + 1)/steps)⌋.
 
-    Every step unmasks at least one, and none is left after the last. Needs steps ≤ tokens.
+    Every step unmasks at least one token, and none is masked after the last. Raises ValueError unless
+    1 ≤ steps ≤ tokens.
     """
     if not 1 <= steps <= tokens:
         raise ValueError(f"{tokens} tokens are unmasked in 1 to {tokens} steps, not {steps}")
@@ -111,15 +113,14 @@ def unmasking_schedule(tokens: int, steps: int) -> list[int]:
     return counts
 
 
-def draw(logits_BTK: Tensor, uniform_BT: Tensor) -> Tensor:
-    """Categorical samples [B, T] by inversion of the CDF: one uniform number a token."""
+def draw_tokens(logits_BTK: Tensor, uniform_BT: Tensor) -> Tensor:
+    """Categorical samples [B, T] by inverting the CDF, from one uniform number per token."""
     cdf = F.softmax(logits_BTK, dim=-1).cumsum(dim=-1)
     threshold = uniform_BT.unsqueeze(-1) * cdf[..., -1:]
     index = torch.searchsorted(cdf, threshold, right=True).squeeze(-1)
-    return index.clamp_max(logits_BTK.shape[-1] - 1)
+    return index.clamp_max(logits_BTK.shape[-1] - 1)  # rounding may pass the last code
 
 
 def masked_mean(values_BT: Tensor, target: MaskedTarget) -> Tensor:
-    """The share's part of the mean over the masked positions of the batch: the mean over all shares
-    is the mean over the batch."""
+    """A slice's part of the mean over the masked positions: its mean over slices is that of the batch."""
     return (values_BT * target.masked).sum() / target.positions

@@ -1,4 +1,4 @@
-"""What every objective offers: what is learned, and how samples are drawn."""
+"""The interface of an objective: what is learned, and how samples are drawn."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,20 +12,20 @@ class Objective(Protocol):
     def corrupt(
         self, x: Any, noise: BatchNoise, u: Tensor | None = None, /
     ) -> tuple[tuple[Tensor, ...], Any]:
-        """The network's inputs and the target for x, a slice of a batch.
+        """The network's inputs, and the target, for a slice x of a batch.
 
-        u in [0, 1) is how far each sample is corrupted, drawn from the noise unless given for the whole
-        batch, of which noise.own_rows(u) are the rows of this slice.
+        u: in [0, 1), how far each sample of the whole batch is corrupted; noise.own_rows(u) are the rows
+        of this slice. None: drawn from the noise.
         """
 
     def level(self, u: Tensor) -> Tensor:
-        """What u means for a reader: the time of diffusion, the mask ratio of masked models."""
+        """What u stands for: the time of diffusion and flow, the mask ratio of masked models."""
 
     def loss(self, pred: Tensor, target: Any) -> Tensor:
         """Ground truth: a scalar, the mean over the slice; the mean over all slices is that of the batch."""
 
     def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor:
-        """The student's loss towards the teacher; no gradient to the teacher."""
+        """The student's loss against the teacher, without a gradient to the teacher."""
 
     def sample(
         self,
@@ -34,4 +34,4 @@ class Objective(Protocol):
         shape: tuple[int, ...],
         sampler: Any,
     ) -> Tensor:
-        """Draws [samples, *shape]; predict(step, inputs) is the guided network at a step."""
+        """Draws [samples, *shape]. predict(step, inputs) is the guided network at a step."""

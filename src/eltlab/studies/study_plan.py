@@ -9,7 +9,7 @@ from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.rates import rate_lines
 from eltlab.studies.study import Study, grid_trials
 
-HEADERS = ["arm", "layers x loops", "width", "parameters", "MACs a sample", "images", "FLOPs"]
+HEADERS = ["arm", "layers x loops", "width", "parameters", "MACs per sample", "images", "FLOPs"]
 
 
 def plan_lines(study: Study) -> list[str]:

@@ -11,14 +11,36 @@ from eltlab.config.cost.rates import find_rate, rate_lines
 from eltlab.config.cost.twins import iso_params, twin
 from eltlab.config.schema import Config, TrainerConfig
 
+# What is printed: the name of a line, the key of the bill, and how its value is written.
+LINES = (
+    ("width", "width", str),
+    ("parameters", "params_total", format_si),
+    ("  blocks", "params_blocks", format_si),
+    ("  embeddings", "params_embedding", format_si),
+    ("  head", "params_head", format_si),
+    ("MACs per pass", "macs_per_pass", format_si),
+    ("  layers", "macs_per_pass_trunk", format_si),
+    ("    attention", "macs_per_pass_attention", format_si),
+    ("passes per sample (NFE)", "nfe", str),
+    ("MACs per sample", "macs_per_sample", format_si),
+    ("FLOPs per sample", "flops_per_sample", format_si),
+    ("training FLOPs per image", "train_flops_per_image", format_si),
+    ("training images", "images", "{:,.9g}".format),
+    ("training FLOPs", "train_flops_total", format_si),
+    ("training memory", "memory_training_bytes", format_bytes),
+    ("sampling memory", "memory_inference_bytes", format_bytes),
+    ("training time", "train_seconds", format_duration),
+    ("sampling time per sample", "sample_seconds", format_duration),
+)
+
 
 def with_twins(config: Config) -> list[Config]:
-    """The configuration, its iso-compute and its iso-parameter twin."""
+    """The configuration, its iso-compute twin and its iso-parameter twin."""
     return [config, twin(config), iso_params(config)]
 
 
 def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
-    """The bill, and the seconds of training and of one sample where this machine is calibrated."""
+    """The bill, with the seconds of training and of one sample, or None if this machine is not calibrated."""
     costs = bill(config, machine.kind, machine.precision)
     rate = find_rate(config, machine)
     train = rate and costs["train_flops_total"] / (rate.train * config.world)
@@ -26,68 +48,40 @@ def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
     return {**costs, "train_seconds": train, "sample_seconds": sample}
 
 
-TWINS = ("iso-compute twin", "iso-parameter twin")
-
-
-# What is printed: the name of a line, the key of the bill, how it is written.
-LINES = (
-    ("width", "width", str),
-    ("parameters", "params_total", format_si),
-    ("  blocks", "params_blocks", format_si),
-    ("  embeddings", "params_embedding", format_si),
-    ("  head", "params_head", format_si),
-    ("MACs a pass", "macs_per_pass", format_si),
-    ("  layers", "macs_per_pass_trunk", format_si),
-    ("    attention", "macs_per_pass_attention", format_si),
-    ("passes a sample (NFE)", "nfe", str),
-    ("MACs a sample", "macs_per_sample", format_si),
-    ("FLOPs a sample", "flops_per_sample", format_si),
-    ("training FLOPs an image", "train_flops_per_image", format_si),
-    ("training images", "images", "{:,.9g}".format),
-    ("training FLOPs", "train_flops_total", format_si),
-    ("training memory", "memory_training_bytes", format_bytes),
-    ("sampling memory", "memory_inference_bytes", format_bytes),
-    ("training time", "train_seconds", format_duration),
-    ("sampling time, each", "sample_seconds", format_duration),
-)
-
-
 def bill_lines(config: Config, machine: Machine) -> list[str]:
-    """The bill beside those of the twins, with their ratios to it; alone where it is its own twin."""
+    """The bill next to those of the twins, with their ratios to it. A unique-layer model stands alone."""
     arms = with_twins(config) if config.loops > 1 else [config]
-    own, *others = bills = [timed_bill(arm, machine) for arm in arms]
-    splits = [f"{costs['unique_layers']} x {costs['loops']}" for costs in bills]
-    rows = [
-        ["", "this", *(cell for name in TWINS for cell in (name, "ratio"))],
-        ["layers x loops", splits[0], *(cell for split in splits[1:] for cell in (split, ""))],
-    ]
-    rows[0] = rows[0][: len(rows[1])]
+    own, *twins = bills = [timed_bill(arm, machine) for arm in arms]
+    header, splits = ["", "this"], ["layers x loops"]
+    if twins:
+        header += ["iso-compute twin", "ratio", "iso-parameter twin", "ratio"]
+    for costs in bills:
+        splits += [f"{costs['unique_layers']} x {costs['loops']}", ""]
+    rows = [header, splits[: len(header)]]
     for label, key, write in LINES:
         if own[key] is not None:
-            beside = [(write(other[key]), ratio(other[key], own[key])) for other in others]
-            rows.append([label, write(own[key]), *(cell for pair in beside for cell in pair)])
-    where = f"{dealt(config)}, {machine.precision} on {machine.kind}"
-    return [*format_table(rows), f"memory and times: {where}", *rate_lines(config, machine)]
+            row = [label, write(own[key])]
+            for costs in twins:
+                row += [write(costs[key]), f"{costs[key] / own[key]:.2f}" if own[key] else ""]
+            rows.append(row)
+    setting = f"{describe_batch(config)}, {machine.precision} on {machine.kind}"
+    return [*format_table(rows), f"memory and times: {setting}", *rate_lines(config, machine)]
 
 
-def dealt(config: Config) -> str:
-    """The batch, and how it goes over devices and pieces."""
-    text, pieces = f"batch {config.batch_size}", config.trainer.accumulate
+def describe_batch(config: Config) -> str:
+    """The batch size, and how a batch is divided among devices and micro-batches."""
+    text, micro_batches = f"batch {config.batch_size}", config.trainer.accumulate
     text += f" over {config.world} devices" if config.world > 1 else ""
-    return text + (f" in {pieces} pieces" if pieces > 1 else "")
+    return text + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
 
 
-def ratio(value: float, own: float) -> str:
-    return f"{value / own:.2f}" if own else ""
-
-
-def split_lines(asked: int, config: Config) -> list[str]:
-    """What a split by unique_layers does to the depth that was asked for. Nothing where it keeps it."""
-    if asked == config.model.depth:
+def split_lines(requested_depth: int, config: Config) -> list[str]:
+    """Says if unique_layers sets another depth than the one that was requested."""
+    if requested_depth == config.model.depth:
         return []
     return [
-        f"unique_layers={config.unique_layers} sets the split: {config.model.depth} layers a pass, "
-        f"{config.model.depth / asked:.2f}x the {asked} of model={config.model.name}"
+        f"unique_layers={config.unique_layers} sets the split: {config.model.depth} layers per pass, "
+        f"{config.model.depth / requested_depth:.2f}x the {requested_depth} of model={config.model.name}"
     ]
 
 
@@ -97,46 +91,44 @@ def halting_lines(config: Config) -> list[str]:
 
 
 def memory_lines(config: Config, machine: Machine, limit: float | None) -> list[str]:
-    """Where the run takes more than there is: by how much, and what would make it fit."""
-    if limit is None or needed(config, machine) <= limit:
+    """Says if a run needs more than `limit` bytes, and which settings would fit."""
+    if limit is None or peak_bytes(config, machine) <= limit:
         return []
     training = training_memory(config, machine.kind, machine.precision)
     sampling = inference_memory(config, machine.kind, machine.precision)
-    lines = [
+    line = (
         f"does not fit: training takes {format_bytes(training.total)}, {format_bytes(training.static)} of "
-        f"it for weights, gradients, optimizer and average, sampling {format_bytes(sampling.total)}; there "
-        f"are {format_bytes(limit)}"
-    ]
-    mends = [f"  {text}: {format_bytes(size)}" for text, size in mended(config, machine, limit)]
-    return [*lines, "it would fit with", *mends] if mends else [*lines, "no batch_size fits"]
+        f"it for weights, gradients, optimizer and average, sampling {format_bytes(sampling.total)}; "
+        f"{format_bytes(limit)} are available"
+    )
+    fitting = [f"  {text}: {format_bytes(size)}" for text, size in find_fit(config, machine, limit)]
+    return [line, "it would fit with", *fitting] if fitting else [line, "no batch_size fits"]
 
 
-def needed(config: Config, machine: Machine) -> int:
-    """Bytes that a run takes at its worst: it trains, then it samples."""
+def peak_bytes(config: Config, machine: Machine) -> int:
+    """Peak bytes of a run, which trains and then samples."""
     both = (training_memory, inference_memory)
-    return max(of(config, machine.kind, machine.precision).total for of in both)
+    return max(memory(config, machine.kind, machine.precision).total for memory in both)
 
 
-def mended(config: Config, machine: Machine, limit: float) -> list[tuple[str, int]]:
-    """Settings under which training fits, each at the largest batch it fits at, with what it takes."""
-    again = ("trainer.recompute=true", {"recompute": True})
+def find_fit(config: Config, machine: Machine, limit: float) -> list[tuple[str, int]]:
+    """Settings with which a run fits, each at the largest batch that fits, and the bytes they take."""
+    recompute = ("trainer.recompute=true", {"recompute": True})
     half = ("trainer.precision=bf16-mixed", {"precision": "bf16-mixed"})
-    both = (f"{again[0]} {half[0]}", again[1] | half[1])
+    both = (f"{recompute[0]} {half[0]}", recompute[1] | half[1])
     tried: list[TrainerConfig] = []
     found = []
-    for text, changes in (("", {}), again, half, both):
+    for text, changes in (("", {}), recompute, half, both):
         trainer = replace(config.trainer, **{"precision": machine.precision} | changes)
         if trainer in tried:
-            continue  # it is so already
+            continue  # the run has this setting already
         tried.append(trainer)
-        for halvings in range(
-            config.micro_batch_size.bit_length()
-        ):  # each device keeps an image at least
-            batch = (config.micro_batch_size >> halvings) * (
-                config.batch_size // config.micro_batch_size
-            )
+        # The batch is halved until each device has one image left.
+        for halvings in range(config.micro_batch_size.bit_length()):
+            micro_batches = config.batch_size // config.micro_batch_size
+            batch = (config.micro_batch_size >> halvings) * micro_batches
             smaller = replace(config, trainer=trainer, batch_size=batch)
-            size = needed(smaller, machine._replace(precision=trainer.precision))
+            size = peak_bytes(smaller, machine._replace(precision=trainer.precision))
             if size <= limit:
                 setting = f"batch_size={batch}" if halvings else ""
                 found.append((f"{text} {setting}".strip(), size))
