@@ -316,13 +316,5 @@ def parse_loops(key: str, text: str | None) -> int | None:
 
 
 if __name__ == "__main__":
-    command.run_analysis(
-        main,
-        str(__doc__),
-        out="ablation.png",
-        factor=ARM,
-        baseline=None,
-        loops=None,
-        metric=None,
-        protocol=None,
-    )
+    unset = dict.fromkeys(["baseline", "loops", "metric", "protocol"])
+    command.run_analysis(main, str(__doc__), out="ablation.png", factor=ARM, **unset)

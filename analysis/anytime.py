@@ -319,29 +319,20 @@ def format_points(lines: pd.DataFrame, metric: str) -> str:
         f"{layers} x {loops}"
         for layers, loops in zip(lines["unique_layers"], lines["loops_train"], strict=True)
     ]
-    names = {
-        "params_total": "params",
-        "images_seen": "images",
-        "train_flops_total": "train_flops",
-    }
-    order = [
-        "arm",
-        "loops",
-        "layers x loops",
-        "loops_train",
-        "params",
-        COST,
-        "images",
-        "train_flops",
-    ]
-    shown = lines.assign(**{"layers x loops": layers_by_loops}).rename(columns=names)
-    shown = shown[[*order, "seeds", metric, "plus_minus", "accuracy"]]
+    shown = lines.assign(**{"layers x loops": layers_by_loops}).rename(columns=SHORT_NAMES)
+    order = ["arm", "loops", "layers x loops", "loops_train", "params", COST]
+    shown = shown[[*order, "images", "train_flops", "seeds", metric, "plus_minus", "accuracy"]]
     shown = shown.dropna(axis="columns", how="all")
     digits = "{:,.2f}" if shown[metric].min() >= 1 else "{:,.4f}"
     formats = FORMATS | dict.fromkeys([metric, "plus_minus"], digits.format)
     return shown.to_string(index=False, formatters=formats, na_rep="")
 
 
+SHORT_NAMES = {
+    "params_total": "params",
+    "images_seen": "images",
+    "train_flops_total": "train_flops",
+}
 FORMATS = {
     "loops": "{:.3g}".format,
     "params": "{:,.0f}".format,

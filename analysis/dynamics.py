@@ -103,9 +103,7 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
             share_scale(panels[below], panels[len(chosen)])
             here = learned[learned["arm"] == arm]
             ends[below] = draw_lines(panels[below], here, ("images", "loss", "exit"))
-        for axes, places in zip(
-            panels, ends, strict=True
-        ):  # when the scale that all share is known
+        for axes, places in zip(panels, ends, strict=True):  # now that the shared scale is known
             style.label_ends(axes, places)
         panels[0].set_ylabel("relative update")
         panels[len(chosen)].set_ylabel("held-out loss")

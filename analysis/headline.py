@@ -29,8 +29,6 @@ from eltlab.analysis.table_files import format_markdown, replace_block, save_tab
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
-NO_INTERVAL = "no interval"  # for one seed
-
 
 def headline(
     table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
@@ -94,7 +92,7 @@ def headline_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
 def format_quality(mean: float, half: float) -> str:
     """The mean and half its interval, with more digits for small distances such as KID."""
     digits = 2 if abs(mean) >= 1 else 4
-    interval = f"± {half:,.{digits}f}" if np.isfinite(half) else f"({NO_INTERVAL})"
+    interval = f"± {half:,.{digits}f}" if np.isfinite(half) else "(no interval)"
     return f"{mean:,.{digits}f} {interval}"
 
 

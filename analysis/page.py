@@ -159,15 +159,8 @@ def point_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
     rows = [["arm", "loops", "MACs per sample", metric, "seeds"]]
     for line in lines.itertuples():
         quality = format_quality(getattr(line, metric), line.plus_minus)
-        rows.append(
-            [
-                line.arm,
-                f"{line.loops:.3g}",
-                format_si(line.macs_per_sample),
-                quality,
-                str(line.seeds),
-            ]
-        )
+        macs = format_si(line.macs_per_sample)
+        rows.append([line.arm, f"{line.loops:.3g}", macs, quality, str(line.seeds)])
     return rows
 
 

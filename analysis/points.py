@@ -33,15 +33,8 @@ KINDS = {
     "random_depth": "elastic, random depth",
 }
 FACTS = [
-    "kind",
-    "data",
-    "objective",
-    "width",
-    "depth",
-    "unique_layers",
-    "loops_train",
-    "params_total",
-    "images_seen",
+    *("kind", "data", "objective", "width", "depth", "unique_layers", "loops_train"),
+    *("params_total", "images_seen"),
 ]
 MEANS = ["loops", "macs_per_sample", "train_flops_total"]
 
@@ -190,7 +183,7 @@ def caption(
     seed_counts = rows.groupby("name")["seed"].nunique()
     few, many = seed_counts.min(), seed_counts.max()
     seeds = f"n = {many}" if few == many else f"n = {few} to {many}"
-    bars = shown if many > 1 else "one seed: no interval"
+    bars = shown if many > 1 else "no interval"
     return (
         f"{first['data']}, {first['objective']}; {metric} of {int(first['samples'])} samples, "
         f"{int(first['steps'])} steps, guidance {first['guidance']:g}; {seeds} seed{'s' * bool(many > 1)}, "

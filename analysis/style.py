@@ -75,12 +75,8 @@ def canvas(
         for panel in axes:
             format_ticks(panel.xaxis)
             format_ticks(panel.yaxis)
-        figure.supxlabel(wrap_text(caption, figure), x=0.01, ha="left", fontsize=7, color=GREY)
-
-
-def wrap_text(text: str, figure: Figure) -> str:
-    """Wraps the text to the width of the figure."""
-    return fill(text, int(19 * figure.get_figwidth()))
+        text = fill(caption, int(19 * figure.get_figwidth()))  # 19 characters per inch at size 7
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color=GREY)
 
 
 def set_log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None:

@@ -33,7 +33,7 @@ def test_a_point_is_the_mean_over_seeds_with_its_t_interval() -> None:
 def test_one_seed_has_no_interval_and_says_so() -> None:
     rows = table([row("a", 4, 10.0), row("a", 2, 12.0)])
     assert points(rows)["plus_minus"].isna().all()
-    assert "one seed: no interval" in caption(rows)
+    assert "n = 1 seed, no interval" in caption(rows)
     lines = headline.headline(rows)
     assert "10.00 (no interval)" in headline.headline_rows(lines, "fid")[1]
 
