@@ -177,8 +177,8 @@ def test_the_time_of_fvd_is_announced_before_training(few, tmp_path, capsys, mon
     with pytest.raises(UserError, match="training begins"):
         trained(few, tmp_path)
     said = capsys.readouterr().err
-    assert "FVD: I3D sees 36 real clips, once, and 3 x 18 made ones at " in said
-    assert "metrics.extractor=classifier is quick" in said
+    assert "FVD: I3D sees 36 real clips, once, and 3 x 18 samples, at " in said
+    assert "metrics.extractor=classifier is fast" in said
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_keys_of_clips_are_refused_for_images():
         UserError, match="data=digits holds images; choose one of classifier, inception"
     ):
         tiny("metrics.extractor=i3d")
-    with pytest.raises(UserError, match=r"data.frames=4: data=digits holds images; leave"):
+    with pytest.raises(UserError, match=r"data.frames=4: data=digits holds images\. Remove"):
         tiny("data.frames=4")
 
 
