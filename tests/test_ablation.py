@@ -20,7 +20,7 @@ def switched(**more) -> list[dict]:
 
 
 def test_differences_are_paired_by_seed() -> None:
-    """The seeds differ by far more than the arms: unpaired there would be nothing to see."""
+    """Seeds differ by far more than arms, so an unpaired test would show nothing."""
     [line] = ablation.paired_differences(table(switched())).itertuples()
     difference = np.array(PLAIN) * (np.array(FACTORS) - 1)
     low, high = stats.t.interval(0.95, 2, loc=difference.mean(), scale=stats.sem(difference))
@@ -53,7 +53,7 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_holm_is_the_step_down_correction() -> None:
-    """By hand: sorted 0.01, 0.02, 0.04 times 3, 2 and 1; never falling, never above 1."""
+    """By hand: the sorted 0.01, 0.02, 0.04 times 3, 2 and 1, non-decreasing and at most 1."""
     found = ablation.correct_by_holm(np.array([0.04, 0.01, np.nan, 0.02]))
     assert found == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
     assert list(ablation.correct_by_holm(np.array([0.6, 0.7]))) == [1.0, 1.0]
@@ -74,7 +74,7 @@ def test_a_factor_is_compared_with_every_other_key_equal() -> None:
     assert lines.loc["4", "ratio"] == pytest.approx(0.25) and lines.loc["4", "seeds"] == 2
     [line] = ablation.paired_differences(table(factors()), "model.dropout", "0.0").itertuples()
     assert line.ratio == pytest.approx(1.1)
-    # Unbalanced: without its partner a run is not compared.
+    # If the design is unbalanced, a run without its partner is not compared.
     some = [
         each for each in factors() if (each["cfg.optim.lr"], each["cfg.model.dropout"]) != (4, 0.0)
     ]
@@ -82,7 +82,7 @@ def test_a_factor_is_compared_with_every_other_key_equal() -> None:
     assert line.ratio == pytest.approx(1.1)
 
 
-def test_importance_is_shared_out_by_what_explains() -> None:
+def test_importance_goes_to_the_keys_that_explain_the_variance() -> None:
     shares = ablation.importance(table(factors()))
     assert list(shares.index) == ["optim.lr", "model.dropout"]
     assert shares.sum() == pytest.approx(1) and shares["optim.lr"] > 0.9
@@ -90,7 +90,7 @@ def test_importance_is_shared_out_by_what_explains() -> None:
     assert list(ablation.importance(table(factors()))) == list(shares)  # the same every time
 
 
-def test_each_run_at_its_own_loops_or_at_those_asked_for() -> None:
+def test_runs_are_compared_at_their_trained_loops_or_at_requested_ones() -> None:
     rows = table([*arm("plain", {2: 10.0, 4: 8.0}), *arm("switch", {2: 30.0, 4: 4.0})])
     assert ablation.paired_differences(rows)["ratio"].item() == pytest.approx(0.5)
     assert ablation.paired_differences(rows, loops=2)["ratio"].item() == pytest.approx(3.0)
@@ -98,7 +98,7 @@ def test_each_run_at_its_own_loops_or_at_those_asked_for() -> None:
         ablation.paired_differences(rows, loops=7)
 
 
-def test_mistakes_name_the_mend() -> None:
+def test_mistakes_name_the_fix() -> None:
     rows = table(switched())
     with pytest.raises(UserError, match=r"factor=optim\.lrr: did you mean optim.lr"):
         ablation.paired_differences(table(factors()), "optim.lrr", "1")
@@ -120,15 +120,15 @@ def test_a_figure_of_many_levels_shows_those_that_differ_most_and_says_so() -> N
     )
 
 
-def test_the_only_arm_of_unique_layers_is_the_baseline() -> None:
+def test_the_only_arm_with_unique_layers_is_the_baseline() -> None:
     rows = table([*arm("looped", {4: 5.0}), *unique("twin", 8, 10.0)])
     assert ablation.paired_differences(rows)[["level", "baseline", "ratio"]].values.tolist() == [
         ["looped", "twin", pytest.approx(0.5)]
     ]
 
 
-def test_what_differs_in_budget_is_not_compared() -> None:
-    """Neither as many images nor as many FLOPs; and no two arms as one level."""
+def test_unmatched_budgets_are_refused() -> None:
+    """Levels must match in images or FLOPs, and a level must not stand for two arms."""
     longer = {"images_seen": 9000, "train_flops_total": 9e12}
     rows = [*arm("plain", {4: 5.0}), *arm("switch", {4: 4.0}, **longer)]
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_distances_without_a_logarithm_are_refused() -> None:
 
 
 def test_importance_takes_numbers_as_numbers() -> None:
-    """A random search over three keys, all values distinct: as names each would explain all."""
+    """All values of a random search are distinct; keys treated as names would each explain everything."""
     dice = np.random.default_rng(0)
     draws = dice.uniform(size=(40, 3))
     rows = [

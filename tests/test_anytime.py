@@ -28,13 +28,13 @@ def tax(*rows: dict) -> float:
     return line.tax
 
 
-def test_a_model_that_is_everywhere_a_quarter_worse_pays_a_quarter() -> None:
+def test_a_model_that_is_a_quarter_worse_everywhere_has_that_tax() -> None:
     assert tax(*apart(), *elastic(1.25)) == pytest.approx(0.25)
     assert tax(*apart(), *elastic(0.5)) == pytest.approx(-0.5)
 
 
 def test_the_tax_is_the_area_between_the_curves_in_logarithms() -> None:
-    """Twice as far at one loop, level at two: a triangle, then nothing, of two equal widths."""
+    """Twice as far at one loop and equal at two gives a triangle, then nothing, of equal widths."""
     rows = [
         *unique("u2", 2, 10.0),
         *vanilla("v2", {2: 10.0}, trained=2),
@@ -44,8 +44,8 @@ def test_the_tax_is_the_area_between_the_curves_in_logarithms() -> None:
     assert tax(*rows) == pytest.approx(np.exp(np.log(2) / 2 / 2) - 1)
 
 
-def test_both_curves_are_the_best_that_their_budget_buys() -> None:
-    """A deeper model that is worse is not taken: one may spend less."""
+def test_both_curves_are_the_best_within_their_budget() -> None:
+    """A deeper model that is worse is skipped, because a budget need not be used up."""
     rows = [*unique("u2", 2, 10.0), *vanilla("v4", {4: 90.0}), *arm("e", {1: 20.0, 4: 70.0})]
     assert tax(*rows) == pytest.approx(1.0)
 
@@ -61,7 +61,7 @@ def test_over_seeds_the_tax_has_a_t_interval() -> None:
         r for seed, factor in enumerate(factors) for r in (*apart(seed), *elastic(factor, seed))
     ]
     [line] = anytime.elasticity_tax(table(rows)).itertuples()
-    # By the jackknife of the log of the mean factor; each curve is a multiple of the same one.
+    # The jackknife of the log of the mean factor, because each curve is a multiple of the same one.
     whole = np.log(np.mean(factors))
     without = [np.log(np.mean([f for f in factors if f != left])) for left in factors]
     pseudo = 3 * whole - 2 * np.array(without)
@@ -79,8 +79,8 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     )
 
 
-def test_the_best_of_noisy_models_is_no_tax() -> None:
-    """All equally good, seeds of 10 % noise: without the jackknife the tax is 4 % in the mean."""
+def test_noise_between_models_adds_no_tax() -> None:
+    """All models are equally good with 10 % noise; without the jackknife the mean tax would be 4 %."""
     dice = np.random.default_rng(0)
     found = []
     for _ in range(60):
@@ -95,7 +95,7 @@ def test_the_best_of_noisy_models_is_no_tax() -> None:
     assert abs(np.mean(found)) < 0.02
 
 
-def test_the_tax_says_over_which_loops_it_is() -> None:
+def test_the_tax_names_its_loop_counts() -> None:
     rows = [*unique("u2", 2, 10.0), *vanilla("v2", {2: 5.0}, trained=2)]
     rows += arm("elastic", {1: 10.0, 2: 5.0, 4: 99.0, 8: 99.0}, trained=8)
     [line] = anytime.elasticity_tax(table(rows)).itertuples()
@@ -108,7 +108,7 @@ def test_layers_around_the_loop_are_another_block() -> None:
     assert anytime.elasticity_tax(table([*apart(), *sandwich])).empty
 
 
-def test_the_floor_is_of_the_rows_that_are_drawn() -> None:
+def test_the_floor_is_that_of_the_drawn_rows() -> None:
     more = {"fid": None, "fd_classifier": 9.0}
     rows = table([
         row("a", 4, 0, **more, fd_halves=1.0),
@@ -121,7 +121,7 @@ def test_the_floor_is_of_the_rows_that_are_drawn() -> None:
 def test_without_models_trained_apart_there_is_no_tax() -> None:
     rows = table([*elastic(1.0), *vanilla("vanilla", {2: 9.0, 4: 3.0}), *unique("twin", 8, 2.0)])
     assert anytime.elasticity_tax(rows).empty
-    # Nor from those of another width.
+    # Models of a different width do not count either.
     wide = [{**each, "width": 128} for each in apart()]
     assert anytime.elasticity_tax(table([*elastic(1.0), *wide])).empty
 
@@ -132,11 +132,11 @@ def test_the_curves_of_the_figure() -> None:
     trained = curves.pop(f"2 layers {anytime.APART}")
     assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
     assert list(curves["unique layers"]["unique_layers"]) == [2, 8]
-    # Of the vanilla loops only the deepest has a curve over its loop counts.
+    # Only the deepest vanilla loop has a curve over its loop counts.
     assert set(curves) == {"unique layers", "elastic", "vanilla4"}
 
 
-def test_models_trained_apart_are_joined_by_dots_whatever_the_widths() -> None:
+def test_models_trained_apart_are_joined_by_a_dotted_line() -> None:
     rows = [*apart(), *unique("wide", 8, 5.0, width=128)]
     for found in (apart(), rows):
         [axes] = anytime.draw(table(found)).axes

@@ -30,7 +30,7 @@ def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_a_bitmap_and_vectors(name: str, tmp_path: Path) -> None:
+def test_a_figure_is_written_as_png_and_pdf(name: str, tmp_path: Path) -> None:
     done = run(name, *FIGURES[name], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(f": {name}.png")

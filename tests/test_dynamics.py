@@ -1,4 +1,4 @@
-"""What loops do, from the files beside the rows; and what is collected to be committed."""
+"""What each loop does, from the files beside the rows, and collecting rows to commit."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_exit_losses_are_means_over_seeds_and_levels(rows: list[dict]) -> None:
     assert found.to_dict() == {(8, 1): 3.0, (8, 2): 2.0}
 
 
-def test_the_figure_has_a_column_an_arm_and_a_line_a_loop(rows: list[dict]) -> None:
+def test_the_figure_has_one_column_per_arm_and_one_line_per_loop(rows: list[dict]) -> None:
     above, below = dynamics.draw(table(rows)).axes
     assert [list(line.get_ydata()) for line in above.lines] == [[2.0, 2.0], [1.0, 1.0]]
     assert [list(line.get_ydata()) for line in below.lines] == [[3.0], [2.0]]
@@ -51,7 +51,7 @@ def test_the_figure_has_a_column_an_arm_and_a_line_a_loop(rows: list[dict]) -> N
         dynamics.draw(table(rows), ["elastik"])
 
 
-def test_rows_without_their_files_are_told(rows: list[dict]) -> None:
+def test_missing_run_files_are_reported(rows: list[dict]) -> None:
     with pytest.raises(UserError, match=r"no dynamics\.csv beside these rows"):
         dynamics.draw(table(arm("a", {4: 1.0})))
     twin = unique("twin", 4, 1.0, folder=rows[0]["folder"], images_seen=9)
@@ -64,7 +64,7 @@ def test_rows_without_their_files_are_told(rows: list[dict]) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two runs as evaluate leaves them, each with a tile."""
+    """Two runs as evaluate writes them, each with one sample grid."""
     for seed, scale in ((0, 1.0), (1, 3.0)):
         folder = tmp_path / "runs" / "elastic" / str(seed)
         rows = run(folder, seed, scale)
@@ -78,9 +78,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_collected_rows_are_the_runs_with_what_their_figures_need(
-    runs: Path, tmp_path: Path
-) -> None:
+def test_collect_keeps_the_rows_and_the_files_that_figures_need(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "data" / "study.jsonl"
     stale = out.with_suffix("") / "gone" / "dynamics.csv"
     stale.parent.mkdir(parents=True)
@@ -98,7 +96,7 @@ def test_collected_rows_are_the_runs_with_what_their_figures_need(
         )  # pictures are of the first seed, and those of the other were kept
 
 
-def test_a_file_that_is_not_as_training_left_it_is_named(rows: list[dict]) -> None:
+def test_a_damaged_file_is_named(rows: list[dict]) -> None:
     (Path(rows[0]["folder"]) / "dynamics.csv").write_text("")
     with pytest.raises(UserError, match=r"a/dynamics\.csv: damaged"):
         dynamics.draw(table(rows))
@@ -112,7 +110,7 @@ def test_nothing_is_collected_without_rows(tmp_path: Path) -> None:
         collect.collect(table([row("a", 4, 1.0)]), tmp_path / "a.json", None, False)
 
 
-def test_collecting_removes_nothing_that_it_did_not_write(runs: Path, tmp_path: Path) -> None:
+def test_collect_removes_only_files_that_it_wrote(runs: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="choose another name"):  # runs.jsonl would own runs/
         collect.collect(load(runs), tmp_path / "runs.jsonl", 0, True)

@@ -1,4 +1,4 @@
-"""The notebooks of analysis/ (pytest runs them, by nbmake): as they are in git."""
+"""The notebooks of analysis/ as they are in git; nbmake runs them."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def test_these_are_the_notebooks() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_has_no_outputs(path: Path) -> None:
-    """They are made anew from the rows; in git they would be numbers without their protocol."""
+    """Outputs in git would be numbers without a protocol; they are made from the rows when needed."""
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert len(cells) >= 5
     for cell in cells:

@@ -1,4 +1,4 @@
-"""The wheel carries conf/, sweeps/ and analysis/, and works far from the checkout."""
+"""The wheel contains conf/, sweeps/ and analysis/, and works outside the checkout."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_carries_what_lies_beside_the_package(wheel: Path) -> None:
+def test_the_wheel_contains_the_folders_beside_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ("conf", "sweeps", "analysis"):
         for path in (ROOT / folder).rglob("*"):

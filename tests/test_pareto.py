@@ -11,7 +11,7 @@ from eltlab.analysis.points import points, seed_points
 from eltlab.common.errors import UserError
 
 
-def test_the_front_is_what_no_other_beats_in_both() -> None:
+def test_the_front_has_the_points_that_no_other_point_beats() -> None:
     cost = [1, 2, 2, 3, 4, 4]
     distance = [9, 5, 7, 5, 2, 2]
     assert list(pareto.non_dominated(cost, distance)) == [True, True, False, False, True, True]
@@ -20,14 +20,14 @@ def test_the_front_is_what_no_other_beats_in_both() -> None:
 def test_a_hypervolume_is_the_area_up_to_the_published_corner_in_decades() -> None:
     axes = ("params_total", "fid")  # the corner: 1e11 parameters, FID 1e3
     assert pareto.hypervolume([1e9], [10.0], axes) == pytest.approx(2 * 2)
-    # A second point adds what the first does not dominate; a dominated one and one beyond add nothing.
+    # A second point adds the area that the first does not dominate; points dominated or beyond add none.
     two = pareto.hypervolume([1e9, 1e10], [10.0, 1.0], axes)
     assert two == pytest.approx(2 * 2 + 1 * 1)
     assert pareto.hypervolume([1e9, 1e10, 1e10, 1e12], [10.0, 1.0, 20.0, 0.1], axes) == two
 
 
 def test_the_corner_is_published_and_does_not_move() -> None:
-    """A hypervolume of last year stands beside one of today: change no value, add others."""
+    """Old and new hypervolumes are compared, so values may be added but never changed."""
     assert pareto.REFERENCE == {
         "params_total": 1e11,
         "macs_per_sample": 1e17,
@@ -58,7 +58,7 @@ def test_attainment_is_what_one_seed_attains_and_what_all_do() -> None:
 
 @given(st.permutations(range(6)))
 def test_attainment_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
-    """moocore counts wrong where the points of a set do not lie together."""
+    """moocore gives wrong results unless the points of each set are contiguous."""
     seeds = seeds_of({1: 10.0, 2: 6.0}, {1: 12.0, 2: 4.0}, {1: 11.0, 2: 5.0})
     expected = pareto.attainment(seeds, "macs_per_sample", "fid")
     found = pareto.attainment(seeds.iloc[order], "macs_per_sample", "fid")
@@ -82,22 +82,22 @@ def test_fronts_by_kind_of_arm() -> None:
     # At equal parameters only the best loop count is on the front.
     params = found[found["cost"] == "params_total"].set_index("kind")
     assert params.loc["elastic, ILSD", "label"] == "2x4" and params.loc["vanilla loop", "fid"] == 18
-    # Training FLOPs are equal here: nothing to trade.
+    # Training FLOPs are equal here, so there is no front for them.
     assert set(found["cost"]) == {"params_total", "macs_per_sample"}
     assert params.loc["unique layers", "hypervolume"] == pytest.approx((11 - np.log10(8000)) * 2)
 
 
-def test_widths_are_in_the_names_where_they_differ() -> None:
+def test_widths_are_in_the_names_if_they_differ() -> None:
     rows = table([*arm("a", {4: 2.0}), *arm("b", {4: 1.0}, width=128)])
     assert set(pareto.point_labels(points(rows))) == {"w64 2x4", "w128 2x4"}
 
 
-def test_arms_of_one_split_stand_under_their_own_names() -> None:
+def test_arms_of_equal_shape_keep_their_own_names() -> None:
     rows = table([*arm("short", {2: 3.0, 4: 2.0}), *arm("long", {4: 1.0})])
     assert list(pareto.point_labels(points(rows))) == ["short@2", "short", "long"]
 
 
-def test_a_band_is_of_the_seeds_that_all_arms_have() -> None:
+def test_a_band_uses_the_seeds_that_all_arms_have() -> None:
     rows = [*arm("a", {4: 5.0}), *arm("a", {4: 7.0}, seed=1), *arm("a", {4: 9.0}, seed=2)]
     rows += [*arm("b", {4: 1.0}, layers=3), *arm("b", {4: 2.0}, layers=3, seed=1)]
     assert set(pareto.keep_shared_seeds(seed_points(table(rows)))["seed"]) == {0, 1}
@@ -130,7 +130,7 @@ def test_names_of_the_front_do_not_overlap() -> None:
             assert not any(one.overlaps(other) for other in boxes[number + 1 :])
 
 
-def test_a_band_lies_between_the_seeds() -> None:
+def test_a_band_is_between_the_seeds() -> None:
     rows = [
         *arm("elastic", {1: 80.0, 2: 30.0, 4: 20.0}),
         *arm("elastic", {1: 70.0, 2: 35.0, 4: 22.0}, seed=1),

@@ -74,7 +74,7 @@ def test_schedules_and_halting_are_arms_of_their_own() -> None:
 
 
 def test_an_arm_has_one_name_in_points_pictures_and_diagnostics(tmp_path: Path) -> None:
-    """Also where a schedule changes what all names begin with."""
+    """Even if a schedule changes the common start of the names."""
     tile = tmp_path / "samples" / "aaaa" / "loops_004.png"
     tile.parent.mkdir(parents=True)
     tile.touch()
@@ -88,7 +88,7 @@ def test_an_arm_has_one_name_in_points_pictures_and_diagnostics(tmp_path: Path) 
     assert set(ablation.select_runs(rows, None, None, None)[0]["arm"]) == {"ilsd"}
 
 
-def test_names_lose_what_all_begin_with() -> None:
+def test_names_lose_their_common_words() -> None:
     rows = table([*arm("study/loops2-ilsd", {4: 1.0}), *arm("study/loops4-ilsd", {4: 1.0})])
     assert list(seed_points(rows)["arm"]) == ["loops2-ilsd", "loops4-ilsd"]
 
@@ -136,7 +136,7 @@ def test_rows_without_a_distance_are_refused(name: str) -> None:
         FUNCTIONS[name](rows)
 
 
-def test_a_metric_that_is_asked_for_is_there() -> None:
+def test_a_requested_metric_must_be_in_the_rows() -> None:
     rows = MIXED.assign(fd_classifier=1.0)
     assert choose_metric(rows) == "fid" and choose_metric(rows, "fd_classifier") == "fd_classifier"
     with pytest.raises(UserError, match="metric=kid: no such distance in the rows; they have fid"):
@@ -148,12 +148,12 @@ def test_a_protocol_can_be_chosen() -> None:
     assert set(points(MIXED, protocol="bbbb")["arm"]) == {"b"}
 
 
-def test_a_protocol_that_is_not_there_is_told_with_those_that_are() -> None:
+def test_an_unknown_protocol_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="protocol=cccc: no row has it; choose one of aaaa, bbbb"):
         points(MIXED, protocol="cccc")
 
 
-def test_runs_that_differ_in_more_than_their_seed_are_no_arm() -> None:
+def test_runs_that_differ_in_more_than_their_seed_are_refused() -> None:
     one, other = (row("a", 4, 1.0, seed=s, **{"cfg.optim.lr": s, "cfg.seed": s}) for s in (0, 1))
     with pytest.raises(UserError, match=r"name a stands for runs of different optim\.lr \(0, 1\)"):
         points(table([one, other]))
@@ -161,7 +161,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_arm() -> None:
     assert len(points(table([one, other]))) == 1
 
 
-def test_a_number_stays_with_its_word() -> None:
+def test_names_are_not_shortened_inside_a_number() -> None:
     assert shorten_names(["s/lr1e-05", "s/lr1e-04"]) == ["lr1e-05", "lr1e-04"]
     assert shorten_names(["s/loops2-ilsd", "s/loops2-final"]) == ["ilsd", "final"]
     assert shorten_names(["a"]) == ["a"]
@@ -191,7 +191,7 @@ def test_the_twin_is_the_unique_layer_arm_of_equal_width_and_depth() -> None:
 @pytest.mark.parametrize(
     "other", [{"images_seen": 99, "train_flops_total": 9e9}, {"objective": "masked"}, {"data": "x"}]
 )
-def test_what_was_trained_otherwise_is_no_twin(other: dict) -> None:
+def test_an_arm_trained_differently_is_no_twin(other: dict) -> None:
     rows = [*arm("elastic", {4: 20.0}), *unique("twin", 8, 10.0)]
     assert headline.headline(table(rows))["ratio"][0] == 2.0
     rows[-1] |= other
@@ -205,11 +205,11 @@ def test_the_ratio_is_over_shared_seeds() -> None:
     assert np.isnan(headline.headline(table(strangers))["ratio"][0])
 
 
-def test_rows_at_other_loop_counts_alone_make_no_headline() -> None:
+def test_without_the_trained_loop_count_there_is_no_headline() -> None:
     with pytest.raises(UserError, match="no arm was measured at the loop count it was trained for"):
         headline.headline(table(arm("e", {2: 20.0})))
 
 
-def test_where_two_could_be_the_twin_there_is_none() -> None:
+def test_two_possible_twins_are_no_twin() -> None:
     rows = table([*arm("elastic", {4: 20.0}), *unique("t", 8, 16.0), *unique("u", 8, 17.0)])
     assert headline.headline(rows)["twin"].isna().all()

@@ -1,4 +1,4 @@
-"""The bar on a real terminal, and lines where there is none."""
+"""The bar on a real terminal, and lines without one."""
 
 import os
 import pty
@@ -32,7 +32,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     assert "60/100" in seen and "images/s" in seen and "left" in seen and "loss 0.123" in seen
 
 
-def test_elsewhere_a_plain_line_says_the_same() -> None:
+def test_without_a_terminal_a_plain_line_says_the_same() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     [line] = done.stderr.splitlines()
     assert line.startswith("train: 60 of 100 images, ") and line.endswith("left loss 0.123")

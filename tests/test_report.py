@@ -1,4 +1,4 @@
-"""The report: its numbers are the table's, and it works in a real browser, alone."""
+"""The report: its numbers are those of the table, and it works offline in a real browser."""
 
 import io
 import re
@@ -62,7 +62,7 @@ def numbers(text: str) -> list[float]:
 
 
 def swept(tmp_path: Path) -> Path:
-    """A study of seconds, trained and measured; the report of it."""
+    """Trains and measures a study that takes seconds; returns its report."""
     sweep.main([written(tmp_path, STUDY), f"runs_dir={tmp_path / 'runs'}", "workers=2"])
     report.main([f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'report.html'}"])
     return tmp_path / "report.html"
@@ -78,7 +78,7 @@ def test_the_numbers_of_the_page_are_the_tables_and_the_slider_is_there(
     tables = Tables(path.read_text()).found
     check_headline(tables["headline"][0], rows[rows["loops"] == rows["loops_train"]])
     check_points(tables["points"][0], rows)
-    # Both arms that loop can be chosen, and the twin is beside each.
+    # Both looped arms can be chosen, and each has the twin beside it.
     page.goto(path.as_uri())
     assert page.locator("select option").all_inner_texts() == ["loops2-final", "loops2-ilsd"]
     assert "its unique-layer twin" in page.locator(".pair").inner_text()
@@ -135,7 +135,7 @@ def test_the_samples_of_clips_move(tmp_path: Path, page: Any) -> None:
 
 
 def tiled(tmp_path: Path, name: str, counts: list[int], **more: Any) -> dict[str, Any]:
-    """A folder with a tile a loop count, each of another grey; as the column of rows."""
+    """A folder with one tile per loop count, each in a different grey; as the column folder of rows."""
     folder = tmp_path / name / "samples" / "aaaa"
     folder.mkdir(parents=True)
     for loops in counts:
@@ -161,12 +161,12 @@ def page_of(rows: list[dict[str, Any]]) -> str:
 
 
 def shown(browser_page: Any) -> list[str]:
-    """What the pictures that can be seen are of."""
+    """The captions of the visible pictures."""
     return browser_page.locator(".pair figure:visible strong").all_inner_texts()
 
 
 def grey(browser_page: Any) -> int:
-    """The grey of the first picture that can be seen, from its pixels on the screen."""
+    """The grey of the first visible picture, from its pixels on the screen."""
     picture = browser_page.locator(".pair figure:visible img").first.screenshot()
     pixels = Image.open(io.BytesIO(picture)).convert("L")
     return pixels.getpixel((pixels.width // 2, pixels.height // 2))
@@ -194,7 +194,7 @@ def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None
     assert shown(page)[0] == "vanilla, 2 loops" and grey(page) == 40
 
 
-def test_the_page_asks_for_nothing_and_says_nothing(made: Path, page: Any) -> None:
+def test_the_page_loads_nothing_and_logs_nothing(made: Path, page: Any) -> None:
     page.goto(made.as_uri())
     page.wait_for_load_state("networkidle")
     assert [url for url in page.asked if not url.startswith("data:")] == [made.as_uri()]
@@ -208,7 +208,7 @@ def test_the_page_fits_a_phone(made: Path, page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     page.goto(made.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    # Figures keep a size that can be read, and are moved sideways.
+    # Figures keep a readable size and scroll sideways.
     widths = page.evaluate("[...document.querySelectorAll('.drawing img')].map(i => i.width)")
     assert widths and min(widths) >= 600
     touch = page.locator("input[type=range]").bounding_box()
@@ -222,7 +222,7 @@ def test_a_name_is_text_and_never_markup(made: Path) -> None:
 # --- what is shown, and what is not ---------------------------------------------------------------
 
 
-def test_protocols_and_studies_are_sections_of_their_own(made: Path) -> None:
+def test_each_study_and_protocol_is_a_section(made: Path) -> None:
     rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
     assert [title for title, _ in split_sections(table(rows))] == [
         "made-up, protocol aaaa",
@@ -233,7 +233,7 @@ def test_protocols_and_studies_are_sections_of_their_own(made: Path) -> None:
     assert [line[0] for line in headlines[0][1:]] == ["other<b>"]
 
 
-def test_what_cannot_be_shown_says_why(made: Path) -> None:
+def test_the_page_says_why_something_is_missing(made: Path) -> None:
     text = made.read_text()
     assert "Dynamics: no dynamics.csv beside these rows" in text
     assert "Samples: no samples beside these rows" in text
@@ -241,7 +241,7 @@ def test_what_cannot_be_shown_says_why(made: Path) -> None:
     assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
 
 
-def test_one_bad_run_does_not_take_the_page_with_it(tmp_path: Path) -> None:
+def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
     rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # a tile without its row
     (tmp_path / "e" / "dynamics.csv").write_text("")
     (tmp_path / "e" / "validation.csv").write_text("")
@@ -260,14 +260,14 @@ def test_rows_at_other_loops_alone_still_have_points_and_figures() -> None:
 
 
 def test_the_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """Where there are no runs. Every committed study has its section."""
+    """They are the default if there are no runs; each committed study has a section."""
     monkeypatch.chdir(tmp_path)
     report.main([])
     html = (tmp_path / "report.html").read_text()
     for name in ("anytime-quick", "loops_vs_depth-quick", "pareto-quick", "anytime-small"):
         assert f">{name}</h2>" in html
     assert len(Tables(html).found["headline"]) >= 10 and "<input" in html
-    # With runs it is of these.
+    # If there are runs, the page shows them.
     capsys.readouterr()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "rows.jsonl").touch()
@@ -287,7 +287,7 @@ def test_mistakes_write_no_page(tmp_path: Path, monkeypatch: Any) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_help_needs_neither_torch_nor_pandas() -> None:
+def test_help_imports_neither_torch_nor_pandas() -> None:
     code = (
         "import sys; sys.argv = ['report', '--help']; import runpy; "
         "runpy.run_module('eltlab.report', run_name='__main__'); "

@@ -11,8 +11,8 @@ G = np.geomspace(1e6, 1e9, 12)
 
 
 @pytest.mark.parametrize("a, b, c", [(1922.5, -0.95, 1.48), (300.0, -0.3, 0.0), (5.0, 0.4, 2.0)])
-def test_a_power_law_is_found_again(a: float, b: float, c: float) -> None:
-    """The first is the paper's, of FID against 10⁹ MACs."""
+def test_a_power_law_is_recovered(a: float, b: float, c: float) -> None:
+    """The first law is the paper's, of FID over 10⁹ MACs."""
     fit = scaling.fit_power_law(G, a * (G / 1e9) ** b + c)
     height, exponent, floor, centre = fit.values
     assert exponent == pytest.approx(b, rel=1e-3)
@@ -23,7 +23,7 @@ def test_a_power_law_is_found_again(a: float, b: float, c: float) -> None:
 @pytest.mark.parametrize("floor", [0.0, 3.0])
 @pytest.mark.parametrize("count", [6, 12])
 def test_intervals_cover_as_often_as_they_say(floor: float, count: int) -> None:
-    """Of 100 noisy laws about 95 % have b, and c, in their intervals, also where c is at its end."""
+    """For about 95 of 100 noisy laws the intervals contain b and c, even if c is at its bound."""
     dice = np.random.default_rng(0)
     x = np.geomspace(1e6, 1e9, count)
     clean = 50 * (x / 1e7) ** -0.6 + floor
@@ -35,14 +35,14 @@ def test_intervals_cover_as_often_as_they_say(floor: float, count: int) -> None:
         assert covered >= 0.9
 
 
-def test_c_has_an_upper_end_that_the_points_allow() -> None:
+def test_the_interval_of_c_has_an_upper_end() -> None:
     x = np.geomspace(1e6, 1e9, 8)
     fit = scaling.fit_power_law(x, 50 * (x / 1e7) ** -0.6 * np.tile([1.01, 0.99], 4))
     assert fit.low[2] == 0 and fit.high[2] < 50 * 100**-0.6
 
 
 @pytest.mark.parametrize("worth", [0.0, 0.46, 1.0])
-def test_the_worth_of_a_loop_is_found_again(worth: float) -> None:
+def test_the_worth_of_a_loop_is_recovered(worth: float) -> None:
     n = np.array([1, 2, 4, 8, 16, 1, 1, 2, 2, 4, 1])
     r = np.array([1, 1, 1, 1, 1, 2, 4, 2, 4, 2, 8])
     fit = scaling.fit_loop_worth(n, r, 40 * (n * r**worth) ** -0.7 + 3)
@@ -69,11 +69,11 @@ def test_fits_of_a_table() -> None:
     assert found["vanilla loop"].values[3] == pytest.approx(0.5, abs=0.05)
     laws = scaling.power_laws(table(study()))
     assert laws["unique layers"].values[1] == pytest.approx(-0.5, abs=0.05)
-    # Vanilla loops count at the loops they were trained for, so no 999 is among the points.
+    # Vanilla loops are taken at their trained loop count, so no 999 is among the points.
     assert laws["vanilla loop"].points == 10
 
 
-def test_too_few_points_are_a_sentence_and_no_fit() -> None:
+def test_too_few_points_give_a_reason_instead_of_a_fit() -> None:
     with pytest.raises(UserError, match="4 points at 2 different places; fitting a, b and c"):
         scaling.fit_power_law([1e6, 1e6, 1e7, 1e7], [4.0, 4.1, 3.0, 3.1])
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_too_few_points_are_a_sentence_and_no_fit() -> None:
         scaling.fit_power_law([1.0, 2.0, 3.0, 0.0], [1.0, 1.0, 1.0, 1.0])
 
 
-def test_points_that_are_level_tell_no_exponent() -> None:
+def test_constant_quality_determines_no_exponent() -> None:
     with pytest.raises(UserError, match="the points do not determine b: its interval is -"):
         scaling.fit_power_law(np.repeat(G[:4], 3), [31, 20, 41, 23, 41, 29, 28, 19, 39, 29, 27, 35])
 
@@ -97,7 +97,7 @@ def test_widths_are_not_mixed() -> None:
         scaling.loop_worths(rows)
 
 
-def test_the_figure_has_a_line_where_there_is_a_fit() -> None:
+def test_the_figure_has_a_line_for_each_fit() -> None:
     rows = table([*study(), *arm("x", {4: 3.0}, supervision="deep")])
     [axes] = scaling.draw(rows).axes
     names = axes.get_legend_handles_labels()[1]
