@@ -32,7 +32,7 @@ def run_analysis(main: Callable[["DataFrame", Any], None], doc: str, **keys: str
         rows = [text for text in arguments if not is_key_value(text)]
         main(read(*rows), SimpleNamespace(**given))
 
-    run_command(parse_and_run, lambda: doc.strip(), stopped="the same command starts again")
+    run_command(parse_and_run, lambda _: doc.strip(), stopped="the same command starts again")
 
 
 def committed_files() -> list[Path]:

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from eltlab import evaluate, fit, sample
+from eltlab import bench, dashboard, evaluate, export, fit, plan, report, sample, sweep
 from eltlab.analysis.command import read
 from eltlab.common import command
 from eltlab.common.cache import cache_dir
+from eltlab.config.keys import walk
+from eltlab.config.parsing import is_set_by_group
 from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.composing import compose
+from eltlab.studies.sweep_keys import SweepKeys
 
 TINY = [
     "model.width=16",
@@ -115,9 +118,9 @@ FIT_MISTAKES = {
     "objective.bias=1000": "objective.bias",
     "metrics.reference=1": "metrics.reference=1: give at least two per class, 20",
     "name=a(1)": "name=a(1): use letters, digits",
-    "data=images data.root=~/nowhere/at/all": "nowhere/at/all: not there",
-    "data=images data.root=/nowhere/a(1)": "/nowhere/a(1): not there",
-    "data=images data.root=/nowhere/it's-ünï": "/nowhere/it's-ünï: not there",
+    "data=images data.root=~/nowhere/at/all": "nowhere/at/all: does not exist",
+    "data=images data.root=/nowhere/a(1)": "/nowhere/a(1): does not exist",
+    "data=images data.root=/nowhere/it's-ünï": "/nowhere/it's-ünï: does not exist",
     "optim.betas=[0.9,1]": "optim.betas=[0.9, 1.0]: each must be in [0, 1)",
     "optim.betas=[0.9]": "optim.betas=[0.9]: give two numbers",
     "optim.betas=[0.9": "'optim.betas=[0.9' is not of the form key=value",
@@ -160,13 +163,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RUN_MISTAKES = [
     (evaluate, [], "run=DIR is missing"),
     (evaluate, ["run=nowhere"], "run=nowhere: no config.yaml there"),
-    (evaluate, ["run={run}", "loops=0"], "0 is not one loop count of at least 1"),
-    (evaluate, ["run={run}", "loops=[1,two]"], "two is not one loop count of at least 1"),
-    (evaluate, ["run={run}", "loops=[4to0]"], "4to0 is not one loop count of at least 1"),
+    (evaluate, ["run={run}", "loops=0"], "loops=0: give an integer of at least 1"),
+    (evaluate, ["run={run}", "loops=[1,two]"], "loops=two: give an integer of at least 1"),
+    (evaluate, ["run={run}", "loops=[4to0]"], "loops=4to0: give an integer of at least 1"),
     (evaluate, ["run={run}", "sampler.halting=-1"], "sampler.halting=-1.0: must be above 0"),
     (evaluate, ["run={run}", "loops=[]"], "loops=[]"),
-    (evaluate, ["run={run}", "loops=[[1,2]]"], "a list of one count a step"),
-    (evaluate, ["run={run}", "loops=[[]]"], "a list of one count a step"),
+    (evaluate, ["run={run}", "loops=[[1,2]]"], "loops=[1, 2] has 2 entries but sampler.steps=4"),
+    (evaluate, ["run={run}", "loops=[[]]"], "loops=[]: give an integer of at least 1"),
     (evaluate, ["run={run}", "batch_size=7"], "batch_size=7: not a key of a trained run"),
     (evaluate, ["run={run}", "samples=5"], "error: samples=5: give at least two per class, 20"),
     (evaluate, ["run={run}", "samples=100001"], "give at most 100,000"),
@@ -176,7 +179,7 @@ RUN_MISTAKES = [
     (evaluate, ["run={run}", "sample=5"], "did you mean samples?"),
     (evaluate, ["run={run}", "optim.lr=1"], "optim.lr=1: not a key of a trained run"),
     (evaluate, ["run={run}", "sampler.steps=0"], "sampler.steps=0: must be at least 1"),
-    (sample, ["run={run}", "count=0"], "count=0: give 1 to 4096"),
+    (sample, ["run={run}", "count=0"], "count=0: must be in [1, 4096]"),
     (sample, ["run={run}", "labels=[10]"], "labels=[10]: give classes 0 to 9"),
     (sample, ["run={run}", "labels=[true]"], "labels=[True]: give classes 0 to 9"),
     (sample, ["run={run}", "seed=-1"], "seed=-1: must be at least 0"),
@@ -185,7 +188,8 @@ RUN_MISTAKES = [
         ["run={run}", "count='1\n2'"],
         "count=1\\n2: Value '1\\n2' of type 'str' could not be",
     ),
-    (sample, ["run={run}", "loops=[1,2]"], "loops=[1, 2]: give one loop count of at least 1"),
+    (sample, ["run={run}", "loops=[[1,2]]"], "loops=[1, 2] has 2 entries but sampler.steps=4"),
+    (sample, ["run={run}", "loops=[1,2,4]", "count=2000"], "give at most 1365"),
     (sample, ["run={run}", "out=/dev/null/grid.png"], "/dev/null"),
     (sample, ["run={run}", "out=grid.jpg"], "end the name in .png"),
 ]
@@ -343,7 +347,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert errors.splitlines()[-1].startswith("stopped; the same command resumes")
     assert "Traceback" not in errors
 
 
@@ -367,6 +371,72 @@ def test_help_needs_no_torch(verb: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"python -m eltlab.{verb}" in done.stdout
+
+
+def help_of(verb: object, arguments: str, monkeypatch, capsys) -> str:
+    assert typed_in(verb, [*arguments.split(), "--help"], monkeypatch) == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_the_keys_of_the_chosen_objective_and_supervision(monkeypatch, capsys) -> None:
+    shown = help_of(fit, "objective=diffusion supervision=deep", monkeypatch, capsys)
+    for line in (
+        "  objective.prediction=v       what the network predicts (v | epsilon | x)",
+        "  supervision.inner=1.0  weight of the exits below the last",
+        "  sampler.steps=64 ",
+        "  optim.betas=[0.9, 0.99] ",
+    ):
+        assert line in shown
+    assert "label_smoothing" not in shown and "supervision.distill" not in shown
+    shown = help_of(fit, "supervision=random_depth loops=8", monkeypatch, capsys)
+    assert "  supervision.law=uniform " in shown and "  loops=8 " in shown
+    assert "objective.label_smoothing=0.1 " in shown
+
+
+def test_every_key_has_a_sentence_in_help(monkeypatch, capsys) -> None:
+    """Also those of verbs; only labels that a group sets, such as data.name, are not shown."""
+    own = {evaluate: evaluate.Keys(), sample: sample.Keys(), plan: plan.Keys(), bench: bench.Keys()}
+    own |= {sweep: SweepKeys(), dashboard: dashboard.Keys(), report: report.Keys()}
+    own |= {export: export.Keys(), fit: compose([])}
+    for verb, keys in own.items():
+        shown = help_of(verb, "", monkeypatch, capsys)
+        for name, declared, _ in walk(keys):
+            if declared.internal or is_set_by_group(name):
+                assert f"  {name}=" not in shown
+            else:
+                assert declared.sentence and f"  {name}=" in shown, name
+
+
+def test_a_mistake_before_help_is_one_line(monkeypatch, capsys) -> None:
+    assert typed_in(fit, ["objectve=flow", "--help"], monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "error: unknown key objectve=flow: did you mean objective?\n"
+
+
+def test_help_shows_no_password(monkeypatch, capsys) -> None:
+    """The address of the storage may be in the environment, where it hides its password."""
+    monkeypatch.setenv("ELTLAB_STORAGE", "postgresql://me:secret@host/db")
+    assert "secret" not in help_of(sweep, "", monkeypatch, capsys)
+
+
+def test_sample_draws_a_block_of_rows_per_loop_count(
+    trained: Path, tmp_path: Path, monkeypatch
+) -> None:
+    saved = []
+
+    def save_grid(path: Path, rows: list, names: list[str]) -> None:
+        saved.append((rows, names))
+
+    monkeypatch.setattr("eltlab.common.image_grids.save_grid", save_grid)
+    common = [f"run={trained}", "count=4", f"out={tmp_path / 'grid.png'}"]
+    for loops in ("[1,2,4]", "2", "[[2,2,1,1],4to1]"):
+        assert typed_in(sample, [*common, f"loops={loops}"], monkeypatch) == 0
+    (several, names), (single, no_names), (_, schedules) = saved
+    assert names == ["1", "", "2", "", "4", ""] and no_names == ["", ""]
+    assert schedules == ["[2, 2, 1, 1]", "", "4to1", ""]
+    # The block of two loops has the pictures that two loops alone have.
+    assert all(torch.equal(*pair) for pair in zip(several[2:4], single, strict=True))
 
 
 def test_every_default_combination_composes() -> None:

@@ -77,7 +77,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -
         UserError, match=r"small was not started in .*; start it by python -m eltlab.sweep"
     ):
         dashboard.main([file, runs])
-    with pytest.raises(UserError, match="port=70000: must be from 0 to 65535"):
+    with pytest.raises(UserError, match=r"port=70000: must be in \[0, 65535\]"):
         dashboard.main([file, runs, "port=70000"])
     with pytest.raises(UserError, match="give one study"):
         dashboard.main([runs])

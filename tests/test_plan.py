@@ -324,8 +324,8 @@ def test_a_second_calibration_takes_the_place_of_the_first(capsys):
     ("wrong", "said"),
     [
         ("format=yaml", "format=yaml: choose one of text, json"),
-        ("memory=0", "memory=0: must be a number above 0"),
-        ("memory=nan", "memory=nan: must be a number above 0"),
+        ("memory=0", "memory=0.0: must be above 0"),
+        ("memory=nan", "memory=nan: must be a finite number"),
         ("data=imagenet256_tokens objective=diffusion", "data=imagenet256_tokens holds tokens"),
         ("data=imagenet256_latents objective=masked", "holds latents, and objective=masked"),
         ("calibrate=perhaps", "calibrate=perhaps"),

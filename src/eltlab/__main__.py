@@ -16,10 +16,10 @@ def main(arguments: list[str]) -> None:
     if arguments:
         hint = suggest(arguments[0], VERBS, "verbs")
         raise UserError(f"{arguments[0]}: run a verb as python -m eltlab.VERB; {hint}")
-    print(usage())
+    print(usage(arguments))
 
 
-def usage() -> str:
+def usage(arguments: list[str]) -> str:
     return (
         "usage: python -m eltlab.VERB [KEY=VALUE …]\n\n"
         + "\n".join(f"  {verb:<9}  {_summary(verb)}" for verb in VERBS)

@@ -1,31 +1,26 @@
-"""python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once."""
+"""python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once.
+
+The same command again continues where it was stopped. Under torchrun the processes share the shards.
+DIR then trains: python -m eltlab.fit data=latents data.root=DIR objective=diffusion
+
+examples:
+  python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=taesd out=photos_latents
+  python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=kmeans out=photos_tokens
+  torchrun --nproc-per-node 8 -m eltlab.encode data.root=ILSVRC data.size=256 tokenizer=sd_vae …
+"""
 
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from eltlab.cli import options
 from eltlab.common.command import run_command
-from eltlab.config.parsing import compose_node
-from eltlab.config.schema import EncodeConfig
+from eltlab.config.encode_rules import NO_EFFECT
+from eltlab.config.key_help import config_help, help_text
 from eltlab.data.sets.image_listing import list_each_root_once
 from eltlab.runs.composing import compose_encode
 
 
-def usage() -> str:
-    keys = OmegaConf.to_yaml(compose_node([], "encode", EncodeConfig())).splitlines()
-    lines = "\n".join(f"  {line}" for line in keys)
-    return (
-        f"{__doc__}\n\n"
-        "The same command again goes on where it was stopped. Under torchrun the processes share the\n"
-        "shards. DIR then trains: python -m eltlab.fit data=latents data.root=DIR objective=diffusion\n\n"
-        f"choices:\n{options('encode')}\n\nkeys and their defaults (write section.key=value):\n{lines}\n\n"
-        "examples:\n"
-        "  python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=taesd out=photos_latents\n"
-        "  python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=kmeans out=photos_tokens\n"
-        "  torchrun --nproc-per-node 8 -m eltlab.encode data.root=ILSVRC data.size=256 tokenizer=sd_vae …"
-    )
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, config_help(arguments, "encode", hidden=NO_EFFECT))
 
 
 def main(overrides: list[str]) -> None:

@@ -1,13 +1,25 @@
-"""python -m eltlab.evaluate run=DIR loops=[1,2,4] samples=N: measures a run, one row a loop count."""
+"""python -m eltlab.evaluate run=DIR loops=[1,2,4] samples=N: measures a run, one row per loop count.
+
+Rows are appended to DIR/rows.jsonl (a measurement that exists is not repeated), relative updates to
+DIR/dynamics.csv, pictures are stored in DIR/samples/. Read rows with eltlab.results.load('runs').
+Keys of fit: sampler.*, metrics.*, trainer.accelerator, trainer.devices, and data.root or metrics.images if
+the images are stored elsewhere now.
+
+examples:
+  python -m eltlab.evaluate run=runs/NAME/ID 'loops=[1,2,4,8]'
+  python -m eltlab.evaluate run=runs/NAME/ID 'loops=[4to1,[4,4,2,2]]' sampler.steps=4
+  python -m eltlab.evaluate run=runs/NAME/ID loops=4 sampler.guidance=2 sampler.halting=0.05
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eltlab.cli import open_run
 from eltlab.common.command import run_command
-from eltlab.config.checks import at_least
 from eltlab.config.data_rules import check_samples
 from eltlab.config.devices import needs_launch
+from eltlab.config.key_help import help_text, key_help
+from eltlab.config.keys import key
 from eltlab.config.schedules import parse_schedules
 from eltlab.evaluation.missing_rows import default_schedules
 from eltlab.evaluation.prepare import prepare_evaluation
@@ -16,32 +28,24 @@ from eltlab.launch import launch
 
 @dataclass
 class Keys:
-    run: str | None = None
-    loops: Any = None
-    samples: int | None = None
-    seed: int | None = None
-
-
-def usage() -> str:
-    return (
-        f"{__doc__}\n\n"
-        "  run=DIR              the folder that fit printed (required)\n"
-        "  'loops=[1,2,4to1]'   loop counts, also beyond the trained one, and schedules over the sampling\n"
-        "                       steps: 4to1 (linear) or [4,4,2,2] (each step); default: evaluate_loops\n"
-        "  samples=N            default: metrics.samples of the run\n"
-        "  seed=N               of the sampling noise; default: the run's seed\n"
-        "  sampler.* metrics.*  as in fit: sampler.steps=64 sampler.guidance=2 sampler.halting=0.05\n"
-        "  data.root=FOLDER     where the same images, or the same encoded set, lie today\n"
-        "  metrics.images=PLACE where the images of the encoded set lie today\n"
-        "  trainer.accelerator=cpu trainer.devices=2\n\n"
-        "Rows go to DIR/rows.jsonl (a measurement made before is not made again), relative updates to\n"
-        "DIR/dynamics.csv, pictures to DIR/samples/. Read the rows with eltlab.results.load('runs')."
+    run: str | None = key(None, "the folder that fit printed (required)")
+    loops: Any = key(
+        None,
+        "loop counts, ramps over the steps such as 4to1, and lists of one count per step; "
+        "null: evaluate_loops of the run",
     )
+    samples: int | None = key(
+        None, "samples per loop count; null: metrics.samples of the run", low=1
+    )
+    seed: int | None = key(None, "seed of the sampling noise; null: the run's seed", low=0)
+
+
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, key_help(Keys()))
 
 
 def main(overrides: list[str]) -> None:
     run, config, keys = open_run(overrides, Keys())
-    at_least(keys, 0, "seed")
     if keys.samples is not None:
         config.metrics.samples = keys.samples
         check_samples(config, "samples")

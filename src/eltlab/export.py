@@ -1,4 +1,7 @@
-"""python -m eltlab.export run=DIR out=model.safetensors: the averaged model in one file, to hand on."""
+"""python -m eltlab.export run=DIR out=model.safetensors: the averaged model in one file, to share.
+
+The file needs no run folder and no Lightning: eltlab.load('model.safetensors').sample([3, 7], loops=2)
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,30 +9,26 @@ from pathlib import Path
 from eltlab.cli import open_run
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
+from eltlab.config.key_help import help_text, key_help
+from eltlab.config.keys import key
 
 
 @dataclass
-class Asked:
-    run: str | None = None
-    out: str = "model.safetensors"
+class Keys:
+    run: str | None = key(None, "the folder that fit printed (required)")
+    out: str = key("model.safetensors", "file of the EMA weights, tokenizer and configuration")
 
 
-def usage() -> str:
-    return (
-        f"{__doc__}\n\n"
-        "  run=DIR                the folder that fit printed (required)\n"
-        "  out=model.safetensors  EMA weights, tokenizer and configuration\n\n"
-        "Load it where eltlab is installed, no run folder and no Lightning needed:\n"
-        "  eltlab.load('model.safetensors').sample([3, 7], loops=2)"
-    )
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, key_help(Keys()))
 
 
 def main(overrides: list[str]) -> None:
-    run, config, asked = open_run(overrides, Asked())
-    out = Path(asked.out).expanduser()
+    run, config, keys = open_run(overrides, Keys())
+    out = Path(keys.out).expanduser()
     if out.suffix != ".safetensors":
         raise UserError(
-            f"out={asked.out}: exports are safetensors files; end the name in .safetensors"
+            f"out={keys.out}: exports are safetensors files; end the name in .safetensors"
         )
 
     from eltlab.runs.export_file import write_export
@@ -37,7 +36,7 @@ def main(overrides: list[str]) -> None:
 
     model, counters = load_run(run.folder, config)
     write_export(out, config, model.backbone.state_dict(), model.tokenizer, counters)
-    print(f"out: {asked.out}")
+    print(f"out: {keys.out}")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""python -m eltlab.fit [overrides]: trains one run, resumes it, and measures every loop count."""
+"""python -m eltlab.fit [overrides]: trains one run, resumes it, and measures every loop count.
 
-from eltlab.cli import options
+The same command again resumes the run, or says that it is finished.
+
+examples:
+  python -m eltlab.fit
+  python -m eltlab.fit objective=diffusion loops=2 seed=1
+  python -m eltlab.fit model=elt_b loops=12
+  python -m eltlab.fit trainer=slurm trainer.devices=4      # a job (docs/cluster.md)
+"""
+
 from eltlab.common.command import run_command
 from eltlab.config.devices import needs_launch
-from eltlab.config.flat import to_yaml
+from eltlab.config.key_help import config_help, help_text
 from eltlab.launch import launch
 from eltlab.runs.composing import compose
 
 
-def usage() -> str:
-    keys = "\n".join(f"  {line}" for line in to_yaml(compose([])).splitlines())
-    return (
-        f"{__doc__}\n\nThe same command again resumes the run, or says that it is finished.\n\n"
-        f"choices:\n{options()}\n\nkeys and their defaults (write section.key=value):\n{keys}\n\n"
-        "examples:\n"
-        "  python -m eltlab.fit\n"
-        "  python -m eltlab.fit objective=diffusion loops=2 seed=1\n"
-        "  python -m eltlab.fit model=elt_b loops=12\n"
-        "  python -m eltlab.fit trainer=slurm trainer.devices=4      # a job (docs/cluster.md)"
-    )
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, config_help(arguments))
 
 
 def main(overrides: list[str]) -> None:

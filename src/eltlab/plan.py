@@ -1,12 +1,20 @@
-"""python -m eltlab.plan [overrides]: what fit with these overrides costs, beside its twins."""
+"""python -m eltlab.plan [overrides]: what fit with these overrides costs, compared with its twins.
+
+Takes the overrides of fit (python -m eltlab.fit --help), requires neither data nor weights, and loads no
+torch. Also shows the unique-layer model of equal compute and the one of equal size. MACs are multiply-adds;
+1 MAC = 2 FLOPs. Its own keys:
+
+examples:
+  python -m eltlab.plan model=elt_b loops=12
+  python -m eltlab.plan experiment=paper/dit_32 trainer.accelerator=cuda memory=80
+  python -m eltlab.plan supervision=deep budget.match={supervision:final}
+"""
 
 import json
-import math
 from dataclasses import dataclass
 
-from eltlab.cli import options, own_keys
+from eltlab.cli import own_keys
 from eltlab.common.command import run_command
-from eltlab.common.errors import UserError
 from eltlab.common.machine import find_machine
 from eltlab.config.cost.bill_table import (
     bill_lines,
@@ -16,6 +24,8 @@ from eltlab.config.cost.bill_table import (
     timed_bill,
     with_twins,
 )
+from eltlab.config.key_help import choice_help, help_text, key_help
+from eltlab.config.keys import key
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.runs.composing import compose
 from eltlab.training.calibration import calibrate
@@ -24,49 +34,36 @@ GIB = 2**30
 
 
 @dataclass
-class Asked:
-    format: str = "text"
-    calibrate: bool = False
-    memory: float | None = None
-
-
-def usage() -> str:
-    return (
-        f"{__doc__}\n\n"
-        "Takes exactly fit's overrides, needs neither data nor weights, and loads no torch. Beside the\n"
-        "configuration: the unique-layer model of equal compute and the one of equal size. MACs are\n"
-        "multiply-adds; 1 MAC = 2 FLOPs. And its own keys:\n\n"
-        "  format=json       one JSON object on stdout, and nothing else\n"
-        "  calibrate=true    times a few steps and passes here first; later plans then show times\n"
-        "  memory=80         GiB of the device it is to fit; default: that of this machine\n\n"
-        f"choices:\n{options()}\n\n"
-        "examples:\n"
-        "  python -m eltlab.plan model=elt_b loops=12\n"
-        "  python -m eltlab.plan experiment=paper/dit_32 trainer.accelerator=cuda memory=80\n"
-        "  python -m eltlab.plan supervision=deep budget.match={supervision:final}"
+class Keys:
+    format: str = key(
+        "text", "json: one JSON object on stdout, and nothing else", choices=("text", "json")
     )
+    calibrate: bool = key(
+        False, "first time a few steps and passes here; later plans then show times"
+    )
+    memory: float | None = key(None, "GiB of the device; null: of this machine", above=0)
+
+
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, key_help(Keys()), choice_help())
 
 
 def main(overrides: list[str]) -> None:
-    asked, rest = own_keys(overrides, Asked())
-    if asked.format not in ("text", "json"):
-        raise UserError(f"format={asked.format}: choose one of text, json")
-    if asked.memory is not None and not 0 < asked.memory < math.inf:
-        raise UserError(f"memory={asked.memory:g}: must be a number above 0, in GiB")
+    keys, rest = own_keys(overrides, Keys())
     config = compose(rest)
     machine = find_machine(config.trainer.accelerator, config.trainer.precision)
     arms = with_twins(config)
-    if asked.calibrate:
+    if keys.calibrate:
         calibrate(arms, machine)
-    limit = machine.memory if asked.memory is None else asked.memory * GIB
-    if asked.format == "json":
+    limit = machine.memory if keys.memory is None else keys.memory * GIB
+    if keys.format == "json":
         costs = [timed_bill(arm, machine) for arm in arms]
-        keys = ("twin", "iso_params")
-        print(json.dumps(costs[0] | dict(zip(keys, costs[1:], strict=True))))
+        names = ("twin", "iso_params")
+        print(json.dumps(costs[0] | dict(zip(names, costs[1:], strict=True))))
         return
-    asked_depth = compose_node(parse_overrides(rest)).model.depth
+    requested_depth = compose_node(parse_overrides(rest)).model.depth
     notes = (
-        split_lines(asked_depth, config)
+        split_lines(requested_depth, config)
         + halting_lines(config)
         + memory_lines(config, machine, limit)
     )

@@ -1,4 +1,11 @@
-"""python -m eltlab.sample run=DIR loops=2 count=64 labels=… out=grid.png: pictures from a trained run."""
+"""python -m eltlab.sample run=DIR loops=2 count=64 labels=… out=grid.png: pictures from a trained run.
+
+Several loop counts make one picture with a block of rows for each. Keys of fit: sampler.*.
+
+examples:
+  python -m eltlab.sample run=runs/NAME/ID loops=2 'labels=[3,7]'
+  python -m eltlab.sample run=runs/NAME/ID 'loops=[1,2,4]' count=8 sampler.guidance=2
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,40 +16,37 @@ from eltlab.cli import open_run
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
 from eltlab.common.image_grids import grid_suffixes
-from eltlab.config.checks import at_least
-from eltlab.config.schedules import SCHEDULE_FORMS, is_loop_schedule
+from eltlab.config.key_help import help_text, key_help
+from eltlab.config.keys import key
+from eltlab.config.schedules import parse_schedules
 from eltlab.config.schema import Config
 
 MAX_COUNT = 4096
 
 
 @dataclass
-class Asked:
-    run: str | None = None
-    loops: Any = None
-    count: int = 64
-    labels: Any = None
-    out: str | None = None  # None: grid.png, or grid.gif of clips
-    seed: int = 0
-
-
-def usage() -> str:
-    return (
-        f"{__doc__}\n\n"
-        "  run=DIR        the folder that fit printed (required)\n"
-        "  loops=2        one loop count, 4to1 (linear in the step), or one a step; default: as trained\n"
-        "  count=64       images, or clips\n"
-        "  'labels=[3,7]' classes, repeated over the images; default: all in turn\n"
-        "  out=grid.png   the picture; of clips grid.gif, or an .mp4\n"
-        "  seed=0         of the noise: the same seed gives the same noise at every loop count\n"
-        "  sampler.*      as in fit: sampler.steps=64 sampler.guidance=2"
+class Keys:
+    run: str | None = key(None, "the folder that fit printed (required)")
+    loops: Any = key(
+        None,
+        "loop counts, ramps over the steps such as 4to1, and lists of one count per step; null: as trained",
     )
+    count: int = key(64, "images or clips per loop count", low=1, high=MAX_COUNT)
+    labels: Any = key(None, "classes, e.g. [3,7], repeated over the images; null: all in turn")
+    out: str | None = key(None, "null: grid.png, for clips grid.gif; clips may be .mp4 files too")
+    seed: int = key(0, "the same seed gives the same noise at every loop count", low=0)
+
+
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, key_help(Keys()))
 
 
 def main(overrides: list[str]) -> None:
-    run, config, asked = open_run(overrides, Asked())
-    at_least(asked, 0, "seed")
-    labels = check_request(config, asked)
+    run, config, keys = open_run(overrides, Keys())
+    schedules: list[Any] = [None]
+    if keys.loops is not None:
+        schedules = parse_schedules(keys.loops, config.sampler.steps)
+    labels = check_request(config, keys, len(schedules))
 
     import torch
 
@@ -50,33 +54,35 @@ def main(overrides: list[str]) -> None:
     from eltlab.runs.loading import load_run
 
     model, _ = load_run(run.folder, config)
-    drawn = model.sample_all(torch.tensor(labels), asked.loops, asked.seed, "sample")
-    assert drawn is not None  # by this process alone
-    rows = drawn.images.split(math.ceil(math.sqrt(asked.count)))
-    out = asked.out or "grid" + grid_suffixes(config.data.frames)[0]
-    save_grid(Path(out).expanduser(), list(rows), [""] * len(rows))
+    rows, names = [], []
+    for schedule in schedules:
+        sampled = model.sample_all(torch.tensor(labels), schedule, keys.seed, "sample")
+        assert sampled is not None  # None in other processes, and there is only one
+        block = sampled.images.split(math.ceil(math.sqrt(keys.count)))
+        rows += block
+        names += [str(schedule) if len(schedules) > 1 else "", *[""] * (len(block) - 1)]
+    out = keys.out or "grid" + grid_suffixes(config.data.frames)[0]
+    save_grid(Path(out).expanduser(), rows, names)
     print(f"out: {out}")
 
 
-def check_request(config: Config, asked: Asked) -> list[int]:
-    """The label of each image. Raises UserError."""
-    classes, steps = config.data.classes, config.sampler.steps
-    if not 1 <= asked.count <= MAX_COUNT:
-        raise UserError(f"count={asked.count}: give 1 to {MAX_COUNT} images for one picture")
-    loops = asked.loops
-    if loops is not None and not is_loop_schedule(loops, steps):
-        raise UserError(f"loops={loops}: give {SCHEDULE_FORMS}; sampler.steps={steps}")
-    labels = list(range(classes)) if asked.labels is None else asked.labels
+def check_request(config: Config, keys: Keys, loop_counts: int) -> list[int]:
+    """The label of each image of a loop count. Raises UserError."""
+    classes = config.data.classes
+    if keys.count * loop_counts > MAX_COUNT:
+        raise UserError(
+            f"count={keys.count}: at {loop_counts} loop counts more than {MAX_COUNT} images for one "
+            f"picture; give at most {MAX_COUNT // loop_counts}"
+        )
+    labels = list(range(classes)) if keys.labels is None else keys.labels
     labels = labels if isinstance(labels, list) else [labels]
     if not labels or not all(type(n) is int and 0 <= n < classes for n in labels):
-        raise UserError(
-            f"labels={asked.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]"
-        )
-    fitting = grid_suffixes(config.data.frames)
-    if asked.out is not None and Path(asked.out).suffix.lower() not in fitting:
-        what = "pictures are PNG files" if config.data.frames == 1 else "clips are GIF or MP4 files"
-        raise UserError(f"out={asked.out}: {what}; end the name in {' or '.join(fitting)}")
-    return [labels[i % len(labels)] for i in range(asked.count)]
+        raise UserError(f"labels={keys.labels}: give classes 0 to {classes - 1}, e.g. labels=[3,7]")
+    suffixes = grid_suffixes(config.data.frames)
+    if keys.out is not None and Path(keys.out).suffix.lower() not in suffixes:
+        kind = "pictures are PNG files" if config.data.frames == 1 else "clips are GIF or MP4 files"
+        raise UserError(f"out={keys.out}: {kind}; end the name in {' or '.join(suffixes)}")
+    return [labels[i % len(labels)] for i in range(keys.count)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,13 @@
-"""python -m eltlab.sweep NAME [preset=quick] [overrides]: a study, from where it stands to its table."""
+"""python -m eltlab.sweep NAME [preset=quick] [overrides]: a study, from where it stands to its table.
+
+NAME is a file of sweeps/ or a path. The overrides are fit's, for all trials. The same command again resumes
+the study however it ended, on any number of machines at once, or says that it is finished.
+trainer=slurm runs the workers as jobs of a cluster; trainer.slurm.KEY as in fit. Its own keys:
+
+examples:
+  python -m eltlab.sweep loops_vs_depth preset=quick workers=2
+  python -m eltlab.sweep loops_vs_depth 'seeds=[0,1,2,3,4]'        # runs only what is new
+"""
 
 import sys
 
@@ -6,42 +15,23 @@ from eltlab.cli import study_keys
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
 from eltlab.common.signals import STOPS_AND_HANGUP, Stopped, listening
+from eltlab.config.key_help import help_text, key_help
 from eltlab.config.schema import TrainerConfig
 from eltlab.runs.composing import compose
 from eltlab.studies.study import load_study
 from eltlab.studies.study_file import known_studies
 from eltlab.studies.study_plan import plan_lines
-from eltlab.studies.sweep_keys import PLACES, STORAGE_VARIABLE, SweepKeys
+from eltlab.studies.sweep_keys import PLACES, SweepKeys
 
 
-def usage() -> str:
-    return (
-        f"{__doc__}\n\n"
-        "NAME is a file of sweeps/ or a path; overrides are fit's, for all trials. The same command goes on\n"
-        "with the study however it ended, on any number of machines at once, or says that it is finished.\n\n"
-        "  preset=quick            a part of the study file that says how it differs\n"
-        "  workers=2               trials at a time on this machine, which share its cores and GPUs;\n"
-        "                          default: one a GPU, else as many as the study's threads leave room for;\n"
-        "                          0 starts none and shows those of others at work\n"
-        "  trainer=slurm           as many jobs of a cluster instead; trainer.slurm.KEY as in fit\n"
-        "  storage=URL             postgresql://…, for many machines; default: a journal beside the runs;\n"
-        f"                          also as {STORAGE_VARIABLE} in the environment, which hides its password\n"
-        "  runs_dir=runs           the study's folder is RUNS_DIR/NAME[-PRESET]\n"
-        "  'seeds=[0,1,2]' trials=N threads=N hours=H      in place of the file's\n"
-        "  plan=true               says what would be run, and what it costs, and ends\n"
-        "  retry=true              runs trials that failed once more\n"
-        "  lease=60                seconds without a sign of life, after which a trial is taken over\n\n"
-        f"studies: {', '.join(known_studies())}\n\n"
-        "examples:\n"
-        "  python -m eltlab.sweep loops_vs_depth preset=quick workers=2\n"
-        "  python -m eltlab.sweep loops_vs_depth 'seeds=[0,1,2,3,4]'        # runs only what is new"
-    )
+def usage(arguments: list[str]) -> str:
+    return help_text(__doc__, key_help(SweepKeys()), f"studies: {', '.join(known_studies())}")
 
 
 def main(arguments: list[str]) -> None:
     name, keys, overrides = study_keys(arguments, SweepKeys())
     trainer, overrides = compose_place(overrides)
-    check_keys(keys, trainer)
+    check_place(keys, trainer)
     study = load_study(name, keys.preset, overrides, keys.runs_dir, keys.changes())
     if keys.plan:
         print(*plan_lines(study), sep="\n")
@@ -76,11 +66,7 @@ def compose_place(overrides: list[str]) -> tuple[TrainerConfig, list[str]]:
     return compose(place).trainer, [text for text in overrides if text not in place]
 
 
-def check_keys(keys: SweepKeys, trainer: TrainerConfig) -> None:
-    if not 0 < keys.lease < float("inf"):
-        raise UserError(f"lease={keys.lease}: must be a number above 0")
-    if keys.workers is not None and keys.workers < 0:
-        raise UserError(f"workers={keys.workers}: must be at least 0")
+def check_place(keys: SweepKeys, trainer: TrainerConfig) -> None:
     if trainer.name != "slurm":
         return
     if not keys.workers:

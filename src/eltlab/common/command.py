@@ -13,18 +13,19 @@ RESUMES = "the same command resumes from the last checkpoint"
 
 
 def run_command(
-    main: Callable[[list[str]], None], usage: Callable[[], str], stopped: str = RESUMES
+    main: Callable[[list[str]], None], usage: Callable[[list[str]], str], stopped: str = RESUMES
 ) -> None:
     """Runs main(arguments) on the command line and exits.
 
     Exit codes: 0, 2 for invalid input, 130 for Ctrl-C, 143 and 140 for SIGTERM and SIGUSR2.
+    usage: the text of --help, given the other arguments.
     stopped: what to tell a user who stops the command.
     """
-    arguments = sys.argv[1:]
-    if "-h" in arguments or "--help" in arguments:
-        print(usage())
-        return
+    arguments = [text for text in sys.argv[1:] if text not in ("-h", "--help")]
     try:
+        if len(arguments) < len(sys.argv) - 1:
+            print(usage(arguments))
+            return
         for argument in arguments:
             if argument in ("-m", "--multirun"):
                 raise UserError(

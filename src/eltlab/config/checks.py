@@ -1,7 +1,5 @@
 """The check that one number divides another."""
 
-from typing import Any
-
 from eltlab.common.errors import UserError
 
 
@@ -15,10 +13,3 @@ def check_divides(key: str, part: int, whole_key: str, whole: int, otherwise: st
 
 def divisors(number: int) -> str:
     return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
-
-
-def at_least(config: Any, low: float, keys: str) -> None:
-    for key in keys.split():
-        value = getattr(config, key)
-        if value is not None and value < low:
-            raise UserError(f"{key}={value}: must be at least {low}")

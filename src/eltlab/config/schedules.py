@@ -43,8 +43,6 @@ def check_schedule(key: str, loops: object, steps: int) -> None:
     )
 
 
-SCHEDULE_FORMS = "one loop count of at least 1, a line such as 4to1, or a list of one count a step"
-
 LoopSchedule = int | str | list[int]
 
 
@@ -75,6 +73,5 @@ def parse_schedules(loops: object, steps: int) -> list[LoopSchedule]:
     if not isinstance(schedules, list) or not schedules:
         raise UserError(f"loops={loops}: give loop counts of at least 1, e.g. loops=[1,2,4]")
     for each in schedules:
-        if not is_loop_schedule(each, steps):
-            raise UserError(f"loops={loops}: {each} is not {SCHEDULE_FORMS}; sampler.steps={steps}")
+        check_schedule("loops", each, steps)
     return schedules

@@ -1,8 +1,10 @@
 """The keys of a study that its command line sets: which preset, which storage, how many workers."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from eltlab.config.keys import key
 
 # The environment variable in place of storage=, which every user could read in the list of processes.
 STORAGE_VARIABLE = "ELTLAB_STORAGE"
@@ -19,21 +21,31 @@ def storage_url(text: str | None) -> str | None:
 class SweepKeys:
     """The keys of sweep itself, beside those of fit."""
 
-    preset: str | None = None
-    workers: int | None = None
-    storage: str | None = field(
-        default_factory=lambda: storage_url(os.environ.get(STORAGE_VARIABLE))
+    preset: str | None = key(None, "part of the study file that changes the rest, e.g. quick")
+    workers: int | None = key(
+        None,
+        "trials at a time on this machine, or jobs of trainer=slurm; null: one per GPU, else by the "
+        "study's threads; 0: start none and show the trials of other machines",
+        low=0,
     )
-    runs_dir: str = "runs"
-    seeds: list[int] | None = None
-    trials: int | None = None
-    threads: int | None = None
-    hours: float | None = None
-    lease: float = 60.0
-    retry: bool = False
-    plan: bool = False
-    worker: int | None = None  # of a sweep that started this process as its nth
-    sweep: int | None = None  # the process of that
+    storage: str | None = key(
+        lambda: storage_url(os.environ.get(STORAGE_VARIABLE)),
+        "postgresql://…, for many machines; null: a journal in the study's folder; can also be set as "
+        f"{STORAGE_VARIABLE} in the environment, which hides its password",
+    )
+    runs_dir: str = key("runs", "the study's folder is RUNS_DIR/NAME[-PRESET]")
+    seeds: list[int] | None = key(None, "seeds in place of the file's, e.g. [0,1,2]")
+    trials: int | None = key(None, "number of trials in place of the file's")
+    threads: int | None = key(None, "threads per trial in place of the file's")
+    hours: float | None = key(None, "time limit in place of the file's")
+    lease: float = key(
+        60.0, "seconds without a heartbeat after which a trial is taken over", above=0
+    )
+    retry: bool = key(False, "run failed trials once more")
+    plan: bool = key(False, "print what would run and what it costs, and end")
+    # Set by a sweep for the processes it starts: the number of the worker, and the sweep's process id.
+    worker: int | None = key(None, "", internal=True)
+    sweep: int | None = key(None, "", internal=True)
 
     def changes(self) -> dict[str, Any]:
         """The keys of the study file that the command line changes."""
