@@ -16,11 +16,10 @@ from eltlab.config.depths import DepthDistribution
 from eltlab.config.identity import identity
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
-from eltlab.data.sources import pixel_data
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import missing, requested_columns
 from eltlab.evaluation.prepare import Prepared
-from eltlab.evaluation.protocol import clips_of, protocol_id, sampling_protocol
+from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
 from eltlab.evaluation.sample_files import save_tiles, write_dynamics
 from eltlab.evaluation.tokenizer_floor import measure_floor
 from eltlab.runs.loading import load_run
@@ -44,7 +43,7 @@ def evaluate(prepared: Prepared) -> None:
     if not ranks.is_main_process():
         return sample_for_main_process(model, labels, seed)
     metrics, facts = measure_tokenizer(prepared, model, counters)
-    protocol = protocol_of(config, model.precision, metrics)
+    protocol = evaluation_protocol(config, model.precision, metrics.extractor, metrics.reference)
     row = facts | {
         "kind": "eval",
         "samples": len(labels),
@@ -116,18 +115,6 @@ def describe(schedule: LoopSchedule, config: Config) -> str:
     halting = config.sampler.halting
     name = format_loops(schedule) if isinstance(schedule, int) else f"loops {schedule}"
     return name if halting is None else f"at most {name}, halting {halting}"
-
-
-def protocol_of(config: Config, precision: str, metrics: Metrics) -> dict[str, Any]:
-    """Everything that must be equal for two rows to be comparable."""
-    protocol = sampling_protocol(
-        config.sampler, config.metrics.samples, precision, metrics.extractor, metrics.reference
-    )
-    if config.data.frames > 1:
-        protocol["clips"] = clips_of(pixel_data(config))
-    if config.objective.source is not None:  # an extension samples by its own code
-        protocol["objective"] = config.objective.source
-    return protocol
 
 
 def run_facts(run: Run, model: "AnytimeSampler", counters: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,27 @@ from typing import Any
 
 from eltlab.common.hashing import digest
 from eltlab.config.keys import stable_dict
-from eltlab.config.schema import DataConfig, SamplerConfig
+from eltlab.config.schema import Config, DataConfig, SamplerConfig
+from eltlab.data.sources import pixel_data
+
+
+def evaluation_protocol(
+    config: Config, precision: str, extractor: str, reference: str
+) -> dict[str, Any]:
+    """The protocol of a row of kind eval. extractor and reference: those of its metrics."""
+    samples = config.metrics.samples
+    protocol = sampling_protocol(config.sampler, samples, precision, extractor, reference)
+    if config.data.frames > 1:
+        protocol["clips"] = describe_clips(pixel_data(config))
+    if config.objective.source is not None:  # an extension samples by its own code
+        protocol["objective"] = config.objective.source
+    return protocol
 
 
 def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
-    """The protocol of an evaluation of samples.
+    """The part that every evaluation of samples has.
 
     How many loops a pass runs (count, schedule or halting) is what studies vary, so it is excluded.
     So are keys that were added later (`since`) while they have their default.
@@ -30,7 +44,7 @@ def sampling_protocol(
     }
 
 
-def clips_of(data: DataConfig) -> str:
+def describe_clips(data: DataConfig) -> str:
     """The clips that samples and reference consist of; the reference is from the training split."""
     split = f", split {data.split}" if data.name == "clips" else ""
     return f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
