@@ -103,7 +103,7 @@ def sample_rows(
 ) -> Rows:
     """A row per batch and loop count: the twin's, and each vanilla loop's at its own count and at one loop.
 
-    Other supervisions are left out, because a pass costs the same whatever the model was trained with.
+    No other supervision: a pass costs the same whatever the model was trained with.
     """
     timed = [
         (model, AnytimeSampler(model.module.ema, model.config, data.tokenizer), loops)

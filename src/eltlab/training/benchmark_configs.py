@@ -50,8 +50,7 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
         configs.append(compose([*looped, "supervision=final"]))
         if loops > 1 and chosen.supervision.name != "final":
             configs.append(compose(looped))
-    for config in configs:
-        check_one_device(config, "bench times one device")
+    check_one_device(chosen, "bench times one device")
     trainer = chosen.trainer
     machine = find_machine(trainer.accelerator, trainer.precision)
     what = f"{len(configs)} models of batch_size={chosen.batch_size}"

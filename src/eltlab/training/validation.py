@@ -30,7 +30,7 @@ class Validation(StepCallback):
     """
 
     IMAGES = 512  # of the held-out split, at most
-    VALUES = 2**25  # at most so many numbers per prediction of an exit or per layer: 128 MiB
+    VALUES = 2**25  # largest number of values in a prediction of an exit or in a layer: 128 MiB
 
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
         self.path = folder / "validation.csv"
@@ -96,6 +96,6 @@ class Validation(StepCallback):
 
 
 def micro_batch_count(count: int, at_once: int) -> int:
-    """How many equal micro-batches of at most at_once examples leave out the fewest of count."""
+    """The number of equal micro-batches, of at most at_once examples each, that drops the fewest of count."""
     least = math.ceil(count / at_once)
     return min(range(least, min(2 * least, count) + 1), key=lambda parts: count % parts)
