@@ -357,7 +357,7 @@ def test_guidance_scale_over_the_steps():
     assert [guidance_scale(3.0, "linear", k, 4) for k in range(4)] == [1.5, 2.0, 2.5, 3.0]
 
 
-def elastic(*overrides: str) -> AnytimeSampler:
+def untrained(*overrides: str) -> AnytimeSampler:
     config = tiny("objective=diffusion", *overrides)
     return AnytimeSampler(perturbed(build_backbone(config)).eval(), config, None)
 
@@ -365,7 +365,7 @@ def elastic(*overrides: str) -> AnytimeSampler:
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
 def test_evaluations_agree_with_what_a_sampler_runs(guidance, schedule):
-    model = elastic(f"sampler.guidance={guidance}", f"sampler.guidance_schedule={schedule}")
+    model = untrained(f"sampler.guidance={guidance}", f"sampler.guidance_schedule={schedule}")
     rows = []
     model.backbone.register_forward_hook(lambda _, given, done: rows.append(len(given[0])))
     model.sample([1, 2, 3])
@@ -373,7 +373,7 @@ def test_evaluations_agree_with_what_a_sampler_runs(guidance, schedule):
 
 
 def test_class_label_and_guidance_reach_the_samples():
-    model = elastic()
+    model = untrained()
     same_noise = {"seed": 1, "indices": [0]}
 
     def draw(label, guidance):
@@ -387,7 +387,7 @@ def test_class_label_and_guidance_reach_the_samples():
 
 @pytest.mark.parametrize("loops", [2, [4, 3, 1, 1]])
 def test_every_sampling_step_runs_its_own_loop_count(loops):
-    model = elastic()
+    model = untrained()
     drawn = model.sample_batch(torch.tensor([1, 2]), loops, seed=0, track=True)
     counts = loop_schedule(loops, 4)
     assert [len(step) for step in drawn.updates] == counts
@@ -396,5 +396,5 @@ def test_every_sampling_step_runs_its_own_loop_count(loops):
 
 @pytest.mark.parametrize("loops", [[2, 2], [2, 2, 2, 0]])
 def test_loop_schedules_of_the_wrong_length_or_below_one_are_refused(loops):
-    with pytest.raises(ValueError, match="one count a step"):
+    with pytest.raises(ValueError, match="give a count, a ramp such as 4to1, or 4 counts"):
         loop_schedule(loops, 4)

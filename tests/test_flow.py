@@ -77,9 +77,9 @@ def test_a_level_is_the_time_at_its_quantile():
 def test_shift_multiplies_the_ratio_of_noise_to_signal():
     """s·t/(1 + (s − 1)·t): noise over signal, t/(1 − t), becomes s times it."""
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    shifted = Flow(shift=2.5).shifted(t)
+    shifted = Flow(shift=2.5).shift_time(t)
     torch.testing.assert_close(shifted / (1 - shifted), 2.5 * t / (1 - t))
-    torch.testing.assert_close(Flow(shift=1.0).shifted(t), t)
+    torch.testing.assert_close(Flow(shift=1.0).shift_time(t), t)
 
 
 # --- losses ---------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_the_true_velocity_reproduces_the_data_at_any_step_count(name, steps, sh
 def test_times_run_from_one_to_zero_under_the_shift():
     _, seen = drawn(lambda z, t: z, (1, 2, 2), "euler", 4, shift=3.0)
     times = torch.stack([t[0] for _, _, t in seen])
-    torch.testing.assert_close(times, Flow(shift=3.0).shifted(torch.tensor([1, 0.75, 0.5, 0.25])))
+    torch.testing.assert_close(times, Flow(shift=3.0).shift_time(torch.tensor([1, 0.75, 0.5, 0.25])))
 
 
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2)])

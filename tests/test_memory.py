@@ -19,6 +19,8 @@ from eltlab.config.cost.memory import (
     static_inference_bytes,
     static_training_bytes,
     training_memory,
+    training_moments,
+    training_pass,
 )
 from eltlab.config.network import network
 from eltlab.config.schema import Spent, SupervisionConfig
@@ -297,6 +299,26 @@ def test_training_peaks_where_one_term_dominates(term, precision):
     shape, choice = DOMINANT[term]
     measured, formula = both(tiny(*overrides(*shape), *CODES, choice), precision)
     assert formula == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("term", "largest"),
+    [
+        ("exits", "heads"),
+        ("distillation", "predictions and losses"),
+        ("codas", "layers"),
+        ("copies", "bf16 weights"),
+        ("images", "predictions and losses"),
+    ],
+)
+def test_the_worst_moment_names_the_tensors_that_take_the_most(term, largest):
+    shape, choice = DOMINANT[term]
+    config = tiny(*overrides(*shape), *CODES, choice)
+    moments = training_moments(training_pass(config, "cpu", "bf16-mixed"))
+    worst = max(moments.values(), key=lambda terms: sum(terms.values()))
+    assert max(worst, key=worst.get) == largest
+    activations = training_memory(config, "cpu", "bf16-mixed").activations
+    assert sum(worst.values()) == activations
 
 
 @pytest.mark.parametrize("guidance", [1, 3])

@@ -40,20 +40,8 @@ class Memory(NamedTuple):
 
 def training_memory(config: Config, device: str, precision: str) -> Memory:
     """Bytes of a training step on each device. device: cpu or cuda; precision: 32-true or bf16-mixed."""
-    net, spent = network(config), config.supervision.spent(config.loops)
-    run = Pass(
-        net,
-        samples=config.micro_batch_size,
-        loops=max(spent.depths),
-        half=precision == "bf16-mixed",
-        cuda=device == "cuda",
-        training=True,
-        exits_read=spent.exits_read,
-        distilled=spent.distilled,
-        recompute=config.trainer.recompute,
-        batch=config.batch_size,
-    )
-    return Memory(static_training_bytes(net), peak(training_moments(run)))
+    run = training_pass(config, device, precision)
+    return Memory(static_training_bytes(run.net), peak(training_moments(run)))
 
 
 def inference_memory(config: Config, device: str, precision: str) -> Memory:
@@ -150,6 +138,23 @@ class Pass:
 
 
 # --- training -------------------------------------------------------------------------------------
+
+
+def training_pass(config: Config, device: str, precision: str) -> Pass:
+    """The pass of the deepest step on one device."""
+    spent = config.supervision.spent(config.loops)
+    return Pass(
+        network(config),
+        samples=config.micro_batch_size,
+        loops=max(spent.depths),
+        half=precision == "bf16-mixed",
+        cuda=device == "cuda",
+        training=True,
+        exits_read=spent.exits_read,
+        distilled=spent.distilled,
+        recompute=config.trainer.recompute,
+        batch=config.batch_size,
+    )
 
 
 def training_moments(run: Pass) -> Moments:
