@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,9 @@ CHECK_SERVER = "check that the server runs, and the URL's host, port, user, pass
 CHECK_FILE = "check the path and its permissions"
 
 # Server and worker notice within a minute that the other's machine is gone, not after TCP's two hours.
-CONNECTION = {
-    "connect_timeout": 10,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}
+CONNECTION = dict(
+    connect_timeout=10, keepalives_idle=30, keepalives_interval=10, keepalives_count=3
+)
 # A server may be configured to end a wait or a lock too early, or too late.
 SESSION = """set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0;
 set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3"""
@@ -43,14 +41,10 @@ def open_sqlite(url: str) -> Storage:
         raise UserError(f"storage={mask_password(url)} names no file; write sqlite:///path")
     with file_errors(Path(file)):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with _database_errors(url, fix=CHECK_FILE):
+    errors = partial(_database_errors, url, fix=CHECK_FILE)
+    with errors():
         storage = _open_tables(url, url)
-    return Storage(
-        storage,
-        mask_password(url),
-        lambda: file_lock(Path(f"{file}.lock")),
-        lambda: _database_errors(url, fix=CHECK_FILE),
-    )
+    return Storage(storage, mask_password(url), partial(file_lock, Path(f"{file}.lock")), errors)
 
 
 def open_postgres(url: str, study: str) -> Storage:
@@ -65,19 +59,13 @@ def open_postgres(url: str, study: str) -> Storage:
             storage = _open_tables(
                 url,
                 target.render_as_string(hide_password=False),
-                engine_kwargs={
-                    "pool_pre_ping": True,
-                    "pool_size": 1,
-                    "max_overflow": 1,  # Optuna compares the schema's version inside a session
-                    "connect_args": options,
-                },
+                # max_overflow: Optuna compares the schema's version inside a session.
+                engine_kwargs=dict(
+                    pool_pre_ping=True, pool_size=1, max_overflow=1, connect_args=options
+                ),
             )
-    return Storage(
-        storage,
-        mask_password(url),
-        lambda: _advisory_lock(locks, f"study {study}", url),
-        lambda: _database_errors(url),
-    )
+    lock = partial(_advisory_lock, locks, f"study {study}", url)
+    return Storage(storage, mask_password(url), lock, partial(_database_errors, url))
 
 
 def _open_tables(url: str, *arguments: Any, **options: Any) -> RDBStorage:

@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ def open_journal(folder: Path) -> Storage:
         try:
             storage = JournalStorage(Journal(path))
         except ValueError as error:
-            raise UserError(_unreadable(path)) from error
-    return Storage(
-        storage, str(path), lambda: file_lock(folder / "study.lock"), lambda: file_errors(path)
-    )
+            lines = enumerate(path.read_bytes().splitlines(), start=1)
+            bad = next((number for number, line in lines if not _is_record(line)), "?")
+            raise UserError(
+                f"storage={path}: line {bad} is no record of Optuna's journal; delete that line with no "
+                "worker running, or choose another folder"
+            ) from error
+    lock = partial(file_lock, folder / "study.lock")
+    return Storage(storage, str(path), lock, partial(file_errors, path))
 
 
 class JournalLock(JournalFileOpenLock):
@@ -102,15 +107,6 @@ def _is_record(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:  # bad JSON, or bad UTF-8
         return False
-
-
-def _unreadable(path: Path) -> str:
-    lines = path.read_bytes().splitlines()
-    bad = [number for number, line in enumerate(lines, start=1) if not _is_record(line)]
-    return (
-        f"storage={path}: line {bad[0] if bad else '?'} is no record of Optuna's journal; "
-        "delete that line with no worker running, or choose another folder"
-    )
 
 
 @contextmanager

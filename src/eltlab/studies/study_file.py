@@ -1,6 +1,5 @@
 """sweeps/NAME.yaml: the keys of a study file, read and checked."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package_folders import package_folder
 from eltlab.studies.space import check_space, keys_of
 
-SAMPLERS = ("grid", "random", "tpe", "nsga2")
-PRUNERS = ("none", "median", "hyperband")
-MATCHED = ("train_flops", "images")
-DIRECTIONS = ("minimize", "maximize")
-WATCHED = ("loss", "gap")  # columns of validation.csv
+CHOICES = {
+    "sampler": ("grid", "random", "tpe", "nsga2"),
+    "pruner": ("none", "median", "hyperband"),
+    "matched": ("train_flops", "images"),
+    "watch": ("loss", "gap"),  # columns of validation.csv
+    "objectives": ("minimize", "maximize"),
+}
 FORMS: dict[str, tuple[type, str]] = {
     "base": (list, "a list of overrides, e.g. [experiment=demo]"),
     "where": (list, 'a list of constraints, e.g. ["loops divides model.depth"]'),
@@ -127,22 +128,18 @@ def check_keys(plain: Any, where: str) -> None:
                 raise UserError(f"{where}: {key}: {each} is not text; give {FORMS[key][1]}")
 
 
-def one_of(where: str, key: str, value: Any, options: Sequence[str]) -> None:
-    if value not in options:
-        raise UserError(f"{where}: {key}={value}: choose one of {', '.join(options)}")
-
-
 # --- rules ----------------------------------------------------------------------------------------
 
 
 def check_study(file: StudyFile, path: Path) -> None:
-    where = str(path)
-    for key, options in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("matched", MATCHED)):
-        one_of(where, key, getattr(file, key), options)
+    chosen = [(key, getattr(file, key), CHOICES[key]) for key in ("sampler", "pruner", "matched")]
+    chosen.append(("watch", split_metric(file.watch)[0], CHOICES["watch"]))
     for metric, direction in file.objectives.items():
-        one_of(where, f"objectives.{metric}", direction, DIRECTIONS)
         split_metric(metric)
-    one_of(where, "watch", split_metric(file.watch)[0], WATCHED)
+        chosen.append((f"objectives.{metric}", direction, CHOICES["objectives"]))
+    for key, value, choices in chosen:
+        if value not in choices:
+            raise UserError(f"{path}: {key}={value}: choose one of {', '.join(choices)}")
     if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
         raise UserError(f"{path}: seeds={file.seeds}: give distinct whole numbers of at least 0")
     if (file.sampler == "grid") != (file.trials is None):
