@@ -69,9 +69,9 @@ def select_rows(
     return rows
 
 
-def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise) -> Tensor:
+def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise | None) -> Tensor:
     """What the objective corrupts: pixels float32 in [−1, 1], ids int64 [B, T], or latents float32
-    [B, C, H, W], drawn from their posterior if they have one."""
+    [B, C, H, W], drawn with the noise from their posterior if they have a logvar."""
     if "images" in rows:
         return to_float(rows["images"])
     if "ids" in rows:
@@ -79,6 +79,7 @@ def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise) -> Tensor:
     mean = rows["mean"].float()
     if "logvar" not in rows:
         return mean
+    assert noise is not None
     return mean + (rows["logvar"].float() / 2).exp() * noise.normal(*mean.shape[1:])
 
 
@@ -121,8 +122,10 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         source = self._gather() if self.in_memory else self._read_ahead()
         for (step, batch_slice), rows in zip(self._micro_batches(), source, strict=True):
-            draws = generator(self.seed, "posterior", step, device=self.device)
-            noise = BatchNoise(draws, self.batch_size, batch_slice)
+            noise = None
+            if "logvar" in rows:
+                draws = generator(self.seed, "posterior", step, device=self.device)
+                noise = BatchNoise(draws, self.batch_size, batch_slice)
             yield to_inputs(rows, noise), rows[LABELS]
 
     def _micro_batches(self) -> Iterator[tuple[int, BatchSlice]]:
