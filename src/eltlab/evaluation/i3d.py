@@ -29,8 +29,6 @@ MIN_FRAMES = 9
 PROTOCOL = f"replay{MIN_FRAMES}-tf1bilinear{SIDE}"
 CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
 
-Triple = tuple[int, int, int]
-
 # Channels out of the branches: 1×1×1; 1×1×1 then 3×3×3; 1×1×1 then 3×3×3; pool then 1×1×1.
 MIXED = {
     "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
@@ -128,14 +126,10 @@ class Unit(nn.Conv3d):
         return functional.relu(super().forward(pad_same(x, self.kernel_size, self.stride)))
 
 
-class MaxPool(nn.Module):
-    def __init__(self, size: Triple, stride: Triple) -> None:
-        super().__init__()
-        self.size, self.stride = size, stride
-
+class MaxPool(nn.MaxPool3d):
     def forward(self, x: Tensor) -> Tensor:
         # TensorFlow ignores padding in the maximum. After a ReLU, zeros have the same effect.
-        return functional.max_pool3d(pad_same(x, self.size, self.stride), self.size, self.stride)
+        return super().forward(pad_same(x, self.kernel_size, self.stride))  # type: ignore[arg-type]
 
 
 def pad_same(x: Tensor, size: Iterable[int], stride: Iterable[int]) -> Tensor:

@@ -31,21 +31,16 @@ class Metrics(Protocol):
         """Columns with the distance of real data to real data, the same in every row."""
 
 
-# The columns that are printed after a measurement, and their formats.
-PRINTED = {
-    "fid": ".2f",
-    "kid": ".4f",
-    "precision": ".3f",
-    "recall": ".3f",
-    "fvd": ".1f",
-    "fd_classifier": ".2f",
-    "accuracy": ".3f",
+# The columns that are printed after a measurement, with their decimals.
+DECIMALS = {
+    **{"fid": 2, "kid": 4, "precision": 3, "recall": 3},
+    **{"fvd": 1, "fd_classifier": 2, "accuracy": 3},
 }
 
 
 def describe_metrics(row: dict[str, Any]) -> str:
     """The measured columns of a row in one line."""
-    return ", ".join(f"{key} {row[key]:{form}}" for key, form in PRINTED.items() if key in row)
+    return ", ".join(f"{key} {row[key]:.{n}f}" for key, n in DECIMALS.items() if key in row)
 
 
 def build_metrics(config: Config | EncodeConfig, train: Images, device: torch.device) -> Metrics:

@@ -39,10 +39,11 @@ def load(*paths: str | Path) -> "DataFrame":
         if not path.exists():
             raise UserError(f"{path}: no such folder or file of rows")
         for file in find_row_files(path) if path.is_dir() else [path]:
-            rows += [
-                {**spread_config(row), "folder": run_folder_of(row, file)}
-                for row in read_rows(file)
-            ]
+            for row in read_rows(file):
+                cfg = {f"cfg.{key}": value for key, value in row.pop("cfg", {}).items()}
+                collected = file.name != ROWS
+                folder = file.with_suffix("") / row.get("run", "") if collected else file.parent
+                rows.append({**row, **cfg, "folder": str(folder)})
     table = pd.DataFrame(rows)
     extra = [name for name in table.columns if name not in COLUMNS]
     order = [*COLUMNS, *sorted(extra, key=lambda name: name.startswith("cfg."))]
@@ -61,19 +62,6 @@ def find_row_files(folder: Path) -> list[Path]:
         inner.sort()  # so that of two links to one folder the first by name is taken
         found += [Path(here, name) for name in files if name == ROWS]
     return sorted(found)
-
-
-def run_folder_of(row: dict[str, Any], file: Path) -> str:
-    """The folder of a row's run, given the file that the row was read from."""
-    if file.name == ROWS:
-        return str(file.parent)
-    return str(file.with_suffix("") / row.get("run", ""))
-
-
-def spread_config(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its configuration as columns cfg.<dotted.key>."""
-    cfg = {f"cfg.{key}": value for key, value in row.get("cfg", {}).items()}
-    return {**{key: value for key, value in row.items() if key != "cfg"}, **cfg}
 
 
 def write_table(table: "DataFrame", out: Path) -> tuple[Path, Path]:
