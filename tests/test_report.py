@@ -294,4 +294,4 @@ def test_help_imports_neither_torch_nor_pandas() -> None:
         "assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "runs_dir=runs" in done.stdout, done.stderr
+    assert done.returncode == 0 and "runs_dir=null" in done.stdout, done.stderr
