@@ -36,7 +36,7 @@ KINDS = ("worker", "trial", "sweep")
 
 
 class Sweep:
-    """The command of a study of so many trials, which may be killed and begun again."""
+    """The command of a study of so many trials, which may be killed and started again."""
 
     def __init__(self, folder: Path, trials: int, url: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class Sweep:
 
 
 def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:
-    """Kills as often as this, each kind at least once, with the command begun again; what was killed."""
+    """Kills as often as this, each kind at least once, with the command started again; what was killed."""
     plan = [*KINDS, *dice.choices(KINDS, [5, 2, 2], k=kills)]
     done: Counter = Counter()
     deadline = time.monotonic() + 60 * kills

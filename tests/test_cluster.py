@@ -313,7 +313,7 @@ def test_a_mistake_in_a_job_is_one_line(capsys) -> None:
         (" ".join([*LOCAL, "trainer.nodes=2"]), "trainer.nodes=2: trainer.slurm.cluster=local has"),
     ],
 )
-def test_mistakes_name_the_mend_and_leave_nothing(tmp_path, monkeypatch, asked, said) -> None:
+def test_mistakes_name_the_fix_and_leave_nothing(tmp_path, monkeypatch, asked, said) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError) as error:
         fit.main([*TINY, *asked.split(), f"runs_dir={tmp_path / 'runs'}"])

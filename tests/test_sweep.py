@@ -1,4 +1,4 @@
-"""Whole studies: every trial runs, resumes and is told of however workers and trials end."""
+"""Whole studies: every trial runs, resumes and is recorded, however workers and trials end."""
 
 import os
 import re
@@ -85,7 +85,7 @@ def test_a_sampler_averages_over_its_seeds(tmp_path):
     assert trial.values == values and values[1] == int(values[1])
 
 
-def test_a_trial_that_fails_is_told_and_the_study_goes_on(tmp_path, capsys):
+def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path, capsys):
     """A learning rate that makes the loss infinite ends one trial of two; retry=true tries it again."""
     text = "space:\n  optim.lr: [0.001, 1.0e+30]\nseeds: [0]\n"
     sensitive = ["optim.warmup_images=0", "optim.clip=0", "budget.images=160"]
@@ -145,8 +145,8 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
     trials = queue_of(study).trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     assert len({trial.values[0] for trial in trials}) == 1
-    begun = [log.read_text() for log in (tmp_path / "runs").rglob("trial-*.log")]
-    assert sum("finished before" in text for text in begun) == len(begun) - 1
+    logs = [log.read_text() for log in (tmp_path / "runs").rglob("trial-*.log")]
+    assert sum("finished before" in text for text in logs) == len(logs) - 1
 
 
 # --- the machine is shared out --------------------------------------------------------------------
@@ -301,8 +301,8 @@ def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
 
 @pytest.mark.parametrize(("lease", "pruner"), [(4, "none"), (40, "median")])
 def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease, pruner):
-    """For six seconds, while two trials train. Under a longer lease they go on training; under a
-    shorter one another worker might have them, so they end, and go on from their checkpoints."""
+    """For six seconds, while two trials train. Under a longer lease they continue training; under a
+    shorter one another worker might have them, so they end, and resume from their checkpoints."""
     text = (
         "space:\n  loops: [2, 4]\n  optim.lr: [0.001, 0.002]\nseeds: [0]\nmatched: images\n"
         f"pruner: {pruner}\n"
@@ -359,7 +359,7 @@ def begin(file: str, runs: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
+def test_a_killed_worker_takes_its_trial_with_it_and_another_resumes_it(tmp_path):
     """SIGKILL while it trains: the fit dies too, and the next worker resumes it from its checkpoint."""
     text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
     more = ["budget.images=12000", "trainer.checkpoint_seconds=0.2", "lease=1"]
@@ -389,7 +389,7 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_goes_on(tmp_path):
 @pytest.mark.parametrize("woken", ["at once", "at the end"])
 def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
     """A worker that sleeps past its lease loses the trial, not the training: whoever takes the trial
-    over goes on with the run when its fit has ended."""
+    over resumes the run when its fit has ended."""
     text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
     more = ["budget.images=12000", "trainer.checkpoint_seconds=0.2", "lease=1"]
     file, runs = written(tmp_path, text), tmp_path / "runs"
@@ -399,7 +399,7 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
     second = None
     try:
         until(lambda: list(runs.rglob("last.ckpt")))
-        first.send_signal(signal.SIGSTOP)  # its fit goes on
+        first.send_signal(signal.SIGSTOP)  # its fit continues
         holder = queue_of(study).trials()[0].user_attrs["lease"][0]
         second = begin(file, runs, *more, "worker=0")
         until(lambda: queue_of(study).trials()[0].user_attrs["lease"][0] != holder)
