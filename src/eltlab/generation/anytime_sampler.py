@@ -108,14 +108,9 @@ class AnytimeSampler:
                 passes.append([])
 
             def network(parts: tuple[Tensor, ...], labels_B: Tensor) -> Tensor:
+                options = {"exits": (count,), "track": track, "halt": sampler.halting}
                 with autocast(self.device, self.precision):
-                    done = self.backbone(
-                        *parts,
-                        labels_B=labels_B,
-                        exits=(count,),
-                        track=track,
-                        halt=sampler.halting,
-                    )
+                    done = self.backbone(*parts, labels_B=labels_B, **options)
                 passes[step].append(done.loops)
                 if track and len(passes[step]) == 1:
                     updates.append(done.updates.tolist())

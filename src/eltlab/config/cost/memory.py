@@ -166,9 +166,8 @@ def training_moments(run: Pass) -> Moments:
     state = F32 * rows * net.width  # the residual stream
     layers = net.depth_of(run.loops, run.exits_read) * (state if run.recompute else kept)
     if run.recompute and net.coda and not run.adds_to_loops:
-        layers -= (
-            run.exits_read - 1
-        ) * state  # the coda of an exit and the next loop share an input
+        # The coda of an exit and the next loop share an input.
+        layers -= (run.exits_read - 1) * state
     # Static bytes count all gradients, but as a step begins, zero_grad has freed those of the last one.
     missing = {"gradients not made yet": 0 if run.keeps_gradients else -F32 * weights}
     forward = inputs_kept(run) | {"layers": layers, "bf16 weights": copies}
