@@ -268,7 +268,7 @@ def test_mistakes_on_the_command_line_are_told(tmp_path):
         (["loops_vs_dept"], "did you mean loops_vs_depth?"),
         ([file, "preset=quik"], "preset=quik"),
         ([file, "workers=-1"], "workers=-1: must be at least 0"),
-        ([file, "lease=nan"], "lease=nan: must be a number above 0"),
+        ([file, "lease=nan"], "lease=nan: must be a finite number"),
         ([file, "budgt.images=3"], "did you mean budget.images?"),
         ([file, "storage=sqlite:///x.db", "workers=2"], "sqlite"),
     ):

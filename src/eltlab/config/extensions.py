@@ -1,4 +1,4 @@
-"""Objectives and supervisions that are not eltlab's own: one Python file each (docs/extending.md)."""
+"""Objectives and supervisions of the user's own: one Python file each (docs/extending.md)."""
 
 import hashlib
 import importlib.util
@@ -19,15 +19,15 @@ BASES: dict[str, type] = {"objective": ObjectiveConfig, "supervision": Supervisi
 
 
 def is_extension(group: str, value: Any) -> bool:
-    """Whether a choice such as supervision=my/mean.py names a file of the user's."""
+    """Whether a choice such as supervision=my/mean.py names a file of the user."""
     return group in BASES and isinstance(value, str) and value.endswith(".py")
 
 
 def load_extension(group: str, file: str, source: str | None = None) -> type:
     """The configuration class of a file: its one dataclass derived from the group's.
 
-    source: the hash that the file had when a run was begun with it. Raises UserError, also where the
-    file has changed since.
+    source: the hash that the file had when a run was started with it. Raises UserError, also if the file
+    has changed since.
     """
     path = Path(file).expanduser().resolve()
     if not path.is_file():
@@ -65,7 +65,7 @@ def source_hash(path: Path) -> str:
 
 @cache
 def _module(path: Path, content: str, group: str) -> Any:
-    """The imported file; a changed one is imported anew."""
+    """The imported file. A changed file has another content hash, so it is imported again."""
     name = f"eltlab_{group}_{path.stem}_{content}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
