@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from eltlab.analysis import command
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
+from eltlab.common.files import write_atomic
 from eltlab.runs import row_files
 
 DIAGNOSTICS = ("dynamics.csv", "validation.csv")

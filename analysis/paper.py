@@ -15,8 +15,8 @@ from pathlib import Path
 from textwrap import fill
 
 from eltlab.analysis.table_files import replace_block
-from eltlab.common.atomic_files import write_atomic
-from eltlab.common.package_folders import package_folder
+from eltlab.common.files import write_atomic
+from eltlab.common.package import package_folder
 from eltlab.common.text import format_si, format_table
 from eltlab.config.cost.flops import (
     budget_flops,

@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy import optimize
 
 from eltlab.analysis.points import KINDS, UNIQUE, VANILLA
-from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
 from eltlab.common.text import format_si
 
 # Okabe and Ito's palette, which is safe for colour-blind readers. Markers carry the same information.

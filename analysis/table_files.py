@@ -4,8 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
+from eltlab.common.files import write_atomic
 
 
 def format_markdown(rows: list[list[str]]) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import perturbed, tiny
 
-from eltlab.common.package_folders import package_folder
+from eltlab.common.package import package_folder
 from eltlab.common.seeds import BatchNoise
 from eltlab.config.network import network
 from eltlab.generation.build import build_objective

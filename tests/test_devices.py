@@ -24,7 +24,7 @@ from studies import opened
 
 import eltlab.training.sharding  # noqa: F401  # imported before any fork, for speed
 from eltlab import evaluate, fit
-from eltlab.common import distributed, file_locks, ranks
+from eltlab.common import distributed, files, ranks
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice, slice_of_this_process
 from eltlab.config import devices
@@ -410,7 +410,7 @@ def test_a_signal_to_the_launcher_stops_all_processes(
 def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Path) -> None:
     """Only the main process meets this one: the run is locked."""
     run = Run.of(tiny(*SMALL, f"runs_dir={tmp_path}"))
-    with file_locks.file_lock(run.folder / ".lock"):
+    with files.file_lock(run.folder / ".lock"):
         process = command("eltlab.fit", *SMALL, f"runs_dir={tmp_path}", "trainer.devices=2")
         out, err = process.communicate()
     assert process.returncode == 2 and out == ""

@@ -13,8 +13,8 @@ import torch
 from conftest import TINY
 
 from eltlab import fit
-from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
 from eltlab.common.seeds import BatchNoise, generator
 from eltlab.data.build import build_data
 from eltlab.data.images.image_set import as_input

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eltlab import fit
-from eltlab.common.package_folders import package_folder
+from eltlab.common.package import package_folder
 from eltlab.config.parsing import options_of
 from eltlab.model.build import build_backbone
 from eltlab.runs.composing import compose

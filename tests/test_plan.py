@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eltlab import plan
 from eltlab.common import machine
 from eltlab.common.errors import UserError
-from eltlab.common.package_folders import package_folder
+from eltlab.common.package import package_folder
 from eltlab.common.text import format_bytes, format_duration, format_si, format_table
 from eltlab.config.cost import rates
 from eltlab.config.cost.bill import bill

@@ -20,7 +20,7 @@ import torch.utils.tensorboard
 import eltlab.evaluation.distances
 import eltlab.training.callbacks  # noqa: F401
 from eltlab import evaluate, fit
-from eltlab.common import atomic_files, file_locks
+from eltlab.common import files
 from eltlab.runs.result_table import load
 
 TINY = [
@@ -76,7 +76,7 @@ def die_at_rename(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    atomic_files.os.replace = counted  # type: ignore[assignment]
+    files.os.replace = counted  # type: ignore[assignment]
 
 
 def folder(runs: Path) -> Path:
@@ -249,7 +249,7 @@ def test_a_second_process_is_refused(undisturbed: tuple) -> None:
     from eltlab.common.errors import UserError
 
     with (
-        file_locks.file_lock(folder(runs) / ".lock"),
+        files.file_lock(folder(runs) / ".lock"),
         pytest.raises(UserError, match="another process is training it"),
     ):
         fit.main([*overrides, f"runs_dir={runs}"])

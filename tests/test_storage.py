@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from postgres import PASSWORD, QUOTED, USER
 
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock
 from eltlab.common.text import mask_password
 from eltlab.studies.journal import JournalLock
 from eltlab.studies.storage import open_storage

@@ -483,7 +483,7 @@ def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_p
 
 def alive(folder: Path) -> bool:
     """Whether a process trains the run."""
-    from eltlab.common.file_locks import file_lock
+    from eltlab.common.files import file_lock
 
     with file_lock(folder / ".lock", wait=False) as mine:
         return not mine

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 
 from eltlab.common.errors import UserError
-from eltlab.common.package_folders import package_folder
+from eltlab.common.package import package_folder
 from eltlab.config.schema import DataConfig, TokenizerConfig
 from eltlab.config.tokenizer_rules import check_tokenizer
 from eltlab.data.images.image_files import load_images

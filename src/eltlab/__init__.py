@@ -6,7 +6,7 @@
 
 from typing import Any
 
-from eltlab.common.version import __version__
+from eltlab.common.package import __version__
 
 __all__ = ["__version__", "load"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eltlab.cli import own_keys
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError, suggest
+from eltlab.common.files import write_atomic
 from eltlab.config.key_help import help_text, key_help
 from eltlab.config.keys import key
 

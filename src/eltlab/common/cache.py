@@ -1,14 +1,14 @@
-"""The cache folder, and files that are made once."""
+"""The cache folder, files that are made once, and the digests in their names."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from eltlab.common.atomic_files import atomic_path
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import atomic_path, file_lock
 
 
 def cache_dir() -> Path:
@@ -40,3 +40,15 @@ def cached_array(path: Path, write: Callable[[BinaryIO], None], mapped: bool = F
 
     make_once(path, make)
     return np.load(path, mmap_mode="c" if mapped else None)
+
+
+def digest(*parts: Any) -> str:
+    """Twelve hex digits: of an array's type, shape and bytes, and of any other value's repr."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.dtype}{part.shape}".encode())
+            total.update(np.ascontiguousarray(part).tobytes())
+        else:
+            total.update(repr(part).encode())
+    return total.hexdigest()[:12]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from eltlab.common.atomic_files import atomic_path
+from eltlab.common.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor

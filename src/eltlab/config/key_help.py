@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from eltlab.common.package_folders import package_folder
+from eltlab.common.package import package_folder
 from eltlab.common.text import mask_password
 from eltlab.config.keys import Key, walk
 from eltlab.config.parsing import (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from eltlab.common.hashing import digest
+from eltlab.common.cache import digest
 from eltlab.data.images.image_files import Images
 from eltlab.evaluation.distances import (
     PROTOCOL,

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from eltlab.common.hashing import digest
+from eltlab.common.cache import digest
 from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config, DataConfig, SamplerConfig
 from eltlab.data.sources import pixel_data

@@ -5,9 +5,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common.atomic_files import write_atomic
-from eltlab.common.file_locks import file_lock
-from eltlab.common.hashing import digest
+from eltlab.common.cache import digest
+from eltlab.common.files import file_lock, write_atomic
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.runs.row_files import ROWS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
 
 Tensors = dict[str, Tensor]
 

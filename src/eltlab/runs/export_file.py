@@ -7,8 +7,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
 from eltlab.common.tensor_files import read_tensors
 from eltlab.config.flat import to_yaml
 from eltlab.config.schema import Config

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
 from eltlab.runs.row_files import ROWS, read_rows
 
 if TYPE_CHECKING:

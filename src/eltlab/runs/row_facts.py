@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eltlab.common.version import code_version
+from eltlab.common.package import code_version
 from eltlab.config.cost.bill import model_bill
 from eltlab.config.flat import flatten
 from eltlab.config.schema import Config, EncodeConfig

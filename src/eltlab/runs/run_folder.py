@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock, write_atomic
 from eltlab.config.flat import to_yaml
 from eltlab.config.identity import identity
 from eltlab.config.schema import Config

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock
 from eltlab.common.text import mask_password
 from eltlab.studies.journal import file_errors
 from eltlab.studies.storage_base import Refused, Storage

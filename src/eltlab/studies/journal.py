@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock
 from eltlab.studies.storage_base import Refused, Storage
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from eltlab.common.hashing import digest
+from eltlab.common.cache import digest
 from eltlab.studies.space import Params, plain, values_of
 
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 import optuna
 from optuna.trial import Trial, TrialState
 
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
 from eltlab.studies.space import Params, draw
 from eltlab.studies.study import Study
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError, suggest
-from eltlab.common.hashing import digest
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from eltlab.common.errors import UserError, first_line, suggest
-from eltlab.common.package_folders import package_folder
+from eltlab.common.package import package_folder
 from eltlab.studies.space import check_space, keys_of
 
 CHOICES = {

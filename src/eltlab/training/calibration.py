@@ -3,9 +3,8 @@
 import json
 from dataclasses import asdict, replace
 
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.machine import Machine
 from eltlab.config.cost.rates import rates_file, read_rates, unmeasured_rate
 from eltlab.config.schema import Config

@@ -13,8 +13,8 @@ import torch
 from lightning import Callback, Trainer
 
 from eltlab.common import ranks
-from eltlab.common.atomic_files import atomic_path, write_atomic
 from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path, write_atomic
 from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.progress import Bar
 from eltlab.common.signals import STOPS, Requests

@@ -11,9 +11,9 @@ from torch.distributed.tensor import DTensor
 
 from eltlab.common import seeds
 from eltlab.common.errors import Diverged
+from eltlab.common.package import code_version
 from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
 from eltlab.common.torch_device import device_name, peak_memory_bytes
-from eltlab.common.version import code_version
 from eltlab.config.schema import Config
 from eltlab.generation.build import build_objective
 from eltlab.model.build import build_backbone

@@ -10,8 +10,7 @@ from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eltlab.common.cache import cache_dir
-from eltlab.common.hashing import digest
+from eltlab.common.cache import cache_dir, digest
 from eltlab.common.machine import Machine
 from eltlab.common.text import format_si
 from eltlab.config.cost.flops import params_total

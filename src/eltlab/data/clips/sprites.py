@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eltlab.common.cache import cache_dir, cached_array
+from eltlab.common.cache import cache_dir, cached_array, digest
 from eltlab.common.errors import UserError, first_line
-from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.data.images.image_set import ImageSet
 

@@ -8,11 +8,9 @@ from typing import Any, NoReturn
 import av
 from torch.utils.data import Dataset
 
-from eltlab.common.atomic_files import write_atomic
-from eltlab.common.cache import cache_dir
+from eltlab.common.cache import cache_dir, digest
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
-from eltlab.common.hashing import digest
+from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.progress import Bar
 from eltlab.common.text import printable_name
 from eltlab.data.clips.timeline import Timeline, Timelines, read_timeline

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eltlab.common.atomic_files import write_atomic
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
+from eltlab.common.files import write_atomic
 from eltlab.config.schema import DataConfig
 
 NAME = "manifest.json"

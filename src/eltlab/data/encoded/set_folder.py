@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock, write_atomic
 from eltlab.data.encoded.manifest import (
     ENCODING,
     LOCK,

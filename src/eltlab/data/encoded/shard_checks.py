@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from eltlab.common.cache import cache_dir, make_once
+from eltlab.common.cache import cache_dir, digest, make_once
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
 from eltlab.common.progress import Bar
 from eltlab.data.batches import FLIPPED, LABELS
 from eltlab.data.encoded.manifest import Encoding, Manifest, Shard

@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from eltlab.common.atomic_files import atomic_path
 from eltlab.common.errors import UserError
+from eltlab.common.files import atomic_path
 from eltlab.data.batches import FLIPPED, LABELS
 from eltlab.data.encoded.manifest import LOCK, SPLITS, Encoding
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
 
 
 class ImageSet:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eltlab.common.cache import cache_dir
 from eltlab.common.errors import UserError
-from eltlab.common.file_locks import file_lock
+from eltlab.common.files import file_lock
 from eltlab.data.images.image_set import ImageSet, sort_by_class
 
 FASHION_RAW = Path("FashionMNIST") / "raw"  # where torchvision unpacks it

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
 
 Tensors = dict[str, Tensor]
 Settings = dict[str, Any]  # can be written as JSON

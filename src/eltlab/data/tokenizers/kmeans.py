@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.cache import cache_dir, make_once
+from eltlab.common.cache import cache_dir, digest, make_once
 from eltlab.common.errors import UserError
-from eltlab.common.hashing import digest
 from eltlab.data.images.image_files import Images
 from eltlab.data.images.image_set import ImageSet
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.hashing import digest
+from eltlab.common.cache import digest
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
 from eltlab.data.images.image_files import Images

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from eltlab.common.atomic_files import write_atomic
 from eltlab.common.errors import UserError
+from eltlab.common.files import write_atomic
 from eltlab.common.tensor_files import read_tensors
 from eltlab.config.schema import TokenizerConfig
 from eltlab.config.tokenizer_rules import CONTINUOUS, check_tokenizer

@@ -1,5 +1,6 @@
-"""Writes files so that a kill leaves the old file or the new one, never a part."""
+"""Locks on files, and writes that a kill cannot leave half done."""
 
+import fcntl
 import glob
 import os
 import platform
@@ -7,7 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from eltlab.common.file_locks import file_lock
+
+@contextmanager
+def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds an exclusive lock on path. Yields True, or at once False if it is taken and wait is off.
+
+    The kernel releases a flock when the process ends, even if it is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:  # closing is not enough: a child forked meanwhile has a copy of the descriptor
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
