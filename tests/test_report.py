@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -285,13 +283,3 @@ def test_mistakes_write_no_page(tmp_path: Path, monkeypatch: Any) -> None:
         with pytest.raises(UserError, match=message):
             report.main(arguments)
     assert not list(tmp_path.iterdir())
-
-
-def test_help_imports_neither_torch_nor_pandas() -> None:
-    code = (
-        "import sys; sys.argv = ['report', '--help']; import runpy; "
-        "runpy.run_module('eltlab.report', run_name='__main__'); "
-        "assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "runs_dir=null" in done.stdout, done.stderr

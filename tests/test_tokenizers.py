@@ -5,8 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -222,12 +220,6 @@ def test_loading_prints_nothing(places, capfd):
     """diffusers warns of keys that its own class wrote into the configuration."""
     built(places, "taesd")
     assert capfd.readouterr() == ("", "")
-
-
-def test_diffusers_is_not_imported_before_it_is_needed():
-    modules = "eltlab.config.schema, eltlab.data.tokenizers.tokenizer_files"
-    code = f"import sys, {modules}; sys.exit('diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # --- latents --------------------------------------------------------------------------------------
