@@ -23,7 +23,7 @@ def run_command(
     """
     arguments = [text for text in sys.argv[1:] if text not in ("-h", "--help")]
     try:
-        if len(arguments) < len(sys.argv) - 1:
+        if len(arguments) < len(sys.argv) - 1:  # --help was among them
             print(usage(arguments))
             return
         for argument in arguments:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 
-# How long a collective in a training step waits for a process that hangs. A process that dies is noticed
-# at once: the launcher then ends the others.
+# How long a collective in a training step waits for a process that hangs. If a process dies, the launcher
+# ends the other processes at once.
 WAIT = timedelta(hours=2)
 
 # How long the other ranks wait while rank 0 works alone or the slowest rank catches up: decoding all of
@@ -31,7 +31,7 @@ def init_process_group(device: "torch.device") -> None:
     import torch
     import torch.distributed as dist
 
-    # However the launcher dies, its processes end.
+    # Even if the launcher is killed, its processes end.
     die_with_parent(os.getppid(), signal.SIGTERM)
     if device.type == "cuda":
         requested, available = local_world_size(), torch.cuda.device_count()
@@ -42,39 +42,37 @@ def init_process_group(device: "torch.device") -> None:
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        # Gloo as well: flags and samples are on the CPU, and NCCL would wait for the device.
+        # Gloo in addition to NCCL: flags and samples are on the CPU, and NCCL would wait for the device.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=WAIT)
         global _patient
         _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
-def world_size_and_rank() -> tuple[int, int]:
-    """The world size and this rank after `init_process_group`, else (1, 0)."""
+def _torch_distributed() -> Any:
+    """torch.distributed if this run has several processes and has joined them, else None."""
     import torch.distributed as dist
 
     initialized = dist.is_available() and dist.is_initialized()
-    return (dist.get_world_size(), dist.get_rank()) if initialized else (1, 0)
+    return dist if initialized and dist.get_world_size() > 1 else None
 
 
-def is_distributed() -> bool:
-    return world_size_and_rank()[0] > 1
+def world_size_and_rank() -> tuple[int, int]:
+    """The world size and this rank after `init_process_group`, else (1, 0)."""
+    dist = _torch_distributed()
+    return (dist.get_world_size(), dist.get_rank()) if dist else (1, 0)
 
 
 def barrier() -> None:
     """Returns when every process has called it, waiting up to PATIENCE."""
-    if is_distributed():
-        import torch.distributed as dist
-
+    if dist := _torch_distributed():
         dist.barrier(_patient)
 
 
 def all_reduce_mean(values: "torch.Tensor") -> "torch.Tensor":
     """The mean over all processes, on the device of values."""
-    if not is_distributed():
+    if not (dist := _torch_distributed()):
         return values
-    import torch.distributed as dist
-
     total = values.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
@@ -82,10 +80,8 @@ def all_reduce_mean(values: "torch.Tensor") -> "torch.Tensor":
 
 def broadcast(value: Any = None) -> Any:
     """Rank 0's value on every rank, waiting up to PATIENCE for it."""
-    if not is_distributed():
+    if not (dist := _torch_distributed()):
         return value
-    import torch.distributed as dist
-
     box = [value]
     dist.broadcast_object_list(box, group=_patient)
     return box[0]
@@ -93,10 +89,8 @@ def broadcast(value: Any = None) -> Any:
 
 def gather(value: Any) -> list[Any] | None:
     """The values of all ranks in order, on rank 0; None on the other ranks."""
-    if not is_distributed():
+    if not (dist := _torch_distributed()):
         return [value]
-    import torch.distributed as dist
-
     values = [None] * world_size() if is_main_process() else None
     dist.gather_object(value, values)
     return values

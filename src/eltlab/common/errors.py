@@ -1,4 +1,4 @@
-"""The exceptions that users see, and the hint they carry."""
+"""Exceptions with messages for users, and parts of these messages."""
 
 import difflib
 from collections.abc import Sequence

@@ -29,7 +29,6 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes content to path through `atomic_path`."""
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -37,14 +36,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """A temporary path beside path to write to; after the block it is flushed and renamed to path.
+    """A temporary path in the same folder, which is flushed and renamed to path after the block.
 
-    An exception in the block leaves path as it was. keep: a lock; if another process has created path
-    meanwhile, that file is kept and this one is dropped.
+    An exception in the block leaves path as it was. keep: a lock; if path exists when it is acquired, the
+    file of the other process is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    # The host and process id let _remove_leftovers tell a writer that was killed from one at work.
+    # From the host and process id, _remove_leftovers knows whether the writer is still running.
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -67,7 +66,7 @@ def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
         pid = leftover.name.removeprefix(prefix).removesuffix(".tmp")
         try:
-            os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
+            os.kill(int(pid), 0)  # signal 0 only checks that the process exists
         except ProcessLookupError:
             leftover.unlink(missing_ok=True)
         except (ValueError, PermissionError):

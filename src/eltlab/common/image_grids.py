@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MIN_TILE = 48  # pixels per side; smaller images are enlarged by a whole factor
 MARGIN = 4
-FPS = 8  # of clips made for viewing
+FPS = 8  # frame rate of the files
 MP4_REPEATS = 4  # an MP4 plays once, while a GIF repeats by itself
 
 
@@ -28,18 +28,15 @@ def save_grid(path: Path, rows: "list[Tensor]", names: list[str]) -> None:
     rows: uint8, [N, C, H, W] for images or [N, F, C, H, W] for clips.
     path: its suffix, one of `grid_suffixes`, selects the file type.
     """
-    if rows[0].dim() == 4:
-        frames = [draw_grid(rows, names)]
-    else:
-        frames = [draw_grid([row[:, t] for row in rows], names) for t in range(rows[0].shape[1])]
+    clips = [row[:, None] if row.dim() == 4 else row for row in rows]
+    frames = [draw_grid([clip[:, t] for clip in clips], names) for t in range(clips[0].shape[1])]
     with atomic_path(path) as temporary:
         if rows[0].dim() == 4:
             frames[0].save(temporary, "PNG")
         elif path.suffix.lower() == ".mp4":
             save_mp4(temporary, frames)
         else:
-            milliseconds = 1000 // FPS
-            options = {"append_images": frames[1:], "duration": milliseconds, "loop": 0}
+            options = {"append_images": frames[1:], "duration": 1000 // FPS, "loop": 0}
             frames[0].save(temporary, "GIF", save_all=True, **options)
 
 
@@ -56,15 +53,12 @@ def draw_grid(rows: "list[Tensor]", names: list[str]) -> Image.Image:
         top = MARGIN + i * pitch
         ImageDraw.Draw(grid).text((MARGIN, top + tile // 2 - 6), name, fill="black")
         for j, image in enumerate(row):
-            enlarged = to_picture(image).resize((tile, tile), Image.Resampling.NEAREST)
+            picture = Image.fromarray(
+                image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+            )  # grey → RGB
+            enlarged = picture.resize((tile, tile), Image.Resampling.NEAREST)
             grid.paste(enlarged, (left + MARGIN + j * pitch, top))
     return grid
-
-
-def to_picture(image: "Tensor") -> Image.Image:
-    """uint8 [1 or 3, H, W] → an RGB picture."""
-    array = image.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
 
 
 def save_mp4(path: Path, frames: list[Image.Image]) -> None:

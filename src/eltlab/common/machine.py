@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -58,17 +57,15 @@ def find_gpu() -> tuple[str, int | None] | None:
     # As in CUDA, an empty value or -1 hides all GPUs.
     if visible is not None and (not visible.strip() or visible.startswith("-")):
         return None
-    if shutil.which("nvidia-smi") is None:
-        return None
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     if visible is not None:
         query.append(f"--id={visible.split(',')[0].strip()}")
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired):  # not installed, or the driver hangs
         return None
-    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    if not lines:
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
         return None
     name, _, mebibytes = lines[0].rpartition(",")
     size = mebibytes.strip()

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 @cache
 def code_version() -> str:
-    """The version, with the commit in a checkout; a "+" at the end says that files were edited."""
+    """The version, with the commit in a checkout; "+" at the end means edited files."""
     checkout = Path(__file__).parents[3]
     if not (checkout / ".git").exists():
         return __version__

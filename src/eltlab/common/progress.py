@@ -36,16 +36,15 @@ class Bar:
         self.progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.progress.stop()
 
     def update(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        # The mean since the start, which is known after one step, however long steps take.
+        # The mean since the start is known after one step, even if steps are slow.
         rate = (done - self.first) / max(now - self.started, 1e-9)
-        left = (
-            f"{rate:,.0f} {self.unit}/s, {format_clock((self.total - done) / max(rate, 1e-9))} left"
-        )
+        seconds = format_clock((self.total - done) / max(rate, 1e-9))
+        left = f"{rate:,.0f} {self.unit}/s, {seconds} left"
         self.progress.update(self.task, completed=done, rate=left, note=note)
         if self.progress.disable and now - self.printed >= QUIET_SECONDS:
             self.printed = now

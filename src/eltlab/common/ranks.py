@@ -7,9 +7,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from eltlab.common.errors import UserError
 
-# Seconds between an error and its report: on the other ranks, and on rank 0 if it is not invalid input.
-# An error is often a consequence of another rank's, which should be seen first, and the launcher ends
-# all processes as soon as one exits.
+# Seconds between an error and its report, on ranks above 0 and on rank 0 if it is not invalid input.
+# The launcher ends all processes as soon as one exits, and an error is often the consequence of an error
+# on a different rank, which should be printed first.
 OTHER_RANKS_SECONDS, MAIN_SECONDS = 5.0, 2.0
 
 

@@ -1,7 +1,7 @@
 """All randomness is a function of (seed, purpose, step or sample index).
 
-No random state is carried from one step to the next. So a resumed run draws what an uninterrupted
-run draws, and evaluation cannot disturb training (DESIGN decision 2).
+No random state is carried from one step to the next. So a resumed run draws the same numbers as an
+uninterrupted run, and evaluation does not affect training (docs/architecture.md, decision 2).
 """
 
 import hashlib
@@ -65,13 +65,9 @@ class BatchSlice:
         """The position of this slice in the batch, 0…count − 1."""
         return self.micro_batch * self.world_size + self.rank
 
-    def in_micro_batch(self, n: int) -> "BatchSlice":
-        """The slice of this rank in the nth micro-batch."""
-        return replace(self, micro_batch=n)
-
     def each_micro_batch(self) -> list["BatchSlice"]:
         """The slices of this rank in all micro-batches."""
-        return [self.in_micro_batch(n) for n in range(self.micro_batches)]
+        return [replace(self, micro_batch=n) for n in range(self.micro_batches)]
 
     def rows(self, batch_size: int) -> slice:
         """The rows of this slice in a batch of this size."""
@@ -88,7 +84,7 @@ def slice_of_this_process(micro_batches: int) -> BatchSlice:
 
 
 class BatchNoise:
-    """Noise of a training step, drawn for the whole global batch, of which a slice gets its own rows.
+    """Noise of a training step. It is drawn for the whole global batch, and a slice gets its own rows.
 
     So the noise of a row depends neither on the number of ranks nor on the number of micro-batches.
 

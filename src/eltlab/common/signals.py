@@ -1,8 +1,8 @@
-"""The signals that ask a process to stop: they stop it at once, or are noted until a safe point.
+"""Handles the signals that ask a process to stop: at once, or at the next safe point.
 
-with listening() as requests:       # from here on a signal raises Stopped where the code stands,
-    requests.deferred = True        # and from here on it is only noted,
-    requests.raise_if_stopped()     # until this line
+with listening() as requests:       # from here on a signal raises Stopped immediately
+    requests.deferred = True        # from here on it is only noted
+    requests.raise_if_stopped()     # raises Stopped if a signal was noted
 """
 
 import signal
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# SIGTERM comes before pre-emption, and from torchrun or kill; SIGUSR2 is what submitit has SLURM send
-# before the time limit.
+# SIGTERM is sent before pre-emption, by torchrun and by kill; SIGUSR2 by SLURM before the time limit,
+# as submitit requests.
 STOPS = (signal.SIGTERM, signal.SIGUSR2)
 STOPS_AND_HANGUP = (*STOPS, signal.SIGHUP)  # SIGHUP: the terminal was closed
 ALL_STOPS = (*STOPS_AND_HANGUP, signal.SIGINT)
-LOADER_SECONDS = 60  # for which the step under way may still need batches
+LOADER_SECONDS = 60  # the training step in progress may need batches for this long
 
 
 class Stopped(BaseException):
-    """The process was asked to stop, and did.
+    """A signal stopped the process.
 
-    It is no Exception, like KeyboardInterrupt: code that catches a library's errors must not catch it.
+    Not an Exception, like KeyboardInterrupt: code that catches a library's errors must not catch it.
     """
 
     def __init__(self, number: int, where: str = "") -> None:
@@ -37,14 +37,14 @@ class Stopped(BaseException):
 
 
 class Requests:
-    """Handles signals: raises Stopped at once, or notes them while `deferred` is set."""
+    """A signal handler that raises Stopped at once, or notes the signal while `deferred` is set."""
 
     def __init__(self, signals: Sequence[signal.Signals] = STOPS, deferred: bool = False) -> None:
         self.signals, self.deferred = signals, deferred
         self.number: int | None = None  # of the first signal
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:  # a second one would interrupt the cleaning up
+        if self.number is None:  # a second signal must not interrupt the cleanup
             self.number = number
             if not self.deferred:
                 raise Stopped(number)
@@ -66,7 +66,7 @@ class Requests:
 def listening(
     signals: Sequence[signal.Signals] = STOPS, deferred: bool = False
 ) -> Iterator[Requests]:
-    """Requests that handle the signals while the block runs; then the former handlers return."""
+    """Handles the signals while the block runs; afterwards their former handlers are restored."""
     before = {number: signal.getsignal(number) for number in signals}
     requests = Requests(signals, deferred)
     requests.listen()
@@ -84,9 +84,5 @@ def outlive_stops(*_: Any) -> None:
     SLURM signals every process of a job. A loader that ended at once would fail the step that the run
     wants to finish.
     """
-
-    def end_later(number: int, frame: FrameType | None) -> None:
-        signal.alarm(LOADER_SECONDS)
-
     for number in STOPS:
-        signal.signal(number, end_later)
+        signal.signal(number, lambda *_: signal.alarm(LOADER_SECONDS))

@@ -82,7 +82,8 @@ class LoopedModule(LightningModule):
         """The loss of one micro-batch: inputs x of the objective and labels [B]."""
         x, labels_B = batch
         config, step = self.config, self.step
-        batch_slice = self.batch_slice.in_micro_batch(batch_idx % self.batch_slice.micro_batches)
+        slices = self.batch_slice.each_micro_batch()
+        batch_slice = slices[batch_idx % len(slices)]
         generator = seeds.generator(config.seed, "corrupt", step, device=self.device)
         noise = BatchNoise(generator, batch_slice.count * len(labels_B), batch_slice)
         # Only dropout draws from the global generator, and only its seed depends on the slice.
