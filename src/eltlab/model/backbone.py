@@ -1,9 +1,8 @@
 """TokenBackbone for masked tokens, PatchBackbone for images and clips: input → LoopedStack → shared head."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +10,8 @@ from torch import Tensor, nn
 
 from eltlab.config.network import TIME_FEATURES, Network
 from eltlab.model.layers import ZeroLinear, initialise
-from eltlab.model.loop import build_stack
+from eltlab.model.loop import PassOutput, build_stack
 from eltlab.model.patches import Patches
-
-
-class PassOutput(NamedTuple):
-    """The result of one pass through a backbone."""
-
-    exits: dict[int, Tensor]  # the head's prediction at each exit that was requested
-    updates: Tensor | None  # see StackOutput
-    loops: int  # that ran: max(exits), or fewer if the pass halted
 
 
 class TokenBackbone(nn.Module):
@@ -43,20 +34,15 @@ class TokenBackbone(nn.Module):
         self.head_norm = nn.LayerNorm(net.width)
         self.head_bias = nn.Parameter(torch.zeros(net.codes))
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        *,
-        labels_B: Tensor,
-        exits: Sequence[int],
-        track: bool = False,
-        halt: float | None = None,
-    ) -> PassOutput:
-        """Logits [B, T, K] at each exit, for ids in 0…K (K = [MASK]). track, halt: see LoopedStack."""
+    def forward(self, ids_BT: Tensor, *, labels_B: Tensor, **options: Any) -> PassOutput:
+        """Logits [B, T, K] at each exit, for ids in 0…K (K = [MASK]).
+
+        options: exits, track and halt, see LoopedStack.forward.
+        """
         x_BTD = torch.cat([self.label(labels_B).unsqueeze(1), self.token(ids_BT)], dim=1)
         x_BTD = self.drop(self.norm(x_BTD + self.position.weight))
-        states, updates, loops = self.stack(x_BTD, None, exits, track, halt)
-        return PassOutput({n: self.read(state) for n, state in states.items()}, updates, loops)
+        done = self.stack(x_BTD, None, **options)
+        return done._replace(exits={n: self.read(state) for n, state in done.exits.items()})
 
     def read(self, x_BTD: Tensor) -> Tensor:
         """The head: Dense → GELU → LN → Eᵀ + bias over the K codes; [MASK] cannot be emitted."""
@@ -67,7 +53,7 @@ class TokenBackbone(nn.Module):
 class PatchBackbone(nn.Module):
     """DiT's frame: patches, fixed sine-cosine positions, time + class as a condition vector.
 
-    Modulated blocks (adaln, film) get the condition as a vector, the others as a token in front. Label
+    Modulated blocks (adaln, film) get the condition as a vector, other blocks as a token in front. Label
     net.classes is the null label of classifier-free guidance.
     """
 
@@ -90,19 +76,10 @@ class PatchBackbone(nn.Module):
         self.head_modulation = ZeroLinear(cond_width, 2 * width) if adaptive else None
         self.head = ZeroLinear(width, patches.values)
 
-    def forward(
-        self,
-        x: Tensor,
-        time_B: Tensor,
-        *,
-        labels_B: Tensor,
-        exits: Sequence[int],
-        track: bool = False,
-        halt: float | None = None,
-    ) -> PassOutput:
+    def forward(self, x: Tensor, time_B: Tensor, *, labels_B: Tensor, **options: Any) -> PassOutput:
         """Predictions at each exit, shaped like x: [B, C, H, W] or [B, F, C, H, W].
 
-        time_B: in [0, 1]; 1 is pure noise. track, halt: see LoopedStack.
+        time_B: in [0, 1]; 1 is pure noise. options: exits, track and halt, see LoopedStack.forward.
         """
         x_BTD = self.input(self.patches.cut(x)) + self.position
         # Times in [0, 1] are scaled to DiT's range of 1,000 steps, which its wavelengths are made for.
@@ -112,9 +89,8 @@ class PatchBackbone(nn.Module):
         modulation = None
         if self.head_modulation is not None:
             modulation = self.head_modulation(F.silu(c_BC)).unsqueeze(1)
-        states, updates, loops = self.stack(x_BTD, c_BC, exits, track, halt)
-        exits_read = {n: self.read(state, modulation) for n, state in states.items()}
-        return PassOutput(exits_read, updates, loops)
+        done = self.stack(x_BTD, c_BC, **options)
+        return done._replace(exits={n: self.read(x, modulation) for n, x in done.exits.items()})
 
     def read(self, x_BTD: Tensor, modulation: Tensor | None) -> Tensor:
         """The head: LN → linear → image, with DiT's final modulation if the blocks are adaLN's."""

@@ -58,10 +58,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """The base of all blocks: attention, MLP and dropout.
-
-    scale: factor of both residual branches (model.residual_scale).
-    """
+    """The base of all blocks. scale: factor of both residual branches (model.residual_scale)."""
 
     def __init__(self, net: Network, scale: float = 1.0) -> None:
         super().__init__()
@@ -71,16 +68,13 @@ class Block(nn.Module):
         self.scale = scale
 
     def condition(self, c_BC: Tensor | None) -> Tensor | None:
-        """The `cond` of `forward`, from the condition vector. None if the block is not modulated."""
+        """The `cond` of a call, from the condition vector. None if the block is not modulated."""
         return None
 
     def branch(self, y_BTD: Tensor) -> Tensor:
         """Dropout and scale, applied to what a residual branch adds to the state."""
         y_BTD = self.drop(y_BTD)
         return y_BTD if self.scale == 1 else self.scale * y_BTD
-
-    def forward(self, x_BTD: Tensor, cond: Tensor | None) -> Tensor:
-        raise NotImplementedError
 
 
 class PostNorm(Block):
@@ -165,11 +159,11 @@ class ZeroLinear(nn.Linear):
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Xavier-uniform matrices, zero biases, embeddings N(0, 0.02²). For `nn.Module.apply`."""
-    if isinstance(module, ZeroLinear):
-        nn.init.zeros_(module.weight)
+    if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight, generator=generator)
-        nn.init.zeros_(module.bias)
+        if isinstance(module, ZeroLinear):
+            nn.init.zeros_(module.weight)
+        else:
+            nn.init.xavier_uniform_(module.weight, generator=generator)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02, generator=generator)

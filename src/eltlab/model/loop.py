@@ -12,12 +12,12 @@ from eltlab.config.network import Network
 from eltlab.model.layers import BLOCKS, Block, ZeroLinear
 
 
-class StackOutput(NamedTuple):
-    """The result of one pass through the stack."""
+class PassOutput(NamedTuple):
+    """The result of one pass through a stack or a backbone."""
 
-    states: dict[int, Tensor]  # [B, T, D] at each exit that was requested
+    exits: dict[int, Tensor]  # the state [B, T, D], or the backbone's prediction, at each exit
     updates: Tensor | None  # relative update of every loop that ran, [loops], if tracked
-    loops: int  # that ran
+    loops: int  # that ran: max(exits), or fewer if the pass halted
 
 
 class LoopedStack(nn.Module):
@@ -28,8 +28,7 @@ class LoopedStack(nn.Module):
 
     Args:
         blocks: the N unique blocks.
-        prelude: blocks that run once, before the first loop.
-        coda: blocks that run on the state of each exit before it is read.
+        prelude, coda: blocks that run once before the first loop, and on the state of each exit.
         loop_embedding: [loops, D]. Row ℓ is added to every token at the start of loop ℓ (R-MDM, arXiv
             2606.18022). Loops beyond the last row use the last row.
         injection: maps the input of the first loop to what is added at the start of every later loop
@@ -61,16 +60,15 @@ class LoopedStack(nn.Module):
         exits: Sequence[int],
         track: bool = False,
         halt: float | None = None,
-    ) -> StackOutput:
+    ) -> PassOutput:
         """The states [B, T, D] after the loop counts in exits (each at least 1), through the coda.
 
         track: also return the relative update of every loop that ran, the mean over the batch of
             ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ (PAPER, Results: updates of late loops shrink).
-        halt: end the pass after the first loop whose relative update is below this, and return the
-            state reached then as the state of the exit. Takes a single exit, and synchronises the
-            host with the device after every loop.
+        halt: end the pass after the first loop whose relative update is below this, and return that
+            state for the exit. Takes a single exit, and synchronises host and device after every loop.
 
-        Raises ValueError if exits do not fit.
+        Raises ValueError if a loop count is below 1, or if a pass that may halt has several exits.
         """
         if not exits or min(exits) < 1:
             raise ValueError(f"exits {tuple(exits)}: name at least one loop count, each at least 1")
@@ -90,7 +88,11 @@ class LoopedStack(nn.Module):
             before_BTD = x_BTD
             if loop == 2 and self.injection is not None:  # loop 1 starts from the input itself
                 injected_BTD = self.injection(input_BTD)
-            x_BTD = self.run(looped, self.start_loop(loop, x_BTD, injected_BTD))
+            if self.loop_embedding is not None:
+                x_BTD = x_BTD + self.loop_embedding[min(loop, len(self.loop_embedding)) - 1]
+            if injected_BTD is not None:
+                x_BTD = x_BTD + injected_BTD
+            x_BTD = self.run(looped, x_BTD)
             if track or halt is not None:
                 updates.append(relative_update(before_BTD, x_BTD))
             if loop in exits:
@@ -99,25 +101,16 @@ class LoopedStack(nn.Module):
                 reached[last] = x_BTD
                 break
         states = {exit: self.run(coda, state_BTD) for exit, state_BTD in reached.items()}
-        return StackOutput(states, torch.stack(updates) if track else None, loop)
+        return PassOutput(states, torch.stack(updates) if track else None, loop)
 
     def run(self, blocks: list[tuple[Block, Tensor | None]], x_BTD: Tensor) -> Tensor:
         """The state after these blocks, each with its condition."""
         for block, cond in blocks:
             # Reentrant checkpoints fail with shared weights: DDP sees a parameter marked ready twice.
-            x_BTD = (
-                checkpoint(block, x_BTD, cond, use_reentrant=False)
-                if self.recompute
-                else block(x_BTD, cond)
-            )
-        return x_BTD
-
-    def start_loop(self, loop: int, x_BTD: Tensor, injected_BTD: Tensor | None) -> Tensor:
-        """The state with the loop embedding and the injection added."""
-        if self.loop_embedding is not None:
-            x_BTD = x_BTD + self.loop_embedding[min(loop, len(self.loop_embedding)) - 1]
-        if injected_BTD is not None:
-            x_BTD = x_BTD + injected_BTD
+            if self.recompute:
+                x_BTD = checkpoint(block, x_BTD, cond, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, cond)
         return x_BTD
 
     def compile_blocks(self) -> None:

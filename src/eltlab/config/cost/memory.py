@@ -5,9 +5,9 @@ the peak is the largest sum. They are not measured, because a plan must not load
 a run is planned for is rarely in the machine that plans it.
 
 Static bytes (weights, gradients, optimizer, average) are exact. Activations are a model, read off
-torch's ops, of what autograd keeps and of what else is alive. Tests hold it to within 15 % of the live
-tensors (training/live_memory.py), and smaller terms are left out, as are workspaces of kernels, the
-allocator's slack, the CUDA context, data set, tokenizer and metrics.
+torch's ops, of what autograd keeps and of what else is alive. Tests require it to be within 15 % of the
+live tensors (training/live_memory.py). It ignores smaller terms, workspaces of kernels, the allocator's
+slack, the CUDA context, data set, tokenizer and metrics.
 
 Symbols as in flops.py, with B samples, h heads and e bytes of autocast's type: 4, or 2 in bf16. The
 residual stream and the norms are always float32.
@@ -54,7 +54,7 @@ def inference_memory(config: Config, device: str, precision: str) -> Memory:
 
 
 def side_by_side(configs: list[Config], device: str, precision: str) -> int:
-    """Bytes of runs that all stay in memory and take their steps in turns."""
+    """Bytes of runs that all stay in memory and whose steps alternate."""
     needs = [training_memory(config, device, precision) for config in configs]
     return sum(need.static for need in needs) + max(need.activations for need in needs)
 
@@ -67,8 +67,13 @@ def peak(moments: Moments) -> int:
 
 
 def static_training_bytes(net: Network) -> int:
-    """Backbone and average; gradients and AdamW's two moments; 4 bytes per tensor, fused AdamW's step."""
-    return 2 * static_inference_bytes(net) + F32 * (3 * params_total(net) + count_tensors(net))
+    """Backbone and average, gradients and AdamW's two moments, and 4 bytes per tensor: fused AdamW's step."""
+    # A Linear or LayerNorm has two tensors. A layer has four Linears and two norms. adaln has a
+    # modulation instead of the norms, film in addition to them.
+    layer = {"adaln": 10, "film": 14}.get(net.block, 12)
+    outside = (10 if net.masked else 11) + net.loop_embedding + 2 * net.inject_input
+    tensors = net.layers * layer + outside
+    return 2 * static_inference_bytes(net) + F32 * (3 * params_total(net) + tensors)
 
 
 def static_inference_bytes(net: Network) -> int:
@@ -76,20 +81,12 @@ def static_inference_bytes(net: Network) -> int:
     return F32 * (params_total(net) + (0 if net.masked else net.tokens * net.width))
 
 
-def count_tensors(net: Network) -> int:
-    """Parameter tensors, two per Linear or LayerNorm. A layer has four Linears and two norms; adaln has
-    a modulation instead of the norms, film in addition."""
-    layer = {"adaln": 10, "film": 14}.get(net.block, 12)
-    outside = 10 if net.masked else 11
-    return net.layers * layer + outside + net.loop_embedding + 2 * net.inject_input
-
-
 # --- a pass ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pass:
-    """One pass of a network, and how it is run."""
+    """One pass of a network, how it is run, and the symbols of the formulas below."""
 
     net: Network
     samples: int
@@ -102,39 +99,21 @@ class Pass:
     recompute: bool = False
     batch: int = 0  # samples on all devices and in all micro-batches
 
-    @property
-    def e(self) -> int:
-        return BF16 if self.half else F32
-
-    @property
-    def keeps_gradients(self) -> bool:
-        """Whether gradients of an earlier micro-batch, or DDP's buckets, exist as the pass begins."""
-        return self.batch > self.samples
-
-    @property
-    def rows(self) -> int:
-        """Tokens of the trunk in all samples, BT."""
-        return self.samples * self.net.trunk_tokens
-
-    @property
-    def image_rows(self) -> int:
-        """Tokens of the images in all samples, BT′."""
-        return self.samples * self.net.tokens
-
-    @property
-    def math(self) -> bool:
-        """Whether attention stores its T² weights: with dropout on the CPU. Otherwise it is fused."""
-        return self.training and self.net.dropout > 0 and not self.cuda
-
-    @property
-    def adds_to_loops(self) -> bool:
-        """Whether something is added to the state at the start of a loop, which makes a new tensor."""
-        return self.net.loop_embedding or (self.net.inject_input and self.loops > 1)
-
-    @property
-    def normed(self) -> int:
-        """Bytes per token of the output of a norm before a branch. post_norm has none there."""
-        return 0 if self.net.block == "post_norm" else F32 * self.net.width
+    def __post_init__(self) -> None:
+        net = self.net
+        self.e = BF16 if self.half else F32
+        self.d, self.m, self.c, self.h = net.width, net.mlp_width, net.cond_width, net.heads
+        self.rows = self.samples * net.trunk_tokens  # BT, tokens of the trunk in all samples
+        self.image_rows = self.samples * net.tokens  # BT′, tokens of the images in all samples
+        self.state = F32 * self.rows * self.d  # the residual stream
+        # With dropout, the CPU stores the T² attention weights. Otherwise attention is fused.
+        self.math = self.training and net.dropout > 0 and not self.cuda
+        # At the start of a loop something is added to the state, which makes a new tensor.
+        self.adds_to_loops = net.loop_embedding or (net.inject_input and self.loops > 1)
+        # Bytes per token of a norm's output before a branch. post_norm has no norm there.
+        self.normed = 0 if net.block == "post_norm" else F32 * self.d
+        # Gradients exist as the pass starts: those of an earlier micro-batch, or DDP's buckets.
+        self.keeps_gradients = self.batch > self.samples
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -160,35 +139,33 @@ def training_pass(config: Config, device: str, precision: str) -> Pass:
 def training_moments(run: Pass) -> Moments:
     """What is alive when noise is drawn, at the loss, and in the backward of the heads and of the last
     layer. With recompute, also in the forward of the last layer and in the backward of the first loop."""
-    net, rows, image_rows = run.net, run.rows, run.image_rows
+    net, rows, image_rows, state = run.net, run.rows, run.image_rows, run.state
     weights, kept = params_total(net), rows * sum(layer_kept(run).values())
     copies = BF16 * weights * run.half
-    state = F32 * rows * net.width  # the residual stream
     layers = net.depth_of(run.loops, run.exits_read) * (state if run.recompute else kept)
     if run.recompute and net.coda and not run.adds_to_loops:
         # The coda of an exit and the next loop share an input.
         layers -= (run.exits_read - 1) * state
-    # Static bytes count all gradients, but as a step begins, zero_grad has freed those of the last one.
+    # Static bytes count all gradients, but zero_grad has freed those of the last step.
     missing = {"gradients not made yet": 0 if run.keeps_gradients else -F32 * weights}
     forward = inputs_kept(run) | {"layers": layers, "bf16 weights": copies}
     # After the loss nothing reads the noisy images. A repeated layer casts its own weights again.
     backward = forward | missing | {"noisy images": 0}
     backward["bf16 weights"] = 0 if run.recompute else copies
-    # Noise is drawn for the whole batch. Of the slice: x, the terms of x and of the noise, and z.
+    # Noise is drawn for the whole batch; x, the terms of x and of the noise, and z for the slice.
     numbers = 0 if net.masked else net.tokens * net.patch_values * (run.batch + 4 * run.samples)
     heads = {"heads": run.exits_read * image_rows * head_kept(run)}
-    losses = {"predictions and losses": image_rows * loss_forward(run)}
     prediction = {"gradients of a prediction": image_rows * 2 * F32 * net.outputs}
     layer = {"inside a layer": rows * layer_backward(run)}
     exits = {"gradients of the other exits": (run.exits_read - 1) * state}
     moments = {
         "noise": missing | {"noise and noisy images": F32 * numbers},
-        "loss": forward | heads | losses,
+        "loss": forward | heads | {"predictions and losses": image_rows * loss_forward(run)},
         "backward of the heads": backward | heads | prediction,
         "backward of the last layer": backward | layer | exits,
     }
-    if net.masked:  # from both ends, and their sum
-        moments["end"] = {"gradients of the tied embedding": 2 * F32 * net.codes * net.width}
+    if net.masked:  # the gradients of both uses, and their sum
+        moments["end"] = {"gradients of the tied embedding": 2 * F32 * net.codes * run.d}
     if run.recompute:
         # A checkpoint keeps what the first op of its block reads, except if autocast copies that.
         shared = 0 if run.half and net.block == "post_norm" else state
@@ -207,12 +184,12 @@ def training_moments(run: Pass) -> Moments:
 
 def inputs_kept(run: Pass) -> Terms:
     """Bytes that autograd keeps before the layers."""
-    net, e, c = run.net, run.e, run.net.cond_width
+    net, e, c = run.net, run.e, run.c
     # The injection keeps the input of the loop if it had to copy it.
     copied = run.adds_to_loops and net.inject_input and (run.half or net.loop_embedding)
-    injection = {"input of the injection": e * run.rows * net.width * copied}
+    injection = {"input of the injection": e * run.rows * run.d * copied}
     if net.masked:
-        return injection | {"input of the norm": F32 * run.rows * net.width}
+        return injection | {"input of the norm": run.state}
     numbers, condition = run.image_rows * net.patch_values, 2 * F32 * TIME_FEATURES + 6 * e * c
     return injection | {
         "time and class": run.samples * condition,
@@ -227,7 +204,7 @@ def layer_kept(run: Pass) -> Terms:
 
     Plain and fused: 32d + 8m in float32, 20d + 4m in bf16, and 4h + 16 in both.
     """
-    net, e, d, m, h = run.net, run.e, run.net.width, run.net.mlp_width, run.net.heads
+    net, e, d, m, h = run.net, run.e, run.d, run.m, run.h
     return {
         "inputs of the norms, means and deviations": 2 * F32 * d + 4 * F32,
         "inputs of qkv and up, of GELU and down": 2 * e * (d + m),
@@ -246,9 +223,9 @@ def layer_kept(run: Pass) -> Terms:
 
 def layer_backward(run: Pass) -> int:
     """Bytes per token in the backward of a layer, in addition to what is kept: the largest of three."""
-    net, e, d, m = run.net, run.e, run.net.width, run.net.mlp_width
+    net, e, d, m = run.net, run.e, run.d, run.m
     mlp = e * m * (2 if net.block == "film" else 1) + run.normed
-    weights = (F32 * net.heads * net.trunk_tokens + F32 * d - 2 * e * m - e * d) * run.math
+    weights = (F32 * run.h * net.trunk_tokens + F32 * d - 2 * e * m - e * d) * run.math
     # A repeated post_norm block ends in a norm whose output nobody reads.
     end = (2 + run.half) * F32 * d * (run.recompute and net.block == "post_norm")
     return max(mlp, weights, end)
@@ -259,7 +236,7 @@ def gradients_at_first_loop(run: Pass) -> Terms:
     loops in e bytes, and, unless all gradients exist already, those that are still missing."""
     net, layer = run.net, params_blocks(run.net) // run.net.layers
     looped = net.unique_layers * layer * (run.loops > 1)
-    missing = params_embedding(net) + net.layers * net.modulation * (net.cond_width + 1)
+    missing = params_embedding(net) + net.layers * net.modulation * (run.c + 1)
     missing += looped + (net.prelude if looped else 1) * layer
     return {
         "sums over the loops": run.e * looped,
@@ -270,7 +247,7 @@ def gradients_at_first_loop(run: Pass) -> Terms:
 def head_kept(run: Pass) -> int:
     """Bytes per token of the image that autograd keeps of one exit. Masked: four states and the
     log-probabilities. Diffusion: the inputs of norm, modulation and output, and the error."""
-    net, e, d = run.net, run.e, run.net.width
+    net, e, d = run.net, run.e, run.d
     if net.masked:  # CUDA's autocast makes the input of the norm float32
         return 4 * e * d + (F32 - e) * d * run.cuda + F32 * net.codes
     return F32 * d * (2 if net.block == "adaln" else 1) + e * d + F32 * net.patch_values
@@ -302,23 +279,28 @@ HELD = {
 
 def inference_moments(run: Pass, guided: bool, sampler: str) -> Moments:
     """What is alive inside a layer, at the weights of a product, in the head and in the sampler."""
-    net, d, c = run.net, run.net.width, run.net.cond_width
+    net, d, e, c = run.net, run.d, run.e, run.c
     during, between = HELD[sampler][2:] if guided else HELD[sampler][:2]
     values = F32 * run.samples // (1 + guided) * net.tokens * net.outputs
     held = {"held by the sampler": values * during}
-    trunk = held | {"conditions": run.samples * net.layers * run.e * net.modulation}
-    matrix = max(3 * d * d, d * net.mlp_width, c * c, c * net.modulation)
+    trunk = held | {"conditions": run.samples * net.layers * e * net.modulation}
+    # In addition to the input of a layer, the loop holds the inputs of the prelude, of the first loop
+    # and of this loop, the exit before the coda, and the injection.
+    of_loop = net.unique_layers > 1 or run.adds_to_loops or net.coda > 0
+    states = (net.prelude > 0) + (run.loops > 1) + of_loop + (net.coda > 1)
+    injection = e * run.rows * d * (net.inject_input and run.loops > 1)
+    matrix = max(3 * d * d, d * run.m, c * c, c * net.modulation)
     copies = 1 if net.masked else 2  # patches, and the images that they are joined to
-    layer = {"inside a layer": run.rows * layer_working(run), "states": run.rows * states_held(run)}
-    head = {
-        "states": 3 * F32 * run.rows * d,
-        "predictions": run.e * run.image_rows * net.outputs * copies,
-        "bf16 embedding, tied": BF16 * run.half * d * net.codes * net.masked,
-    }
+    layer = {"inside a layer": run.rows * layer_working(run)}
     return {
-        "layer": trunk | layer,
+        "layer": trunk | layer | {"states": run.state * states + injection},
         "product": trunk | {"bf16 weights of the product": BF16 * run.half * matrix},
-        "head": held | head,
+        "head": held
+        | {
+            "states": 3 * run.state,
+            "predictions": e * run.image_rows * net.outputs * copies,
+            "bf16 embedding, tied": BF16 * run.half * d * net.codes * net.masked,
+        },
         "sampler": {"held by the sampler": values * between},
     }
 
@@ -326,17 +308,9 @@ def inference_moments(run: Pass, guided: bool, sampler: str) -> Moments:
 def layer_working(run: Pass) -> int:
     """Bytes per token inside a layer without autograd, its input included: with qkv, the attention
     output and its projection, or with the MLP's hidden layer before and after GELU."""
-    net, e, d, m = run.net, run.e, run.net.width, run.net.mlp_width
-    weights = (3 * F32 * (net.heads * net.trunk_tokens + d) - 2 * e * d) * run.math
+    net, e, d = run.net, run.e, run.d
+    weights = (3 * F32 * (run.h * net.trunk_tokens + d) - 2 * e * d) * run.math
     exclusive = (3 * F32 - e) * d * net.exclusive_attention
     attention = F32 * d + run.normed + 5 * e * d + max(weights, exclusive)
-    return max(attention, 2 * F32 * d + 2 * e * m + (0 if net.block == "film" else run.normed))
-
-
-def states_held(run: Pass) -> int:
-    """Bytes per token of the states that the loop holds in addition to the input of the layer: the
-    inputs of the prelude, of the first loop and of this loop, the exit before the coda, the injection."""
-    net = run.net
-    of_loop = net.unique_layers > 1 or run.adds_to_loops or net.coda > 0
-    states = (net.prelude > 0) + (run.loops > 1) + of_loop + (net.coda > 1)
-    return net.width * (F32 * states + run.e * (net.inject_input and run.loops > 1))
+    mlp = 2 * F32 * d + 2 * e * run.m + (0 if net.block == "film" else run.normed)
+    return max(attention, mlp)

@@ -9,13 +9,12 @@ from eltlab.config.cost.flops import params_total
 from eltlab.config.network import network
 from eltlab.config.schema import Config, FinalConfig
 
-TOLERANCE = (
-    0.01  # of the parameters; if the iso-parameter twin is off by more, its layers are narrowed
-)
+# Relative to the parameters. If the iso-parameter twin misses by more, its layers are narrowed.
+TOLERANCE = 0.01
 
 
 def twin(config: Config) -> Config:
-    """The iso-compute twin: as many layers per pass, each with weights of its own (L = 1)."""
+    """The iso-compute twin: as many layers per pass, each with its own weights (L = 1)."""
     assert config.unique_layers is not None
     return unloop(config, config.unique_layers * config.loops)
 
