@@ -11,7 +11,7 @@ from eltlab import sweep
 from eltlab.cli import study_keys
 from eltlab.common.errors import UserError
 from eltlab.config.identity import identity
-from eltlab.studies import local_workers
+from eltlab.studies import run_study
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.sweep_keys import SweepKeys
 
@@ -315,6 +315,6 @@ def test_workers_are_given_the_storage_where_others_cannot_read_it(monkeypatch, 
         subprocess, "Popen", lambda command, **rest: started.update(rest, command=command)
     )
     monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)
-    local_workers.start_worker(1, ["small", *given, "workers=2"])
+    run_study.start_worker(1, ["small", *given, "workers=2"])
     assert started["command"][3:6] == ["small", "workers=2", "worker=1"]
     assert started["env"]["ELTLAB_STORAGE"] == URL

@@ -20,7 +20,7 @@ from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
-from eltlab.studies import local_workers, worker
+from eltlab.studies import run_study, worker
 from eltlab.studies.pruning import Pruned, Watcher, validation_curve
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
@@ -157,7 +157,7 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
 )
 def test_the_gpus_are_those_that_this_process_may_use(monkeypatch, visible, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert local_workers.visible_gpus() == gpus
+    assert run_study.visible_gpus() == gpus
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,9 @@ def test_workers_are_one_a_gpu_else_as_many_as_the_cores_hold(
     tmp_path, monkeypatch, visible, more, threads, storage, workers
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(local_workers, "cores", lambda: 8)
+    monkeypatch.setattr(run_study, "cores", lambda: 8)
     study = opened(tmp_path, changes={"threads": threads}, overrides=more)
-    assert local_workers.default_workers(study, storage) == workers
+    assert run_study.default_workers(study, storage) == workers
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -187,7 +187,7 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = []
     for number in range(3):
-        process = local_workers.start_worker(
+        process = run_study.start_worker(
             number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"]
         )
         environment = Path(f"/proc/{process.pid}/environ")

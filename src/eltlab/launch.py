@@ -6,6 +6,8 @@ import sys
 import tempfile
 import uuid
 
+from eltlab.common.processes import cores
+
 
 def launch(verb: str, overrides: list[str], devices: int) -> None:
     """Runs python -m eltlab.VERB in `devices` processes of this machine, until they end.
@@ -19,7 +21,7 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
 
     silence_loggers("torch.distributed")
     # By default each process would use all cores, and the processes would slow each other many times over.
-    threads = max(1, len(os.sched_getaffinity(0)) // devices)
+    threads = max(1, cores() // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="eltlab-") as folder:
         config = LaunchConfig(

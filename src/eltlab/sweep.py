@@ -38,8 +38,7 @@ def main(arguments: list[str]) -> None:
         return
 
     # Imported late: --help and plan=true work without Optuna, which takes a second to import.
-    from eltlab.studies.local_workers import default_workers
-    from eltlab.studies.run_study import fill_queue, run_study
+    from eltlab.studies.run_study import default_workers, fill_queue, run_study
 
     workers = default_workers(study, keys.storage) if keys.workers is None else keys.workers
     if keys.worker is not None:

@@ -13,6 +13,11 @@ PR_SET_PDEATHSIG = 1
 KILL_SECONDS = 60.0  # in which the kernel ends a process after SIGKILL, unless a device blocks it
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 class Child(Protocol):
     """What subprocess.Popen and Fork have in common."""
 

@@ -1,39 +1,16 @@
 """Optuna's journal, a file to which every worker appends. A line that a kill tore is cut off."""
 
-import errno
 import json
 import mmap
 import os
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock
-from eltlab.studies.storage_base import Refused, Storage
-
-
-def open_journal(folder: Path) -> Storage:
-    """The journal in a study's folder. Raises UserError."""
-    path = folder / "journal.log"
-    with file_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            storage = JournalStorage(Journal(path))
-        except ValueError as error:
-            lines = enumerate(path.read_bytes().splitlines(), start=1)
-            bad = next((number for number, line in lines if not _is_record(line)), "?")
-            raise UserError(
-                f"storage={path}: line {bad} is no record of Optuna's journal; delete that line with no "
-                "worker running, or choose another folder"
-            ) from error
-    lock = partial(file_lock, folder / "study.lock")
-    return Storage(storage, str(path), lock, partial(file_errors, path))
 
 
 class JournalLock(JournalFileOpenLock):
@@ -96,28 +73,14 @@ def cut_torn_line(journal: Path) -> None:
             start = content.rfind(b"\n", 0, max(end - 1, 0)) + 1
             # After a power failure the last line may have its newline and not its start. One such line
             # is cut and no more: a file that is no journal must not be eaten from its end.
-            complete = end if _is_record(content[start:end]) else start
+            complete = end if is_record(content[start:end]) else start
         if complete < size:
             file.truncate(complete)
             os.fsync(file.fileno())
 
 
-def _is_record(line: bytes) -> bool:
+def is_record(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:  # bad JSON, or bad UTF-8
         return False
-
-
-@contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """Turns an error of the file system into one line."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            reason = "its file system has no file locks (flock)"
-        raise Refused(
-            f"storage={path}: {reason}; choose another folder, or a PostgreSQL database"
-        ) from error

@@ -9,7 +9,7 @@ from rich.live import Live
 
 from eltlab.common.progress import QUIET_SECONDS
 from eltlab.common.text import format_duration
-from eltlab.studies.storage_base import Refused
+from eltlab.studies.storage import Refused
 from eltlab.studies.trial_queue import TrialQueue, counted, failure_reason
 
 

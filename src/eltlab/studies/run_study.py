@@ -1,15 +1,22 @@
-"""Takes a study from its last state to its table."""
+"""Takes a study from its last state to its table: fills the queue, and runs worker processes or watches."""
 
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
-from eltlab.studies.local_workers import run_workers
+from eltlab.common.errors import UserError
+from eltlab.common.processes import cores, terminate
 from eltlab.studies.monitor import Monitor
-from eltlab.studies.storage_base import retry_refused
+from eltlab.studies.storage import retry_refused
 from eltlab.studies.study import Study, grid_trials
 from eltlab.studies.summary import summarise
-from eltlab.studies.sweep_keys import SweepKeys
+from eltlab.studies.sweep_keys import STORAGE_VARIABLE, SweepKeys
 from eltlab.studies.trial_queue import TrialQueue, open_queue
+
+GRACE = 30.0  # seconds that workers have to end their trials and release them
+CRASHES = 5  # this many workers that die in a row, without a finished trial in between, end a sweep
 
 
 def fill_queue(study: Study, keys: SweepKeys, workers: int) -> TrialQueue:
@@ -50,3 +57,75 @@ def watch(queue: TrialQueue) -> None:
         while retry_refused(queue.left, queue.lease):
             time.sleep(1)
             monitor.update()
+
+
+# --- workers on this machine -----------------------------------------------------------------------
+
+
+def default_workers(study: Study, storage: str | None) -> int:
+    """How many trials run at a time: one per GPU, else as many as the cores allow with their threads."""
+    if storage is not None and storage.startswith("sqlite:"):
+        return 1
+    if study.base.trainer.accelerator != "cpu" and visible_gpus():
+        return len(visible_gpus())
+    return max(1, cores() // (study.file.threads or cores()))
+
+
+def visible_gpus() -> list[str]:
+    """The identifiers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [part for part in allowed.split(",") if part.strip() and not part.startswith("-")]
+    devices = Path("/proc/driver/nvidia/gpus")
+    return [str(n) for n in range(len(list(devices.iterdir())))] if devices.is_dir() else []
+
+
+def run_workers(monitor: Monitor, count: int, arguments: list[str]) -> None:
+    """Runs workers until no trial is left; one that dies is replaced. Raises UserError if too many die."""
+    workers: dict[int, subprocess.Popen[bytes]] = {}
+    crashes, finished = 0, -1
+    try:
+        for number in range(count):
+            workers[number] = start_worker(number, arguments)
+        with monitor:
+            while workers:
+                time.sleep(0.2)
+                done = monitor.update()
+                crashes, finished = (0, done) if done > finished else (crashes, finished)
+                for number, process in list(workers.items()):
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    del workers[number]
+                    if code == 2:
+                        raise UserError("a worker gave up; its message is above")
+                    if code:  # 0: the worker found no trial left
+                        crashes += 1
+                        if crashes >= CRASHES:
+                            raise UserError(
+                                f"workers died {crashes} times in a row, the last with {code}"
+                            )
+                        workers[number] = start_worker(number, arguments)
+    finally:
+        terminate(workers.values(), GRACE)  # a killed worker's lease expires
+
+
+def start_worker(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
+    """Starts a worker process, with one of the GPUs if there are any.
+
+    It has a session of its own: what a terminal sends to all its processes reaches the sweep only, which
+    ends its workers in order.
+    """
+    environment = dict(os.environ)
+    gpus = visible_gpus()
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    urls = [text for text in arguments if text.startswith("storage=")]
+    if urls:  # every user can list the arguments of a process, but not its environment
+        environment[STORAGE_VARIABLE] = urls[-1].removeprefix("storage=")
+    rest = [text for text in arguments if text not in urls]
+    command = [sys.executable, "-m", "eltlab.sweep", *rest]
+    command += [f"worker={number}", f"sweep={os.getpid()}"]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )

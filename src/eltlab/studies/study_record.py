@@ -12,7 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from eltlab.common.errors import UserError
-from eltlab.studies.storage_base import Storage
+from eltlab.studies.storage import Storage
 from eltlab.studies.study import Study, identifying_overrides
 
 

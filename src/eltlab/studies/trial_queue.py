@@ -18,11 +18,15 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.common.errors import UserError
-from eltlab.studies.optuna_parameters import name_parameters, suggest_enqueued
-from eltlab.studies.samplers import draw_params, make_pruner, make_sampler
+from eltlab.studies.samplers import (
+    draw_params,
+    make_pruner,
+    make_sampler,
+    name_parameters,
+    suggest_enqueued,
+)
 from eltlab.studies.space import Params
-from eltlab.studies.storage import open_storage
-from eltlab.studies.storage_base import Storage
+from eltlab.studies.storage import Storage, open_storage
 from eltlab.studies.study import PlannedTrial, Study
 from eltlab.studies.study_record import check_folder, check_meaning, contradiction
 from eltlab.studies.sweep_keys import SweepKeys

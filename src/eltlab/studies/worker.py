@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from eltlab.common.errors import UserError
-from eltlab.common.processes import die_with_parent, terminate
+from eltlab.common.processes import cores, die_with_parent, terminate
 from eltlab.common.signals import ALL_STOPS, Requests, Stopped, listening
 from eltlab.config.schema import Config
 from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.run_folder import Run
-from eltlab.studies.local_workers import cores
 from eltlab.studies.pruning import Pruned, Watcher
-from eltlab.studies.storage_base import RETRY_SECONDS, Answer, Refused, retry_refused
+from eltlab.studies.storage import RETRY_SECONDS, Answer, Refused, retry_refused
 from eltlab.studies.study import Study
 from eltlab.studies.sweep_keys import SweepKeys
 from eltlab.studies.trial_process import describe_exit, fork_fit, last_lines, preload
