@@ -1,4 +1,4 @@
-"""Clips from folders of videos: listing, frames bit by bit, and what is refused."""
+"""Clips from folders of videos: listing, bit-exact frames, and files that are refused."""
 
 import io
 import os
@@ -21,9 +21,9 @@ from torch import nn
 
 from eltlab.config.identity import identity
 from eltlab.config.schema import DataConfig
-from eltlab.data.clips import open_video, timeline, timeline_cache, video_decoding
+from eltlab.data.clips import open_video, timelines, video_decoding
 from eltlab.data.clips.clip_files import ClipFiles, load_clips
-from eltlab.data.clips.timeline import Timeline, read_timeline
+from eltlab.data.clips.timelines import Timeline, read_timeline
 from eltlab.data.clips.video_decoding import Video, frame_to_image
 from eltlab.data.images.image_decoding import decode_image
 from eltlab.data.images.image_set import ImageSet
@@ -73,7 +73,7 @@ def write(
     options: dict[str, str] | None = None,
     **codec_options: str,
 ) -> Path:
-    """times: when each frame is shown, in frames; None: one after the other."""
+    """times: when each frame is shown, counted in frames; None: at an even rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate, options=codec_options)
@@ -145,7 +145,7 @@ def folder(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "videos")
 
 
-def asked(root: Path, **keys: object) -> DataConfig:
+def clip_config(root: Path, **keys: object) -> DataConfig:
     data = DataConfig("clips", str(root), frames=4, size=16, channels=3, classes=2, workers=0)
     return replace(data, patch=4, codebook=16, **keys)
 
@@ -179,7 +179,7 @@ def test_every_tenth_video_of_a_class_is_held_out(tmp_path, prefix):
     assert sorted(listing.train.names + listing.test.names) == sorted(names)
 
 
-def test_folders_that_are_no_set_of_videos_are_refused(tmp_path):
+def test_folders_that_are_not_a_set_of_videos_are_refused(tmp_path):
     def refused(*names: str, empty: str = "") -> str:
         root = touch(tmp_path / f"r{len(list(tmp_path.iterdir()))}", *names)
         (root / empty).mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ VIDEOS = [f"{name}/v_{name}_g0{g}_c01.avi" for name in ("Bowling", "Archery") fo
 
 
 def put_ucf101(root: Path, inside: str = "UCF-101/") -> Path:
-    """UCF-101's layout, with classes numbered in another order than by name. Split n tests group n."""
+    """UCF-101's layout. Classes are not numbered in the order of their names; split n tests group n."""
     touch(root, *(inside + name for name in VIDEOS))
     lists = root / "ucfTrainTestlist"
     lists.mkdir()
@@ -272,7 +272,7 @@ def test_a_broken_ucf101_is_refused(tmp_path):
         assert f"data.root={place}: UCF-101 without ucfTrain" in fails(list_videos, str(place), 1)
 
 
-# --- frames, bit by bit ---------------------------------------------------------------------------
+# --- bit-exact frames -------------------------------------------------------------------------------
 
 # How a file is written, and whether its frames are found by their times.
 FORMATS = {
@@ -303,11 +303,13 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, name):
         write(path, frames, **options)
     timeline, expected = read_timeline(path), whole(path)
     assert timeline.length == len(expected) == 45 and bool(timeline.timed) == timed
-    assert np.abs(expected[30].astype(int) - frames[30]).mean() < 20  # frame 30 is frame 30
-    began = []
+    assert (
+        np.abs(expected[30].astype(int) - frames[30]).mean() < 20
+    )  # frame 30 has the right content
+    restarts = []
     from_start = Video._decode_from_start
     monkeypatch.setattr(
-        Video, "_decode_from_start", lambda self: began.append(1) or from_start(self)
+        Video, "_decode_from_start", lambda self: restarts.append(1) or from_start(self)
     )
     windows = [range(a, a + 4) for a in range(0, 42, 5)] + [range(3, 40, 6), range(44, 45)]
     with Video(path, timeline) as video:
@@ -316,7 +318,7 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, name):
             assert len(got) == len(windows[i])
             for place, pixels in zip(windows[i], got, strict=True):
                 assert np.array_equal(pixels, expected[place]), (windows[i], place)
-    assert timed == (not began)
+    assert timed == (not restarts)
     with Video(path, timeline) as video:  # started in the middle
         [frame] = video.frames(range(29, 30))
         assert np.array_equal(np.asarray(frame_to_image(frame)), expected[29])
@@ -349,7 +351,7 @@ def seen(monkeypatch) -> Counter[str]:
             count["frames"] += 1
             yield item
 
-    for module in (timeline, video_decoding):
+    for module in (timelines, video_decoding):
         monkeypatch.setattr(module, "open_video", open_counted)
     monkeypatch.setattr(Video, "_decode", decode_counted)
     return count
@@ -360,7 +362,7 @@ def test_windows_of_one_batch_open_a_video_once_and_decode_a_frame_once(tmp_path
         write(tmp_path / name, pan(40), "libx264", **options)
     names = [f"{name}#{i}" for name in ("a/long.mp4", "b/x.mp4") for i in range(10)]
     timelines = {name: read_timeline(tmp_path / name) for name in ("a/long.mp4", "b/x.mp4")}
-    files = ClipFiles("x", tmp_path, ListedSplit(names, [0] * 20), asked(tmp_path), timelines)
+    files = ClipFiles("x", tmp_path, ListedSplit(names, [0] * 20), clip_config(tmp_path), timelines)
     seen.clear()
     order = np.random.default_rng(0).permutation(20).tolist()
     [together] = files.read_batches([order])
@@ -398,7 +400,7 @@ def lossless(path: Path, frames: list[np.ndarray], form: str = "rgb24", **option
 def one_clip(path: Path, size: int, channels: int, frames: int = 2, stride: int = 1) -> np.ndarray:
     split = ListedSplit([f"{path.name}#0"], [0])
     timelines = {path.name: read_timeline(path)}
-    data = asked(path, frames=frames, stride=stride, size=size, channels=channels)
+    data = clip_config(path, frames=frames, stride=stride, size=size, channels=channels)
     files = ClipFiles("x", path.parent, split, data, timelines)
     [clip] = files.read_batches([[0]])
     assert clip.shape == (1, frames, channels, size, size) and clip.dtype == torch.uint8
@@ -481,17 +483,17 @@ def test_odd_sizes(tmp_path):
 
 
 def test_videos_are_cut_into_whole_windows(folder):
-    train, test = load_clips(asked(folder))
+    train, test = load_clips(clip_config(folder))
     assert isinstance(train, ImageSet) and (train.name, test.name) == ("clips/train", "clips/test")
     assert train.images.shape == (6 + 6 + 4, 4, 3, 16, 16) and train.shape == (4, 3, 16, 16)
     assert train.labels.tolist() == [0] * 6 + [1] * 10 and test.labels.tolist() == [0, 0, 1, 1]
-    streamed, _ = load_clips(asked(folder, in_memory=False))
+    streamed, _ = load_clips(clip_config(folder, in_memory=False))
     assert streamed.names[:3] == ["train/a/0.avi#0", "train/a/0.avi#1", "train/a/1.avi#0"]
     frames = whole(folder / "train/a/1.avi")
     for window in (0, 1):
         expected = [as_image(frame, 16, 3) for frame in frames[4 * window : 4 * window + 4]]
         assert np.array_equal(train.images[2 + window].numpy(), np.stack(expected))
-    wide, _ = load_clips(asked(folder, stride=2))
+    wide, _ = load_clips(clip_config(folder, stride=2))
     assert len(wide) == 3 + 3 + 2
     expected = np.stack([as_image(frame, 16, 3) for frame in frames[:8:2]])
     assert np.array_equal(wide.images[1].numpy(), expected)
@@ -499,7 +501,7 @@ def test_videos_are_cut_into_whole_windows(folder):
 
 def test_the_windows_of_a_video_are_in_one_split(tmp_path):
     put(tmp_path, *(f"{label}/{i}.avi" for label in "ab" for i in range(11)), count=10)
-    train, test = load_clips(asked(tmp_path, in_memory=False))
+    train, test = load_clips(clip_config(tmp_path, in_memory=False))
     assert [name for name in test.names if name.startswith("a")] == ["a/9.avi#0", "a/9.avi#1"]
     assert len(train) == 40 and not {n.split("#")[0] for n in train.names} & {
         n.split("#")[0] for n in test.names
@@ -507,19 +509,20 @@ def test_the_windows_of_a_video_are_in_one_split(tmp_path):
 
 
 def test_clips_in_memory_and_streamed_are_equal(folder):
-    (memory, _), (streamed, _) = (load_clips(asked(folder, in_memory=k)) for k in (True, False))
+    (memory, _), (streamed, _) = (
+        load_clips(clip_config(folder, in_memory=k)) for k in (True, False)
+    )
     assert isinstance(streamed, ClipFiles) and len(streamed) == len(memory) == 16
     assert (streamed.shape, streamed.origin) == (memory.shape, memory.origin)
     assert torch.equal(streamed.labels, memory.labels)
-    assert streamed.nbytes == memory.images.numel()
     assert torch.equal(torch.cat(list(streamed.read_in_order(5))), memory.images)
-    many = load_clips(asked(folder, in_memory=False, workers=2))[0]
+    many = load_clips(clip_config(folder, in_memory=False, workers=2))[0]
     [some] = many.read_batches([[13, 2, 3, 13]])
     assert torch.equal(some, memory.images[[13, 2, 3, 13]])
     for count in (5, None):
         one, other = memory.subset(count), streamed.subset(count)
         assert isinstance(other, ImageSet) and one.hash == other.hash and one.name == other.name
-    assert streamed.origin == load_clips(asked(folder, in_memory=False))[0].origin
+    assert streamed.origin == load_clips(clip_config(folder, in_memory=False))[0].origin
     extractor = Extractor("x", nn.Flatten(), torch.device("cpu"), 4)
     for count in (5, None):  # a protocol must not depend on the memory of a machine
         names = {
@@ -531,13 +534,16 @@ def test_clips_in_memory_and_streamed_are_equal(folder):
 
 def test_the_origin_follows_the_files_and_the_way_of_cutting(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    origin = load_clips(asked(folder))[0].origin
-    assert load_clips(asked(copy, in_memory=False))[0].origin == origin
+    origin = load_clips(clip_config(folder))[0].origin
+    assert load_clips(clip_config(copy, in_memory=False))[0].origin == origin
     changes = [{"stride": 2}, {"frames": 3}, {"size": 8}, {"channels": 1}]
-    changes += [{"frames": 2, "stride": 3}, {"frames": 2, "stride": 4}]  # equally many windows
-    origins = {load_clips(asked(folder, in_memory=False, **c))[0].origin for c in changes}
+    changes += [
+        {"frames": 2, "stride": 3},
+        {"frames": 2, "stride": 4},
+    ]  # the same number of windows
+    origins = {load_clips(clip_config(folder, in_memory=False, **c))[0].origin for c in changes}
     write(folder / "train/a/0.avi", pan(9, 55))
-    origins.add(load_clips(asked(folder, in_memory=False))[0].origin)
+    origins.add(load_clips(clip_config(folder, in_memory=False))[0].origin)
     assert len(origins | {origin}) == 8
 
 
@@ -550,33 +556,33 @@ def scanned(monkeypatch) -> list[str]:
         names.append(path.name)
         return read_timeline(path)
 
-    monkeypatch.setattr(timeline_cache, "read_timeline", read)
+    monkeypatch.setattr(timelines, "read_timeline", read)
     return names
 
 
 def test_videos_are_read_and_decoded_once(folder, seen, scanned):
-    first = load_clips(asked(folder))
+    first = load_clips(clip_config(folder))
     assert len(scanned) == 9
     seen.clear()
-    again = load_clips(asked(folder))
+    again = load_clips(clip_config(folder))
     assert len(scanned) == 9 and not seen
     assert [s.hash for s in first] == [s.hash for s in again]
-    load_clips(asked(folder, stride=2, in_memory=False))
+    load_clips(clip_config(folder, stride=2, in_memory=False))
     assert len(scanned) == 9 and not seen  # timelines are cached for every way of cutting
     write(folder / "train/a/0.avi", pan(5, 3))
-    assert len(load_clips(asked(folder))[0]) == 15 and scanned[9:] == ["0.avi"]
+    assert len(load_clips(clip_config(folder))[0]) == 15 and scanned[9:] == ["0.avi"]
 
 
 def test_all_unusable_videos_are_named_at_once(folder, scanned):
     for name in ("a/1.avi", "b/0.avi", "b/2.avi"):
         (folder / "train" / name).write_bytes(b"no video")
-    message = fails(load_clips, asked(folder))
+    message = fails(load_clips, clip_config(folder))
     assert message.startswith(f"{folder}/train/a/1.avi: not a readable video (")
     assert message.endswith("; 2 more cannot be used: train/b/0.avi, train/b/2.avi")
     assert len(scanned) == 9
     for n, name in enumerate(("a/1.avi", "b/0.avi", "b/2.avi")):
         write(folder / "train" / name, pan(3, n))
-    message = fails(load_clips, asked(folder))
+    message = fails(load_clips, clip_config(folder))
     assert scanned[9:] == ["1.avi", "0.avi", "2.avi"]  # the other timelines are cached
     assert message.startswith(f"{folder}/train/a/1.avi: 3 frames, fewer than data.frames=4 times")
     assert message.endswith("; 2 more cannot be used: train/b/0.avi, train/b/2.avi")
@@ -588,7 +594,7 @@ def test_many_unusable_videos_are_listed_with_reasons(folder):
         write(folder / "train/a" / name, pan(3))
     for n in range(8):
         (folder / f"train/b/{n}0.avi").write_bytes(b"no video")
-    message = fails(load_clips, asked(folder))
+    message = fails(load_clips, clip_config(folder))
     listed, path = message.rsplit(": ", 1)
     assert "; 7 more cannot be used: train/b/10.avi, " in listed
     assert listed.endswith("train/b/50.avi, …; all of them with the reasons")
@@ -601,18 +607,18 @@ def test_many_unusable_videos_are_listed_with_reasons(folder):
 
 
 def refused(folder: Path, content: bytes | None = None, name: str = "2.avi", **keys) -> str:
-    """The message about train/b/NAME, which has these bytes and replaces train/b/2.avi."""
+    """The error message if train/b/NAME with these bytes replaces train/b/2.avi."""
     path = folder / "train/b" / name
     if content is not None:
         (folder / "train/b/2.avi").unlink(missing_ok=True)
         path.write_bytes(content)
-    message = fails(load_clips, asked(folder, **keys))
+    message = fails(load_clips, clip_config(folder, **keys))
     assert message.startswith(f"{path}: "), message
     return message
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_files_that_are_no_video_are_named(folder, workers):
+def test_files_that_are_not_videos_are_named(folder, workers):
     for content in (b"", b"no video", np.random.default_rng(0).bytes(5000)):
         message = refused(folder, content, workers=workers)
         assert "not a readable video (" in message and "repair or remove it" in message
@@ -673,7 +679,7 @@ def test_a_video_with_a_damaged_frame_is_named(folder):
         [third] = [(p.pos, p.size) for p in file.demux() if p.size and p.is_keyframe][2:3]
     content[third[0] + 4 : third[0] + third[1]] = bytes(third[1] - 4)
     path.write_bytes(content)
-    train, _ = load_clips(asked(folder, in_memory=False))
+    train, _ = load_clips(clip_config(folder, in_memory=False))
     index = train.names.index("train/b/3.mp4#0")
     assert len(list(train.read_batches([[index]]))) == 1  # frames before it can be decoded
     message = fails(list, train.read_batches([[index + 2]]))
@@ -731,16 +737,16 @@ def test_one_frame_is_a_video(tmp_path):
 def test_too_few_clips_are_refused(folder, tmp_path):
     few = put(tmp_path / "few", *(f"{label}/{i}.avi" for label in "ab" for i in range(3)))
     assert f"data.root={few}: no test clips, because every tenth video" in fails(
-        load_clips, asked(few)
+        load_clips, clip_config(few)
     )
     for i in (1, 2):
         (folder / f"train/a/{i}.avi").unlink()
-    message = fails(load_clips, asked(folder, frames=8))
+    message = fails(load_clips, clip_config(folder, frames=8))
     assert (
         f"data.root={folder}: class a has 1 training clips; each class requires at least two"
         in message
     )
-    message = fails(load_clips, asked(folder, classes=3))
+    message = fails(load_clips, clip_config(folder, classes=3))
     assert (
         message
         == f"data.classes=3: {folder} has 2 classes; choose another data.root, or train with data.classes=2"

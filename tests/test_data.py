@@ -64,7 +64,7 @@ def test_subset_is_seeded_and_in_order(digits):
     keys = [image.numpy().tobytes() for image in train.images]
     places = [keys.index(image.numpy().tobytes()) for image in part.images]
     assert places == sorted(places)
-    # Those of version 0.1.0: a protocol names their hash.
+    # As in version 0.1.0: protocols contain the hash of the subset.
     assert places[:5] == [12, 98, 101, 118, 150]
     assert train.subset(None) is train and train.subset(1442) is train
 
@@ -111,7 +111,7 @@ def test_encode_takes_the_nearest_code(digits):
     vectors, codes = DIGITS.cut(to_float(test.images)).double(), codebook.codes.double()
     distances = (vectors.unsqueeze(2) - codes).square().sum(-1)
     chosen = distances.gather(2, ids.unsqueeze(2)).squeeze(2)
-    # Codes that are equally near to within float32 are both right.
+    # If two codes are equally near up to float32 precision, both are right.
     torch.testing.assert_close(chosen, distances.amin(dim=2), atol=1e-6, rtol=0)
 
 
@@ -130,11 +130,11 @@ def test_codebook_is_fitted_once(digits, tmp_path, monkeypatch):
     small = train.subset(200)
     first = fit_codebook(small, DIGITS, 8)
     files = [f for f in (tmp_path / "codebooks").iterdir() if f.suffix != ".lock"]
-    assert len(files) == 1  # whole, and no temporary file left beside it
+    assert len(files) == 1  # and no temporary file
     marked = np.load(files[0], allow_pickle=False)
     assert torch.equal(torch.from_numpy(marked), first.codes)
     assert fit_codebook(small, DIGITS, 8).hash == first.hash
-    # The file is what is read: another set of codes in it comes back.
+    # The codes are read from the file: if they change there, the result changes.
     np.save(files[0], marked + 1)
     assert torch.equal(fit_codebook(small, DIGITS, 8).codes, first.codes + 1)
 
@@ -187,7 +187,7 @@ def test_kmeans_is_fitted_to_a_subset_of_a_large_set(digits, monkeypatch):
 
 
 def test_codebooks_are_cached_per_patch_size():
-    """Size 1 with 64 codes and size 16 with 4 codes, written side by side, are both 164."""
+    """Written next to each other, size 1 with 64 codes and size 16 with 4 codes would both be 164."""
     pixels = torch.arange(16 * 256).mul(7).remainder(251).view(16, 1, 16, 16).to(torch.uint8)
     images = ImageSet("x", pixels, torch.zeros(16, dtype=torch.long))
     fine = fit_codebook(images, Patches((1, 16, 16), 1), 64)

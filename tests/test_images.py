@@ -177,7 +177,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (root / "c").symlink_to(tmp_path / "elsewhere")
     (root / "a/self").symlink_to(root / "a")
     (root / "b/up").symlink_to(root)
-    for one in range(12):  # every folder links to every other: 12! paths without a loop
+    for one in range(12):  # each folder links to all of them: 12! paths without a loop
         for other in range(12):
             place = put(tmp_path / f"maze/{one}", "1.png")
             (place / f"to{other}").symlink_to(tmp_path / f"maze/{other}")
@@ -191,7 +191,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert 12 <= len([name for name in names if "maze" in name]) <= 24
 
 
-def test_folders_that_are_no_set_of_classes_are_refused(tmp_path):
+def test_folders_that_are_not_a_set_of_classes_are_refused(tmp_path):
     def refused(*names: str) -> str:
         number = len(list(tmp_path.iterdir()))
         root = put(tmp_path / f"r{number}", *names, size=1)
@@ -208,7 +208,7 @@ def test_folders_that_are_no_set_of_classes_are_refused(tmp_path):
     assert "only one class, a; give at least two class folders" in refused("a/1.png", "a/b/2.png")
     assert "only one class, train/a; give" in refused("train/a/1.png", "test/a/2.png")
     assert "directly in train/" in refused("train/1.png", "test/a/2.png")
-    assert "the images in val/ are in no class" in refused(
+    assert "the images in val/ are not in class folders" in refused(
         "train/a/1.png", "train/b/1.png", "val/1.png"
     )
     message = refused("train/a/1.png", "train/b/1.png", "test/c/1.png", "test/a/1.png")
@@ -217,7 +217,7 @@ def test_folders_that_are_no_set_of_classes_are_refused(tmp_path):
     assert f"{tmp_path}/nowhere: does not exist" in fails(list_images, f"{tmp_path}/nowhere")
 
 
-def test_files_that_are_no_zip_are_refused(folder, tmp_path):
+def test_files_that_are_not_a_zip_are_refused(folder, tmp_path):
     text = tmp_path / "pictures.tar"
     text.write_text("no zip")
     assert f"data.root={text}: not a zip, or a damaged one" in fails(list_images, str(text))
@@ -398,11 +398,11 @@ def test_a_missing_file_is_named(folder, tmp_path):
 
 
 def test_a_killed_worker_is_reported_in_one_line(folder, monkeypatch):
-    def killed(*_: object) -> None:
+    def kill(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     train, _ = load(folder, in_memory=False, workers=1)
-    monkeypatch.setattr(image_files, "decode_image", killed)
+    monkeypatch.setattr(image_files, "decode_image", kill)
     assert "data.workers=1: a worker process was killed" in fails(
         lambda: list(train.read_in_order(4))
     )
@@ -433,11 +433,11 @@ def opened(monkeypatch) -> list[str]:
     """The names of the images that this process decoded."""
     names = []
 
-    def counted(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
+    def decode_and_note(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
         names.append(name)
         return decode_image(content, size, channels, name)
 
-    monkeypatch.setattr(image_files, "decode_image", counted)
+    monkeypatch.setattr(image_files, "decode_image", decode_and_note)
     return names
 
 
@@ -487,7 +487,9 @@ def test_the_cache_has_no_partial_files(folder, tmp_path, monkeypatch):
     fails(load, folder)
     names = {path.suffix for path in (tmp_path / "cache/images").iterdir()}
     assert names == {".npy", ".lock"}
-    assert len(list((tmp_path / "cache/images").glob("*.npy"))) == 1  # the training split is whole
+    assert (
+        len(list((tmp_path / "cache/images").glob("*.npy"))) == 1
+    )  # that of the training split, which is complete
 
 
 @pytest.mark.parametrize(
@@ -550,13 +552,13 @@ def small(root: Path, *more: str):
 )
 def test_batches_in_memory_and_streamed_are_equal(folder, objective, flip, workers):
     """Over three epochs, started at step 0 and at step 7."""
-    asked = (f"objective={objective}", f"data.flip={flip}", f"data.workers={workers}")
+    keys = (f"objective={objective}", f"data.flip={flip}", f"data.workers={workers}")
     memory, streamed = (
-        build_data(small(folder, *asked, f"data.in_memory={kind}")) for kind in ("true", "false")
+        build_data(small(folder, *keys, f"data.in_memory={kind}")) for kind in ("true", "false")
     )
     assert isinstance(memory.train, ImageSet) and isinstance(streamed.train, ImageFiles)
     assert memory.hash == streamed.hash
-    config, cpu = small(folder, *asked), torch.device("cpu")
+    config, cpu = small(folder, *keys), torch.device("cpu")
     for start in (0, 7):
         one, other = memory.batches(config, start, cpu), streamed.batches(config, start, cpu)
         assert len(one) == len(other) == 11 - start
@@ -697,9 +699,17 @@ def test_broken_idx_files_are_named(fashion, packed):
         broken = [gzip.compress(content) if packed else content for content in broken]
         if packed:
             broken += [gzip.compress(whole)[:-50], whole, gzip.compress(whole)[:10] + b"\xff" * 99]
+        messages = []
         for content in broken:
             written.write_bytes(content)
-            assert fails(load_fashion_mnist, str(root)).startswith(f"{written}: ")
+            messages.append(fails(load_fashion_mnist, str(root)))
+            assert messages[-1].startswith(f"{written}: ")
+        size = 130 * 28 * 28 if "images" in path.name else 40
+        for message, found in zip(messages, (size - 1, size + 1), strict=False):
+            assert (
+                f"{found:,} bytes of values, but the sizes in its header make {size:,}" in message
+            )
+        assert all("not an idx file of N" in message for message in messages[2:5])
         written.unlink()
         message = fails(load_fashion_mnist, str(root))
         assert f"data.root={root}: no {path.name}" in message and "dataset-fashion-mnist" in message

@@ -1,4 +1,4 @@
-"""Image sets in Parquet files, as the library datasets writes them for Hugging Face's hub."""
+"""Image sets in Parquet files, as the library datasets writes them for the Hugging Face hub."""
 
 import json
 import os
@@ -133,12 +133,12 @@ def test_the_origin_follows_the_content_and_not_the_place(root, tmp_path) -> Non
     assert load(copy)[0].origin != before
 
 
-def test_files_that_are_no_set_of_images_are_refused(root, tmp_path) -> None:
+def test_files_that_are_not_a_set_of_images_are_refused(root, tmp_path) -> None:
     train = root / "data/train-00000-of-00002.parquet"
     cut = tmp_path / "cut/train.parquet"
     cut.parent.mkdir()
     cut.write_bytes(train.read_bytes()[:-20])
-    assert f"{cut}: not a Parquet file, or a damaged one" in fails(list_images, str(cut))
+    assert f"{cut}: not a Parquet file, or damaged (" in fails(list_images, str(cut))
     text = write(tmp_path / "text/train.parquet", [0, 1], features=None, columns=("text", "label"))
     assert "columns text, label, but requires image and label" in fails(list_images, str(text))
     high = write(tmp_path / "high/train.parquet", [0, 3])

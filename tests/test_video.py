@@ -64,7 +64,7 @@ def test_the_split_is_the_official_one(few):
     assert torch.equal(test.images[0], torch.from_numpy(compose_figure(sheets, int(order[10])))[0])
 
 
-def over(under: np.ndarray, sheet: np.ndarray) -> np.ndarray:
+def blend_over(under: np.ndarray, sheet: np.ndarray) -> np.ndarray:
     """Porter and Duff's `over` on an opaque background, in floating point."""
     alpha = sheet[..., 3:] / 255
     return sheet[..., :3] * alpha + under * (1 - alpha)
@@ -76,7 +76,7 @@ def test_a_figure_is_its_layers_in_the_cells_of_its_class():
     number = ((body * 6 + trousers) * 6 + top) * 6 + hair
     whole = np.zeros((1344, 832, 3))
     for name in ("body/1", "bottomwear/4", "topwear/0", "hair/5", "shoes/1"):
-        whole = over(whole, sheets[f"{name}.png"])
+        whole = blend_over(whole, sheets[f"{name}.png"])
     clips = compose_figure(sheets, number).astype(float)
     cells = {"walk front": (10, 8), "spellcard left": (1, 0), "slash right": (15, 0)}
     for name, (row, column) in cells.items():
@@ -94,12 +94,12 @@ def test_a_folder_and_a_tar_of_the_sheets_are_equal(few, tmp_path):
     assert load_sprites(str(tmp_path / "sheets"))[0].origin == load_sprites(few)[0].origin
 
 
-@pytest.mark.parametrize("broken", ["lacks", "torn", "small", "tar", "none"])
+@pytest.mark.parametrize("broken", ["missing", "torn", "small", "tar", "none"])
 def test_missing_or_wrong_sheets_are_named(few, tmp_path, broken):
     with tarfile.open(few) as archive:
         archive.extractall(tmp_path, filter="data")
     sheet, root = tmp_path / "hair" / "1.png", tmp_path
-    if broken == "lacks":
+    if broken == "missing":
         sheet.unlink()
     elif broken == "torn":
         sheet.write_bytes(sheet.read_bytes()[:100])
@@ -109,16 +109,16 @@ def test_missing_or_wrong_sheets_are_named(few, tmp_path, broken):
         root = sheet
     with pytest.raises(UserError) as caught:
         load_sprites(None if broken == "none" else str(root))
-    said = str(caught.value)
-    assert "\n" not in said
+    message = str(caught.value)
+    assert "\n" not in message
     expected = {
-        "lacks": "no hair/1.png",
-        "torn": "hair/1.png: not a readable image",
-        "small": "hair/1.png: 64x64 pixels, but a sheet has 832x1344",
+        "missing": "no hair/1.png",
+        "torn": "hair/1.png: not a sprite sheet (",
+        "small": "hair/1.png: not a sprite sheet (64x64 pixels, not 832x1344)",
         "tar": "not a tar",
         "none": "data.root is missing: data=sprites",
     }
-    assert expected[broken] in said
+    assert expected[broken] in message
 
 
 # --- from clips to rows ---------------------------------------------------------------------------
@@ -166,23 +166,25 @@ def test_fvd_is_in_the_rows_with_its_protocol(few, tmp_path, capsys):
     assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-18-")
     capsys.readouterr()
     _, again = trained(few, tmp_path, "evaluate_loops=[2]", "metrics.reference=18")
-    assert again == [row] and "FVD: " not in capsys.readouterr().err  # nothing is left to measure
+    assert (
+        again == [row] and "FVD: " not in capsys.readouterr().err
+    )  # everything is already measured
 
 
 def test_the_time_of_fvd_is_announced_before_training(few, tmp_path, capsys, monkeypatch):
     def train(*arguments) -> None:
-        raise UserError("training begins")
+        raise UserError("training starts")
 
     monkeypatch.setattr("eltlab.training.train.train", train)
-    with pytest.raises(UserError, match="training begins"):
+    with pytest.raises(UserError, match="training starts"):
         trained(few, tmp_path)
-    said = capsys.readouterr().err
-    assert "FVD: I3D sees 36 real clips, once, and 3 x 18 samples, at " in said
-    assert "metrics.extractor=classifier is fast" in said
+    message = capsys.readouterr().err
+    assert "FVD: I3D sees 36 real clips, once, and 3 x 18 samples, at " in message
+    assert "metrics.extractor=classifier is fast" in message
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ("metrics.extractor=inception", "holds clips; choose one of classifier, i3d"),
         ("data.frame_patch=3", "data.frame_patch=3 does not divide data.frames=8"),
@@ -197,8 +199,8 @@ def test_the_time_of_fvd_is_announced_before_training(few, tmp_path, capsys, mon
         ),
     ],
 )
-def test_keys_that_do_not_suit_clips_are_refused(keys, said):
-    with pytest.raises(UserError, match=said):
+def test_keys_that_do_not_apply_to_clips_are_refused(keys, message):
+    with pytest.raises(UserError, match=message):
         compose(["data=sprites", "data.root=x", *keys.split()])
 
 

@@ -1,4 +1,4 @@
-"""Fills in what the files of data.root decide: classes, and the shape of an encoded set. Free of torch."""
+"""Fills in what the files of data.root decide: classes and the shape of an encoded set. Without torch."""
 
 from eltlab.common.errors import UserError
 from eltlab.config.data_rules import check_clips
@@ -9,13 +9,11 @@ from eltlab.data.sets.video_listing import list_videos
 
 
 def fill_from_files(data: DataConfig) -> None:
-    """Fills in what data.root says about itself. Raises UserError."""
+    """Fills in what the files of data.root decide. Raises UserError."""
     check_clips(data)
-    if data.classes == 0 and data.name == "images":
-        data.classes = len(list_images(data.root).classes)
-    if data.classes == 0 and data.name == "clips":
-        data.classes = len(list_videos(data.root, data.split).classes)
-    # A stored configuration was filled in before: its `encoding` says so, and the set may have moved.
+    if data.classes == 0:
+        data.classes = len(listed_classes(data))
+    # A stored configuration has an encoding: it is already filled in, and its set may have moved.
     incomplete = 0 in (data.size, data.classes)
     if data.kind != "pixels" and (incomplete or data.encoding is None):
         if data.root is not None:
@@ -25,3 +23,10 @@ def fill_from_files(data: DataConfig) -> None:
                 f"data.root is missing: data={data.name} requires the folder that python -m eltlab.encode "
                 "wrote"
             )
+
+
+def listed_classes(data: DataConfig) -> list[str]:
+    """The classes of a set of files in the order of their labels; empty for any other set."""
+    if data.name == "images":
+        return list_images(data.root).classes
+    return list_videos(data.root, data.split).classes if data.name == "clips" else []

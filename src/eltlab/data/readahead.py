@@ -1,4 +1,4 @@
-"""Worker processes that read examples before they are needed."""
+"""Reads examples in worker processes before they are needed."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ from eltlab.common.signals import outlive_stops
 def _start_worker(worker: int) -> None:
     outlive_stops(worker)
     # A worker inherits the lock of the run. If it outlived a killed training process, even by seconds,
-    # the same command would be told that the run is already being trained.
+    # the same command would report that the run is already being trained.
     die_with_parent(os.getppid(), signal.SIGKILL)
 
 
 @dataclass
 class _CatchErrors(Dataset):
-    """Returns a UserError as an item: raised in a worker process, it would arrive inside a traceback."""
+    """Returns a UserError as an item: DataLoader would wrap a raised one in a traceback."""
 
     dataset: Dataset
 
@@ -38,8 +38,8 @@ def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) 
     """dataset[item] for each item, in order. Raises UserError if the dataset does, or if a worker is killed.
 
     Args:
-        workers: processes that read; 0: this process.
-        pin: into page-locked memory, so that copies to the device run in the background.
+        workers: number of worker processes; 0: this process reads.
+        pin: read into page-locked memory, so that copies to the device run in the background.
     """
     loader: DataLoader = DataLoader(
         _CatchErrors(dataset),
@@ -48,11 +48,11 @@ def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) 
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # the global one must not advance: dropout draws from it
+        generator=torch.Generator(),  # so that the global one, from which dropout draws, does not advance
     )
     try:
         for item in loader:
-            # Raised here and not by the caller: an error keeps its frames alive, and so the workers.
+            # Raised here and not by the caller: an error keeps its frames alive, and these the workers.
             if isinstance(item, UserError):
                 raise item
             yield item

@@ -1,4 +1,4 @@
-"""Loads the images of a configuration: those it trains on, or those its encoded set was made from."""
+"""Loads the images of a configuration: its training data, or the source of its encoded set."""
 
 from dataclasses import replace
 
@@ -6,17 +6,16 @@ from eltlab.common.errors import UserError
 from eltlab.config.schema import Config, DataConfig
 from eltlab.data.clips.sprites import CLASSES, load_sprites
 from eltlab.data.encoded.manifest import SPLITS, open_set
+from eltlab.data.fill_from_files import listed_classes
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_files import Images, load_images
 from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
-from eltlab.data.sets.image_listing import list_images
-from eltlab.data.sets.video_listing import list_videos
 
 Splits = tuple[Images, Images]
 
 
 def load_splits(data: DataConfig) -> Splits:
-    """(train, test) of a set of images or clips. Raises UserError if files are missing or broken."""
+    """(train, test) of images or clips. Raises UserError if files are missing or broken."""
     match data.name:
         case "digits":
             return load_digits()
@@ -25,7 +24,7 @@ def load_splits(data: DataConfig) -> Splits:
         case "cifar10":
             return load_cifar10(data.root)
         case "clips":
-            # PyAV brings FFmpeg, which takes long to load.
+            # Imported late: PyAV includes FFmpeg, which takes long to load.
             from eltlab.data.clips.clip_files import load_clips
 
             return load_clips(data)
@@ -35,20 +34,14 @@ def load_splits(data: DataConfig) -> Splits:
 
 
 def class_names(data: DataConfig) -> list[str]:
-    """In the order of the labels."""
-    match data.name:
-        case "images":
-            return list_images(data.root).classes
-        case "clips":
-            return list_videos(data.root, data.split).classes
-        case "sprites":
-            return CLASSES
-    return [str(label) for label in range(data.classes)]
+    """The names of the classes in the order of their labels."""
+    if data.name == "sprites":
+        return CLASSES
+    return listed_classes(data) or [str(label) for label in range(data.classes)]
 
 
 def pixel_data(config: Config) -> DataConfig:
-    """The images or clips that a configuration is about: its data, or the source of its encoded set, which
-    is then read as it is needed, not into memory."""
+    """The images or clips of a configuration: its data, or the source of its encoded set, to be streamed."""
     if config.data.kind == "pixels":
         return config.data
     source = open_set(config.data).encoding.source
@@ -64,8 +57,8 @@ def pixel_data(config: Config) -> DataConfig:
 
 
 def load_source_splits(config: Config) -> Splits:
-    """(train, test) that an encoded set was made from, which samples are compared with. Raises UserError if
-    they are missing or have changed."""
+    """(train, test) from which an encoded set was made and with which samples are compared. Raises UserError
+    if they are missing or have changed."""
     source, data = open_set(config.data).encoding.source, pixel_data(config)
     try:
         splits = load_splits(data)

@@ -1,4 +1,4 @@
-"""Clips cut from folders of videos: windows of frames, decoded as images are."""
+"""Clips in folders of videos: windows of frames, decoded and resized like images."""
 
 from functools import cached_property
 from pathlib import Path
@@ -8,8 +8,7 @@ import numpy as np
 
 from eltlab.common.text import printable_name
 from eltlab.config.schema import DataConfig
-from eltlab.data.clips.timeline import Timelines
-from eltlab.data.clips.timeline_cache import raise_unusable, read_timelines
+from eltlab.data.clips.timelines import Timelines, raise_unusable, read_timelines
 from eltlab.data.clips.video_decoding import Video, frame_to_image
 from eltlab.data.images.image_decoding import TRANSFORM, resize_and_crop
 from eltlab.data.images.image_files import ImageFiles, Images, load_or_stream
@@ -24,11 +23,11 @@ class ClipFiles(ImageFiles):
     """Labelled clips in a folder of videos, each read and decoded when it is requested.
 
     Args:
-        split: names are VIDEO#WINDOW, a path relative to root and the number of a window in the video.
-        data: a window is frames × stride frames long, and a clip is every stride-th of them.
+        split: names are VIDEO#WINDOW: a path relative to root, and the number of a window in that video.
+        data: a window has frames × stride frames; its clip is every stride-th of them.
     """
 
-    # PyAV brings FFmpeg, which decodes and converts to RGB.
+    # PyAV includes FFmpeg, which decodes and converts to RGB.
     versions = (*ImageFiles.versions, av.__version__)
 
     def __init__(
@@ -52,7 +51,7 @@ class ClipFiles(ImageFiles):
         for row, index in enumerate(indices):
             video_name, window = _parse_name(self.names[index])
             windows.setdefault(video_name, []).append((window, row))
-        # Each video is opened once, and its windows are taken in ascending order, which is cheapest.
+        # Open each video once and read its windows in ascending order, which is cheapest.
         for video_name, rows in windows.items():
             with Video(self.root / video_name, self.timelines[video_name]) as video:
                 for window, row in sorted(rows):
@@ -69,8 +68,8 @@ def _parse_name(name: str) -> tuple[str, int]:
 
 
 def load_clips(data: DataConfig) -> tuple[Images, Images]:
-    """(train, test) of data=clips. Raises UserError for unusable folders or videos, and if data.root does
-    not have data.classes classes, or has too few clips."""
+    """(train, test) of data=clips. Raises UserError if a folder or video is unusable, or if data.root has
+    too few clips, or not data.classes classes."""
     videos = list_videos(data.root, data.split)
     videos.check_class_count(data.classes)
     timelines = read_timelines(videos.root, videos.train.names + videos.test.names, data.workers)
@@ -93,7 +92,7 @@ def load_clips(data: DataConfig) -> tuple[Images, Images]:
 
 
 def _cut_windows(videos: ListedSplit, timelines: Timelines, span: int) -> ListedSplit:
-    """The windows of all videos, end to end; frames after a video's last whole window are dropped."""
+    """Cuts videos into adjacent windows. Frames after a video's last whole window are dropped."""
     clips = ListedSplit()
     for video, label in zip(videos.names, videos.labels, strict=True):
         for window in range(timelines[video].length // span):

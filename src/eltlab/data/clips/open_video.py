@@ -1,4 +1,4 @@
-"""Opens a video file through PyAV, which brings FFmpeg."""
+"""Opens video files with PyAV, which includes FFmpeg."""
 
 from pathlib import Path
 
@@ -14,21 +14,19 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
     try:
         container = av.open(
             str(path),
-            # Some formats are lists of further files. None of them may be fetched from the network.
+            # Some formats are lists of files. None of these may be fetched from the network.
             options={"protocol_whitelist": "file"},
-            metadata_errors="replace",  # names of authors and titles may not be UTF-8
+            metadata_errors="replace",  # titles and authors may not be UTF-8
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise unreadable(path, error_reason(error)) from error
     for stream in container.streams.video:
-        # The cover of an album is a video stream too.
+        # Album covers are video streams, too.
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
-            stream.codec_context.thread_count = 1  # each worker is a process of its own
+            stream.codec_context.thread_count = 1  # worker processes already use the cores
             return container, stream
     container.close()
-    raise UserError(
-        f"{printable_name(path)}: has no video that can be decoded; repair or remove it"
-    )
+    raise unreadable(path, "it has no video that can be decoded")
 
 
 def unreadable(path: Path, reason: str) -> UserError:

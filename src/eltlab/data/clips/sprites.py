@@ -1,7 +1,7 @@
 """Sprites (Li & Mandt, arXiv 1803.02991): 11,664 clips of walking, casting and slashing figures, 8×64×64.
 
 A figure is a stack of Liberated Pixel Cup sheets over black: body, trousers, top, hair and shoes. There are
-6⁴ = 1,296 figures, each in three actions and from three sides. No figure is in both splits.
+6⁴ = 1,296 figures, each with three actions seen from three sides. No figure is in both splits.
 """
 
 import io
@@ -19,16 +19,11 @@ from eltlab.common.progress import Bar
 from eltlab.data.images.image_set import ImageSet
 
 SIZE, FRAMES, VARIANTS = 64, 8, 6
-LAYERS = (
-    "body",
-    "bottomwear",
-    "topwear",
-    "hair",
-)  # from the skin outwards; each has VARIANTS sheets
+LAYERS = ("body", "bottomwear", "topwear", "hair")  # bottom first; each has VARIANTS sheets
 SHOES = "shoes/1.png"  # every figure wears these
 SHEET = (21 * SIZE, 13 * SIZE)  # height and width of a sheet, a table of cells
-TRAIN, SEED = 1000, 423  # figures of the training split: the first of a permutation with this seed
-ACTIONS = {  # the rows of its cells for front, left and right; the columns of its frames
+TRAIN, SEED = 1000, 423  # the first TRAIN figures of a permutation with this seed are for training
+ACTIONS = {  # rows of cells seen from the front, left and right; columns of the eight frames
     "walk": ((10, 9, 11), (8, 1, 2, 3, 4, 5, 6, 7)),
     "spellcard": ((2, 1, 3), (0, 1, 2, 3, 4, 5, 4, 6)),
     "slash": ((14, 13, 15), (0, 1, 2, 3, 4, 5, 4, 0)),
@@ -40,13 +35,12 @@ RECIPE = "sprites, 1"  # change the number whenever pixels change
 def load_sprites(root: str | None) -> tuple[ImageSet, ImageSet]:
     """(train, test): 9,000 and 2,664 clips, uint8 [N, 8, 3, 64, 64], sorted by class.
 
-    They are composed once, then mapped from the cache. Raises UserError if a sheet is missing or broken.
+    They are composed once, then read from the cache. Raises UserError if a sheet is missing or broken.
 
-    Args:
-        root: the folder of the sheets, or a tar of it.
+    root: the folder of the sheets, or a tar of it.
     """
     sheets = read_sheets(root)
-    # The legacy generator makes the official split.
+    # The official split was drawn with NumPy's legacy generator.
     figures = np.random.RandomState(SEED).permutation(VARIANTS ** len(LAYERS))
     key = digest(RECIPE, *[part for name in sorted(sheets) for part in (name, sheets[name])])
     train = _load_split("train", sheets, figures[:TRAIN], key)
@@ -71,8 +65,7 @@ def _load_split(
 
 
 def compose_figure(sheets: dict[str, np.ndarray], figure: int) -> np.ndarray:
-    """uint8 [9, 8, 3, 64, 64]: a clip of every class. The digits of the figure's number in base 6 are its
-    variants."""
+    """uint8 [9, 8, 3, 64, 64]: one clip per class. The base-6 digits of figure are its variants by layer."""
     variants = np.unravel_index(figure, (VARIANTS,) * len(LAYERS))
     names = [f"{layer}/{i}.png" for layer, i in zip(LAYERS, variants, strict=True)]
     whole = Image.new("RGBA", SHEET[::-1], (0, 0, 0, 255))
@@ -86,7 +79,7 @@ def compose_figure(sheets: dict[str, np.ndarray], figure: int) -> np.ndarray:
 
 
 def read_sheets(root: str | None) -> dict[str, np.ndarray]:
-    """uint8 [1344, 832, 4] of each sheet that is used. Raises UserError."""
+    """Each sheet by its name, uint8 [1344, 832, 4]. Raises UserError."""
     if root is None:
         raise UserError(
             "data.root is missing: data=sprites is composed from sprite sheets; give their folder, or a "
@@ -112,7 +105,7 @@ def _read_tar(path: Path, names: list[str]) -> dict[str, bytes]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                # A tar of the folder has its name in front of theirs.
+                # If the folder itself was packed, all names start with its name.
                 name = "/".join(Path(member.name).parts[-2:])
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is not None and name in names:
@@ -128,14 +121,10 @@ def _read_tar(path: Path, names: list[str]) -> dict[str, bytes]:
 def _decode_sheet(content: bytes, place: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            sheet = np.array(image.convert("RGBA"))
+            if image.size != SHEET[::-1]:
+                raise ValueError(f"{image.width}x{image.height} pixels, not {SHEET[1]}x{SHEET[0]}")
+            return np.array(image.convert("RGBA"))
     except Exception as error:  # Pillow's readers raise almost anything for a broken file
         raise UserError(
-            f"{place}: not a readable image ({first_line(error)}); download the sheets again"
+            f"{place}: not a sprite sheet ({first_line(error)}); download the sheets again"
         ) from error
-    if sheet.shape[:2] != SHEET:
-        raise UserError(
-            f"{place}: {sheet.shape[1]}x{sheet.shape[0]} pixels, but a sheet has {SHEET[1]}x{SHEET[0]}; "
-            "download the sheets again"
-        )
-    return sheet

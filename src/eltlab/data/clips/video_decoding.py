@@ -1,4 +1,4 @@
-"""Decodes any frames of a video file, bit for bit as decoding from its start would."""
+"""Decodes any frames of a video file, bit for bit equal to decoding from its start."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -9,22 +9,22 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 from eltlab.data.clips.open_video import error_reason, open_video, unreadable
-from eltlab.data.clips.timeline import Timeline
+from eltlab.data.clips.timelines import Timeline
 
-# A seek to the key frame before a frame may land too late. It is repeated this many frames earlier.
+# A seek to the key frame before a frame may land too late, and is then tried this many frames earlier.
 SEEK_BACK = (0, 16, 256)
-# Exact arithmetic: FFmpeg's default depends on the vector units of the processor.
+# FFmpeg's default arithmetic depends on the processor's vector units; this one is exact.
 EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 class Video:
-    """An open video. Frames are cheapest in ascending order."""
+    """An open video file. Reading frames in ascending order is cheapest."""
 
     def __init__(self, path: Path, timeline: Timeline) -> None:
         self.path, self.timeline = path, timeline
         self.container, self.stream = open_video(path)
         self.decoder: Iterator[tuple[int, av.VideoFrame]] | None = None
-        self.next_frame = 0  # the frame that the decoder gives next
+        self.next_frame = 0  # the number of the decoder's next frame
         self.seeks = bool(timeline.timed)
 
     def __enter__(self) -> "Video":
@@ -37,18 +37,16 @@ class Video:
     def frames(self, wanted: range) -> list[av.VideoFrame]:
         """The frames with these numbers. Raises UserError."""
         ahead = wanted[0] - self.next_frame
-        # Decoding up to a frame that is close costs less than a seek.
+        # If the frame is close, decoding up to it costs less than a seek.
         must_seek = self.seeks and ahead > wanted[-1] - wanted[0]
         try:
             if self.decoder is None or ahead < 0 or must_seek:
-                self.decoder = (
-                    self._decode_from_key(wanted[0]) if self.seeks else self._decode_from_start()
-                )
+                self.decoder = self._start_decoder(wanted[0])
             return self._take(wanted)
         except _FramesLost as lost:
             if not self.seeks:
                 raise unreadable(self.path, str(lost)) from lost
-            # Some files cannot be entered at their key frames, and some have wrong times. Decoding
+            # Some files cannot be decoded from their key frames, and some have wrong times. Decoding
             # from the start works for both, or shows that the file is damaged.
             self.seeks, self.decoder = False, None
             return self.frames(wanted)
@@ -71,9 +69,9 @@ class Video:
             raise _FramesLost(f"frames {wanted[0]} to {wanted[-1]} cannot all be decoded")
         return found
 
-    def _decode_from_key(self, number: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The frames from a key frame at or before this one."""
-        for back in SEEK_BACK:
+    def _start_decoder(self, number: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decodes from a key frame at or before this frame; without seeks, from the start of the file."""
+        for back in SEEK_BACK if self.seeks else ():
             time = self.timeline.time_of(max(number - back, 0))
             packets = self.container.demux(self.stream)
             try:
@@ -81,7 +79,7 @@ class Video:
                 first = next(packets)
             except av.FFmpegError:
                 continue
-            # A seek compares decoding times, so it may land on a key frame that is shown later.
+            # A seek compares decoding times, so it may land on a key frame that is shown too late.
             if first.pts is not None and first.is_keyframe:
                 key = self.timeline.frame_at(first.pts)
                 if key <= number:
@@ -89,7 +87,7 @@ class Video:
         return self._decode_from_start()
 
     def _decode_from_start(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        # Opened again, because a seek to the start is not exact in every format.
+        # Open the file again: a seek to the start is not exact in every format.
         self.container.close()
         self.container, self.stream = open_video(self.path)
         self.next_frame = 0
@@ -98,11 +96,11 @@ class Video:
     def _decode(
         self, packets: Iterator[av.Packet], key: int | None
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Each frame with its number, from key frame number `key`; None: from the start of the file."""
+        """Yields (number, frame), starting at the key frame with number key; None: at the file's start."""
         expected = key
         for packet in packets:
             if not packet.size and packet.dts is not None:
-                continue  # a dropped frame of an AVI, which the decoder would take for the end
+                continue  # a dropped frame of an AVI, which the decoder would take for the file's end
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame)
                 if not self.timeline.timed:
@@ -118,14 +116,12 @@ class Video:
 
 
 class _FramesLost(Exception):
-    """The decoder did not give the frames that it should."""
+    """The decoder did not return the expected frames."""
 
 
 def frame_to_image(frame: av.VideoFrame) -> Image.Image:
-    """Upright, as a player shows it, except that pixels are taken to be square."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.reformat(
-        format="rgba" if has_alpha else "rgb24", interpolation=EXACT, threads=1
-    ).to_ndarray()
+    """Upright, as a player shows it, but with square pixels."""
+    kind = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
+    pixels = frame.reformat(format=kind, interpolation=EXACT, threads=1).to_ndarray()
     image = Image.fromarray(pixels)
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

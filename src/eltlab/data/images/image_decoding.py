@@ -13,20 +13,20 @@ TRANSFORM = "short side and centre crop, bicubic, 1"  # change the number whenev
 def decode_image(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
     """uint8 [channels, size, size]: upright, transparency over black, resized and centre-cropped.
 
-    An image that already has the size keeps its pixels. Raises UserError, which names the file.
+    An image of this size keeps its pixels. Raises UserError. name: the file, for the message.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
             return resize_and_crop(ImageOps.exif_transpose(image), size, channels)
     except Exception as error:  # Pillow's readers raise almost anything for a broken file
-        reason = first_line(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "unknown format"
+        reason = (
+            "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        )
         raise UserError(f"{name}: not a readable image ({reason}); repair or remove it") from error
 
 
 def resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """uint8 [channels, size, size] of an upright image: see `TRANSFORM`."""
+    """uint8 [channels, size, size] of an upright image, by `TRANSFORM`."""
     image = _to_opaque_8_bits(image).convert("L" if channels == 1 else "RGB")
     pixels = np.array(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Images in files: decoded once into memory through a cache on disk, or streamed during training."""
+"""Images in files: decoded once into a cache and kept in memory, or streamed during training."""
 
 import math
 import zipfile
@@ -28,34 +28,32 @@ from eltlab.data.sets.file_stamps import file_stamps
 from eltlab.data.sets.image_listing import list_images
 from eltlab.data.sets.listing import ListedSplit
 
-MEMORY_SHARE = 4  # a set may take up to a quarter of the memory
-CHUNK, CHUNK_BYTES = 256, 2**26  # images that are decoded into the cache, or classified, at a time
+MEMORY_SHARE = 4  # by default, a set is loaded if it takes at most a quarter of the memory
+CHUNK, CHUNK_BYTES = 256, 2**26  # images to decode into the cache, or to classify, at a time
 
 
 def chunk_size(shape: tuple[int, ...]) -> int:
-    """How many images or clips of this shape are processed at a time: at least one."""
+    """How many images or clips of this shape to process at a time, at least one."""
     return max(1, min(CHUNK, CHUNK_BYTES // math.prod(shape)))
 
 
 class ImageFiles(Dataset):
     """Labelled images in a folder, a zip or Parquet files, each read and decoded when it is requested.
 
-    As a dataset of PyTorch, it is copied to worker processes; its items are batches, by a list of indices.
+    DataLoader copies it to worker processes. Its items are batches: the index is a list of indices.
 
-    Args:
-        root: the names of the split are relative to it.
-        data: the size, channels and workers of a configuration.
+    root: the folder or file that the names of the split are relative to.
     """
 
     transform = TRANSFORM
-    versions: tuple[str, ...] = (PIL.__version__,)  # other versions may decode to other pixels
+    versions: tuple[str, ...] = (PIL.__version__,)  # another version may decode to other pixels
 
     def __init__(self, name: str, root: Path, split: ListedSplit, data: DataConfig) -> None:
         self.name, self.root, self.names, self.workers = name, root, split.names, data.workers
         self.labels = torch.tensor(split.labels, dtype=torch.long)
         self.shape = data.shape
-        self._in_parquet = parquet.is_parquet(root)
-        self._archive: zipfile.ZipFile | None = None  # opened by the process that reads from it
+        self._in_parquet = bool(parquet.parquet_files(root))
+        self._archive: zipfile.ZipFile | None = None  # opened by each process that reads from it
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,33 +64,25 @@ class ImageFiles(Dataset):
 
     @cached_property
     def origin(self) -> str:
-        """Identifies the set, here and in a copy, without reading an image."""
-        # The time of a file's change differs in a copy; the CRC in a zip or Parquet file does not.
+        """Identifies the set and its copies without reading an image."""
+        # A copied file has another time of change; the CRC in a zip or Parquet file stays the same.
         length = 2 if self.root.is_file() or self._in_parquet else 1
         stamps = [stamp[:length] for stamp in self.stamps]
         return digest(self.names, self.labels.numpy(), stamps, self.shape, self.transform)
 
     @property
     def hash(self) -> str:
-        """Identifies the pixels without decoding them: it changes if a file or its decoder does."""
+        """Identifies the pixels without decoding them: changes if a file or its decoder does."""
         return digest(self.names, self.stamps, self.shape, self.transform, *self.versions)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the decoded images."""
-        return len(self) * math.prod(self.shape)
-
     def read_batches(self, batches: Iterable[list[int]], pin: bool = False) -> Iterator[Tensor]:
-        """uint8 [B, *shape] for each list of indices, in order. Raises UserError.
-
-        pin: into page-locked memory, so that copies to the device run in the background.
-        """
-        yield from read_ahead(self, batches, self.workers, pin)
+        """uint8 [B, *shape] for each list of indices, in order; pin: see `read_ahead`. Raises UserError."""
+        return read_ahead(self, batches, self.workers, pin)
 
     def read_in_order(self, batch: int) -> Iterator[Tensor]:
         """All images, in batches of this size."""
         indices = range(len(self))
-        yield from self.read_batches([list(indices[i : i + batch]) for i in indices[::batch]])
+        return self.read_batches([list(indices[i : i + batch]) for i in indices[::batch]])
 
     def __getitem__(self, indices: list[int] | Tensor) -> Tensor:
         """uint8 [B, *shape]. Raises UserError."""
@@ -101,7 +91,7 @@ class ImageFiles(Dataset):
         return torch.from_numpy(images)
 
     def decode_into(self, images: np.ndarray, indices: list[int]) -> None:
-        """Fills images, uint8 [B, *shape], with the examples of these indices. Raises UserError."""
+        """Fills images, uint8 [B, *shape], with the examples at these indices. Raises UserError."""
         channels, size, _ = self.shape
         for image, index in zip(images, indices, strict=True):
             name = self.names[index]
@@ -116,23 +106,22 @@ class ImageFiles(Dataset):
             if self._archive is None:
                 self._archive = zipfile.ZipFile(self.root)
             return self._archive.read(name)
-        # zipfile and Arrow raise many kinds: encrypted, damaged, unknown compression.
-        except Exception as error:
+        except Exception as error:  # zipfile and Arrow raise many kinds
             raise UserError(f"{self._place(name)}: not readable ({error})") from error
 
     def _place(self, name: str) -> str:
-        """The file of an image, as messages name it."""
+        """The path of an image as messages show it."""
         if self._in_parquet:
             return printable_name(parquet.base_folder(self.root) / name)
         return printable_name(f"{self.root}, {name}" if self.root.is_file() else self.root / name)
 
     def subset(self, count: int | None) -> ImageSet:
-        """In memory, the same seeded subset as `ImageSet.subset`. Raises UserError."""
+        """The same seeded subset as `ImageSet.subset`, in memory. Raises UserError."""
         if count is None or count == len(self):
             return self.load()
         chosen = choose_subset(count, len(self), self.name).tolist()
         part = copy(self)
-        for cached in ("stamps", "origin"):  # of the whole set
+        for cached in ("stamps", "origin"):  # those of the whole set
             part.__dict__.pop(cached, None)
         part.names, part.labels = [self.names[i] for i in chosen], self.labels[chosen]
         return ImageSet(self.name, part.load().images, part.labels)
@@ -144,7 +133,7 @@ class ImageFiles(Dataset):
         return ImageSet(self.name, images, self.labels, self.origin)
 
     def _write(self, file: BinaryIO) -> None:
-        """Decodes into a .npy file from front to back: writing to a map of it would crash on a full disk."""
+        """Decodes into a .npy file in order: writing to a memory map would crash if the disk is full."""
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), *self.shape)}
         np.lib.format.write_array_header_1_0(file, header)
         done = 0
@@ -159,8 +148,8 @@ Images = ImageSet | ImageFiles
 
 
 def load_images(data: DataConfig) -> tuple[Images, Images]:
-    """(train, test) of data=images. Raises UserError if data.root does not have data.classes classes, or
-    has too few images."""
+    """(train, test) of data=images. Raises UserError if data.root has too few images, or not
+    data.classes classes."""
     listing = list_images(data.root)
     listing.check_class_count(data.classes)
     listing.check_examples()
@@ -172,7 +161,8 @@ def load_images(data: DataConfig) -> tuple[Images, Images]:
 def load_or_stream(
     train: ImageFiles, test: ImageFiles, in_memory: bool | None
 ) -> tuple[Images, Images]:
-    """Both splits in memory or from their files; None: in memory if that takes at most a quarter of it."""
+    """Both splits in memory, or both streamed; None: in memory if they take at most a quarter of it."""
     if in_memory is None:
-        in_memory = train.nbytes + test.nbytes <= physical_memory() // MEMORY_SHARE
+        size = (len(train) + len(test)) * math.prod(train.shape)
+        in_memory = size <= physical_memory() // MEMORY_SHARE
     return (train.load(), test.load()) if in_memory else (train, test)

@@ -14,9 +14,7 @@ from eltlab.common.errors import UserError
 class ImageSet:
     """Images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N].
 
-    Args:
-        origin: identifies the data of a run: a hash of the files that the images were decoded from; None:
-            the hash of the images.
+    origin: identifies the data of a run: a hash of the files of the images; None: the hash of the images.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class ImageSet:
 
     @cached_property
     def hash(self) -> str:
-        """Identifies the pixels and labels: the key of anything computed from them and cached."""
+        """Identifies the pixels and labels: the key of anything cached that was computed from them."""
         return digest(self.images.numpy(), self.labels.numpy())
 
     @property
@@ -45,13 +43,12 @@ class ImageSet:
         return self._origin or self.hash
 
     def read_batches(self, batches: Iterable[list[int]]) -> Iterator[Tensor]:
-        """The images of each list of indices."""
-        for indices in batches:
-            yield self.images[indices]
+        """uint8 [B, *shape] for each list of indices."""
+        return (self.images[indices] for indices in batches)
 
     def read_in_order(self, batch: int) -> Iterator[Tensor]:
         """All images, in batches of this size."""
-        yield from self.images.split(batch)
+        return iter(self.images.split(batch))
 
     def subset(self, count: int | None) -> "ImageSet":
         """A seeded subset of count images, in order; None: the whole set. Raises UserError."""
@@ -71,7 +68,7 @@ def choose_subset(count: int, size: int, name: str) -> np.ndarray:
 
 
 def sort_by_class(name: str, images: Tensor, labels: Tensor) -> ImageSet:
-    """The images in the order of a folder of classes: by label, and as given within a class."""
+    """The images in the order of a folder of classes: by label; within a class, in the given order."""
     order = torch.argsort(labels, stable=True)
     return ImageSet(name, images[order], labels[order])
 
@@ -82,10 +79,10 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def as_input(x: Tensor) -> Tensor:
-    """The input of an objective: images in [−1, 1]; ids and latents as they are."""
+    """The input of an objective: images in [−1, 1]; ids and latents are unchanged."""
     return to_float(x) if x.dtype == torch.uint8 else x
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[−1, 1] → uint8, rounded to the nearest; values outside are clipped."""
+    """[−1, 1] → uint8, clipped and rounded to the nearest integer."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -25,22 +25,19 @@ WITHOUT_DOWNLOAD = {
 
 
 def load_fashion_mnist(root: str | None) -> tuple[ImageSet, ImageSet]:
-    """(train, test), sorted by class. Raises UserError if a file is missing or broken, or if the download
-    fails.
+    """(train, test), sorted by class. Raises UserError if a file is missing or broken, or the download fails.
 
-    Args:
-        root: a folder with the four idx files, compressed or not, or torchvision's.
+    root: a folder with the four idx files, compressed or not, or torchvision's folder.
     """
     folder = Path(root) if root is not None else _download("FashionMNIST")
     return _read_fashion(folder, "train", "train"), _read_fashion(folder, "test", "t10k")
 
 
 def load_cifar10(root: str | None) -> tuple[ImageSet, ImageSet]:
-    """(train, test), sorted by class. Raises UserError if files are missing or their MD5 sums differ, or if
-    the download fails.
+    """(train, test), sorted by class. Raises UserError if a file is missing or its MD5 differs, or the
+    download fails.
 
-    Args:
-        root: a folder with cifar-10-batches-py or cifar-10-python.tar.gz.
+    root: a folder with cifar-10-batches-py or cifar-10-python.tar.gz.
     """
     from torchvision.datasets import CIFAR10
 
@@ -79,22 +76,23 @@ def _find_idx(folder: Path, name: str) -> Path:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """uint8 [N, *shape]. The file has the bytes 0 0 8 and the number of dimensions, their sizes as
-    big-endian integers, then the values."""
+    """uint8 [N, *shape] of a file: the bytes 0 0 8 and the number of dimensions, the sizes as big-endian
+    32-bit integers, then the values. Raises UserError."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: a damaged gzip file ({error}); download it again") from error
     start = 4 + 4 * (1 + len(shape))
-    # Padded, so that a file that is too short has sizes too, which are then found to be wrong.
-    sizes = [int(n) for n in np.frombuffer(content[4:start].ljust(start - 4), dtype=">u4")]
-    magic = bytes((0, 0, 8, 1 + len(shape)))
-    expected = (magic, shape, start + math.prod(sizes))
-    if (content[:4], tuple(sizes[1:]), len(content)) != expected or not sizes[0]:
+    # Padded: a file that is too short gets wrong sizes and is refused below.
+    sizes = np.frombuffer(content[4:start].ljust(start - 4), dtype=">u4").tolist()
+    if content[:4] != bytes((0, 0, 8, len(sizes))) or tuple(sizes[1:]) != shape or not sizes[0]:
+        kind = "x".join(map(str, ("N", *shape)))
+        raise UserError(f"{path}: not an idx file of {kind} bytes; download it again")
+    if len(content) - start != math.prod(sizes):
         raise UserError(
-            f"{path}: not an idx file of {'x'.join(map(str, ('N', *shape)))} bytes, or cut short; "
-            "download it again"
+            f"{path}: {len(content) - start:,} bytes of values, but the sizes in its header make "
+            f"{math.prod(sizes):,}; download it again"
         )
     return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).view(sizes)
 
@@ -113,7 +111,7 @@ def _find_cifar10(root: Path) -> Path:
         raise UserError(f"{archive}: not the CIFAR-10 archive (its MD5 differs); download it again")
     folder = cache_dir() / "datasets" / "cifar10-unpacked"
     with file_lock(folder.with_suffix(".lock")):
-        if not folder.is_dir():  # renamed at the end, so that it is whole or absent
+        if not folder.is_dir():  # renamed when it is complete, so it is never partial
             temporary = folder.with_suffix(".tmp")
             shutil.rmtree(temporary, ignore_errors=True)
             extract_archive(str(archive), str(temporary))
@@ -122,9 +120,9 @@ def _find_cifar10(root: Path) -> Path:
 
 
 def _download(name: str) -> Path:
-    """The folder in the cache that torchvision downloads this set into; it checks the MD5 sums."""
+    """The folder in the cache into which torchvision downloads this set and checks its MD5 sums."""
     folder = cache_dir() / "datasets"
-    # The last file that it unpacks: the import of torchvision, which takes seconds, is not needed.
+    # If the last file that torchvision unpacks exists, its import, which takes seconds, is not needed.
     if name == "FashionMNIST" and (folder / FASHION_RAW / "t10k-labels-idx1-ubyte").is_file():
         return folder
     import torchvision.datasets

@@ -1,21 +1,18 @@
-"""Folders of classes: finds the files, and sorts them into splits and classes. Free of torch."""
+"""Finds the files of a folder and sorts them into splits and classes. Does not import torch."""
 
 import os
+import re
 from pathlib import Path
 
 from eltlab.common.errors import UserError
-from eltlab.data.sets.listing import (
-    TEST_FOLDERS,
-    ListedSplit,
-    Listing,
-    name_some,
-    natural_key,
-)
+from eltlab.data.sets.listing import TEST_FOLDERS, ListedSplit, Listing, name_some, natural_key
+
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$))")  # files and folders that are not part of a set
 
 
 def walk_folder(root: Path) -> list[str]:
-    """Every file below root, as relative paths. Links are followed, but each class enters a folder only
-    once, so that loops of links end."""
+    """Every file below root, as a relative path. Follows links; each class enters a folder only once, so
+    that loops of links end."""
 
     def fail(error: OSError) -> None:
         raise error  # os.walk would skip an unreadable folder silently
@@ -26,35 +23,31 @@ def walk_folder(root: Path) -> list[str]:
         prefix = "" if relative == "." else relative + os.sep
         found += [prefix + name for name in files]
         real_folder = os.path.realpath(folder)
-        to_enter = []
-        for name in sorted(subfolders):
+        subfolders.sort()
+        for name in subfolders.copy():
             target = os.path.realpath(os.path.join(folder, name))
             # ROOT/SPLIT/CLASS: anything deeper belongs to one class. Two classes may share a folder.
             key = (*(prefix + name).split(os.sep)[:2], target)
-            if key not in entered and not Path(real_folder).is_relative_to(target):
+            if key in entered or Path(real_folder).is_relative_to(target):
+                subfolders.remove(name)  # os.walk enters only what is left in its list
+            else:
                 entered.add(key)
-                to_enter.append(name)
-        subfolders[:] = to_enter  # os.walk enters what is left in its list
     return found
 
 
 def sort_visible(names: list[str], suffixes: tuple[str, ...]) -> list[str]:
-    """The names with one of these suffixes in natural order, without hidden files and folders."""
-    return [name for name in sorted(names, key=natural_key) if is_visible(name, suffixes)]
-
-
-def is_visible(name: str, suffixes: tuple[str, ...]) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-    return name.lower().endswith(suffixes) and not hidden
+    """The names with one of these suffixes, in natural order."""
+    visible = [n for n in names if n.lower().endswith(suffixes) and not HIDDEN.search(n)]
+    return sorted(visible, key=natural_key)
 
 
 def arrange_classes(root: Path, names: list[str], unit: str = "images", depth: int = 0) -> Listing:
     """Sorts files into splits and classes by their folders. Raises UserError.
 
     Args:
-        names: relative to root, in natural order.
+        names: paths relative to root, in natural order.
         unit: what error messages call the files.
-        depth: of the folders train/ and test/, or of the classes; 1 if the names share a top folder.
+        depth: 1 if all names share a top folder, which is skipped; else 0.
     """
     folders = group_by_folder(names, depth)
     splits = {name.lower(): members for name, members in folders.items()}
@@ -78,7 +71,7 @@ def arrange_classes(root: Path, names: list[str], unit: str = "images", depth: i
     folders = group_by_folder(splits[test_folder], depth + 1)
     if not folders:
         raise UserError(
-            f"data.root={root}: the {unit} in {test_folder}/ are in no class folder; move them into "
+            f"data.root={root}: the {unit} in {test_folder}/ are not in class folders; move them into "
             f"{test_folder}/CLASS/, or remove {test_folder}/"
         )
     for name in folders:
@@ -91,7 +84,7 @@ def arrange_classes(root: Path, names: list[str], unit: str = "images", depth: i
 
 
 def group_by_folder(names: list[str], depth: int) -> dict[str, list[str]]:
-    """The names that are inside a folder at this depth, by that folder."""
+    """Groups names by their folder at this depth; names without one are dropped."""
     groups: dict[str, list[str]] = {}
     for name in names:
         parts = name.split("/", depth + 1)
@@ -101,8 +94,6 @@ def group_by_folder(names: list[str], depth: int) -> dict[str, list[str]]:
 
 
 def _label(classes: list[str], folders: dict[str, list[str]]) -> ListedSplit:
-    split = ListedSplit()
-    for label, class_name in enumerate(classes):
-        for name in folders.get(class_name, []):
-            split.append(name, label)
-    return split
+    names = [name for class_name in classes for name in folders.get(class_name, [])]
+    labels = [i for i, class_name in enumerate(classes) for _ in folders.get(class_name, [])]
+    return ListedSplit(names, labels)

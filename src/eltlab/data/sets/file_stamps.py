@@ -1,4 +1,4 @@
-"""Stamps of files: how a changed file is noticed without reading it. Free of torch."""
+"""Stamps of files, which show that a file has changed without reading it. Does not import torch."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,13 @@ from eltlab.data.sets.zip_names import read_zip_entries
 
 
 def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
-    """(size, change marker) of each file; both together differ if the content does. Raises UserError.
+    """(size in bytes, change marker) of each file. At least one of them differs if the content does. Raises
+    UserError.
 
-    The marker is the CRC in a zip, and the CRC of the file's footer in Parquet. In a folder it is the
-    time of the inode's last change: unlike the time of modification, no copy or unpacker can set it.
+    In a zip, the marker is the CRC of the entry; in Parquet, the CRC of the file's footer. In a folder it is
+    the time of the inode's last change, which no program can set, unlike the time of modification.
     """
-    if parquet.is_parquet(root):
+    if parquet.parquet_files(root):
         return parquet.file_stamps(root, names)
     if root.is_file():
         entries = {entry.filename: entry for entry in read_zip_entries(root)}

@@ -1,4 +1,4 @@
-"""What listing a data set returns: its classes, and the names and labels of each split. Free of torch."""
+"""The listing of a data set: its classes, and the names and labels of each split. Does not import torch."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ HOLD_OUT = 10  # if none exists, every tenth example of a class is a test exampl
 class ListedSplit:
     """Names of examples relative to the root, and their labels.
 
-    Sorted by (label, natural order of the names); in Parquet files in the order of the rows.
+    Sorted by label, then by name in natural order; sets in Parquet files keep the order of their rows.
     """
 
     names: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Listing:
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """A sorting key that compares numbers by value: 2.png before 10.png."""
+    """A sort key that compares numbers by value: 2.png before 10.png."""
     parts = re.split(r"([0-9]+)", name)
     # Odd parts are the digits. The name itself breaks ties such as 1.png and 01.png.
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

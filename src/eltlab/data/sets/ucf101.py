@@ -1,4 +1,4 @@
-"""UCF-101: its official lists of training and test videos. Free of torch."""
+"""Reads UCF-101's official lists of training and test videos. Does not import torch."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def list_official_split(root: Path, lists: Path, split: int) -> Listing:
 
 
 def _read_classes(file: Path) -> list[str]:
-    """The classes in the order of their numbers. Lines are `1 ApplyEyeMakeup`."""
+    """The classes in the order of their numbers. A line is `1 ApplyEyeMakeup`."""
     numbered = {}
     for line in _read_lines(file):
         number, _, name = line.partition(" ")
@@ -50,7 +50,7 @@ def _read_classes(file: Path) -> list[str]:
 
 
 def _read_videos(file: Path, classes: list[str]) -> dict[str, int]:
-    """The label of each CLASS/VIDEO. Lines are `CLASS/VIDEO`, in training lists with the class number."""
+    """The label of each CLASS/VIDEO. A line is `CLASS/VIDEO`, in training lists with the class number."""
     videos = {}
     for line in _read_lines(file):
         video, _, number = line.partition(" ")
@@ -66,9 +66,8 @@ def _read_videos(file: Path, classes: list[str]) -> dict[str, int]:
 
 def _read_lines(file: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in file.read_text().splitlines()]
+        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: not readable ({error}); unpack UCF101TrainTestSplits-RecognitionTask.zip again"
         ) from error
-    return [line for line in lines if line]

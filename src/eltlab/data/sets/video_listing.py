@@ -1,10 +1,10 @@
-"""Lists sets of videos (class folders, or UCF-101) without opening a video. Free of torch."""
+"""Lists video sets (class folders or UCF-101) without opening a video or importing torch."""
 
 from pathlib import Path
 
 from eltlab.common.errors import UserError
 from eltlab.data.sets import ucf101
-from eltlab.data.sets.class_folders import arrange_classes, sort_visible, walk_folder
+from eltlab.data.sets.class_folders import HIDDEN, arrange_classes, sort_visible, walk_folder
 from eltlab.data.sets.listing import TEST_FOLDERS, Listing, natural_key
 
 # Not .gif: its frames are rarely evenly spaced, and decoding cannot start in the middle.
@@ -12,9 +12,8 @@ SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 
 
 def list_videos(root: str | None, split: int = 1) -> Listing:
-    """The videos of data.root: ROOT/{train,test}/CLASS/VIDEO or ROOT/CLASS/VIDEO, by the rules for images;
-    or UCF-101 with its official lists, whose split 1, 2 or 3 is used. Raises UserError.
-    """
+    """The videos of data.root: ROOT/{train,test}/CLASS/VIDEO or ROOT/CLASS/VIDEO, split as images are; or
+    UCF-101, split by its official lists 1, 2 or 3. Raises UserError."""
     if root is None:
         raise UserError("data.root is missing: data=clips requires a folder of class folders")
     path = Path(root).expanduser()
@@ -56,14 +55,8 @@ def _check_no_class_is_empty(root: Path, names: list[str]) -> None:
         for name in sorted({*classes, *_subfolders(root / split)}, key=natural_key):
             folder = f"{split}{name}/"
             if not any(video.startswith(folder) for video in names):
-                raise UserError(
-                    f"data.root={root}: {folder} has no videos; add some, or remove the class"
-                )
+                raise UserError(f"data.root={root}: {folder} has no videos; add some, or remove it")
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return [
-        entry.name
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX"
-    ]
+    return [e.name for e in sorted(folder.iterdir()) if e.is_dir() and not HIDDEN.match(e.name)]

@@ -1,4 +1,4 @@
-"""The names in a zip, checked before any of them is read. Free of torch."""
+"""Checks the names in a zip before any entry is read. Does not import torch."""
 
 import re
 import zipfile
