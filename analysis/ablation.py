@@ -89,7 +89,7 @@ def paired_differences(
     lines = summarize_pairs(pairs, baseline)
     if lines.empty:
         raise UserError(
-            f"no run with {factor}={baseline} shares its seed (and every other key) with another run; "
+            f"no run with {factor}={baseline} shares its seed (and every other key) with a second run; "
             "give arms the same seeds"
         )
     return lines.assign(p_holm=correct_by_holm(lines["p"].to_numpy()))
@@ -214,7 +214,7 @@ def importance(
     groups: dict[tuple[float, ...], list[str]] = {}
     for key in varying_keys(rows):
         groups.setdefault(change_pattern(to_values(rows[key])), []).append(key)
-    # Keys that change together (heads and MLP width with the width) cannot be told apart.
+    # Keys that change together (heads and MLP width with the width) cannot be distinguished.
     keys = {
         " + ".join(k.removeprefix("cfg.") for k in group): group[0] for group in groups.values()
     }

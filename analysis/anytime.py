@@ -1,4 +1,4 @@
-"""Quality against inference compute: one checkpoint at every loop count, beside models trained for each.
+"""Quality against inference compute: one checkpoint at every loop count, and models trained for each.
 
     python -m eltlab.analysis.anytime [out=anytime.png] [metric=fid] [protocol=ID] [ROWS …]
 

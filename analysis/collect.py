@@ -1,8 +1,8 @@
-"""Collects the rows of whole runs in one file to commit, with the run files that figures need beside it.
+"""Collects the rows of whole runs in one file to commit, with the run files that figures need.
 
     python -m eltlab.analysis.collect out=analysis/data/NAME.jsonl [samples=SEED] [diagnostics=true] ROWS …
 
-OUT.jsonl has all rows, ordered by run. NAME/<run>/ beside it holds dynamics.csv and validation.csv
+OUT.jsonl has all rows, ordered by run. NAME/<run>/ next to it has dynamics.csv and validation.csv
 (diagnostics=true) and the sample grids of the runs of one seed (samples=SEED). Files of an earlier call are
 replaced.
 """
@@ -23,10 +23,10 @@ DIAGNOSTICS = ("dynamics.csv", "validation.csv")
 
 
 def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool) -> int:
-    """Writes OUT.jsonl and the files beside it; returns the number of rows.
+    """Writes OUT.jsonl and the folder OUT/ with the files; returns the number of rows.
 
-    Raises UserError if the rows are not from run folders, or if NAME/ beside OUT has other files than
-    those of an earlier call.
+    Raises UserError if the rows are not from run folders, or if OUT/ contains files that are not
+    from an earlier call.
     """
     if out.suffix != ".jsonl":
         raise UserError(f"out={out}: rows are written to a .jsonl file")
@@ -61,7 +61,7 @@ def clear_previous(beside: Path, sources: list[Path]) -> None:
     ]
     if strange or among:
         raise UserError(
-            f"out={beside}.jsonl: {beside} contains {(strange or among)[0]}; choose another name"
+            f"out={beside}.jsonl: {beside} contains {(strange or among)[0]}; choose a different name"
         )
     if beside.is_dir():
         shutil.rmtree(beside)

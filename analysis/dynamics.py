@@ -2,7 +2,7 @@
 
     python -m eltlab.analysis.dynamics [out=dynamics.png] [arms=elastic,vanilla] [protocol=ID] [ROWS …]
 
-Reads dynamics.csv and validation.csv beside the rows of each run. Each arm is a column, at the loop count it
+Reads dynamics.csv and validation.csv from the folder of each run. Each arm is a column, at the loop count it
 was trained for. Above: the relative update ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ of each loop over the sampling steps
 (Figure 14 of ELT, arXiv 2604.09168). Below: the held-out loss of each exit over training. All are means over
 seeds.
@@ -29,7 +29,7 @@ def select_runs(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFram
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 
-def read_beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+def read_run_files(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """The CSV files of this name in the runs' folders as one table, with arm, seed and loops_train.
 
     Raises UserError if no run has one.
@@ -50,7 +50,7 @@ def read_beside(runs: pd.DataFrame, name: str) -> pd.DataFrame:
             found.append(lines.assign(**facts))
     if not found:
         raise UserError(
-            f"no {name} beside these rows; give the folders of the runs, or committed rows NAME.jsonl that "
+            f"no {name} next to these rows; give the folders of the runs, or committed rows NAME.jsonl that "
             "have a folder analysis/data/NAME/"
         )
     return pd.concat(found, ignore_index=True)
@@ -62,7 +62,7 @@ def relative_updates(table: pd.DataFrame, protocol: str | None = None) -> pd.Dat
     Columns: arm, loops (of the pass), step, loop, update. Only measurements under the rows' protocol.
     """
     runs = select_runs(table, protocol)
-    lines = read_beside(runs, "dynamics.csv")
+    lines = read_run_files(runs, "dynamics.csv")
     lines = lines[lines["protocol"] == runs["protocol"].iloc[0]]
     # The column is text if the file has schedules.
     lines = lines.assign(loops=pd.to_numeric(lines["loops"], errors="coerce")).dropna(
@@ -79,7 +79,7 @@ def exit_losses(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFram
 
     Columns: arm, images, exit, loss.
     """
-    lines = read_beside(select_runs(table, protocol), "validation.csv")
+    lines = read_run_files(select_runs(table, protocol), "validation.csv")
     keys = ["arm", "images", "exit"]
     return lines.groupby(keys, sort=False, as_index=False).agg(loss=("loss", "mean"))
 

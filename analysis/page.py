@@ -86,7 +86,7 @@ def render_page(
 ) -> str:
     """The page as HTML. Raises UserError if the table has no evaluations.
 
-    source: describes where the rows are from. on_section: called with each section's title before it is made.
+    source: names the origin of the rows. on_section: called with each section's title before it is made.
     """
     sections = []
     for number, (title, rows) in enumerate(split_sections(table)):
@@ -165,7 +165,7 @@ def point_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
 
 
 def make_strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
-    """The samples of each looped arm, beside those of its twin."""
+    """The samples of each looped arm, with those of its twin."""
     tiles = samples.find_tiles(rows)
     lines = points(rows, metric)
     lines = lines[has_constant_loops(lines)]
@@ -180,11 +180,11 @@ def make_strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
         trained = group["loops_train"].iloc[0]
         start = counts.index(trained) if trained in counts else len(counts) - 1
         twin = twins.get(arm)
-        beside = None
+        twin_frame = None
         if twin in tiles and 1 in tiles[twin]:
             own = lines[lines["arm"] == twin].set_index("loops")
-            beside = make_frame(own, 1, tiles[twin][1], metric)
-        found.append(Strip(str(arm), frames, start, beside))
+            twin_frame = make_frame(own, 1, tiles[twin][1], metric)
+        found.append(Strip(str(arm), frames, start, twin_frame))
     return found
 
 

@@ -1,11 +1,11 @@
-"""The published rows of ELT (arXiv 2604.09168) beside the computed cost of their configurations.
+"""The published rows of ELT (arXiv 2604.09168) with the computed cost of their configurations.
 
     python -m eltlab.analysis.paper           prints the table (`make paper-table`)
     python -m eltlab.analysis.paper --write   writes it into docs/compute.md, and rewrites the opening
                                               comments of conf/experiment/paper/*.yaml
 
 The paper's "GFLOPs" are multiply-adds (MACs) of the layers over all passes of a sample. Its parameters are
-those of the blocks, except in the rows that say "total".
+those of the blocks, except in the rows with the counting "total".
 """
 
 import sys

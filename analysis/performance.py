@@ -3,7 +3,7 @@
     python -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
 
 Writes between the markers <!-- performance --> of a Markdown file. There is one line per width and division
-into layers x loops, with medians. Ratios compare steps, or samples, that were timed in turns.
+into layers x loops, with medians. Ratios compare steps, or samples, of the same round.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ def format_device(device: str, calls: list[pd.DataFrame]) -> str:
     widths = " and ".join(f"{c['width'].iloc[0]:.0f}" for c in calls)
     return (
         f"Measured on {device}, {calls[0]['precision'].iloc[0]}. Utilisation is relative to one large matrix "
-        f"product, timed in the same turns: {rates} GFLOP/s (widths {widths}). Cells are medians; ratios of "
+        f"product, timed in the same rounds: {rates} GFLOP/s (widths {widths}). Cells are medians; ratios of "
         "steps have their quartiles in brackets, and sampling ratios the batch size:\n\n"
         f"{format_markdown(rows)}"
     )

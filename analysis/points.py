@@ -112,7 +112,7 @@ def half_interval(deviation: Any, count: Any) -> Any:
 def name_arms(rows: pd.DataFrame) -> pd.DataFrame:
     """Adds the columns arm, and requested: the loop count or the schedule.
 
-    Each loop schedule is an arm of its own, and so is halting. Only this function names arms, so that
+    Each loop schedule is a separate arm, and so is halting. Only this function names arms, so that
     points, pictures and diagnostics of a table use the same names.
     """
     steady = rows["loop_schedule"] == "constant"
@@ -143,7 +143,7 @@ def check_logarithms(lines: pd.DataFrame, metric: str) -> None:
     if bad:
         raise UserError(
             f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; choose "
-            "another metric"
+            "a different metric"
         )
 
 

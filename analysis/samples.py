@@ -29,7 +29,7 @@ def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, di
         for path in folder.glob(f"loops_{int(row.loops):03}.*"):
             found.setdefault(row.arm, {})[int(row.loops)] = path
     if not found:
-        raise UserError("no samples beside these rows; give the folders of evaluated runs")
+        raise UserError("no samples next to these rows; give the folders of evaluated runs")
     return found
 
 

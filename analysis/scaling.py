@@ -221,7 +221,7 @@ def loop_worths(
 ) -> dict[str, Fit | str]:
     """φ of each kind of looped arm, fitted with the unique-layer arms, or the reason why there is none.
 
-    Each width has a φ of its own. Raises UserError if the rows have several widths.
+    Each width has its own φ. Raises UserError if the rows have several widths.
     """
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)

@@ -28,7 +28,7 @@ LOOKS = {
     KINDS["deep"]: ("#009E73", "D"),
     KINDS["random_depth"]: ("#CC79A7", "v"),
 }
-OTHER = ("#E69F00", "P")  # a supervision of the user's own
+OTHER = ("#E69F00", "P")  # the user's own supervision
 GREY = "#777777"
 # An ordered palette, for loops.
 SEQUENCE = ["#440154", "#3B528B", "#21918C", "#5EC962", "#B8A400", "#777777"]
@@ -113,7 +113,7 @@ LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.5}
 def label_ends(axes: Axes, places: list[Place]) -> None:
     """Writes labels in a column on the right, as near to the height of their points as the labels allow.
 
-    Widens the x axis to make room for the longest one.
+    Widens the x axis so that the longest one fits.
     """
     if not places:
         return
@@ -188,11 +188,11 @@ PLAIN: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date
 
 
 def save(figure: Figure, out: str | Path) -> list[Path]:
-    """Writes OUT.png with OUT.pdf beside it, or only OUT.pdf or OUT.svg, as the suffix of out says."""
+    """Writes OUT.png and OUT.pdf, or only OUT.pdf or OUT.svg, depending on the suffix of out."""
     path = Path(out).expanduser()
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:
-        raise UserError(f"out={out}: a figure is .png (with .pdf beside it), .pdf or .svg")
+        raise UserError(f"out={out}: a figure is .png (a .pdf is written too), .pdf or .svg")
     suffixes = ["png", "pdf"] if kind == "png" else [kind]
     files = [path.with_suffix(f".{suffix}") for suffix in suffixes]
     for file, suffix in zip(files, suffixes, strict=True):

@@ -15,7 +15,7 @@ def format_markdown(rows: list[list[str]]) -> str:
 
 
 def save_table(rows: list[list[str]], out: str) -> Path:
-    """Writes the cells of a table to OUT.md or OUT.csv, as its suffix says."""
+    """Writes the cells of a table to OUT.md or OUT.csv, depending on its suffix."""
     path = Path(out).expanduser()
     if path.suffix == ".md":
         write_atomic(path, format_markdown(rows) + "\n")

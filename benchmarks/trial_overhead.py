@@ -2,7 +2,7 @@
 
     python benchmarks/trial_overhead.py
 
-Eight small runs are trained twice: as the trials of a study with one worker, and one after another in a
+Eight small runs are trained twice: as the trials of a study with one worker, and one by one in a
 process that has already run one. Prints seconds per run of both, and for the whole command.
 """
 
@@ -37,12 +37,12 @@ def main() -> None:
         file.write_text(FILE)
         plain = load_study(str(file), None, [], f"{place}/plain", {})
         alone = median(seconds(plain))
-        begun = time.perf_counter()
+        start = time.perf_counter()
         sweep.main([str(file), "workers=1", f"runs_dir={place}/runs"])
-        whole = (time.perf_counter() - begun) / TRIALS
+        whole = (time.perf_counter() - start) / TRIALS
         apart = median(between_starts(load_study(str(file), None, [], f"{place}/runs", {})))
     print(
-        f"seconds a run: {alone:.2f} in one process, {apart:.2f} as a trial: {apart - alone:.2f} more"
+        f"seconds per run: {alone:.2f} in one process, {apart:.2f} as a trial: {apart - alone:.2f} more"
     )
     print(f"start and end of the sweep shared among {TRIALS} trials: {whole - alone:.2f} more")
 
@@ -51,9 +51,9 @@ def seconds(study: Study) -> list[float]:
     """The seconds of each configuration in this process, without the first, which warms up."""
     found = []
     for trial in grid_trials(study):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         fit(trial.config)
-        found.append(time.perf_counter() - begun)
+        found.append(time.perf_counter() - start)
     return found[1:]
 
 

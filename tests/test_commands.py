@@ -84,7 +84,7 @@ def test_out_writes_the_printed_table_as_markdown_or_csv(name: str, tmp_path: Pa
         ("anytime", ["torn.jsonl"], "torn.jsonl, line 2: not a row (JSON)"),
         ("ablation", ["factor=supervision.name", "supervision_digits"], "stands for several arms"),
         ("ablation", ["loops=0", "loop_anatomy_quick"], "loops=0: give a whole number above 0"),
-        ("dynamics", ["loops_vs_depth_quick"], "no dynamics.csv beside these rows"),
+        ("dynamics", ["loops_vs_depth_quick"], "no dynamics.csv next to these rows"),
         ("study", ["anytime_diffusion"], "python -m eltlab.analysis.headline"),
         ("collect", ["anytime_quick"], "out= is missing"),
         ("collect", ["out=a.jsonl", "samples=x", "cifar"], "samples=x: give the seed"),

@@ -1,4 +1,4 @@
-"""What each loop does, from the files beside the rows, and collecting rows to commit."""
+"""What each loop does, from the files next to the rows, and collecting rows to commit."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_figure_has_one_column_per_arm_and_one_line_per_loop(rows: list[dict
 
 
 def test_missing_run_files_are_reported(rows: list[dict]) -> None:
-    with pytest.raises(UserError, match=r"no dynamics\.csv beside these rows"):
+    with pytest.raises(UserError, match=r"no dynamics\.csv next to these rows"):
         dynamics.draw(table(arm("a", {4: 1.0})))
     twin = unique("twin", 4, 1.0, folder=rows[0]["folder"], images_seen=9)
     with pytest.raises(UserError, match="no arm of these rows loops"):
@@ -90,7 +90,7 @@ def test_collect_keeps_the_rows_and_the_files_that_figures_need(runs: Path, tmp_
     assert dynamics.relative_updates(again).equals(dynamics.relative_updates(load(runs)))
     tiles = [path.parts[-5:] for path in out.with_suffix("").rglob("*.png")]
     assert tiles == [("elastic", "1", "samples", "aaaa", "loops_002.png")]  # of one seed
-    with pytest.raises(UserError, match="no samples beside these rows"):
+    with pytest.raises(UserError, match="no samples next to these rows"):
         samples.find_tiles(
             again
         )  # pictures are of the first seed, and those of the other were kept
@@ -112,7 +112,7 @@ def test_nothing_is_collected_without_rows(tmp_path: Path) -> None:
 
 def test_collect_removes_only_files_that_it_wrote(runs: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="choose another name"):  # runs.jsonl would own runs/
+    with pytest.raises(UserError, match="choose a different name"):  # runs.jsonl would own runs/
         collect.collect(load(runs), tmp_path / "runs.jsonl", 0, True)
     out = tmp_path / "study.jsonl"
     collect.collect(load(runs), out, 0, True)

@@ -76,7 +76,7 @@ def test_the_numbers_of_the_page_are_the_tables_and_the_slider_is_there(
     tables = Tables(path.read_text()).found
     check_headline(tables["headline"][0], rows[rows["loops"] == rows["loops_train"]])
     check_points(tables["points"][0], rows)
-    # Both looped arms can be chosen, and each has the twin beside it.
+    # Both looped arms can be chosen, and each has the twin next to it.
     page.goto(path.as_uri())
     assert page.locator("select option").all_inner_texts() == ["loops2-final", "loops2-ilsd"]
     assert "its unique-layer twin" in page.locator(".pair").inner_text()
@@ -233,8 +233,8 @@ def test_each_study_and_protocol_is_a_section(made: Path) -> None:
 
 def test_the_page_says_why_something_is_missing(made: Path) -> None:
     text = made.read_text()
-    assert "Dynamics: no dynamics.csv beside these rows" in text
-    assert "Samples: no samples beside these rows" in text
+    assert "Dynamics: no dynamics.csv next to these rows" in text
+    assert "Samples: no samples next to these rows" in text
     twice = [row("a", 4, 1.0), row("a", 4, 2.0, run="a/other")]
     assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
 

@@ -19,7 +19,7 @@ def cache_dir() -> Path:
 def make_once(path: Path, make: Callable[[Path], None]) -> None:
     """Calls make(temporary) unless path exists, and renames temporary to path.
 
-    If several processes call it, one makes the file and the others wait for it.
+    If several processes call it, one makes the file while the rest wait.
     """
     with file_lock(path.with_suffix(".lock")):
         if not path.is_file():

@@ -82,7 +82,7 @@ def outlive_stops(*_: Any) -> None:
     """Keeps this process, a data loader's, alive for LOADER_SECONDS after a signal to stop.
 
     SLURM signals every process of a job. A loader that ended at once would fail the step that the run
-    wants to finish.
+    still has to finish.
     """
     for number in STOPS:
         signal.signal(number, lambda *_: signal.alarm(LOADER_SECONDS))
