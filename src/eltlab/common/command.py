@@ -46,14 +46,11 @@ def run_command(
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _exit_with(error, text, 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
+        text, code = (str(stop), stop.code) if isinstance(stop, Stopped) else ("stopped", 130)
         if ranks.is_main_process():
-            print(f"stopped; {stopped}", file=sys.stderr)
-        sys.exit(130)
-    except Stopped as stop:
-        if ranks.is_main_process():
-            print(f"{stop}; {stopped}", file=sys.stderr)
-        sys.exit(stop.code)
+            print(f"{text}; {stopped}", file=sys.stderr)
+        sys.exit(code)
     except Exception as error:
         ranks.wait_for_other_errors(error)
         raise
