@@ -241,7 +241,7 @@ def test_gradients_flow_through_every_use_of_the_input(block):
     stack, x, c = stack_of(block)
     x.requires_grad_()
     wanted = (x, *stack.parameters())
-    got = torch.autograd.grad(stack(x, c, (LOOPS,)).states[LOOPS].square().sum(), wanted)
+    got = torch.autograd.grad(stack(x, c, (LOOPS,)).exits[LOOPS].square().sum(), wanted)
     expected = torch.autograd.grad(unrolled(stack, x, c, LOOPS)[0].square().sum(), wanted)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
@@ -280,10 +280,10 @@ def test_the_injection_is_computed_once_a_pass_and_not_for_one_loop():
 def test_a_row_of_the_embedding_acts_from_its_loop_on(loop):
     stack, x, c = stack_of("pre_norm")
     exits = tuple(range(1, LOOPS + 1))
-    before = stack(x, c, exits).states
+    before = stack(x, c, exits).exits
     with torch.no_grad():
         stack.loop_embedding[loop - 1] += 1
-    after = stack(x, c, exits).states
+    after = stack(x, c, exits).exits
     assert [torch.equal(before[n], after[n]) for n in exits] == [n < loop for n in exits]
 
 
@@ -304,7 +304,7 @@ def test_residual_branches_of_looped_layers_are_scaled(block, layers, loops):
                 parameter.mul_(1 / (layers * math.sqrt(loops)))
     # The trained count sets the scale, whatever the pass runs.
     for ran in (1, loops, loops + 1):
-        torch.testing.assert_close(stack(x, c, (ran,)).states, plain(x, c, (ran,)).states)
+        torch.testing.assert_close(stack(x, c, (ran,)).exits, plain(x, c, (ran,)).exits)
 
 
 # --- exclusive attention --------------------------------------------------------------------------
@@ -424,13 +424,13 @@ def test_halting_needs_a_single_exit():
 
 def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(graphs):
     stack, x, c = stack_of("adaln")
-    plain = {loops: copy.deepcopy(stack)(x, c, (loops,)).states[loops] for loops in (2, 6, 3)}
+    plain = {loops: copy.deepcopy(stack)(x, c, (loops,)).exits[loops] for loops in (2, 6, 3)}
     stack.compile_blocks()
     for layer in (*stack.prelude, *stack.blocks, *stack.coda):
         assert layer._compiled_call_impl is not None
     seen = []
     for loops, expected in plain.items():
-        torch.testing.assert_close(stack(x, c, (loops,)).states[loops], expected)
+        torch.testing.assert_close(stack(x, c, (loops,)).exits[loops], expected)
         seen.append(len(graphs))
     assert seen[0] >= 1 and seen == [seen[0]] * 3
 

@@ -206,7 +206,7 @@ def test_modulation_starts_at_zero_and_so_has_no_say_at_first(block):
     for layer in net.stack.blocks:
         assert not layer.condition(torch.randn(2, 16)).any()
     x = torch.randn(2, 16, 16)
-    states = net.stack(x, torch.randn(2, 16), (2,)).states
+    states = net.stack(x, torch.randn(2, 16), (2,)).exits
     # adaLN's gates close both branches; film only leaves its hidden layer as it is.
     assert torch.equal(states[2], x) == (block == "adaln")
 
