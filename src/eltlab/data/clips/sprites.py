@@ -30,6 +30,7 @@ ACTIONS = {  # rows of cells seen from the front, left and right; columns of the
 }
 CLASSES = [f"{action} {side}" for action in ACTIONS for side in ("front", "left", "right")]
 RECIPE = "sprites, 1"  # change the number whenever pixels change
+Sheets = dict[str, np.ndarray]  # by name, such as hair/1.png; uint8 [1344, 832, 4]
 
 
 def load_sprites(root: str | None) -> tuple[ImageSet, ImageSet]:
@@ -47,9 +48,7 @@ def load_sprites(root: str | None) -> tuple[ImageSet, ImageSet]:
     return train, _load_split("test", sheets, figures[TRAIN:], key)
 
 
-def _load_split(
-    name: str, sheets: dict[str, np.ndarray], figures: np.ndarray, key: str
-) -> ImageSet:
+def _load_split(name: str, sheets: Sheets, figures: np.ndarray, key: str) -> ImageSet:
     def write(file: BinaryIO) -> None:
         shape = (len(CLASSES), len(figures), FRAMES, 3, SIZE, SIZE)
         clips = np.empty(shape, dtype=np.uint8)
@@ -64,7 +63,7 @@ def _load_split(
     return ImageSet(f"sprites/{name}", torch.from_numpy(clips), labels, origin=digest(key, name))
 
 
-def compose_figure(sheets: dict[str, np.ndarray], figure: int) -> np.ndarray:
+def compose_figure(sheets: Sheets, figure: int) -> np.ndarray:
     """uint8 [9, 8, 3, 64, 64]: one clip per class. The base-6 digits of figure are its variants by layer."""
     variants = np.unravel_index(figure, (VARIANTS,) * len(LAYERS))
     names = [f"{layer}/{i}.png" for layer, i in zip(LAYERS, variants, strict=True)]
@@ -78,8 +77,8 @@ def compose_figure(sheets: dict[str, np.ndarray], figure: int) -> np.ndarray:
     return np.stack(clips).swapaxes(1, 2)
 
 
-def read_sheets(root: str | None) -> dict[str, np.ndarray]:
-    """Each sheet by its name, uint8 [1344, 832, 4]. Raises UserError."""
+def read_sheets(root: str | None) -> Sheets:
+    """Raises UserError if a sheet is missing or broken."""
     if root is None:
         raise UserError(
             "data.root is missing: data=sprites is composed from sprite sheets; give their folder, or a "

@@ -19,9 +19,8 @@ def decode_image(content: bytes, size: int, channels: int, name: str) -> np.ndar
         with Image.open(io.BytesIO(content)) as image:
             return resize_and_crop(ImageOps.exif_transpose(image), size, channels)
     except Exception as error:  # Pillow's readers raise almost anything for a broken file
-        reason = (
-            "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        )
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if unknown else first_line(error)
         raise UserError(f"{name}: not a readable image ({reason}); repair or remove it") from error
 
 
