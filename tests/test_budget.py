@@ -97,7 +97,7 @@ def test_a_file_may_match_a_mapping():
         ("budget.train_flops=0", "budget.train_flops=0.0: must be above 0"),
         ("budget.train_flops=-1e9", "budget.train_flops=-1000000000.0: must be above 0"),
         ("budget.train_flops=nan", "budget.train_flops=nan: must be a finite number"),
-        ("budget.train_flops=10", "buys no step; one step of batch_size=8"),
+        ("budget.train_flops=10", "less than one step; a step of batch_size=8"),
         ("budget.images=8 budget.train_flops=1e9", "two budgets at once; give one of them"),
         ("budget.images=8 budget.match=twin", "budget.images=8 and budget.match=twin: two budgets"),
         ("budget.train_flops=1e9 budget.match=twin", "two budgets at once"),

@@ -425,7 +425,10 @@ def test_odd_modes_and_sizes_are_encoded_and_unreadable_images_named(weights, tm
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["data=digits", "data.root=null"], "tokenizers see and draw colour; give data.channels=3"),
+        (
+            ["data=digits", "data.root=null"],
+            "tokenizers encode colour images; give data.channels=3",
+        ),
         (["data.size=15"], "choose a multiple of 2"),
         (["data=latents"], "data=latents: encoded already"),
         (["tokenizer=vqgan"], "did you mean"),
@@ -433,7 +436,7 @@ def test_odd_modes_and_sizes_are_encoded_and_unreadable_images_named(weights, tm
         (["tokenizer.codes=8"], "tokenizer.codes=8 applies to kmeans only"),
         (["tokenizer.base=taesd"], "tokenizer.base=taesd applies to kmeans only"),
         (["tokenizer.weights=null"], "tokenizer.weights=null: sd_vae needs weights"),
-        (["data.channels=1"], "tokenizers see and draw colour; give data.channels=3"),
+        (["data.channels=1"], "tokenizers encode colour images; give data.channels=3"),
         (["data.flip=true"], "data.flip has no effect in encode"),
         (["data.codebook=8"], "data.codebook has no effect in encode"),
         (["data.encoding=abc"], "data.encoding has no effect in encode"),

@@ -20,8 +20,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from eltlab.common.errors import UserError
 from eltlab.common.package import package_folder
+from eltlab.config.encode_rules import check_tokenizer
 from eltlab.config.schema import DataConfig, TokenizerConfig
-from eltlab.config.tokenizer_rules import check_tokenizer
 from eltlab.data.images.image_files import load_images
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
 from eltlab.data.tokenizers import kmeans

@@ -1,4 +1,4 @@
-"""Rules of data and metrics that fit and encode share, and values that follow from other keys."""
+"""Rules of the data and metrics keys that fit and encode share, and values that follow from other keys."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ INCEPTION_FROM = 32  # pixels per side: below, Inception sees little but its own
 
 
 def check_clips(data: DataConfig) -> None:
-    """Raises UserError if a key of clips is given for a set of images, or does not fit the set."""
+    """Raises UserError if a key of clips is given for images, or does not fit the set."""
     if data.kind == "pixels" and (data.frames > 1) != (data.name in CLIPS):
         raise UserError(
             f"data.frames={data.frames}: data={data.name} holds "
@@ -31,11 +31,20 @@ def check_clips(data: DataConfig) -> None:
         raise UserError(
             f"data.frames={data.frames}: the clips of sprites have {SPRITES_FRAMES} frames. Remove it."
         )
-    for key, value in (("stride", data.stride), ("split", data.split)):
-        if value != 1 and data.name != "clips":
-            raise UserError(
-                f"data.{key}={value} applies to data=clips only, and this is data={data.name}. Remove it."
-            )
+    for key in ("stride", "split"):
+        _check_use(data, key, 1, data.name == "clips", "data=clips")
+
+
+def _check_use(data: DataConfig, key: str, default: Any, used: bool, what: str) -> None:
+    """Raises UserError if a key is set that this set does not use.
+
+    It would give the run a new id and change nothing else.
+    """
+    value = getattr(data, key)
+    if value != default and not used:
+        raise UserError(
+            f"data.{key}={value} applies to {what} only; data={data.name} holds {data.kind}. Remove it."
+        )
 
 
 def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
@@ -53,20 +62,9 @@ def choose_extractor(metrics: MetricsConfig, data: DataConfig) -> None:
 
 
 def check_data(data: DataConfig, metrics: MetricsConfig) -> None:
-    """Raises UserError if a key contradicts the set; makes paths absolute.
-
-    A key without effect is refused as well: it would give the run another id and change nothing else.
-    """
-    if data.kind == "pixels" and data.encoding is not None:
-        raise UserError(
-            f"data.encoding={data.encoding} applies to encoded sets only; data={data.name} holds pixels. "
-            "Remove it."
-        )
-    if data.kind != "latents" and data.factor != 1:
-        raise UserError(
-            f"data.factor={data.factor} applies to latents only; data={data.name} holds {data.kind}. "
-            "Remove it."
-        )
+    """Raises UserError if a key contradicts the set; makes paths absolute."""
+    _check_use(data, "encoding", None, data.kind != "pixels", "encoded sets")
+    _check_use(data, "factor", 1, data.kind == "latents", "latents")
     native = NATIVE.get(data.name)
     if native is not None and (data.size, data.channels, data.classes) != native:
         size, channels, classes = native
@@ -88,22 +86,18 @@ def check_data(data: DataConfig, metrics: MetricsConfig) -> None:
         )
     if metrics.weights is not None and metrics.extractor == "classifier":
         raise UserError(
-            f"metrics.weights={metrics.weights}: weights of Inception or I3D, and metrics.extractor is "
-            "classifier, which is trained here. Remove it."
+            f"metrics.weights={metrics.weights} applies to inception and i3d only; metrics.extractor is "
+            "classifier, which eltlab trains. Remove it."
         )
     # Absolute, so that a run can be measured from another folder.
-    data.root = _absolute(data.root)
-    metrics.images = _absolute(metrics.images)
-    if metrics.weights != "download":
-        metrics.weights = _absolute(metrics.weights)
-
-
-def _absolute(path: Any) -> str | None:
-    return None if path is None else str(Path(str(path)).expanduser().resolve())
+    for section, key in ((data, "root"), (metrics, "images"), (metrics, "weights")):
+        path = getattr(section, key)
+        if path is not None and (key, path) != ("weights", "download"):
+            setattr(section, key, str(Path(path).expanduser().resolve()))
 
 
 def check_samples(config: Config | EncodeConfig, samples_key: str = "metrics.samples") -> None:
-    """Raises UserError if there are too few samples for a distance, or more than it can use.
+    """Raises UserError if there are too few samples for a distance, or more than improve it.
 
     samples_key: the key that set the number of samples.
     """
@@ -116,6 +110,6 @@ def check_samples(config: Config | EncodeConfig, samples_key: str = "metrics.sam
             raise UserError(f"{key}={count}: give at least two per class, {2 * classes}")
         if count > MAX_PER_CLASS * classes:
             raise UserError(
-                f"{key}={count}: {count // classes:,} {unit} of each of {classes} classes tell no "
-                f"more than {MAX_PER_CLASS:,}; give at most {MAX_PER_CLASS * classes:,}"
+                f"{key}={count}: more than {MAX_PER_CLASS:,} {unit} per class make no difference; give at "
+                f"most {MAX_PER_CLASS * classes:,}"
             )

@@ -2,7 +2,7 @@
 
 from eltlab.common.errors import UserError
 from eltlab.common.ranks import is_launched, local_world_size, world_size
-from eltlab.config.checks import divisors
+from eltlab.config.keys import divisors
 from eltlab.config.schema import Config
 
 
@@ -43,8 +43,8 @@ def check_shares(config: Config) -> None:
     if batch % parts:
         raise UserError(
             f"{_devices(config)} trainer.accumulate={config.trainer.accumulate}: their product {parts} does "
-            f"not divide batch_size={batch}, the batch of all devices and micro-batches together; make it "
-            f"one of {divisors(batch)}"
+            f"not divide batch_size={batch}, the batch over all devices and micro-batches; make it one of "
+            f"{divisors(batch)}"
         )
 
 

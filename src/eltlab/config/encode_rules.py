@@ -1,14 +1,16 @@
-"""The rules of encode's keys."""
+"""The rules of encode's keys: tokenizers, and keys that only training uses."""
 
 from collections.abc import Iterable
 
-from eltlab.common.errors import UserError
+from eltlab.common.errors import UserError, suggest
 from eltlab.config.data_rules import check_data, check_samples, choose_extractor
 from eltlab.config.keys import check_keys
-from eltlab.config.schema import EncodeConfig
-from eltlab.config.tokenizer_rules import check_tokenizer
+from eltlab.config.schema import EncodeConfig, TokenizerConfig
 
-# Keys that have no effect in encode, with the reason. The files of conf/data set some of them for training.
+CONTINUOUS = ("taesd", "sd_vae")
+TOKENIZERS = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
+
+# Keys that have no effect in encode, and why. The files of conf/data set some of them for training.
 NO_EFFECT = {
     "data.flip": "training mirrors images; flips=true encodes each image mirrored as well",
     "data.codebook": "codes over patches of pixels; tokenizer=kmeans has tokenizer.codes",
@@ -27,11 +29,26 @@ def check_effect(keys: Iterable[str]) -> None:
             raise UserError(f"{key} has no effect in encode ({NO_EFFECT[key]}). Remove it.")
 
 
-def check_encodable(config: EncodeConfig) -> None:
-    """Raises UserError for a set that is encoded already and for an impossible tokenizer."""
-    if config.data.kind != "pixels":
-        raise UserError(f"data={config.data.name}: encoded already; choose data=images")
-    check_tokenizer(config.tokenizer)
+def check_tokenizer(config: TokenizerConfig) -> None:
+    """Raises UserError if the keys describe no tokenizer. Reads no file."""
+    name, base, codes = config.name, config.base, config.codes
+    if name not in TOKENIZERS:
+        raise UserError(f"tokenizer.name={name}: {suggest(name, TOKENIZERS, 'tokenizers')}")
+    if config.weights is None:
+        raise UserError(
+            f"tokenizer.weights=null: {name} needs weights; give a path, or a hub id (owner/name)"
+        )
+    if name != "kmeans":
+        for key, value in (("base", base), ("codes", codes)):
+            if value is not None:
+                raise UserError(f"tokenizer.{key}={value} applies to kmeans only. Remove it.")
+    elif base not in CONTINUOUS:
+        raise UserError(
+            f"tokenizer.base={base or 'null'}: kmeans needs a continuous tokenizer; "
+            f"choose {' or '.join(CONTINUOUS)}"
+        )
+    elif codes is None or codes < 2:
+        raise UserError(f"tokenizer.codes={codes or 'null'}: give at least 2")
 
 
 def resolve_encode(config: EncodeConfig) -> EncodeConfig:
@@ -40,8 +57,8 @@ def resolve_encode(config: EncodeConfig) -> EncodeConfig:
     check_keys(config)
     if config.data.channels != 3:
         raise UserError(
-            f"data.channels={config.data.channels}: tokenizers see and draw colour; give "
-            "data.channels=3, which decodes grey images as grey colours (data=images)"
+            f"data.channels={config.data.channels}: tokenizers encode colour images; give "
+            "data.channels=3, which turns grey images into colour images (data=images)"
         )
     check_data(config.data, config.metrics)
     check_samples(config)

@@ -1,4 +1,4 @@
-"""Objectives and supervisions of the user's own: one Python file each (docs/extending.md)."""
+"""Objectives and supervisions that users write: one Python file each (docs/extending.md)."""
 
 import hashlib
 import importlib.util
@@ -24,17 +24,16 @@ def is_extension(group: str, value: Any) -> bool:
 
 
 def load_extension(group: str, file: str, source: str | None = None) -> type:
-    """The configuration class of a file: its one dataclass derived from the group's.
+    """The configuration class in a file: its only class derived from the base class of the group.
 
-    source: the hash that the file had when a run was started with it. Raises UserError, also if the file
-    has changed since.
+    source: the hash of the file when the run was started. Raises UserError, also if the file has changed.
     """
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"{group}={file}: no such file")
     if source not in (None, source_hash(path)):
         raise UserError(
-            f"{group}={file}: changed since the run was begun with it; restore it, or begin another run"
+            f"{group}={file}: changed since the run was started; restore the file, or start a new run"
         )
     module = _module(path, source_hash(path), group)
     base = BASES[group]
@@ -45,8 +44,8 @@ def load_extension(group: str, file: str, source: str | None = None) -> type:
     ]
     if len(found) != 1:
         raise UserError(
-            f"{group}={file}: it defines {len(found)} classes derived from {base.__name__}; "
-            "define one, a dataclass with its keys and a method build"
+            f"{group}={file}: defines {len(found)} classes derived from {base.__name__}; define one, a "
+            "dataclass with its keys and a method build"
         )
     kind: Any = found[0]
     if group == "objective" and kind.INPUTS not in ("images", "tokens"):
@@ -65,7 +64,7 @@ def source_hash(path: Path) -> str:
 
 @cache
 def _module(path: Path, content: str, group: str) -> Any:
-    """The imported file. A changed file has another content hash, so it is imported again."""
+    """The imported file. content: its hash, so that a changed file is imported again."""
     name = f"eltlab_{group}_{path.stem}_{content}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

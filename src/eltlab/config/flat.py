@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from eltlab.config.schema import Config, EncodeConfig
 
 
-def flatten(config: "Config | EncodeConfig") -> dict[str, Any]:
+def flatten(config: Config | EncodeConfig) -> dict[str, Any]:
     """Dotted keys to plain values, in order."""
     return {k: v for section, value in asdict(config).items() for k, v in leaves(section, value)}
 

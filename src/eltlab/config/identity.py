@@ -6,18 +6,16 @@ import json
 from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config, DataConfig
 
-# These sections and keys define a model, except for where its files are and how they are read.
+# These sections and keys define a trained model, except for PLACES: file paths and how files are read.
 SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")
-
-FOLDERS = ("images", "clips")  # sets that are defined by what data.root contains
 
 
 def defines(key: str) -> bool:
     """Whether a dotted key is part of a run's identity.
 
-    `data.root` is too for data=images and data=clips; `place_keys` says so per configuration.
+    data.root counts only for some sets; see `place_keys`.
     """
     section, _, name = key.partition(".")
     inside = section in SECTIONS and name not in PLACES
@@ -25,8 +23,9 @@ def defines(key: str) -> bool:
 
 
 def place_keys(data: DataConfig) -> tuple[str, ...]:
-    """The keys of data outside a run's identity: how files are read, and where known sets are."""
-    return ("workers", "in_memory", *(() if data.name in FOLDERS else ("root",)))
+    """The keys of data outside a run's identity: how files are read, and where known sets are stored."""
+    # data=images and data=clips are defined by what data.root contains.
+    return ("workers", "in_memory", *(() if data.name in ("images", "clips") else ("root",)))
 
 
 def identity(config: Config) -> str:
@@ -39,12 +38,10 @@ def identity(config: Config) -> str:
     plain = stable_dict(config)
     affects = {key: plain[key] for key in SECTIONS + NUMBERS}
     for key in ("objective", "supervision"):
-        del affects[key][
-            "file"
-        ]  # the hash of an extension's content (source) counts, not its place
+        del affects[key]["file"]  # an extension counts by its hash (source), not its path
     for key in place_keys(config.data):
         del affects["data"][key]
-    affects["budget"] = config.budget.images  # in whichever unit it was given
+    affects["budget"] = config.budget.images  # whatever unit the user chose
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -2,10 +2,12 @@
 
 import textwrap
 from collections.abc import Container
+from functools import reduce
 from itertools import groupby
+from operator import getitem
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from eltlab.common.package import package_folder
 from eltlab.common.text import mask_password
@@ -21,6 +23,7 @@ from eltlab.config.schema import Config, EncodeConfig
 
 WIDTH = 108
 MAX_COLUMN = 38  # longer keys have their sentence on the next line
+CHOICES = "(of other choices: objective=diffusion supervision=deep --help)"
 
 
 def help_text(doc: str | None, *blocks: str) -> str:
@@ -31,26 +34,23 @@ def help_text(doc: str | None, *blocks: str) -> str:
 
 def key_help(keys: Any) -> str:
     """The keys of a verb, from an instance of their dataclass."""
-    return "\n".join(_entries([(n, k, v) for n, k, v in walk(keys) if not k.internal]))
+    return _table([each for each in walk(keys) if not each[1].internal])
 
 
 def config_help(overrides: list[str], root: str = "config", hidden: Container[str] = ()) -> str:
     """Choices and keys of a root in conf/ under overrides, a paragraph per section. Raises UserError."""
     schema: Config | EncodeConfig = Config() if root == "config" else EncodeConfig()
-    node = compose_node(parse_overrides(overrides), root, schema)
+    # compose_node also sets the sections of schema to the classes of the chosen files.
+    values: Any = OmegaConf.to_container(compose_node(parse_overrides(overrides), root, schema))
     found = [
-        (name, declared, _value(node, name))
+        (name, declared, reduce(getitem, name.split("."), values))
         for name, declared, _ in walk(schema)
         if not (declared.internal or is_set_by_group(name) or name in hidden)
     ]
     found.sort(key=lambda each: "." in each[0])  # the keys outside sections first
-    sections = [list(each) for _, each in groupby(found, key=lambda each: _section(each[0]))]
-    paragraphs = ["\n".join(_entries(section)) for section in sections]
-    title = (
-        "keys and their defaults (of other choices: objective=diffusion supervision=deep --help)"
-    )
-    title = title if root == "config" else "keys and their defaults"
-    return "\n\n".join([choice_help(root), f"{title}:", *paragraphs])
+    sections = groupby(found, lambda each: each[0].partition(".")[0] if "." in each[0] else "")
+    title = "keys and their defaults" + (f" {CHOICES}:" if root == "config" else ":")
+    return "\n\n".join([choice_help(root), title, *(_table(list(keys)) for _, keys in sections)])
 
 
 def choice_help(root: str = "config") -> str:
@@ -60,45 +60,23 @@ def choice_help(root: str = "config") -> str:
     return "\n".join(["choices:", *sorted(lines)])
 
 
-def _section(name: str) -> str:
-    return name.partition(".")[0] if "." in name else ""
-
-
-def _value(node: DictConfig, name: str) -> Any:
-    value: Any = OmegaConf.to_container(node, throw_on_missing=False)
-    for part in name.split("."):
-        value = value[part]
-    return value
-
-
-def _entries(keys: list[tuple[str, Key, Any]]) -> list[str]:
-    heads = [f"  {name}={_shown(declared, value)}" for name, declared, value in keys]
+def _table(keys: list[tuple[str, Key, Any]]) -> str:
+    heads = [f"  {name}={_format(declared, value)}" for name, declared, value in keys]
     column = min(max(map(len, heads), default=0) + 2, MAX_COLUMN)
     lines = []
     for head, (_, declared, _) in zip(heads, keys, strict=True):
-        indent = " " * column
-        text = textwrap.fill(
-            _sentence(declared), WIDTH, initial_indent=indent, subsequent_indent=indent
-        )
-        separate = len(head) + 2 > column
-        lines.append(
-            f"{head}\n{text}".rstrip() if separate else f"{head:<{column}}{text.lstrip()}".rstrip()
-        )
-    return lines
+        limits = " | ".join(map(str, declared.choices)) or declared.limits
+        sentence = f"{declared.sentence} ({limits})" if limits else declared.sentence
+        text = textwrap.indent(textwrap.fill(sentence, WIDTH - column), " " * column)
+        fits = len(head) + 2 <= column
+        lines.append((head + text[len(head) :] if fits else f"{head}\n{text}").rstrip())
+    return "\n".join(lines)
 
 
-def _sentence(declared: Key) -> str:
-    """The sentence of a key, with its choices or its range."""
-    limits = " | ".join(map(str, declared.choices)) or (
-        declared.limits if declared.has_limits else ""
-    )
-    return f"{declared.sentence} ({limits})" if limits else declared.sentence
-
-
-def _shown(declared: Key, value: Any) -> str:
-    """A value as it is written on the command line; nothing for a key that the user has to set."""
+def _format(declared: Key, value: Any) -> str:
+    """A value as it is written on the command line, or nothing for a required key."""
     if value == MISSING or declared.sentence.endswith("(required)"):
         return ""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return mask_password(str(value))  # storage= may hold one
+    return mask_password(str(value))  # the value of storage= may contain one

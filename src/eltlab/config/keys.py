@@ -1,6 +1,5 @@
-"""What a key is allowed to be and what it means, declared next to its field, and the one check of both."""
+"""The sentence, range and choices of a key, declared next to its field, and the function that checks them."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -11,37 +10,30 @@ from eltlab.common.errors import UserError
 
 @dataclass(frozen=True)
 class Key:
-    """The metadata of a field. A plain dataclass field, as in extension files, has none of it."""
+    """The metadata of a field. A plain dataclass field, as in extension files, has the defaults."""
 
     sentence: str = ""
-    low: float | None = None  # the smallest value allowed
-    high: float | None = None  # the largest value allowed
-    above: float | None = None  # the value must be larger than this
-    below: float | None = None  # the value must be smaller than this
+    low: float = -math.inf  # the smallest value allowed
+    high: float = math.inf  # the largest value allowed
+    above: float = -math.inf  # the value must be larger than this
+    below: float = math.inf  # the value must be smaller than this
     choices: tuple[Any, ...] = ()
-    from_data: bool = False  # 0 stands for what data.root says
-    internal: bool = False  # set by eltlab, not by users: not part of --help
+    from_data: bool = False  # 0: read from data.root
+    internal: bool = False  # set by eltlab, not by users; --help hides it
     since: str | None = None  # the version that added it, if runs existed before
 
     @property
     def limits(self) -> str:
-        """The range in words, such as "at least 1" or "in [0, 1)"."""
-        if self.high is None and self.below is None:
-            return f"at least {self.low}" if self.above is None else f"above {self.above}"
-        start = f"[{self.low}" if self.above is None else f"({self.above}"
-        return f"in {start}, {self.high}]" if self.below is None else f"in {start}, {self.below})"
+        """The range in words, such as "at least 1" or "in [0, 1)". Empty if every number is allowed."""
+        if self.high < math.inf or self.below < math.inf:
+            end = f"{self.high}]" if self.high < math.inf else f"{self.below})"
+            return f"in [{self.low}, {end}"
+        if self.above > -math.inf:
+            return f"above {self.above}"
+        return f"at least {self.low}" if self.low > -math.inf else ""
 
     def in_range(self, value: float) -> bool:
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    @property
-    def has_limits(self) -> bool:
-        return (self.low, self.high, self.above, self.below) != (None,) * 4
+        return self.low <= value <= self.high and self.above < value < self.below
 
 
 NO_METADATA = Key()
@@ -66,9 +58,9 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
 
 
 def check_keys(config: Any, filled: bool = True) -> None:
-    """Raises UserError for a value that is empty, not finite, or outside the range or choices of its key.
+    """Raises UserError if a value is empty, not finite, or outside the range or choices of its key.
 
-    filled: whether values of 0 that stand for what data.root says have been replaced.
+    filled: whether zeros that mean "read from data.root" have been replaced.
     """
     for name, declared, value in walk(config):
         if value is None or (declared.from_data and not filled and value == 0):
@@ -78,35 +70,37 @@ def check_keys(config: Any, filled: bool = True) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name}={value}: must be a finite number")
         if declared.choices and value not in declared.choices:
-            raise UserError(
-                f"{name}={value}: choose one of {', '.join(map(str, declared.choices))}"
-            )
-        if declared.has_limits and isinstance(value, list):
-            if not all(declared.in_range(each) for each in value):
-                raise UserError(f"{name}={value}: each must be {declared.limits}")
-        elif declared.has_limits and not declared.in_range(value):
-            raise UserError(f"{name}={value}: must be {declared.limits}")
+            known = ", ".join(map(str, declared.choices))
+            raise UserError(f"{name}={value}: choose one of {known}")
+        values = value if isinstance(value, list) else [value]
+        if declared.limits and not all(map(declared.in_range, values)):
+            each = "each " if isinstance(value, list) else ""
+            raise UserError(f"{name}={value}: {each}must be {declared.limits}")
+
+
+def check_divides(key: str, part: int, whole_key: str, whole: int, otherwise: str = "") -> None:
+    """Raises UserError unless part divides whole; the message lists the divisors."""
+    if whole % part:
+        fix = f"choose one of {divisors(whole)}{otherwise}"
+        raise UserError(f"{key}={part} does not divide {whole_key}={whole}; {fix}")
+
+
+def divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
 def stable_dict(config: Any) -> dict[str, Any]:
-    """`asdict` for hashes: a key with `since` is left out while it has its default value.
+    """`asdict` for hashes, without the keys with `since` that have their default value.
 
-    So adding a key changes no hash that was computed before, if the key is declared with `since`.
+    So a new key that is declared with `since` changes no hash that was computed before.
     """
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
         declared = each.metadata.get("key", NO_METADATA)
         if is_dataclass(value):
-            inner = stable_dict(value)
-            if inner:  # a section that was added later, with every key at its default, is empty
+            if inner := stable_dict(value):  # empty if a later section has only default values
                 found[each.name] = inner
-        elif declared.since is None or value != _default(each):
+        elif declared.since is None or value != each.default:
             found[each.name] = value
     return found
-
-
-def _default(each: "dataclasses.Field[Any]") -> Any:
-    if each.default_factory is not dataclasses.MISSING:
-        return each.default_factory()
-    return each.default

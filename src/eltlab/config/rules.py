@@ -1,16 +1,15 @@
-"""Rules across the keys of a run, and the values that follow from other keys. The rules of its data, which
-encode shares, are in data_rules.py; ranges and choices of single keys are in schema.py."""
+"""Rules across the keys of a run, and the values that follow from other keys. The rules of the data, which
+also apply to encode, are in data_rules.py; ranges and choices of single keys are in schema.py."""
 
 import math
 import re
 from typing import Any
 
 from eltlab.common.errors import UserError
-from eltlab.config.checks import check_divides
 from eltlab.config.cost.flops import train_flops
 from eltlab.config.data_rules import NATIVE, check_data, check_samples, choose_extractor
 from eltlab.config.devices import check_shares
-from eltlab.config.keys import check_keys
+from eltlab.config.keys import check_divides, check_keys
 from eltlab.config.schedules import check_schedule
 from eltlab.config.schema import (
     DEFAULT_IMAGES,
@@ -42,32 +41,21 @@ def resolve(config: Config) -> Config:
     _check_trainer(config)
     check_samples(config)
     if config.evaluate_loops is None:
-        config.evaluate_loops = default_evaluate_loops(config.loops)
-    if not config.evaluate_loops or min(config.evaluate_loops) < 1:
-        raise UserError(
-            f"evaluate_loops={config.evaluate_loops}: give loop counts of at least 1, e.g. [1,2,4]"
-        )
+        loops = config.loops
+        powers = [2**k for k in range(loops.bit_length()) if 2**k < loops]
+        config.evaluate_loops = [*range(1, loops + 1)] if loops <= 8 else [*powers, loops]
+    if not config.evaluate_loops:
+        raise UserError("evaluate_loops=[]: give at least one loop count, e.g. [1,2,4]")
     if config.name is None:
-        config.name = default_name(config)
+        split = f"{config.unique_layers}x{config.loops}"
+        parts = (config.data.name, config.objective.name, config.model.name, split)
+        config.name = "-".join((*parts, config.supervision.name))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", config.name) or ".." in config.name:
         raise UserError(
             f"name={config.name}: use letters, digits, '.', '_', '-' and '/', starting with a letter "
             "or digit; it becomes a folder"
         )
     return config
-
-
-def default_evaluate_loops(loops: int) -> list[int]:
-    """Every loop count up to eight; above, powers of two and the trained count."""
-    if loops <= 8:
-        return list(range(1, loops + 1))
-    return [2**k for k in range(loops.bit_length()) if 2**k < loops] + [loops]
-
-
-def default_name(config: Config) -> str:
-    split = f"{config.unique_layers}x{config.loops}"
-    parts = (config.data.name, config.objective.name, config.model.name, split)
-    return "-".join((*parts, config.supervision.name))
 
 
 def _check_split(config: Config) -> None:
@@ -81,12 +69,12 @@ def _check_split(config: Config) -> None:
             name = f"model.depth - model.prelude - model.coda = {model.depth} - {outside}"
         if looped < 1:
             raise UserError(
-                f"model.depth={model.depth} leaves no layer to loop beside model.prelude="
-                f"{model.prelude} and model.coda={model.coda}; choose fewer of them"
+                f"model.depth={model.depth} leaves no layer to loop after model.prelude={model.prelude} and "
+                f"model.coda={model.coda}; reduce them"
             )
         check_divides("loops", config.loops, name, looped, ", or set unique_layers")
         config.unique_layers = looped // config.loops
-    # Given unique layers set the depth, so that equal networks have equal configurations.
+    # unique_layers sets the depth, so that equal networks have equal configurations.
     model.depth = outside + config.unique_layers * config.loops
 
 
@@ -97,8 +85,8 @@ def _check_combination(config: Config) -> None:
     modulated = model.block in MODULATED_BLOCKS
     if objective.INPUTS == "tokens" and modulated:
         raise UserError(
-            f"model.block={model.block} needs a condition vector, and objective={objective.name} has "
-            "a class token instead; choose post_norm or pre_norm, or objective=diffusion"
+            f"model.block={model.block} requires a condition vector, but objective={objective.name} has a "
+            "class token; choose post_norm or pre_norm, or objective=diffusion"
         )
     if model.cond_width is None:
         model.cond_width = model.width
@@ -110,7 +98,7 @@ def _check_combination(config: Config) -> None:
             f"condition with its own width; remove it, or change model.block={model.block}"
         )
     if objective.INPUTS == "images" and model.width % 4:
-        raise UserError(f"model.width={model.width}: sine-cosine positions need a multiple of 4")
+        raise UserError(f"model.width={model.width}: sine-cosine positions require a multiple of 4")
     if isinstance(objective, DiffusionConfig) and objective.logsnr_min >= objective.logsnr_max:
         raise UserError(
             f"objective.logsnr_min={objective.logsnr_min} must be below "
@@ -129,8 +117,8 @@ def _check_combination(config: Config) -> None:
 
 def _check_supervision(config: Config) -> None:
     if config.loops == 1:
-        # One exit has no students, so every supervision is `final`. The one loop starts from the input, so
-        # nothing injects the input again. Both are set here, before the run is named.
+        # With one exit there is no student, so every supervision is `final`. The only loop starts from the
+        # input, so the input is not injected again. Both are set here, before the run is named.
         config.supervision = FinalConfig(name="final")
         config.model.inject_input = False
     supervision, loops = config.supervision, config.loops
@@ -140,19 +128,16 @@ def _check_supervision(config: Config) -> None:
             f"choose 1 to {loops - 1}"
         )
     if isinstance(supervision, DeepConfig):
-        _check_deep(supervision, loops)
+        inner, is_list = supervision.inner, isinstance(supervision.inner, list)
+        weights = inner if is_list else [inner] * (loops - 1)
+        is_valid = all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
+        if len(weights) != loops - 1 or not is_valid:
+            raise UserError(
+                f"supervision.inner={inner}: give one weight of at least 0 for all exits below the last, or "
+                f"a list of loops - 1 = {loops - 1}; the last exit has weight 1"
+            )
     if isinstance(supervision, RandomDepthConfig):
         _check_random_depth(supervision, loops)
-
-
-def _check_deep(supervision: DeepConfig, loops: int) -> None:
-    inner = supervision.inner if isinstance(supervision.inner, list) else [supervision.inner]
-    numbers = all(type(w) in (int, float) and 0 <= w < math.inf for w in inner)
-    if not numbers or (isinstance(supervision.inner, list) and len(inner) != loops - 1):
-        raise UserError(
-            f"supervision.inner={supervision.inner}: give one weight of at least 0 for every exit "
-            f"below the last, or a list of loops - 1 = {loops - 1}; the last exit has weight 1"
-        )
 
 
 def _check_random_depth(supervision: RandomDepthConfig, loops: int) -> None:
@@ -171,7 +156,7 @@ def _check_random_depth(supervision: RandomDepthConfig, loops: int) -> None:
         )
     if supervision.law == "poisson" and (mean is None or not low < mean < high):
         raise UserError(
-            f"supervision.mean={mean}: supervision.law=poisson needs a mean between "
+            f"supervision.mean={mean}: supervision.law=poisson requires a mean between "
             f"supervision.min_loops={low} and supervision.max_loops={high}"
         )
 
@@ -185,33 +170,28 @@ def check_one_budget(budget: Any) -> None:
 
 
 def _check_budget(config: Config) -> None:
-    """Converts any budget to images, so that equal runs have equal configurations."""
+    """Converts any budget to whole batches of images, so that equal runs have equal configurations."""
     budget = config.budget
     check_one_budget(vars(budget))
     if budget.train_flops is not None:
-        budget.images, budget.train_flops = images_for(config, budget.train_flops), None
+        step = train_flops(config) * config.batch_size
+        steps = round(budget.train_flops / step)
+        if steps < 1:
+            raise UserError(
+                f"budget.train_flops={budget.train_flops:g}: less than one step; a step of "
+                f"batch_size={config.batch_size} takes {step:.3g} FLOPs"
+            )
+        budget.images, budget.train_flops = steps * config.batch_size, None
     if budget.images is None:
         budget.images = DEFAULT_IMAGES
-
-
-def images_for(config: Config, flops: float) -> int:
-    """The images whose training costs these FLOPs, to the nearest whole batch."""
-    step = train_flops(config) * config.batch_size
-    steps = round(flops / step)
-    if steps < 1:
-        raise UserError(
-            f"budget.train_flops={flops:g}: buys no step; one step of batch_size={config.batch_size} "
-            f"takes {step:.3g} FLOPs"
-        )
-    return steps * config.batch_size
 
 
 def _check_sampling(config: Config) -> None:
     sampler = config.sampler
     if sampler.guidance != 1 and config.objective.label_dropout == 0:
         raise UserError(
-            f"sampler.guidance={sampler.guidance} needs an unconditional model, and "
-            "objective.label_dropout=0 trains none; leave guidance at 1"
+            f"sampler.guidance={sampler.guidance} requires an unconditional model, but "
+            "objective.label_dropout=0 trains none; set guidance to 1"
         )
     if sampler.loops is not None:
         check_schedule("sampler.loops", sampler.loops, sampler.steps)
@@ -242,7 +222,7 @@ def _check_data(config: Config) -> None:
     if holds is not None and holds != config.objective.INPUTS:
         raise UserError(
             f"data={data.name} holds {data.kind}, and objective={config.objective.name} corrupts "
-            f"{config.objective.INPUTS}; choose another data or objective"
+            f"{config.objective.INPUTS}; choose a different data or objective"
         )
     check_data(data, config.metrics)
     if data.name in NATIVE and data.in_memory is not None:

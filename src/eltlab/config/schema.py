@@ -13,6 +13,7 @@ from eltlab.config.keys import key
 DEFAULT_IMAGES = 192_000  # the budget of a run that sets none
 
 ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 BLOCKS = ("post_norm", "pre_norm", "adaln", "film")
 
 # Blocks that take a condition vector (time and class). The other blocks get it as a token in front.
@@ -35,14 +36,16 @@ class Dimensions:
 
 @dataclass
 class Anatomy:
-    """What related work adds to the plain loop. Everything is off by default."""
+    """Additions to the plain loop from related work. All are off by default."""
 
     prelude: int = key(0, "layers before the loop, run once per pass; counted in depth", low=0)
     coda: int = key(0, "layers after the loop, run once per exit; counted in depth", low=0)
     loop_embedding: bool = key(False, "add a learned vector per loop to every token")
     inject_input: bool = key(False, "add a linear map of the loop's input at every later loop")
     residual_scale: bool = key(False, "scale the residual branches of looped layers by 1/(N·√L)")
-    exclusive_attention: bool = key(False, "attention without the part along each token's value")
+    exclusive_attention: bool = key(
+        False, "remove each token's own value from its attention output"
+    )
 
 
 @dataclass
@@ -56,14 +59,10 @@ class SamplerConfig:
     steps: int = key(MISSING, "sampling steps", low=1)
     guidance: float = key(1.0, "scale of classifier-free guidance; 1: off, half the cost", low=0)
     guidance_schedule: str = key(
-        "constant",
-        "linear: from 1 at the start to guidance at the end",
-        choices=("constant", "linear"),
+        "constant", "linear: rises from 1 to guidance", choices=("constant", "linear")
     )
     loops: Any = key(None, "a count, a ramp such as 4to1, or one count per step; null: loops")
-    halting: float | None = key(
-        None, "end a pass at a relative update below this, e.g. 0.05", above=0
-    )
+    halting: float | None = key(None, "stop looping at a relative update below this", above=0)
 
     @property
     def stages(self) -> list[int]:
@@ -93,7 +92,7 @@ class FlowSamplerConfig(SamplerConfig):
 
 @dataclass
 class ObjectiveConfig:
-    """The class variables are what the objective is built on unless the user says otherwise."""
+    """The class variables are the defaults of model.block and model.dropout, and the kind of sampler."""
 
     INPUTS: ClassVar[str] = "images"  # what it corrupts: images, or the tokens of a codebook
     BLOCK: ClassVar[str] = "adaln"
@@ -102,7 +101,7 @@ class ObjectiveConfig:
 
     name: str = MISSING
     label_dropout: float = key(0.1, "share of labels dropped, for guidance", low=0, below=1)
-    file: str | None = None  # of an extension (docs/extending.md)
+    file: str | None = None  # the file of an extension (docs/extending.md)
     source: str | None = None  # the hash of that file
 
     def build(self, config: "Config") -> Any:
@@ -143,20 +142,18 @@ class WeightConfig:
     """λ over the run: the weight of the ground truth against the teacher (PAPER: linear, 1 to 0)."""
 
     shape: str = key(
-        "linear",
-        "λ, the weight of the ground truth against the teacher, over the run",
-        choices=("linear", "cosine", "constant"),
+        "linear", "how λ goes from start to end", choices=("linear", "cosine", "constant")
     )
     start: float = key(1.0, "λ at the first step, and throughout if constant", low=0, high=1)
     end: float = key(0.0, "λ at the last step", low=0, high=1)
 
 
 class Spent(NamedTuple):
-    """What the training passes of a run take."""
+    """What one training pass of a run computes."""
 
     depths: DepthDistribution  # share of passes at each loop count; {4: 1.0} if all run four loops
     exits_read: int  # exits that the head reads in a pass
-    distilled: bool = False  # whether one prediction is also compared with another
+    distilled: bool = False  # whether the student's prediction is compared with the teacher's
 
 
 @dataclass
@@ -219,7 +216,7 @@ class DataConfig:
     name: str = MISSING
     root: str | None = key(None, "folder, zip or tar of the set; fit says what it expects")
     frames: int = key(1, "frames of a clip; 1: images", low=1, from_data=True)
-    stride: int = key(1, "clips: use every stride-th frame of a video", low=1, since="0.1")
+    stride: int = key(1, "clips: take every stride-th frame of a video", low=1, since="0.1")
     split: int = key(1, "clips: official split of UCF-101", choices=(1, 2, 3), since="0.1")
     size: int = key(MISSING, "pixels or latent positions per side", low=1, from_data=True)
     channels: int = key(MISSING, "1 for grey, 3 for colour", low=1, from_data=True)
@@ -232,9 +229,7 @@ class DataConfig:
     codebook: int = key(MISSING, "masked: size K of the codebook", low=2, from_data=True)
     flip: bool = key(False, "mirror half of the training images horizontally")
     workers: int = key(2, "processes that decode images", low=0)
-    in_memory: bool | None = key(
-        None, "hold the set decoded; null: if it takes a quarter of memory"
-    )
+    in_memory: bool | None = key(None, "decode into memory; null: if it fits into a quarter of it")
 
     @property
     def tokens(self) -> int:
@@ -286,13 +281,9 @@ class EmaConfig:
 
 @dataclass
 class SlurmConfig:
-    """What a job of trainer=slurm requests, in addition to nodes and devices."""
+    """What a job of trainer=slurm requests, besides nodes and devices."""
 
-    cluster: str = key(
-        "slurm",
-        "local: processes of this machine, to try it",
-        choices=("slurm", "local"),
-    )
+    cluster: str = key("slurm", "local: try it on this machine", choices=("slurm", "local"))
     partition: str | None = key(None, "partition of the job")
     account: str | None = key(None, "account of the job")
     qos: str | None = key(None, "quality of service of the job")
@@ -305,15 +296,13 @@ class SlurmConfig:
 
 @dataclass
 class TrainerConfig:
-    name: str = key("local", "where it trains", choices=("local", "slurm"))
+    name: str = key("local", "slurm: train in a job", choices=("local", "slurm"))
     accelerator: str = key("auto", "auto: CUDA if available", choices=ACCELERATORS)
     devices: int = key(1, "devices per node, one process each", low=1)
     nodes: int = key(1, "nodes", low=1)
     strategy: str = key("auto", "auto: ddp for several devices", choices=("auto", "ddp", "fsdp"))
     accumulate: int = key(1, "micro-batches per step: less memory, the same step", low=1)
-    precision: str = key(
-        "auto", "auto: bf16-mixed on CUDA, else 32-true", choices=("auto", "32-true", "bf16-mixed")
-    )
+    precision: str = key("auto", "auto: bf16-mixed on CUDA, else 32-true", choices=PRECISIONS)
     compile: bool = key(False, "compile the blocks with torch.compile")
     recompute: bool = key(False, "recompute blocks in the backward pass: less memory, more FLOPs")
     checkpoint_seconds: float = key(60.0, "seconds between checkpoints", low=0)
@@ -329,17 +318,17 @@ class MetricsConfig:
     extractor: str | None = key(None, "inception, i3d or classifier; null: by frames and size")
     samples: int = key(1000, "samples drawn per loop count", low=1)
     reference: int | None = key(None, "training images to compare with; null: all")
-    images: str | None = key(None, "where the images of an encoded set are stored now")
-    weights: str | None = key(None, "file of Inception's or I3D's weights, or download")
+    images: str | None = key(None, "current folder of the images of an encoded set")
+    weights: str | None = key(None, "weights of Inception or I3D: a file, or download")
 
 
 @dataclass
 class BudgetConfig:
-    """How long a run trains, by one of three keys. Once resolved, it is images, in whole batches."""
+    """How long a run trains; set at most one key. Resolved, it is in images, in whole batches."""
 
     images: int | None = key(None, f"in whole batches; null: {DEFAULT_IMAGES:,}", low=1)
     train_flops: float | None = key(None, "training FLOPs, in place of images", above=0)
-    match: Any = key(None, "as many FLOPs as: a run's folder, twin, or keys such as {loops:1}")
+    match: Any = key(None, "same training FLOPs as a run's folder, twin, or keys such as {loops:1}")
 
 
 @dataclass
@@ -359,21 +348,17 @@ class Config:
     batch_size: int = key(128, "images per step, over all devices and micro-batches", low=1)
     seed: int = key(0, "seed of weights, data order, noise and sampling", low=0)
     name: str | None = key(None, "folder in runs_dir; null: data-objective-model-NxL-supervision")
-    runs_dir: str = key("runs", "where runs are stored")
+    runs_dir: str = key("runs", "folder of all runs")
     evaluate: bool = key(True, "measure the run when training ends")
     evaluate_loops: list[int] | None = key(
-        None, "loop counts to measure; null: 1 to loops (from 9: 1, 2, 4, …)"
+        None, "loop counts to measure; null: 1 to loops, above 8 the powers of two and loops", low=1
     )
     study: str | None = key(None, "set by a sweep, for the rows", internal=True)
     trial: int | None = key(None, "set by a sweep, for the rows", internal=True)
 
     # The classes of the sections that have several, by the name in the chosen file of conf/.
     KINDS: ClassVar[dict[str, dict[str, type]]] = {
-        "objective": {
-            "masked": MaskedConfig,
-            "diffusion": DiffusionConfig,
-            "flow": FlowConfig,
-        },
+        "objective": {"masked": MaskedConfig, "diffusion": DiffusionConfig, "flow": FlowConfig},
         "supervision": {
             "final": FinalConfig,
             "ilsd": IlsdConfig,
@@ -421,9 +406,7 @@ class EncodeConfig:
     out: str = key(MISSING, "folder of the encoded set (required)")
     flips: bool = key(True, "also encode each image mirrored, for data.flip=true in training")
     shard: int = key(1024, "images per file", low=1)
-    batch: int | None = key(
-        None, "images per pass of the network; null: 2 on a CPU, else 64", low=1
-    )
+    batch: int | None = key(None, "images per pass; null: 2 on a CPU, else 64", low=1)
     accelerator: str = key("auto", "auto: CUDA if available", choices=ACCELERATORS)
     evaluate: bool = key(True, "measure what the tokenizer loses")
     verify: bool = key(False, "read every shard back and check its hash")

@@ -10,7 +10,7 @@ from yaml import YAMLError
 from eltlab.common.errors import UserError, first_line
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
-from eltlab.config.encode_rules import check_effect, check_encodable, resolve_encode
+from eltlab.config.encode_rules import check_effect, check_tokenizer, resolve_encode
 from eltlab.config.parsing import Parsed, compose_node, parse_overrides, to_config, typed
 from eltlab.config.rules import check_one_budget, resolve
 from eltlab.config.schema import Config, EncodeConfig
@@ -47,7 +47,9 @@ def compose_encode(overrides: list[str]) -> EncodeConfig:
     parsed = parse_overrides(overrides)
     check_effect(key for key, value in parsed if value is not None)
     config = to_config(compose_node(parsed, "encode", EncodeConfig()))
-    check_encodable(config)
+    if config.data.kind != "pixels":
+        raise UserError(f"data={config.data.name}: encoded already; choose data=images")
+    check_tokenizer(config.tokenizer)
     fill_from_files(config.data)
     return resolve_encode(config)
 

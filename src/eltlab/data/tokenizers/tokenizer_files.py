@@ -8,8 +8,8 @@ from safetensors.torch import save
 from eltlab.common.errors import UserError
 from eltlab.common.files import write_atomic
 from eltlab.common.tensor_files import read_tensors
+from eltlab.config.encode_rules import CONTINUOUS, check_tokenizer
 from eltlab.config.schema import TokenizerConfig
-from eltlab.config.tokenizer_rules import CONTINUOUS, check_tokenizer
 from eltlab.data.images.image_files import Images
 from eltlab.data.tokenizers.autoencoders import Autoencoder, load_autoencoder, restore
 from eltlab.data.tokenizers.codebooks import (
