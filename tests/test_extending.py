@@ -108,7 +108,7 @@ def test_a_changed_extension_is_not_taken_for_the_one_of_a_run(files: Path, tmp_
     flow.write_text((files / "flow.py").read_text())
     run = trained(tmp_path, tmp_path / "runs", "objective={}/flow.py", "evaluate=false")
     flow.write_text(flow.read_text().replace("z - velocity", "z - 2 * velocity"))
-    with pytest.raises(UserError, match="changed since the run was begun") as caught:
+    with pytest.raises(UserError, match="changed since the run was started") as caught:
         evaluate.main([f"run={run}"])
     assert str(flow) in str(caught.value)
 

@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_contains_the_folders_beside_the_package(wheel: Path) -> None:
+def test_the_wheel_contains_the_folders_next_to_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ("conf", "sweeps", "analysis"):
         for path in (ROOT / folder).rglob("*"):
@@ -61,9 +61,9 @@ def test_requirements_name_versions_and_hashes_and_no_index() -> None:
         text = (ROOT / name).read_text()
         assert "://" not in text and "--" not in text.replace("--hash=", "")
         lines = text.splitlines()
-        begun = [number for number, line in enumerate(lines) if line and line[0] not in "# "]
-        assert begun
-        for number in begun:
+        starts = [number for number, line in enumerate(lines) if line and line[0] not in "# "]
+        assert starts
+        for number in starts:
             assert "==" in lines[number] and lines[number].endswith("\\"), lines[number]
             assert lines[number + 1].startswith("    --hash=sha256:")
         assert f'"{name}",' in (ROOT / "pyproject.toml").read_text()  # the sdist builds and tests

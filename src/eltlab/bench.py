@@ -1,8 +1,8 @@
-"""python -m eltlab.bench [overrides]: times training and sampling, looped beside vanilla beside twin.
+"""python -m eltlab.bench [overrides]: times training and sampling: looped, vanilla and twin.
 
 Takes the overrides of fit. Times training steps by phase and then sampling, for the twin with unique layers
 and, at each loop count, for the vanilla loop (supervision=final) and the chosen supervision. All models are
-interleaved, so a drift of the machine affects them alike. Its own keys:
+interleaved, so a drift of the machine affects them equally. Its own keys:
 
 examples:
   python -m eltlab.bench loops=4

@@ -38,10 +38,10 @@ def own_keys(overrides: list[str], defaults: Keys) -> tuple[Keys, list[str]]:
         set_key(own, "storage", storage_url(text.removeprefix("storage=")))
     for key, value in parse_overrides([text for text in mine if text not in urls]):
         set_key(own, key, value)
-    return _checked_keys(own), [text for text in overrides if text not in mine]
+    return _to_keys(own), [text for text in overrides if text not in mine]
 
 
-def _checked_keys(own: DictConfig) -> Any:
+def _to_keys(own: DictConfig) -> Any:
     keys = OmegaConf.to_object(own)
     check_keys(keys)
     return keys
@@ -80,5 +80,5 @@ def open_run(overrides: list[str], defaults: Keys) -> tuple[Run, Config, Keys]:
             raise UserError(
                 f"{key}={value}: not a key of a trained run: {suggest(key, known, 'keys')}"
             )
-    keys = _checked_keys(own)
+    keys = _to_keys(own)  # before the rules, which may read files
     return run, resolve_node(node), keys

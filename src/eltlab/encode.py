@@ -1,7 +1,7 @@
-"""python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: images to latents or tokens, once.
+"""python -m eltlab.encode data.root=IMAGES tokenizer=taesd out=DIR: encodes images as latents or tokens.
 
 The same command again continues where it was stopped. Under torchrun the processes share the shards.
-DIR then trains: python -m eltlab.fit data=latents data.root=DIR objective=diffusion
+To train on DIR: python -m eltlab.fit data=latents data.root=DIR objective=diffusion
 
 examples:
   python -m eltlab.encode data.root=photos.zip data.size=128 tokenizer=taesd out=photos_latents

@@ -1,7 +1,7 @@
 """python -m eltlab.report [runs_dir=DIR] [out=report.html]: tables, figures and samples on one page.
 
 One section per study and protocol: the headline table, samples of the same noise and labels at each loop
-count beside the unique-layer twin, and the figures of analysis/, each of which is also a command:
+count next to the unique-layer twin, and the figures of analysis/, each of which is also a command:
   python -m eltlab.analysis.{pareto,anytime,ablation,dynamics,scaling} --help
 """
 

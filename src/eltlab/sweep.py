@@ -1,7 +1,7 @@
-"""python -m eltlab.sweep NAME [preset=quick] [overrides]: a study, from where it stands to its table.
+"""python -m eltlab.sweep NAME [preset=quick] [overrides]: starts or resumes a study and prints its table.
 
-NAME is a file of sweeps/ or a path. The overrides are fit's, for all trials. The same command again resumes
-the study however it ended, on any number of machines at once, or says that it is finished.
+NAME is a file of sweeps/ or a path. The overrides are those of fit and apply to all trials. The same command
+again resumes the study, on any number of machines at once, or says that it is finished.
 trainer=slurm runs the workers as jobs of a cluster; trainer.slurm.KEY as in fit. Its own keys:
 
 examples:
