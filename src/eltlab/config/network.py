@@ -28,7 +28,7 @@ class Network(ModelConfig):
 
     @property
     def layers(self) -> int:
-        """Layers with weights of their own."""
+        """Layers with their own weights."""
         return self.prelude + self.unique_layers + self.coda
 
     @property

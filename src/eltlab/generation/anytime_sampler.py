@@ -99,9 +99,9 @@ class AnytimeSampler:
         labels = labels.to(self.device)
         noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
         updates: list[list[float]] = []
-        passes: list[list[int]] = []  # loops of each pass, by step; a step of Heun's takes two
+        passes: list[list[int]] = []  # loops of each pass, by step; a Heun step has two passes
 
-        # The objective asks for the prediction at a step; guidance decides on the passes it takes.
+        # The objective requests the prediction at a step; guidance decides which passes it takes.
         def predict(step: int, inputs: tuple[Tensor, ...]) -> Tensor:
             count = schedule[step]
             if step == len(passes):
@@ -128,8 +128,8 @@ class AnytimeSampler:
     ) -> SampleBatch | None:
         """All labels in batches of the run's batch_size, with a progress bar. Image i has index i.
 
-        Ranks take the batches in turn. The main process returns all samples, the others None. Depths are
-        shares of all images; updates are those of the first batch.
+        Ranks take the batches in turn. The main process returns all samples, other ranks None. Depths
+        are shares of all images; updates are those of the first batch.
         """
         batches = list(torch.arange(len(labels)).split(self.config.batch_size))
         world, rank = distributed.world_size_and_rank()
@@ -152,12 +152,10 @@ class AnytimeSampler:
 
     def _draw_and_decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws with the objective's sampler, and decodes to uint8 images on the CPU."""
-        data = self.config.data
-        shape = data.shape
-        if self.config.objective.INPUTS == "tokens":
-            shape = (data.tokens,)
+        data, tokens = self.config.data, self.config.objective.INPUTS == "tokens"
+        shape = (data.tokens,) if tokens else data.shape
         drawn = self.objective.sample(predict, noise, shape, sampler)
-        if data.kind == "pixels" and self.config.objective.INPUTS == "images":
+        if data.kind == "pixels" and not tokens:
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
         # In parts, because the last layers of a decoder take many times the memory of the latents.

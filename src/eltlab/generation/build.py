@@ -16,13 +16,8 @@ def build_objective(config: Config) -> Objective:
         case MaskedConfig():
             return Masked(config.data.codebook, objective.label_smoothing)
         case DiffusionConfig():
-            return Diffusion(
-                objective.prediction,
-                objective.bias,
-                objective.logsnr_min,
-                objective.logsnr_max,
-                objective.shift,
-            )
+            bounds = objective.logsnr_min, objective.logsnr_max
+            return Diffusion(objective.prediction, objective.bias, *bounds, objective.shift)
         case FlowConfig():
             return Flow(objective.time_mean, objective.time_std, objective.shift)
     raise AssertionError(f"no objective {objective.name}")

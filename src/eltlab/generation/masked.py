@@ -75,7 +75,7 @@ class Masked:
 
         At step k of K, with r = (k + 1)/K, every masked token is drawn from softmax(logits/T_k) with
         T_k = temperature + temperature_range·(1 − r). The tokens of the highest confidence, log p +
-        Gumbel·confidence_noise·(1 − r), are kept; the others stay [MASK] (PAPER, Settings).
+        Gumbel·confidence_noise·(1 − r), are kept; the rest stays [MASK] (PAPER, Settings).
         """
         (tokens,), steps = shape, sampler.steps
         masked_before = tokens

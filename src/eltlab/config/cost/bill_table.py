@@ -9,7 +9,7 @@ from eltlab.config.cost.bill import bill
 from eltlab.config.cost.memory import inference_memory, training_memory
 from eltlab.config.cost.rates import find_rate, rate_lines
 from eltlab.config.cost.twins import iso_params, twin
-from eltlab.config.schema import Config, TrainerConfig
+from eltlab.config.schema import Config
 
 # What is printed: the name of a line, the key of the bill, and how its value is written.
 LINES = (
@@ -64,19 +64,15 @@ def bill_lines(config: Config, machine: Machine) -> list[str]:
             for costs in twins:
                 row += [write(costs[key]), f"{costs[key] / own[key]:.2f}" if own[key] else ""]
             rows.append(row)
-    setting = f"{describe_batch(config)}, {machine.precision} on {machine.kind}"
-    return [*format_table(rows), f"memory and times: {setting}", *rate_lines(config, machine)]
-
-
-def describe_batch(config: Config) -> str:
-    """The batch size, and how a batch is divided among devices and micro-batches."""
-    text, micro_batches = f"batch {config.batch_size}", config.trainer.accumulate
-    text += f" over {config.world} devices" if config.world > 1 else ""
-    return text + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
+    batch, micro_batches = f"batch {config.batch_size}", config.trainer.accumulate
+    batch += f" over {config.world} devices" if config.world > 1 else ""
+    batch += f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
+    setting = f"memory and times: {batch}, {machine.precision} on {machine.kind}"
+    return [*format_table(rows), setting, *rate_lines(config, machine)]
 
 
 def split_lines(requested_depth: int, config: Config) -> list[str]:
-    """Says if unique_layers sets another depth than the one that was requested."""
+    """Says if unique_layers sets a depth that differs from the requested one."""
     if requested_depth == config.model.depth:
         return []
     return [
@@ -113,16 +109,15 @@ def peak_bytes(config: Config, machine: Machine) -> int:
 
 def find_fit(config: Config, machine: Machine, limit: float) -> list[tuple[str, int]]:
     """Settings with which a run fits, each at the largest batch that fits, and the bytes they take."""
-    recompute = ("trainer.recompute=true", {"recompute": True})
-    half = ("trainer.precision=bf16-mixed", {"precision": "bf16-mixed"})
-    both = (f"{recompute[0]} {half[0]}", recompute[1] | half[1])
-    tried: list[TrainerConfig] = []
+    recompute, half = {"recompute": True}, {"precision": "bf16-mixed"}
+    now = replace(config.trainer, precision=machine.precision)
+    options: list[dict[str, Any]] = [{}, recompute, half, recompute | half]
     found = []
-    for text, changes in (("", {}), recompute, half, both):
-        trainer = replace(config.trainer, **{"precision": machine.precision} | changes)
-        if trainer in tried:
+    for changes in options:
+        if any(getattr(now, key) == value for key, value in changes.items()):
             continue  # the run has this setting already
-        tried.append(trainer)
+        text = " ".join(f"trainer.{key}={value}" for key, value in changes.items()).lower()
+        trainer = replace(now, **changes)
         # The batch is halved until each device has one image left.
         for halvings in range(config.micro_batch_size.bit_length()):
             micro_batches = config.batch_size // config.micro_batch_size

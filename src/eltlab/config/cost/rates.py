@@ -57,7 +57,7 @@ def rates_file() -> Path:
 
 
 def read_rates() -> list[Rate]:
-    """The entries of the cache. Lines that are torn or from another version are skipped."""
+    """The entries of the cache. Torn lines, and lines from other versions, are skipped."""
     if not rates_file().is_file():
         return []
     found = []
