@@ -21,7 +21,7 @@ from eltlab.config.schema import SlurmConfig
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
 from eltlab.studies.trial_queue import TrialQueue
-from eltlab.training.strategy import strategy_arguments
+from eltlab.training.train import strategy_arguments
 
 LOCAL = ["trainer=slurm", "trainer.slurm.cluster=local"]
 ASKED = [*TINY, "budget.images=3200", "trainer.checkpoint_seconds=1000", "trainer.grids=0"]

@@ -1,4 +1,4 @@
-"""Real processes over gloo train and sample as one process does, at any world size and accumulation.
+"""Real processes over gloo train and sample as one does, at any world size and number of micro-batches.
 
 Most of them are forked from this one, which has torch imported already, with the environment that a
 launcher would give them; the last tests start the commands themselves.

@@ -188,13 +188,13 @@ def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     run = train(tmp_path, "trainer.wandb=true")
-    begun, *logged, last = calls
+    started, *logged, last = calls
     assert (
-        begun["id"] == f"{run.config.name}-{run.folder.name}"
-        and begun["resume"] == "allow"
+        started["id"] == f"{run.config.name}-{run.folder.name}"
+        and started["resume"] == "allow"
         and last == "finish"
     )
-    assert begun["config"]["optim.lr"] == run.config.optim.lr
+    assert started["config"]["optim.lr"] == run.config.optim.lr
     written = lines(run.folder / "metrics.csv")
     assert [step for step, _ in logged] == [row["step"] for row in written]
     for (_, row), line in zip(logged, written, strict=True):

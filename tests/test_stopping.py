@@ -17,20 +17,20 @@ from test_runs import assert_same, folder, outcome
 from eltlab import fit
 from eltlab.common.command import run_command
 from eltlab.common.signals import Requests, Stopped, listening
-from eltlab.training.agreement import Agreement
+from eltlab.training.callbacks import Agreement
 
 # Some seconds of training, with checkpoints at the end and at a signal only.
-ASKED = [*TINY, "budget.images=2400", "trainer.checkpoint_seconds=1000", "trainer.log_every=10"]
-ASKED += ["trainer.validations=4", "trainer.grids=0", "model.dropout=0.1", "evaluate_loops=[4]"]
+OVERRIDES = [*TINY, "budget.images=2400", "trainer.checkpoint_seconds=1000", "trainer.log_every=10"]
+OVERRIDES += ["trainer.validations=4", "trainer.grids=0", "model.dropout=0.1", "evaluate_loops=[4]"]
 
 
-def begun(runs: Path, asked: list[str], log: Path) -> int:
+def start_fit(runs: Path, overrides: list[str], log: Path) -> int:
     """The pid of the command fit, run in a fork with its own process group and past its first steps."""
     child = os.fork()
     if child == 0:
         os.setsid()
         sys.stdout = sys.stderr = log.open("w", buffering=1)
-        sys.argv = ["fit", *asked, f"runs_dir={runs}"]
+        sys.argv = ["fit", *overrides, f"runs_dir={runs}"]
         try:
             run_command(fit.main, fit.usage)
             os._exit(0)
@@ -44,14 +44,14 @@ def begun(runs: Path, asked: list[str], log: Path) -> int:
     return child
 
 
-def ended(child: int) -> int:
+def wait_for_exit(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("undisturbed")
-    fit.main([*ASKED, f"runs_dir={runs}"])
+    fit.main([*OVERRIDES, f"runs_dir={runs}"])
     return runs
 
 
@@ -60,9 +60,9 @@ def test_a_run_that_is_stopped_resumes_exactly(
     number: signal.Signals, code: int, undisturbed: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    child = begun(tmp_path, ASKED, log)
+    child = start_fit(tmp_path, OVERRIDES, log)
     os.kill(child, number)
-    assert ended(child) == code, log.read_text()
+    assert wait_for_exit(child) == code, log.read_text()
     last = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     seen = last["eltlab"]["images_seen"]
     assert 0 < seen < 2400
@@ -70,14 +70,14 @@ def test_a_run_that_is_stopped_resumes_exactly(
     assert log.read_text().splitlines()[-1].startswith(said)
     assert "Traceback" not in log.read_text()
     before = signal.getsignal(number)
-    fit.main([*ASKED, f"runs_dir={tmp_path}"])
+    fit.main([*OVERRIDES, f"runs_dir={tmp_path}"])
     assert signal.getsignal(number) == before
     assert_same(weights_rows_metrics(undisturbed), weights_rows_metrics(tmp_path))
 
 
 def weights_rows_metrics(runs: Path) -> tuple:
     checkpoint, rows, metrics = outcome(runs)
-    for row in rows:  # keys of trainer may differ: they are no part of a run
+    for row in rows:  # trainer keys may differ: they are not part of the run id
         for key in [key for key in row["cfg"] if key.startswith("trainer.")]:
             row["cfg"].pop(key)
     validation = (folder(runs) / "validation.csv").read_text()
@@ -90,13 +90,13 @@ def test_a_signal_to_all_processes_does_not_end_those_that_decode(tmp_path: Path
         path = tmp_path / "data" / "train" / str(n % 2) / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8, 3), n, np.uint8)).save(path)
-    asked = [*ASKED, "objective=flow", "data=images", f"data.root={tmp_path / 'data'}"]
-    asked += ["data.size=8", "data.patch=4", "data.in_memory=false", "data.workers=1"]
-    asked += ["evaluate=false", "trainer.validations=0"]
+    overrides = [*OVERRIDES, "objective=flow", "data=images", f"data.root={tmp_path / 'data'}"]
+    overrides += ["data.size=8", "data.patch=4", "data.in_memory=false", "data.workers=1"]
+    overrides += ["evaluate=false", "trainer.validations=0"]
     log = tmp_path / "log"
-    child = begun(tmp_path / "runs", asked, log)
+    child = start_fit(tmp_path / "runs", overrides, log)
     os.killpg(child, signal.SIGTERM)
-    assert ended(child) == 143, log.read_text()
+    assert wait_for_exit(child) == 143, log.read_text()
     assert (folder(tmp_path / "runs") / "checkpoints" / "last.ckpt").is_file()
     assert "Traceback" not in log.read_text()
 
@@ -136,9 +136,9 @@ def vote(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     agreement = Agreement()
-    told = [agreement.agree(rank == 1 and step >= 3) for step in range(1, 6)]
-    told.append(agreement.wait_for_answer())
-    (folder / str(rank)).write_text(str([int(each) for each in told]))
+    answers = [agreement.agree(rank == 1 and step >= 3) for step in range(1, 6)]
+    answers.append(agreement.wait_for_answer())
+    (folder / str(rank)).write_text(str([int(each) for each in answers]))
     torch.distributed.destroy_process_group()
 
 

@@ -226,7 +226,7 @@ def random_depth(seed: int = 0, loops: int = 8, **settings) -> RandomDepth:
 def test_uniform_depths_cover_their_range_evenly(settings):
     supervision = random_depth(**settings)
     low, high = settings.get("min_loops", 1), settings.get("max_loops", 8)
-    counts = Counter(supervision.depth(step) for step in range(3000))
+    counts = Counter(supervision.exits(step)[0] for step in range(3000))
     assert set(counts) == set(range(low, high + 1))
     expected = 3000 / (high - low + 1)
     assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
@@ -240,16 +240,16 @@ def test_poisson_depths_have_the_requested_mean_and_shape(mean):
     # Poisson: p(ℓ)/p(ℓ − 1) = μ/(ℓ − 1), with one μ for every ℓ, although the distribution is truncated.
     rates = [law[n] / law[n - 1] * (n - 1) for n in range(2, 9)]
     assert rates == pytest.approx([rates[0]] * 7)
-    drawn = [random_depth(law="poisson", mean=mean).depth(step) for step in range(4000)]
+    drawn = [random_depth(law="poisson", mean=mean).exits(step)[0] for step in range(4000)]
     assert sum(drawn) / 4000 == pytest.approx(mean, abs=0.15)
 
 
 def test_depth_is_a_function_of_seed_and_step_only():
-    forwards = [random_depth(seed=3).depth(step) for step in range(100)]
+    forwards = [random_depth(seed=3).exits(step)[0] for step in range(100)]
     torch.manual_seed(9)
     supervision = random_depth(seed=3)
-    assert forwards == [supervision.depth(step) for step in reversed(range(100))][::-1]
-    assert forwards != [random_depth(seed=4).depth(step) for step in range(100)]
+    assert forwards == [supervision.exits(step)[0] for step in reversed(range(100))][::-1]
+    assert forwards != [random_depth(seed=4).exits(step)[0] for step in range(100)]
 
 
 @objectives

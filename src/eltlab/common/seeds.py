@@ -37,13 +37,14 @@ class SampleNoise:
 
     def normal(self, *shape: int) -> Tensor:
         """[samples, *shape], standard normal."""
-        draws = [torch.randn(shape, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        return self._draw(torch.randn, shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """[samples, *shape], uniform on [0, 1)."""
-        draws = [torch.rand(shape, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        return self._draw(torch.rand, shape)
+
+    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([draw(shape, generator=g) for g in self.generators]).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def slice_of_this_process(micro_batches: int) -> BatchSlice:
 
 
 class BatchNoise:
-    """Noise of a training step. It is drawn for the whole global batch, and a slice gets its own rows.
+    """Noise of a training step. It is drawn for the global batch, and each slice takes its own rows.
 
     So the noise of a row depends neither on the number of ranks nor on the number of micro-batches.
 
@@ -113,8 +114,6 @@ class BatchNoise:
     def own_rows(self, values: Tensor) -> Tensor:
         """The rows of this slice, as a view of values [batch_size, ...]."""
         return values[self.batch_slice.rows(self.batch_size)]
-
-    mine = own_rows  # the name in objective files written for version 0.1
 
     def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
         size = (self.batch_size, *shape)

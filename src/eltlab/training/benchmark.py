@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from eltlab.common import seeds
 from eltlab.common.progress import Bar
+from eltlab.common.seeds import slice_of_this_process
 from eltlab.common.text import example_unit, format_bytes, format_duration, format_si, format_table
 from eltlab.common.torch_device import choose_device, choose_precision
 from eltlab.config.cost.bill import model_bill, sampling_bill
@@ -47,11 +48,8 @@ def benchmark(
     device = choose_device(configs[0].trainer.accelerator)
     precision = choose_precision(configs[0].trainer.precision, device)
     data = build_data(configs[0])
-    batch_slice = seeds.slice_of_this_process(configs[0].trainer.accumulate)
-    models = [
-        TimedModel(config, device, precision, data.batches(config, 0, device, batch_slice))
-        for config in configs
-    ]
+    own = slice_of_this_process(configs[0].trainer.accumulate)
+    models = [TimedModel(c, device, precision, data.batches(c, 0, device, own)) for c in configs]
     call = Call(uuid.uuid4().hex[:12], repeats, warmup)
     rows = train_rows(models, call)
     append_rows(out, rows)
@@ -65,30 +63,23 @@ def benchmark(
 
 def train_rows(models: list[TimedModel], call: Call) -> Rows:
     """A row per model."""
-    matmul_rate = partial(measure_matmul_rate, models[0].device, models[0].precision)
+    actions: list[Callable[[], Any]] = [model.step for model in models]
+    actions.append(partial(measure_matmul_rate, models[0].device, models[0].precision))
     images = sum(model.config.batch_size for model in models)
     unit = example_unit(models[0].config.data.shape)
-    actions: list[Callable[[], Any]] = [*(model.step for model in models), matmul_rate]
     *timed, matmul_rates = run_rounds("training steps", actions, images, call, unit)
     peak = statistics.median(matmul_rates)
     seconds = [[step.seconds for step in steps] for steps in timed]
-    vanilla = {
-        model.config.loops: times
-        for model, times in zip(models, seconds, strict=True)
-        if is_vanilla(model.config)
-    }
     rows = []
     for model, steps, times in zip(models, timed, seconds, strict=True):
-        phases = {
-            f"{phase}_seconds": statistics.median(step.phases[phase] for step in steps)
-            for phase in PHASES
-        }
+        if model.is_vanilla:  # the first model of its loop count
+            vanilla_times = times
         rows.append(
             {
                 **benchmark_facts(model, "train", call),
                 **time_facts(times, seconds[0], model.config.batch_size),
-                **phases,
-                **quartiles("ratio_to_vanilla", ratios(times, vanilla[model.config.loops])),
+                **{f"{p}_seconds": statistics.median(s.phases[p] for s in steps) for p in PHASES},
+                **quartiles("ratio_to_vanilla", np.divide(times, vanilla_times)),
                 "flops_per_second": sum(step.flops for step in steps) / sum(times),
                 "mfu": sum(step.model_flops for step in steps) / sum(times) / peak,
                 "matmul_flops_per_second": peak,
@@ -103,12 +94,12 @@ def sample_rows(
 ) -> Rows:
     """A row per batch and loop count: the twin's, and each vanilla loop's at its own count and at one loop.
 
-    No other supervision: a pass costs the same whatever the model was trained with.
+    The other supervisions are not timed, because a pass costs the same whatever the model was trained with.
     """
     timed = [
         (model, AnytimeSampler(model.module.ema, model.config, data.tokenizer), loops)
         for model in models
-        if is_vanilla(model.config)
+        if model.is_vanilla
         for loops in sorted({1, model.config.loops}, reverse=True)
     ]
     rows = []
@@ -143,7 +134,7 @@ def sample_rows(
 def run_rounds(
     label: str, actions: Sequence[Callable[[], Any]], images: int, call: Call, unit: str
 ) -> list[list[Any]]:
-    """The interleaved results of the actions, under a progress bar. images: how many one round takes."""
+    """The interleaved results of the actions, under a progress bar. images: of one round."""
     with Bar(label, (call.warmup + call.repeats) * images, unit=unit) as bar:
         return interleave(actions, call.repeats, call.warmup, lambda n: bar.update(n * images))
 
@@ -156,10 +147,6 @@ def time_sampling(
     started = time.perf_counter()
     depths = sampler.sample_batch(labels, loops, seed=0).depths
     return time.perf_counter() - started, depths
-
-
-def is_vanilla(config: Config) -> bool:
-    return config.supervision.name == "final"
 
 
 def benchmark_facts(model: TimedModel, measure: str, call: Call) -> dict[str, Any]:
@@ -176,31 +163,26 @@ def benchmark_facts(model: TimedModel, measure: str, call: Call) -> dict[str, An
 
 
 def time_facts(times: list[float], twin_times: list[float], batch: int) -> dict[str, Any]:
-    """The columns of seconds per batch, alone and against the twin."""
+    """The columns of seconds per batch, absolute and relative to the twin."""
     return {
         "batch_size": batch,
         **quartiles("seconds", times),
-        **quartiles("ratio_to_twin", ratios(times, twin_times)),
+        # Ratios within each round: what slows the machine for a while slows both models.
+        **quartiles("ratio_to_twin", np.divide(times, twin_times)),
         "images_per_second": batch / statistics.median(times),
     }
 
 
-def quartiles(name: str, values: list[float]) -> dict[str, float]:
+def quartiles(name: str, values: Any) -> dict[str, float]:
     """Columns with the median and the quartiles."""
-    low = high = values[0]
-    if len(values) > 1:
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {name: statistics.median(values), f"{name}_q25": low, f"{name}_q75": high}
-
-
-def ratios(values: list[float], references: list[float]) -> list[float]:
-    """Ratios within each round: what slows the machine for a while slows both."""
-    return [value / reference for value, reference in zip(values, references, strict=True)]
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+    return {name: middle, f"{name}_q25": low, f"{name}_q75": high}
 
 
 def train_table(rows: Rows) -> list[str]:
     phases = ("forward", "backward", "optimizer", "data")
     head = ["training step", "seconds", "x twin", "x vanilla", *phases]
+    head += ["examples/s", "utilisation", "peak", "predicted"]
     lines = [
         [
             f"{row['unique_layers']} x {row['loops']} {row['supervision']}",
@@ -220,7 +202,7 @@ def train_table(rows: Rows) -> list[str]:
     return [
         f"{first['device']}, {first['precision']}, batch {first['batch_size']}, medians of "
         f"{first['repeats']}; utilisation of {peak}, one large matrix product",
-        *format_table([[*head, "examples/s", "utilisation", "peak", "predicted"], *lines]),
+        *format_table([head, *lines]),
     ]
 
 

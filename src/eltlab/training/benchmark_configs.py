@@ -1,6 +1,5 @@
 """Which configurations a benchmark compares, and the checks before it starts. Free of torch."""
 
-import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ def check_counts(key: str, value: Any) -> list[int]:
 
 
 def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> list[Config]:
-    """The twin, then at each loop count the vanilla loop and the chosen supervision. All run the same
+    """The twin, then at each loop count the vanilla loop and the chosen supervision, all with the same
     number of layers per pass.
 
     Args:
-        loop_counts: None for that of the overrides.
-        rounds: training steps that are timed. Budgets cover them and the steps that measure the peak.
+        loop_counts: None for the loop count of the overrides.
+        rounds: how many training steps are timed.
 
     Raises UserError.
     """
@@ -55,7 +54,7 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
     machine = find_machine(trainer.accelerator, trainer.precision)
     what = f"{len(configs)} models of batch_size={chosen.batch_size}"
     check_memory(configs, machine, what, "give fewer loop_counts or a smaller batch_size")
-    images = (rounds + 2) * chosen.batch_size
+    images = (rounds + 2) * chosen.batch_size  # two more steps measure the peak of memory
     return [replace(c, budget=replace(c.budget, images=images)) for c in configs]
 
 
@@ -72,8 +71,7 @@ def make_output_folder(out: Path) -> None:
     """Creates the folder of the file of rows. Raises UserError if the file cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        out.open("a").close()
     except OSError as error:
         raise UserError(
             f"out={out}: cannot be written, {error.strerror}; give a file of rows, e.g. out=bench.jsonl"

@@ -1,20 +1,18 @@
 """Lightning callbacks that write what a run leaves: progress, metrics, checkpoints, sample grids."""
 
 import csv
-import io
-import logging
 import time
-import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning import Callback, Trainer
 
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
-from eltlab.common.files import atomic_path, write_atomic
+from eltlab.common.files import atomic_path
 from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.progress import Bar
 from eltlab.common.signals import STOPS, Requests
@@ -23,7 +21,6 @@ from eltlab.config.flat import flatten
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.training.agreement import Agreement
 from eltlab.training.module import LoopedModule
 
 
@@ -44,12 +41,17 @@ class StepCallback(Callback):
 
 
 class MetricsWriter(StepCallback):
-    """Updates the progress bar, and writes a line of metrics every trainer.log_every steps: to metrics.csv,
+    """Updates the progress bar, and writes metrics every trainer.log_every steps: to metrics.csv,
     TensorBoard and, with trainer.wandb, Weights & Biases."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.path = folder / "metrics.csv"
-        self.columns = metric_columns(config.loops)
+        loops = range(1, config.loops + 1)
+        exits, updates = [f"loss_exit_{n}" for n in loops], [f"update_{n}" for n in loops]
+        self.columns = ["step", "images", "loss", *exits, "gap", "loss_distill", "weight"]
+        self.columns += ["student", "depth", *updates, "grad_norm", "lr", "skipped"]
+        self.columns += ["images_per_second"]
+        self.resources = ExitStack()  # closed when training ends, also by an error
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         config = module.config
@@ -59,10 +61,13 @@ class MetricsWriter(StepCallback):
             truncate_csv(self.path, self.columns, module.start)
             events = str(self.path.parent / "tensorboard")
             self.writer = SummaryWriter(events, purge_step=module.start + 1)
-            self.tracker = start_wandb(self.path.parent, config)
+            self.resources.callback(self.writer.close)
+            self.wandb = start_wandb(self.path.parent, config)
+            if self.wandb is not None:
+                self.resources.callback(self.wandb.finish)
         self.since = (module.step, module.train_seconds)
-        self.bar = Bar("train", config.images, module.images_seen, example_unit(config.data.shape))
-        self.bar.__enter__()
+        bar = Bar("train", config.images, module.images_seen, example_unit(config.data.shape))
+        self.bar = self.resources.enter_context(bar)
 
     def after_step(self, trainer: Trainer, module: LoopedModule) -> None:
         module.tick()
@@ -84,41 +89,28 @@ class MetricsWriter(StepCallback):
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)
         for name, value in values.items():
             self.writer.add_scalar(name, value, position["step"])
-        if self.tracker is not None:
-            self.tracker.log(row, step=position["step"])
+        if self.wandb is not None:
+            self.wandb.log(row, step=position["step"])
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.bar.__exit__(None, None, None)
-        if ranks.is_main_process():
-            self.writer.close()
-            if self.tracker is not None:
-                self.tracker.finish()
+        self.resources.close()
 
     def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
-        if hasattr(self, "bar"):  # otherwise it was raised before training started
-            self.on_train_end(trainer, module)
-
-
-def metric_columns(loops: int) -> list[str]:
-    exits = [f"loss_exit_{n}" for n in range(1, loops + 1)]
-    updates = [f"update_{n}" for n in range(1, loops + 1)]
-    before = ["step", "images", "loss", *exits, "gap", "loss_distill", "weight", "student", "depth"]
-    return [*before, *updates, "grad_norm", "lr", "skipped", "images_per_second"]
+        self.resources.close()
 
 
 def truncate_csv(path: Path, columns: list[str], step: int) -> None:
-    """Writes a CSV file with a header and, of the lines there, those up to the step a run resumes from."""
+    """Writes the header of a CSV file and keeps its lines up to the step that a run resumes from."""
     kept = []
     if path.is_file() and step:
         with path.open(newline="") as file:
             # A killed process may have left an incomplete last line.
             complete = [row for row in csv.DictReader(file) if None not in row.values()]
         kept = [row for row in complete if row["step"].isdigit() and int(row["step"]) <= step]
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns)
-    writer.writeheader()
-    writer.writerows(kept)
-    write_atomic(path, buffer.getvalue())
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(kept)
 
 
 def start_wandb(folder: Path, config: Config) -> Any:
@@ -149,10 +141,43 @@ def start_wandb(folder: Path, config: Config) -> Any:
         ) from error
 
 
-class CheckpointWriter(StepCallback):
-    """Writes checkpoints/last.ckpt atomically, every `seconds` and at the end.
+class Agreement:
+    """Lets all ranks save or stop after the same step: they learn the largest request of any rank.
 
-    After a step in which a signal came, writes it too and raises Stopped, on all ranks after the same step.
+    A request of one step is answered at the next, because requests are reduced on the CPU (gloo) while a
+    step runs, so that no step waits for a device. With several ranks the constructor creates a process
+    group, so every rank must call it.
+    """
+
+    def __init__(self) -> None:
+        self.group: Any = None  # None for a single rank
+        self.request = torch.zeros((), dtype=torch.int32)
+        self.work: Any = None  # the reduction in flight
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self.group = dist.new_group(backend="gloo")
+
+    def agree(self, request: int) -> int:
+        """The largest request of one step ago. Every rank calls this at the end of every step."""
+        if self.group is None:
+            return request
+        answer = self.wait_for_answer()
+        self.request = torch.tensor(int(request), dtype=torch.int32)
+        self.work = dist.all_reduce(self.request, dist.ReduceOp.MAX, self.group, async_op=True)
+        return answer
+
+    def wait_for_answer(self) -> int:
+        """Waits for the reduction in flight. Returns its result, or 0 if there is none."""
+        if self.work is None:
+            return 0
+        self.work.wait()
+        self.work = None
+        return int(self.request)
+
+
+class CheckpointWriter(StepCallback):
+    """Writes checkpoints/last.ckpt atomically: every `seconds`, at the end, and after a signal to stop.
+
+    At a signal it then raises Stopped, on all ranks after the same step.
     """
 
     SAVE, STOP = 1, 2  # what a rank may request
@@ -175,7 +200,7 @@ class CheckpointWriter(StepCallback):
         if answer or module.step == module.config.steps:
             self.save(trainer)
         if answer == self.STOP:
-            # The signal may have reached another rank only; this one then stops with the same code.
+            # The signal may have reached a different rank only. This rank stops with the same code.
             self.signals.number = self.signals.number or STOPS[0]
             self.signals.raise_if_stopped(f" at {module.images_seen:,} images")
 
@@ -192,7 +217,8 @@ class CheckpointWriter(StepCallback):
 
 
 class SampleGrids(StepCallback):
-    """Writes samples/, trainer.grids times over the run: the same noise and labels at several loop counts."""
+    """Writes a grid to samples/ trainer.grids times per run: the same noise and labels at every loop count
+    of evaluate_loops."""
 
     COLUMNS = 10
 
@@ -205,8 +231,7 @@ class SampleGrids(StepCallback):
             return
         model = AnytimeSampler(module.ema, self.config, self.tokenizer)
         labels = torch.arange(self.COLUMNS) % self.config.data.classes
-        loops = self.config.evaluate_loops
-        assert loops  # filled in when the configuration was resolved
+        loops = self.config.evaluate_loops or []  # never empty in a resolved configuration
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
         if ranks.is_main_process():
             suffix = grid_suffixes(self.config.data.frames)[0]
@@ -216,12 +241,5 @@ class SampleGrids(StepCallback):
 
 
 def evenly_spaced_steps(steps: int, times: int) -> set[int]:
-    """`times` steps spread evenly over a run, the last of which is the final step."""
+    """`times` steps spread evenly over a run, up to and including the final step."""
     return {-(-steps * n // times) for n in range(1, times + 1)}
-
-
-def quiet_lightning() -> None:
-    """Silences the banners and the advice of Lightning about parts that eltlab replaces."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")

@@ -1,7 +1,7 @@
-"""Counts the bytes of live tensors op by op: on the CPU what CUDA's allocator reports.
+"""Counts the bytes of live tensors on the CPU, as the allocator does on CUDA.
 
-Meant for tests and benchmarks: the dispatch mode adds some microseconds to every op. Memory that a kernel
-allocates for itself and frees before it returns is not seen.
+For tests and benchmarks: every op takes some microseconds longer. Memory that a kernel allocates for itself
+and frees before it returns is not counted.
 """
 
 import weakref
@@ -15,11 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """A context that follows every storage that ops create inside it, also in the backward pass.
+    """A context that counts the storages that ops create inside it, also in the backward pass.
 
-    current: bytes of the storages alive now; peak: the maximum since the start or `reset_peak`. Views
-    and in-place results are not new storages. Storages that existed before are not counted, and neither
-    is their release.
+    current: bytes of the storages alive now; peak: the maximum since the start or `reset_peak`. Storages
+    that existed before are not counted, and neither is their release.
     """
 
     def __init__(self) -> None:
@@ -34,18 +33,14 @@ class LiveMemory(TorchDispatchMode):
         given = {storage._cdata for storage in storages((args, kwargs))}
         out = func(*args, **kwargs)
         for storage in storages(out):
+            address, size = storage._cdata, storage.nbytes()
             # An op that returns a storage it was given has written in place or made a view.
-            if storage._cdata not in given | self.known:
-                self.add(storage)
+            if address not in given | self.known:
+                self.known.add(address)
+                self.current += size
+                weakref.finalize(storage, self.remove, address, size).atexit = False
         self.peak = max(self.peak, self.current)
         return out
-
-    def add(self, storage: torch.UntypedStorage) -> None:
-        """Counts a storage until its last tensor is freed."""
-        address, size = storage._cdata, storage.nbytes()
-        self.known.add(address)
-        self.current += size
-        weakref.finalize(storage, self.remove, address, size).atexit = False
 
     def remove(self, address: int, size: int) -> None:
         self.known.discard(address)

@@ -5,6 +5,7 @@ twelve times as long per update, and reduces over ranks with two collectives per
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from eltlab.common import distributed
 
 
 class Meter:
-    """Sums named scalars. A rank adds values of its slice of the batch; `flush` returns the means over
-    steps and ranks, with one transfer and one collective for all names."""
+    """Sums named scalars of this rank. `flush` returns the means over steps and ranks, with one transfer
+    and one collective for all names."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {}
@@ -22,9 +23,9 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         for name, value in values.items():
-            # A tensor is added on its device. A Python number is added on the host, without a transfer.
-            detached = value.detach() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + detached
+            # Tensors are added on their device, Python numbers on the host: neither is transferred.
+            number = value.detach() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + number
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def state(self) -> dict[str, dict[str, float]]:
@@ -41,12 +42,10 @@ class Meter:
         self.sums, self.counts = {}, {}
         return means
 
-    def reduce_sums(self) -> dict[str, float]:
+    def reduce_sums(self) -> dict[str, Any]:
         """The sums, averaged over ranks. Waits for the device and for the other ranks."""
-        tensors = {n: total for n, total in self.sums.items() if isinstance(total, Tensor)}
-        sums = {n: total for n, total in self.sums.items() if not isinstance(total, Tensor)}
-        if tensors:
-            stacked = torch.stack([total.float() for total in tensors.values()])
-            reduced = distributed.all_reduce_mean(stacked).tolist()
-            sums.update(zip(tensors, reduced, strict=True))
-        return sums
+        tensors = {n: total.float() for n, total in self.sums.items() if isinstance(total, Tensor)}
+        if not tensors:
+            return dict(self.sums)
+        means = distributed.all_reduce_mean(torch.stack(list(tensors.values()))).tolist()
+        return self.sums | dict(zip(tensors, means, strict=True))

@@ -24,7 +24,7 @@ from eltlab.training.supervision import build_supervision
 
 BAD_STEPS = 5  # a run stops after this many steps in a row without a finite gradient
 
-SKIPS = ("skipped", "skipped_in_row", "longest_bad")  # counters of steps without a finite gradient
+SKIPS = ("skipped", "skipped_in_row", "longest_bad")  # the counters of such steps
 
 
 class LoopedModule(LightningModule):
@@ -61,9 +61,8 @@ class LoopedModule(LightningModule):
         )
         self.meter = Meter()
         self.start = self.step = 0  # steps done when this process started, and so far
-        self.skipped = torch.zeros(())
-        self.skipped_in_row = torch.zeros(())
-        self.longest_bad = torch.zeros(())  # the maximum of skipped_in_row
+        # Steps without a finite gradient: all, those since the last good one, the longest such row.
+        self.skipped = self.skipped_in_row = self.longest_bad = torch.zeros(())
         self.peak_memory = 0  # bytes, in the processes before this one
         self.train_seconds = 0.0
         self.clock = time.monotonic()
@@ -90,12 +89,8 @@ class LoopedModule(LightningModule):
         torch.manual_seed(seeds.fold(config.seed, "dropout", step, batch_slice.index))
         labels_B = self.drop_labels(labels_B, noise)
         inputs, target = self.objective.corrupt(x, noise)
-        done = self.backbone(
-            *inputs,
-            labels_B=labels_B,
-            exits=self.supervision.exits(step),
-            track=self.is_report_due(step),
-        )
+        exits, track = self.supervision.exits(step), self.is_report_due(step)
+        done = self.backbone(*inputs, labels_B=labels_B, exits=exits, track=track)
         losses = self.supervision.losses(self.objective, done.exits, target, step)
         self.meter.add(losses.log)
         if done.updates is not None:
@@ -121,8 +116,7 @@ class LoopedModule(LightningModule):
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        b1, b2 = optim.betas
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=(b1, b2), fused=True)
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), fused=True)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clips by the global norm. If the norm is not finite, the optimizer skips the step."""
@@ -131,12 +125,12 @@ class LoopedModule(LightningModule):
         if isinstance(norm, DTensor):  # the norm of shards: all ranks must skip the same steps
             norm = norm.full_tensor()
         bad = (~norm.isfinite()).float()
-        # Fused AdamW reads found_inf on the device (it was made for loss scaling): weights, moments and
-        # its step count stay as they are, and the host does not wait to learn whether they did.
+        # Fused AdamW reads found_inf on the device (it was made for loss scaling). If it is 1, weights,
+        # moments and step count stay as they are, and the host has not waited for the norm.
         optimizer.found_inf = bad
         self.skipped = self.skipped.to(bad.device) + bad
         self.skipped_in_row = (self.skipped_in_row.to(bad.device) + 1) * bad
-        self.longest_bad = torch.maximum(self.longest_bad.to(bad.device), self.skipped_in_row)
+        self.longest_bad = self.longest_bad.to(bad.device).maximum(self.skipped_in_row)
         self.meter.add({"grad_norm": norm})
 
     def optimizer_step(
@@ -144,7 +138,7 @@ class LoopedModule(LightningModule):
     ) -> None:
         """The optimizer step of `fit` (called by Lightning) and of `bench`.
 
-        optimizer_closure: run by the optimizer first; it leaves clipped gradients.
+        optimizer_closure: called by the optimizer first; it computes and clips the gradients.
         """
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -159,9 +153,8 @@ class LoopedModule(LightningModule):
 
         Raises Diverged if BAD_STEPS steps in a row were skipped.
         """
-        values = self.meter.flush()
-        values["lr"] = learning_rate(self.config, self.step - 1)
-        values["skipped"] = self.skipped.item()
+        lr, skipped = learning_rate(self.config, self.step - 1), self.skipped.item()
+        values = self.meter.flush() | {"lr": lr, "skipped": skipped}
         longest = int(self.longest_bad.item())
         if longest >= BAD_STEPS:
             raise Diverged(

@@ -15,7 +15,7 @@ from eltlab.common import ranks
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Shards the networks over all ranks. Its checkpoints equal those of a single device."""
+    """FSDP2 whose checkpoints equal those of a single device."""
 
     def __init__(self) -> None:
         super().__init__(ranks.world_size(), 1, save_distributed_checkpoint=False)
@@ -31,9 +31,8 @@ class ShardedStrategy(ModelParallelStrategy):
 def shard_networks(backbone: nn.Module, average: nn.Module, mesh: DeviceMesh, bf16: bool) -> None:
     """Shards both networks in place, each as one group.
 
-    A looped network reuses its weights in every loop. As one group they are gathered once per step and
-    their gradients are reduced once. bf16: weights are gathered and used in bf16; gradients are reduced
-    in float32.
+    A looped network reuses its weights in every loop, and as one group they are gathered once per step.
+    bf16: weights are gathered and used in bf16; gradients are reduced in float32.
     """
     policy = MixedPrecisionPolicy()
     if bf16:
@@ -63,11 +62,11 @@ def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[s
     """A gathered optimizer state, with each moment sharded as its parameter is in this optimizer."""
     names = [name for group in state["param_groups"] for name in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    sharded = {}
-    for name, parameter in zip(names, parameters, strict=True):
-        if name in state["state"]:
-            values = state["state"][name]
-            sharded[name] = {key: shard_like(value, parameter) for key, value in values.items()}
+    sharded = {
+        name: {key: shard_like(value, parameter) for key, value in state["state"][name].items()}
+        for name, parameter in zip(names, parameters, strict=True)
+        if name in state["state"]
+    }
     return {**state, "state": sharded}
 
 
@@ -75,7 +74,7 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
     """A moment, sharded as its parameter is. Step counts (scalars) are not sharded."""
     if not isinstance(parameter, DTensor) or value.dim() == 0:
         return value
-    here = value.to(parameter.device)
-    mesh, placements = parameter.device_mesh, parameter.placements
     # Each rank has the whole moment, so it takes its shard locally instead of receiving it from rank 0.
-    return distribute_tensor(here, mesh, placements, src_data_rank=None)
+    return distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )

@@ -49,8 +49,9 @@ class Final:
         return (self.loops,)
 
     def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
-        truth = objective.loss(preds[self.loops], target)
-        return Losses(truth, {"loss": truth, f"loss_exit_{self.loops}": truth})
+        [last] = self.exits(step)
+        truth = objective.loss(preds[last], target)
+        return Losses(truth, {"loss": truth, f"loss_exit_{last}": truth})
 
 
 class Ilsd:
@@ -75,23 +76,19 @@ class Ilsd:
 
     def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         student, teacher = preds[self.student(step)], preds[self.loops]
-        truth_weight = ramp(self.weight, step, self.steps)
+        weight = ramp(self.weight, step, self.steps)  # λ
         teacher_truth = objective.loss(teacher, target)
         student_truth = objective.loss(student, target)
         # distill stops the gradient of the teacher, which learns from its own ground truth only.
         distilled = objective.distill(student, teacher, target)
-        total = (
-            teacher_truth
-            + truth_weight * student_truth
-            + (1 - truth_weight) * self.distill * distilled
-        )
+        total = teacher_truth + weight * student_truth + (1 - weight) * self.distill * distilled
         log: dict[str, Tensor | float] = {
             "loss": total,
             f"loss_exit_{self.loops}": teacher_truth,
             f"loss_exit_{self.student(step)}": student_truth,
             "gap": student_truth - teacher_truth,
             "loss_distill": distilled,
-            "weight": truth_weight,
+            "weight": weight,
             "student": self.student(step),
         }
         return Losses(total, log)
@@ -104,9 +101,8 @@ class Deep:
     """
 
     def __init__(self, loops: int, config: DeepConfig) -> None:
-        inner = config.inner
-        weights = inner if isinstance(inner, list) else [inner] * (loops - 1)
-        self.weights = dict(enumerate([*map(float, weights), 1.0], start=1))
+        inner = config.inner if isinstance(config.inner, list) else [config.inner] * (loops - 1)
+        self.weights = dict(enumerate([*map(float, inner), 1.0], start=1))
 
     def exits(self, step: int) -> tuple[int, ...]:
         return tuple(self.weights)
@@ -120,27 +116,23 @@ class Deep:
         return Losses(total, {"loss": total} | {f"loss_exit_{n}": t for n, t in truths.items()})
 
 
-class RandomDepth:
+class RandomDepth(Final):
     """Ground truth on the last exit of a pass with a random number of loops (as in Huginn).
 
     The loop count is drawn from the depth distribution by (seed, step), so it is the same on every rank.
     """
 
     def __init__(self, loops: int, config: RandomDepthConfig, seed: int) -> None:
+        super().__init__(loops)
         self.seed, self.depth_distribution = seed, config.depths(loops)
 
-    def depth(self, step: int) -> int:
-        """The loop count of this step."""
-        counts, weights = zip(*self.depth_distribution.items(), strict=True)
-        return random.Random(fold(self.seed, "depth", step)).choices(counts, weights)[0]
-
     def exits(self, step: int) -> tuple[int, ...]:
-        return (self.depth(step),)
+        counts, weights = zip(*self.depth_distribution.items(), strict=True)
+        return tuple(random.Random(fold(self.seed, "depth", step)).choices(counts, weights))
 
     def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
-        depth = self.depth(step)
-        truth = objective.loss(preds[depth], target)
-        return Losses(truth, {"loss": truth, f"loss_exit_{depth}": truth, "depth": depth})
+        total, log = super().losses(objective, preds, target, step)
+        return Losses(total, {**log, "depth": self.exits(step)[0]})
 
 
 def ramp(weight: WeightConfig, step: int, steps: int) -> float:

@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TimedStep(NamedTuple):
-    """What one training step took. The FLOPs are those of its own depth, which may be random."""
+    """The time and the FLOPs of one training step, at the depth of that step, which may be random."""
 
     phases: dict[str, float]  # seconds of each of PHASES
     flops: float
@@ -60,11 +60,9 @@ class Clock:
 
 
 class TimedModel:
-    """A model in training whose steps are taken one at a time, as the main process of `fit` takes them,
-    without the other ranks.
+    """A model in training whose steps are taken one at a time, as the main process of `fit` takes them.
 
-    Args:
-        batches: micro-batches of this rank.
+    batches: micro-batches of the main process.
     """
 
     def __init__(
@@ -75,6 +73,7 @@ class TimedModel:
         batch_slice = BatchSlice(0, config.world, 0, config.trainer.accumulate)
         self.module = LoopedModule(config, batch_slice=batch_slice).to(device)
         self.optimizer = self.module.configure_optimizers()
+        self.is_vanilla = config.supervision.name == "final"
 
     def step(self) -> TimedStep:
         """Takes and times one training step."""
@@ -86,7 +85,9 @@ class TimedModel:
             with autocast(self.device, self.precision):
                 loss = module.training_step(batch, n) / micro_batches
             clock.mark()
-            if n == 0:  # as late as Lightning does it: the forward runs beside the old gradients
+            if (
+                n == 0
+            ):  # as late as in Lightning: the old gradients are held during the forward pass
                 self.optimizer.zero_grad()
             loss.backward()
             clock.mark()
@@ -119,22 +120,16 @@ class TimedModel:
         clock.mark()
         return clock.seconds()[0]
 
-    def gradient_bytes(self) -> int:
-        gradients = (parameter.grad for parameter in self.module.backbone.parameters())
-        return sum(gradient.nbytes for gradient in gradients if gradient is not None)
-
     def static_bytes(self) -> int:
-        """Bytes held between steps: weights, gradients, optimizer state, average."""
-        tensors = [
-            *self.module.backbone.parameters(),
-            *(t for state in self.optimizer.state.values() for t in state.values()),
-            *self.module.ema.parameters(),
-            *self.module.buffers(),
-        ]
-        return self.gradient_bytes() + sum(tensor.nbytes for tensor in tensors)
+        """Bytes held between steps: weights, average, gradients and optimizer state."""
+        parameters = list(self.module.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        moments = [t for state in self.optimizer.state.values() for t in state.values()]
+        tensors = [*parameters, *self.module.buffers(), *gradients, *moments]
+        return sum(tensor.nbytes for tensor in tensors)
 
     def peak_bytes(self) -> int:
-        """The maximum of bytes held during a step of the largest depth. Takes two or three steps."""
+        """The most memory in use during a step of the largest depth. Takes two or three steps."""
         if not self.optimizer.state:
             self.step()  # allocates the moments, which are static from then on
         deepest = self.next_deepest_step()
@@ -144,12 +139,14 @@ class TimedModel:
             self.module.step = deepest
             self.step()
             return torch.cuda.max_memory_allocated() - other_bytes
+        self.optimizer.zero_grad()  # LiveMemory counts the gradients of its own steps
+        static_bytes = self.static_bytes()
         with LiveMemory() as live:
-            self.step()  # after it the gradients are counted by `live`, and no longer static
+            self.step()
             self.module.step = deepest
             live.reset_peak()
             self.step()
-        return self.static_bytes() - self.gradient_bytes() + live.peak
+        return static_bytes + live.peak
 
     def next_deepest_step(self) -> int:
         """The next step that runs the largest loop count of any step."""
@@ -159,7 +156,7 @@ class TimedModel:
 
 
 def synthetic_batches(config: Config, device: torch.device) -> Iterator[Batch]:
-    """One random micro-batch of the configuration's shapes, repeated forever. It needs no data."""
+    """One random micro-batch of the configuration's shapes, repeated forever."""
     data, count = config.data, config.micro_batch_size
     labels = torch.randint(data.classes, (count,), device=device)
     if config.objective.INPUTS == "tokens":
@@ -198,14 +195,13 @@ def measure_rates(
     models = [TimedModel(c, device, precision, synthetic_batches(c, device)) for c in configs]
     steps = interleave([model.step for model in models], repeats, 1)
     passes = [partial(model.time_pass, next(model.batches)) for model in models]
-    found = []
-    for config, trained, sampled in zip(
-        configs, steps, interleave(passes, repeats, 1), strict=True
-    ):
+    seconds = interleave(passes, repeats, 1)
+    rates = []
+    for config, trained, sampled in zip(configs, steps, seconds, strict=True):
         train = sum(step.flops for step in trained) / sum(step.seconds for step in trained)
         flops = 2 * macs_per_pass(network(config), config.loops) * config.micro_batch_size
-        found.append((train, flops / statistics.median(sampled)))
-    return found
+        rates.append((train, flops / statistics.median(sampled)))
+    return rates
 
 
 def measure_matmul_rate(device: torch.device, precision: str) -> float:

@@ -1,10 +1,13 @@
 """Trains a prepared run: its module, its Lightning Trainer, and the checks of a resumed checkpoint."""
 
+import logging
 import sys
-from pathlib import Path
+import warnings
 from typing import Any
 
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
@@ -14,14 +17,9 @@ from eltlab.config.schema import Config
 from eltlab.data.build import TrainingData
 from eltlab.evaluation.prepare import Prepared
 from eltlab.runs.checkpoints import check_architecture, read_checkpoint
-from eltlab.training.callbacks import (
-    CheckpointWriter,
-    MetricsWriter,
-    SampleGrids,
-    quiet_lightning,
-)
+from eltlab.training.callbacks import CheckpointWriter, MetricsWriter, SampleGrids
 from eltlab.training.module import LoopedModule
-from eltlab.training.strategy import strategy_arguments
+from eltlab.training.sharding import ShardedStrategy
 from eltlab.training.validation import Validation
 
 
@@ -50,18 +48,18 @@ def train(prepared: Prepared, requests: Requests) -> None:
     try:
         trainer.fit(module, batches)
     except SystemExit:
-        if (
-            trainer.interrupted
-        ):  # Lightning turns Ctrl-C into SystemExit; common/command.py expects this
-            raise KeyboardInterrupt from None
-        raise
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None  # Lightning turned Ctrl-C into SystemExit
     requests.raise_if_stopped()
 
 
 def build_trainer(prepared: Prepared, data: TrainingData, requests: Requests) -> Trainer:
     """Lightning's Trainer, with every part that eltlab replaces turned off."""
-    config, folder = prepared.config, prepared.run.folder
-    quiet_lightning()
+    config = prepared.config
+    for name in ("lightning.pytorch", "lightning.fabric"):  # advice about the replaced parts
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     return Trainer(
         accelerator=prepared.device.type,
         devices=config.trainer.devices,
@@ -70,41 +68,58 @@ def build_trainer(prepared: Prepared, data: TrainingData, requests: Requests) ->
         precision=prepared.precision,  # type: ignore[arg-type]
         **strategy_arguments(config),
         max_epochs=1,  # the batches of the whole run are one epoch of the loader
-        callbacks=build_callbacks(folder, prepared, data, requests),
+        callbacks=build_callbacks(prepared, data, requests),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=folder,
+        default_root_dir=prepared.run.folder,
     )
 
 
-def build_callbacks(
-    folder: Path, prepared: Prepared, data: TrainingData, requests: Requests
-) -> list[Callback]:
+def build_callbacks(prepared: Prepared, data: TrainingData, requests: Requests) -> list[Callback]:
     """What happens after a step, in order. The checkpoint is last: it is never ahead of the files."""
-    config = prepared.config
+    config, folder = prepared.config, prepared.run.folder
     callbacks: list[Callback] = [MetricsWriter(folder, config)]
     if config.trainer.validations:
         callbacks.append(Validation(folder, config, *data.held_out(Validation.IMAGES)))
-    path, seconds = prepared.run.checkpoint, config.trainer.checkpoint_seconds
-    checkpoints = CheckpointWriter(path, seconds, requests)
-    grids = SampleGrids(folder / "samples", config, data.tokenizer)
-    return [*callbacks, grids, checkpoints]
+    callbacks.append(SampleGrids(folder / "samples", config, data.tokenizer))
+    seconds = config.trainer.checkpoint_seconds
+    return [*callbacks, CheckpointWriter(prepared.run.checkpoint, seconds, requests)]
+
+
+def strategy_arguments(config: Config) -> dict[str, Any]:
+    """The launcher and the strategy (DDP or FSDP2), as arguments of the Trainer."""
+    # Set explicitly: Lightning would detect SLURM and answer its signals with its own checkpoints and
+    # requeues. A job started by cluster.py has torchrun's variables too.
+    launched = ranks.is_launched()
+    arguments: dict[str, Any] = {
+        "plugins": TorchElasticEnvironment() if launched else LightningEnvironment()
+    }
+    if ranks.world_size() == 1:
+        return arguments
+    if config.trainer.strategy == "fsdp":
+        return arguments | {"strategy": ShardedStrategy()}
+    # Only the injection can stay without a gradient, in a pass of one loop.
+    unused = config.model.inject_input and 1 in config.supervision.spent(config.loops).depths
+    strategy = DDPStrategy(
+        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+    )
+    return arguments | {"strategy": strategy}
 
 
 def check_resumable(
     counters: dict[str, Any], precision: str, data_hash: str, config: Config
 ) -> None:
-    """Raises UserError if a run would continue in another precision, or with other images."""
+    """Raises UserError if a run would continue in a different precision or with different images."""
     trained = counters["precision"]
     if trained != precision:
         raise UserError(
             f"trainer.precision={precision}: the run was started in {trained}; continue with "
-            f"trainer.precision={trained}, or start another run with a name= of its own"
+            f"trainer.precision={trained}, or start a new run under another name="
         )
     if counters["data"] != data_hash:
         raise UserError(
-            f"data={config.data.name} data.root={config.data.root}: the run was started with other "
-            "images (their hash differs); restore them, or start another run with a name= of its own"
+            f"data={config.data.name} data.root={config.data.root}: the run was started with "
+            "different images (their hash differs); restore them, or start a new run under another name="
         )

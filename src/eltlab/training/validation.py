@@ -20,13 +20,13 @@ COLUMNS = ["step", "images", "exit", "level", "loss", "gap"]
 
 
 class Validation(StepCallback):
-    """Measures the loss of every exit at LEVELS levels, trainer.validations times over the run.
+    """Measures the loss of every exit at LEVELS levels, trainer.validations times per run.
 
     level is the mean time (diffusion) or mask ratio (masked) of the bin. gap is the loss minus that of the
     last exit. Images, corruption and levels are the same at every step and for every seed.
 
     Args:
-        inputs, labels: held-out examples; uint8 images or what the objective corrupts.
+        inputs, labels: held-out examples, as uint8 images or as inputs of the objective.
     """
 
     IMAGES = 512  # of the held-out split, at most
@@ -55,15 +55,15 @@ class Validation(StepCallback):
         lines = self.measure(module)  # on every rank, because the average may be sharded
         if ranks.is_main_process():
             with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                for line in lines:
-                    writer.writerow({"step": module.step, "images": module.images_seen, **line})
+                position = {"step": module.step, "images": module.images_seen}
+                csv.DictWriter(file, COLUMNS).writerows(position | line for line in lines)
         module.tick(count=False)
 
     @torch.inference_mode()
     def measure(self, module: Any) -> list[dict[str, float]]:
         """One line per exit and level."""
-        device, lines = module.device, []
+        device = module.device
+        lines: list[dict[str, float]] = []
         # Shuffled, because the images are sorted by class and each level must see all classes.
         order = torch.randperm(len(self.inputs), generator=generator("validation", "order"))
         for level in range(LEVELS):
@@ -96,6 +96,6 @@ class Validation(StepCallback):
 
 
 def micro_batch_count(count: int, at_once: int) -> int:
-    """The number of equal micro-batches, of at most at_once examples each, that drops the fewest of count."""
+    """How many equal micro-batches of at most at_once examples drop the fewest of count examples."""
     least = math.ceil(count / at_once)
     return min(range(least, min(2 * least, count) + 1), key=lambda parts: count % parts)
