@@ -116,7 +116,8 @@ class LoopedModule(LightningModule):
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), fused=True)
+        b1, b2 = optim.betas
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=(b1, b2), fused=True)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clips by the global norm. If the norm is not finite, the optimizer skips the step."""
