@@ -1,13 +1,19 @@
-"""What a run still lacks: the requested loop schedules that it has no row of. Free of torch."""
+"""Which loop schedules a run has no row of: the only place that answers this. Free of torch."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
+from eltlab.config.flat import flatten
 from eltlab.config.schedules import LoopSchedule
-from eltlab.config.schema import Config
+from eltlab.config.schema import Config, MetricsConfig
 from eltlab.runs.row_facts import recorded_config
 from eltlab.runs.row_files import read_rows, requested_loops
 from eltlab.runs.run_folder import Run
+
+# The columns of a row name the schedule and the threshold of halting; where images are stored changes
+# no value. A row that differs from the configuration only in these keys is the same measurement.
+IGNORED = ("sampler.loops", "sampler.halting", "metrics.images")
 
 
 def default_schedules(config: Config) -> list[LoopSchedule]:
@@ -20,6 +26,12 @@ def default_schedules(config: Config) -> list[LoopSchedule]:
     return list(config.evaluate_loops)
 
 
+def left_to_measure(run: Run) -> list[LoopSchedule]:
+    """The schedules that fit would still measure once the run is trained to its end."""
+    config = run.config
+    return missing(run, config, default_schedules(config), config.seed, config.images)
+
+
 def missing(
     run: Run,
     config: Config,
@@ -28,7 +40,7 @@ def missing(
     images_seen: int,
     protocol: str | None = None,
 ) -> list[LoopSchedule]:
-    """Those of the schedules that the run has no row of, at this point of training and for this seed.
+    """The schedules that the run has no row of, for this sampling seed after this many training images.
 
     protocol: the id that a row must have. It is known only once the metrics are loaded; without it, a
     row must have the sampler.* and metrics.* keys of config.
@@ -37,40 +49,36 @@ def missing(
         (row["loop_schedule"], requested_loops(row))
         for row in read_rows(run.rows)
         if row["kind"] == "eval"
-        and (row["sample_seed"], row["images_seen"]) == (seed, images_seen)
-        and (row["protocol"] == protocol if protocol else measured_alike(row, config))
+        and (row.get("sample_seed"), row["images_seen"]) == (seed, images_seen)
+        and (row["protocol"] == protocol if protocol else _has_settings(row, config))
     }
-    return [each for each in schedules if _named(each, config) not in measured]
+    return [
+        schedule
+        for schedule in schedules
+        if tuple(requested_columns(schedule, config).values()) not in measured
+    ]
 
 
-def left_to_measure(run: Run) -> list[LoopSchedule]:
-    """What fit would still measure once the run is trained to its end."""
-    config = run.config
-    return missing(run, config, default_schedules(config), config.seed, config.images)
-
-
-def measured_alike(row: dict[str, Any], config: Config) -> bool:
-    """Whether a row was sampled and measured by the settings of config; keys that are newer than the
-    row have their default in it."""
-    known = json.loads(json.dumps(recorded_config(config)))  # as the row has it: tuples are lists
-    keys = [key for key in known if key.startswith(("sampler.", "metrics."))]
-    return all(row["cfg"].get(key, known[key]) == known[key] for key in keys)
+def _has_settings(row: dict[str, Any], config: Config) -> bool:
+    """Whether a row has the sampler.* and metrics.* keys of config."""
+    # A key that the row lacks is newer than the row, which was therefore measured under its default.
+    defaults = replace(config, sampler=type(config.sampler)(), metrics=MetricsConfig())  # type: ignore[call-arg]
+    found = flatten(defaults) | row.get("cfg", {})
+    return all(
+        found[key] == value
+        for key, value in recorded_config(config).items()
+        if key.startswith(("sampler.", "metrics.")) and key not in IGNORED
+    )
 
 
 def requested_columns(schedule: LoopSchedule, config: Config) -> dict[str, Any]:
-    """The columns that name what was requested. Loops that a schedule spends are known after sampling."""
-    name, loops = _named(schedule, config)
-    return {"loop_schedule": name, "loops": loops}
+    """The columns that name the requested schedule: loop_schedule, and loops if it is a constant count.
 
-
-def _named(schedule: LoopSchedule, config: Config) -> tuple[str, int | None]:
-    name = schedule_name(schedule, config.sampler.halting)
-    return name, schedule if isinstance(schedule, int) and name == "constant" else None
-
-
-def schedule_name(schedule: LoopSchedule, halting: float | None) -> str:
-    """The column loop_schedule: constant, 4to1, or a JSON list; "…, halting τ" if passes may halt."""
+    loop_schedule is constant, 4to1 or a JSON list; "…, halting τ" if passes may halt.
+    """
     name = schedule if isinstance(schedule, str) else json.dumps(schedule)
-    if halting is not None:
-        return f"{name}, halting {halting}"
-    return "constant" if isinstance(schedule, int) else name
+    if config.sampler.halting is not None:
+        return {"loop_schedule": f"{name}, halting {config.sampler.halting}", "loops": None}
+    if isinstance(schedule, int):
+        return {"loop_schedule": "constant", "loops": schedule}
+    return {"loop_schedule": name, "loops": None}
