@@ -9,8 +9,7 @@ import torch
 from eltlab.data.clips.sprites import load_sprites
 from eltlab.evaluation.distances import frechet, statistics
 from eltlab.evaluation.features import Extractor
-from eltlab.evaluation.i3d import load_i3d
-from eltlab.evaluation.i3d_weights import find_i3d_weights
+from eltlab.evaluation.i3d import find_i3d_weights, load_i3d
 
 CLIPS, LEVELS = 512, (8, 16, 32)  # standard deviations of the noise, in grey levels of 255
 

@@ -24,15 +24,19 @@ from torch.utils.data import Dataset
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from eltlab.common.errors import UserError
-from eltlab.evaluation import i3d_weights
+from eltlab.config.flat import leaves
+from eltlab.evaluation import i3d
 from eltlab.evaluation.distances import frechet, statistics
-from eltlab.evaluation.i3d import I3D, PROTOCOL, load_i3d, preprocess
-from eltlab.evaluation.i3d_weights import (
+from eltlab.evaluation.i3d import (
     FILE,
+    I3D,
     INSTALL,
+    PROTOCOL,
     NumpyUnpickler,
     find_i3d_weights,
     from_flax,
+    load_i3d,
+    preprocess,
 )
 from eltlab.evaluation.weight_files import installed_file
 
@@ -112,7 +116,7 @@ def test_black_and_white_are_as_far_apart_as_in_tensorflow(network):
 
 
 def test_every_array_of_the_file_is_used(tree, network):
-    counts = [len(list(i3d_weights._leaves(tree[part]))) for part in ("params", "batch_stats")]
+    counts = [len(leaves(part, tree[part])) for part in ("params", "batch_stats")]
     assert counts == [57 * 2 + 2, 57 * 2]
     assert len(network.network.state_dict()) == 58 * 2
 
@@ -294,7 +298,7 @@ def test_a_pickle_of_anything_but_arrays_is_refused_and_does_not_run(malice, tmp
     with path.open("rb") as content, pytest.raises(pickle.UnpicklingError, match="no part of"):
         NumpyUnpickler(content).load()
     refused(path, "SHA-256")
-    monkeypatch.setattr(i3d_weights, "HASH", digest(path))
+    monkeypatch.setattr(i3d, "HASH", digest(path))
     refused(path, "not a complete file of arrays")
     assert not Path("it-ran").exists()
 
@@ -340,7 +344,7 @@ def test_another_file_is_refused_by_its_hash(file, tmp_path, damage: Callable[[b
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1]), pickle.dumps("a")])
 def test_what_is_no_tree_is_refused(content, tmp_path, monkeypatch):
     path = written(tmp_path, content)
-    monkeypatch.setattr(i3d_weights, "HASH", digest(path))
+    monkeypatch.setattr(i3d, "HASH", digest(path))
     refused(path, "not a complete file of arrays")
 
 
@@ -348,8 +352,8 @@ def test_what_is_no_tree_is_refused(content, tmp_path, monkeypatch):
     ("collection", "unit", "layer", "part", "said"),
     [
         ("params", "Conv3d_2b_1x1", "Conv_0", "kernel", "Missing key"),
-        ("params", "Conv3d_2b_1x1", "BatchNorm_0", "bias", "BatchNorm_0/bias' is missing"),
-        ("batch_stats", "Conv3d_2b_1x1", "BatchNorm_0", "var", "BatchNorm_0/var' is missing"),
+        ("params", "Conv3d_2b_1x1", "BatchNorm_0", "bias", "BatchNorm_0.bias' is missing"),
+        ("batch_stats", "Conv3d_2b_1x1", "BatchNorm_0", "var", "BatchNorm_0.var' is missing"),
     ],
 )
 def test_a_missing_tensor_is_named(
@@ -359,7 +363,7 @@ def test_a_missing_tensor_is_named(
     units[unit] = {name: dict(arrays) for name, arrays in units[unit].items()}
     del units[unit][layer][part]
     path = written(tmp_path, pickle.dumps(tree | {collection: units}))
-    monkeypatch.setattr(i3d_weights, "HASH", digest(path))
+    monkeypatch.setattr(i3d, "HASH", digest(path))
     refused(path, said)
     path.unlink()  # 51 MB
 
@@ -379,7 +383,7 @@ def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("given", "shown"), [(None, "null"), ("download", "download")])
 def test_without_weights_the_fixes_are_named(monkeypatch, given, shown):
-    monkeypatch.setattr(i3d_weights, "installed_file", lambda package, path: None)
+    monkeypatch.setattr(i3d, "installed_file", lambda package, path: None)
     with pytest.raises(UserError) as caught:
         load_i3d(given)
     said = str(caught.value)

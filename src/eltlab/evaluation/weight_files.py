@@ -20,14 +20,12 @@ def installed_file(package: str, file: str) -> Path | None:
     return Path(spec.origin).parent / file
 
 
-def unusable(path: Path, reason: str, fix: str) -> UserError:
+def unusable(path: Path, reason: str | RuntimeError, fix: str, network: str = "") -> UserError:
+    """reason: text, or what load_state_dict of the network raised."""
+    if isinstance(reason, RuntimeError):
+        problem = textwrap.shorten(str(reason).partition(":")[2], 100)
+        reason = f"not the tensors of {network} ({problem})"
     return UserError(f"metrics.weights={path}: {reason}; give {fix}")
-
-
-def wrong_tensors(path: Path, network: str, error: RuntimeError, fix: str) -> UserError:
-    """error: what load_state_dict raised."""
-    problem = textwrap.shorten(str(error).partition(":")[2], 100)
-    return unusable(path, f"not the tensors of {network} ({problem})", fix)
 
 
 def network_hash(network: nn.Module, exclude: tuple[str, ...] = ()) -> str:
