@@ -28,7 +28,7 @@ def exported(request, tmp_path_factory) -> tuple[Path, Path]:
     return config.parent, folder / "model.safetensors"
 
 
-def test_the_file_holds_the_averaged_weights_and_nothing_else(exported):
+def test_the_file_contains_only_the_averaged_weights_and_the_codebook(exported):
     run, file = exported
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     tensors = load_file(file)
@@ -40,10 +40,10 @@ def test_the_file_holds_the_averaged_weights_and_nothing_else(exported):
     assert (codes is None and known is None) or torch.equal(codes, known)
 
 
-def test_it_samples_as_the_run_does_without_the_run_and_without_lightning(exported, tmp_path):
+def test_the_file_alone_samples_as_the_run_does_without_lightning(exported, tmp_path):
     run, file = exported
     expected = eltlab.load(run).sample([3, 7], loops=2, seed=5)
-    alone = tmp_path / "handed-on.safetensors"
+    alone = tmp_path / "alone.safetensors"
     shutil.copy(file, alone)
     code = (
         "import sys; sys.modules['lightning'] = None; sys.modules['pytorch_lightning'] = None\n"
@@ -55,7 +55,7 @@ def test_it_samples_as_the_run_does_without_the_run_and_without_lightning(export
     assert torch.equal(torch.load(tmp_path / "images.pt", weights_only=True), expected)
 
 
-def test_a_file_that_is_no_export_is_one_line(exported, tmp_path):
+def test_a_file_that_is_not_an_export_is_refused_in_one_line(exported, tmp_path):
     _, file = exported
     foreign, torn = tmp_path / "foreign.safetensors", tmp_path / "torn.safetensors"
     save_file({"weight": torch.zeros(2)}, foreign)
@@ -84,7 +84,7 @@ def test_tensors_that_do_not_fit_the_configuration_are_named(exported, tmp_path)
         eltlab.load(tmp_path / "less.safetensors")
 
 
-def test_the_name_must_say_what_it_is(exported):
+def test_the_name_must_end_in_safetensors(exported):
     run, _ = exported
     with pytest.raises(UserError, match=r"out=model\.pt: exports are safetensors files"):
         export.main([f"run={run}", "out=model.pt"])

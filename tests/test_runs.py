@@ -1,8 +1,7 @@
-"""A run that is killed at any moment and started again ends as if it had never been killed.
+"""A run that is killed at any moment and resumed ends as if it had never been killed.
 
 The runs are real processes: forked from this one, which has torch imported already, and killed by a
-signal that they do not handle. Every rename is a point where a file changes; a run is killed just before
-each of them.
+signal that they do not handle. Files change only by renames; a run is killed just before each of them.
 """
 
 import csv
@@ -99,7 +98,7 @@ def outcome(runs: Path) -> tuple[dict, list[dict], list[list[str]]]:
         row["cfg"].pop("runs_dir")
         row["cfg"].pop(
             "metrics.samples"
-        )  # of the command that wrote the row first; `samples` stays
+        )  # depends on the command that wrote the row first; `samples` does not
     with (run / "metrics.csv").open(newline="") as file:
         metrics = [line[:-1] for line in csv.reader(file)]
     return checkpoint, sorted(rows, key=str), metrics
@@ -155,14 +154,14 @@ def test_killed_before_every_rename_ends_bit_identical(undisturbed: tuple, tmp_p
         return forked(work)
 
     kills = 0
-    # Each attempt is killed one rename later than the previous one, so that 1, 2, 3, … renames succeed:
+    # Each attempt is killed one rename later than the previous one, so 0, 1, 2, … renames succeed:
     # every kind of file is interrupted at its first write and at later ones.
     for number in range(1, 60):
         if attempt(number) == 0:
             break
         kills += 1
     else:
-        pytest.fail("the run never came to its end")
+        pytest.fail("the run never finished")
     assert kills >= 5
     assert_same_outcome(runs, tmp_path)
     assert not [path for path in folder(tmp_path).rglob(".*.tmp")]
@@ -180,8 +179,8 @@ def test_killed_at_random_with_evaluation_between(undisturbed: tuple, tmp_path: 
         checkpoints = list(tmp_path.rglob("last.ckpt"))
         if checkpoints:
             run = checkpoints[0].parents[1]
-            asked = [f"run={run}", "loops=[2]", "samples=40"]
-            assert forked(lambda asked=asked: evaluate.main(asked)) == 0
+            keys = [f"run={run}", "loops=[2]", "samples=40"]
+            assert forked(lambda keys=keys: evaluate.main(keys)) == 0
     assert forked(lambda: fit.main(command)) == 0
     assert kills >= 1
     checkpoint, rows, metrics = outcome(runs)
@@ -214,7 +213,7 @@ def test_grids_do_not_disturb_training(undisturbed: tuple, tmp_path: Path) -> No
     assert not (folder(tmp_path) / "samples").exists()
 
 
-def test_run_folder_holds_what_the_readme_lists(undisturbed: tuple) -> None:
+def test_run_folder_contains_what_the_readme_lists(undisturbed: tuple) -> None:
     _, runs, _ = undisturbed
     run = folder(runs)
     for name in (
@@ -232,7 +231,7 @@ def test_run_folder_holds_what_the_readme_lists(undisturbed: tuple) -> None:
     assert live == average and len(live) + len(average) == len(keys)
 
 
-def test_one_row_a_loop_count_and_dynamics_a_line_a_loop(undisturbed: tuple) -> None:
+def test_one_row_per_loop_count_and_one_line_of_dynamics_per_loop(undisturbed: tuple) -> None:
     _, runs, _ = undisturbed
     table = load(runs)
     rows = table[table["kind"] == "eval"]

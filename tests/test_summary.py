@@ -11,8 +11,8 @@ from eltlab.studies.summary import arm_tables
 ROWS = Path(__file__).parents[1] / "analysis" / "data" / "loops_vs_depth_quick.jsonl"
 
 
-def test_a_table_is_of_one_protocol_and_of_the_latest_rows(tmp_path: Path) -> None:
-    """Rows of earlier steps and of another protocol do not change a study's own table."""
+def test_a_table_shows_one_protocol_and_the_latest_rows(tmp_path: Path) -> None:
+    """Rows of earlier steps or of a second protocol do not change the table of a study."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
     wrong = {"fd_classifier": 12345.0}
     early = [{**row, **wrong, "images_seen": row["images_seen"] // 2} for row in rows]

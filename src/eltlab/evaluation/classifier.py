@@ -1,8 +1,7 @@
 """fd_classifier and accuracy, by a small classifier for clips and for images too small for Inception.
 
-It is trained once on a training split, cached, and identified by its hash. fd_classifier is a Fréchet
-distance in its feature space, not FID. Accuracy is the share of samples that it assigns to the class
-they were sampled for.
+It is trained once per training split, cached, and identified by its hash. fd_classifier is a Fréchet
+distance in its feature space, not FID. Accuracy is the share of samples that it assigns to their class.
 """
 
 import math
@@ -30,9 +29,7 @@ MAX_CLIPS, MAX_CLIP_BYTES = 4096, 2**31
 
 
 class Recipe(NamedTuple):
-    """How a classifier is trained; the text is part of its cache key."""
-
-    text: str
+    text: str  # part of the cache key
     max_steps: int
     batch: int
 
@@ -52,8 +49,6 @@ CLIP_RECIPE = Recipe(
 
 
 class ClassifierMetrics:
-    """fd_classifier and accuracy by the classifier of a training split."""
-
     def __init__(self, train: ImageSet, classes: int, reference: Images) -> None:
         self.classifier = load_or_train(train, classes)
         # Not weight_files.network_hash, which also covers names: this is in the ids of stored rows.
@@ -69,14 +64,12 @@ class ClassifierMetrics:
         features = self.network.features(images)
         with torch.inference_mode():
             logits = self.classifier.classify(features)
-        # Unvalidated, because torchmetrics would refuse data of one class.
+        distance = frechet(statistics(features), self.real.statistics)
+        # Not validated, because torchmetrics refuses data of one class.
         accuracy = multiclass_accuracy(
             logits, labels, logits.shape[1], average="micro", validate_args=False
         )
-        return {
-            "fd_classifier": frechet(statistics(features), self.real.statistics),
-            "accuracy": accuracy.item(),
-        }
+        return {"fd_classifier": distance, "accuracy": accuracy.item()}
 
     def distances_between_halves(self) -> dict[str, float]:
         return {"fd_halves": self.real.distance_between_halves()}
@@ -106,8 +99,8 @@ def build_body(channels: int, size: int, frames: int) -> nn.Sequential:
     side, positions = -(-size // 2), 1
     first: dict[str, Any] = {"kernel_size": 3}
     if frames > 1:
-        # Clips are much larger than images, and large shapes and motion tell their classes apart. So the
-        # first layer reduces large frames to 16 to 31 positions per side.
+        # Clips are large, and their classes differ in large shapes and motion: the first layer reduces
+        # large frames to 16 to 31 positions per side.
         stride = max(1, size // 16)
         side, positions = -(-(size // stride) // 2), -(-frames // 2)
         first = {"kernel_size": (3, stride + 2, stride + 2), "stride": (1, stride, stride)}
@@ -125,7 +118,7 @@ def build_body(channels: int, size: int, frames: int) -> nn.Sequential:
 
 
 def training_examples(train: Images) -> ImageSet:
-    """The part of a training split that its classifier sees: all images, or a seeded subset of clips."""
+    """What the classifier of a training split sees: all images, or a seeded subset of clips."""
     most = len(train)
     if len(train.shape) == 4:
         most = min(most, MAX_CLIPS, MAX_CLIP_BYTES // math.prod(train.shape))
@@ -137,7 +130,7 @@ def recipe_for(train: ImageSet) -> Recipe:
 
 
 def classifier_sizes(train: ImageSet, classes: int) -> dict[str, int]:
-    """The arguments of the Classifier of a split."""
+    """The arguments of Classifier."""
     *frames, channels, size, _ = train.shape
     sizes = {"channels": channels, "size": size, "classes": classes}
     return sizes | ({"frames": frames[0]} if frames else {})
@@ -159,14 +152,14 @@ def load_or_train(train: ImageSet, classes: int) -> Classifier:
     return model.eval()
 
 
+@torch.random.fork_rng(devices=[])
 def train_classifier(train: ImageSet, classes: int) -> Classifier:
     """Trains with one thread and fixed seeds: the same weights on the same kind of machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(fold(0, "classifier"))
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold(0, "classifier"))
-            return _train(train, classes)
+        return _train(train, classes)
     finally:
         torch.set_num_threads(threads)
 

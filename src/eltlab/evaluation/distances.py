@@ -1,9 +1,6 @@
-"""Distances between two sets of features, float32 [N, F] on the CPU, by torch-fidelity's functions.
+"""Distances between two sets of features, float32 [N, F] on the CPU, by torch-fidelity's functions."""
 
-PROTOCOL lists the arguments and the version of torch-fidelity. It is part of the extractor's name in a
-protocol.
-"""
-
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -13,21 +10,21 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-KID_SUBSETS, KID_SIZE = 100, 1000  # as in torch-fidelity; a smaller set is used whole
+KID_SUBSETS, KID_SIZE = (
+    100,
+    1000,
+)  # as in torch-fidelity; subsets of a smaller set are the whole set
 NEIGHBOUR = 3  # k of improved precision and recall (Kynkäänniemi et al. 2019)
 SPLITS = 10  # of the inception score
 SEED = 2020  # as in torch-fidelity
+# Part of the extractor's name in a protocol.
 PROTOCOL = (
     f"kid {KID_SUBSETS}x{KID_SIZE} seed {SEED}, precision and recall k {NEIGHBOUR}, "
     f"isc {SPLITS} splits, torch-fidelity {__version__}"
 )
 
 Statistics = dict[str, Any]
-
-
-def statistics(features: Tensor) -> Statistics:
-    """Mean [F] and covariance [F, F]."""
-    return fid_features_to_statistics(features)
+statistics: Callable[[Tensor], Statistics] = fid_features_to_statistics  # mean and covariance
 
 
 def frechet(first: Statistics, second: Statistics) -> float:
@@ -50,15 +47,15 @@ def kernel(features: Tensor, reference: Tensor) -> float:
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """The shares of samples in the k-nearest-neighbour balls of the reference, and the reverse.
+    """The share of samples in the k-nearest-neighbour balls of the reference, and the reverse.
 
-    In FID's features, as in ADM (Dhariwal & Nichol 2021), not in those of VGG-16, torch-fidelity's default.
+    In FID's features as in ADM (Dhariwal & Nichol 2021); torch-fidelity's default is those of VGG-16.
     """
     values = prc_features_to_metric(
         features,
         reference,
         prc_neighborhood=NEIGHBOUR,
-        save_cpu_ram=True,  # in parts, because the whole distance matrix of a large reference does not fit
+        save_cpu_ram=True,  # the distance matrix of a large reference does not fit into memory
         verbose=False,
     )
     return float(values["precision"]), float(values["recall"])

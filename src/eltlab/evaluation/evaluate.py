@@ -1,14 +1,23 @@
-"""Samples a trained run at several loop schedules, measures the samples, and writes one row for each."""
+"""Samples a trained run at several loop schedules and measures the samples.
 
+Writes, for each schedule, pictures, relative updates and a row.
+"""
+
+import csv
+import io
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from eltlab.common import distributed, ranks
+from eltlab.common.cache import digest
 from eltlab.common.errors import UserError
+from eltlab.common.files import file_lock, write_atomic
+from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.text import format_loops
 from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
@@ -20,19 +29,21 @@ from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import missing, requested_columns
 from eltlab.evaluation.prepare import Prepared
 from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
-from eltlab.evaluation.sample_files import save_tiles, write_dynamics
 from eltlab.evaluation.tokenizer_floor import measure_floor
 from eltlab.runs.loading import load_run
-from eltlab.runs.row_facts import row_facts
-from eltlab.runs.row_files import append_rows
+from eltlab.runs.row_facts import row_facts, timestamp
+from eltlab.runs.row_files import ROWS, append_rows
 from eltlab.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from eltlab.generation.anytime_sampler import AnytimeSampler
 
+TILES = 10  # images in the picture of a loop schedule
+DYNAMICS = ["protocol", "images_seen", "sample_seed", "loops", "step", "loop", "update"]
+
 
 def evaluate(prepared: Prepared) -> None:
-    """Measures what the run lacks of its schedules. Each row is on disk before the next one starts.
+    """Measures the schedules that the run has no row of. Each row is on disk before the next one starts.
 
     Every process samples its batches; the main process measures and writes. Raises UserError.
     """
@@ -41,7 +52,9 @@ def evaluate(prepared: Prepared) -> None:
     model, counters = load_run(run.folder, config)
     labels = torch.arange(config.metrics.samples) % config.data.classes  # balanced
     if not ranks.is_main_process():
-        return sample_for_main_process(model, labels, seed)
+        while (schedule := distributed.broadcast()) is not None:  # by measure_schedule
+            model.sample_all(labels, schedule, seed, "")
+        return
     metrics, facts = measure_tokenizer(prepared, model, counters)
     protocol = evaluation_protocol(config, model.precision, metrics.extractor, metrics.reference)
     row = facts | {
@@ -57,19 +70,13 @@ def evaluate(prepared: Prepared) -> None:
             measure_schedule(run, model, metrics, schedule, labels, row)
         else:
             print(f"{describe(schedule, config)}: measured before", file=sys.stderr)
-    distributed.broadcast(None)
-
-
-def sample_for_main_process(model: "AnytimeSampler", labels: torch.Tensor, seed: int) -> None:
-    """Samples this rank's batches of each schedule that the main process broadcasts, until None."""
-    while (schedule := distributed.broadcast()) is not None:
-        model.sample_all(labels, schedule, seed, "")
+    distributed.broadcast(None)  # ends the other processes' loops
 
 
 def measure_tokenizer(
     prepared: Prepared, model: "AnytimeSampler", counters: dict[str, Any]
 ) -> tuple[Metrics, dict[str, Any]]:
-    """The metrics, and what all rows of the run have in common; writes the row of the tokenizer."""
+    """Writes the row of the tokenizer. Returns the metrics, and the columns that all rows share."""
     config = prepared.config
     assert prepared.splits is not None  # of the main process
     train, test = prepared.splits
@@ -81,8 +88,8 @@ def measure_tokenizer(
     metrics = build_metrics(config, train, prepared.device)
     facts = run_facts(prepared.run, model, counters)
     if model.tokenizer is not None:
-        measured = measure_floor(model.tokenizer, train, test, config.metrics.samples, metrics)
-        row = facts | {"kind": "tokenizer", "images_seen": None} | measured
+        row = facts | {"kind": "tokenizer", "images_seen": None}
+        row |= measure_floor(model.tokenizer, train, test, config.metrics.samples, metrics)
         append_rows(prepared.run.rows, [row])
     return metrics, facts
 
@@ -100,7 +107,7 @@ def measure_schedule(
     distributed.broadcast(schedule)
     drawn = model.sample_all(labels, schedule, common["sample_seed"], name)
     assert drawn is not None  # of the main process
-    row = common | requested_columns(schedule, config)
+    row = common | {"created": timestamp()} | requested_columns(schedule, config)
     row |= spent_columns(config, drawn.depths, row["images_seen"])
     row |= metrics.measure(drawn.images, labels) | metrics.distances_between_halves()
     write_dynamics(run.folder, row, drawn.updates)
@@ -151,3 +158,36 @@ def spent_columns(
         **sampling_bill(config, spent),
         "train_flops_total": round(train_flops(config) * images_seen),
     }
+
+
+def save_tiles(folder: Path, schedule: LoopSchedule, config: Config, images: torch.Tensor) -> None:
+    """Saves the first images of a schedule in two rows, for figures that compare runs."""
+    name = f"list_{digest(schedule)}" if isinstance(schedule, list) else f"{schedule:0>3}"
+    if config.sampler.halting is not None:
+        name += f"_halting_{config.sampler.halting}"
+    rows = [images[: TILES // 2], images[TILES // 2 : TILES]]
+    save_grid(folder / f"loops_{name}{grid_suffixes(config.data.frames)[0]}", rows, ["", ""])
+
+
+def write_dynamics(folder: Path, row: dict[str, Any], updates: list[list[float]]) -> None:
+    """Writes the relative update of every loop at every sampling step to dynamics.csv.
+
+    Lines of the same measurement are replaced.
+    """
+    path = folder / "dynamics.csv"
+    name = row["loops"] if row["loop_schedule"] == "constant" else row["loop_schedule"]
+    key = [row["protocol"], row["images_seen"], row["sample_seed"], name]
+    new = [
+        [*key, step, loop + 1, f"{update:.6g}"]
+        for step, loops in enumerate(updates)
+        for loop, update in enumerate(loops)
+    ]
+    with file_lock((folder / ROWS).with_suffix(".lock")):
+        kept: list[list[str]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                lines = list(csv.reader(file))[1:]
+            kept = [line for line in lines if line[:4] != list(map(str, key))]
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer).writerows([DYNAMICS, *kept, *new])
+        write_atomic(path, buffer.getvalue())

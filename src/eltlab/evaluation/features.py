@@ -27,7 +27,7 @@ class Extractor:
         self.name, self.network, self.device, self.batch = name, network.to(device), device, batch
 
     def features(self, images: Tensor) -> Tensor:
-        """Of samples; float32 [N, features] on the CPU."""
+        """The features of samples, float32 [N, features] on the CPU."""
         unit = example_unit(images.shape[1:])
         return self.extract(images.split(self.batch), len(images), "sample features", unit)
 
@@ -58,22 +58,22 @@ class Reference:
     @cached_property
     def features(self) -> Tensor:
         """float32 [N, features]"""
-        key = ("features", self.extractor.name, self.key)
-        return torch.from_numpy(load_or_make(self._extract, *key))
 
-    def _extract(self) -> np.ndarray:
-        parts = self.set.read_in_order(self.extractor.batch)
-        count, unit = len(self.set), example_unit(self.set.shape)
-        return self.extractor.extract(parts, count, "reference features", unit).numpy()
+        def extract() -> np.ndarray:
+            parts = self.set.read_in_order(self.extractor.batch)
+            count, unit = len(self.set), example_unit(self.set.shape)
+            return self.extractor.extract(parts, count, "reference features", unit).numpy()
+
+        return torch.from_numpy(load_or_make(extract, "features", self.extractor.name, self.key))
 
     @cached_property
     def statistics(self) -> Statistics:
         return statistics(self.features)
 
     def distance_between_halves(self) -> float:
-        """The Fréchet distance of two draws of real data: the mean over random halvings of the set.
+        """The Fréchet distance of real data to real data: the mean over random halvings of the set.
 
-        Halves have equal shares of the classes, as samples do. Cached.
+        The classes are balanced in each half, as in samples. Cached.
         """
         key = (f"{HALVINGS} halvings", self.extractor.name, self.key)
         return float(load_or_make(self._mean_over_halvings, *key))

@@ -94,7 +94,7 @@ class I3D(nn.Module):
     """
 
     def __init__(self, tensors: Tensors) -> None:
-        """Raises RuntimeError if a tensor is missing, unknown or of another shape."""
+        """Raises RuntimeError if a tensor is missing, unknown or has a different shape."""
         super().__init__()
         with torch.device("meta"):  # drawing initial weights would advance the caller's generator
             self.network = nn.Sequential(OrderedDict(layers()))
@@ -248,10 +248,14 @@ class NumpyUnpickler(pickle.Unpickler):
 def from_flax(variables: dict) -> Tensors:
     """flax's tree of units (a convolution, with BatchNorm unless it is the last) → tensors.
 
-    Raises KeyError if a unit lacks an array.
+    Raises KeyError if an array is missing.
     """
     parts = ("params", "batch_stats")
-    arrays = {name: array for part in parts for name, array in leaves(part, variables[part])}
+    arrays = {
+        name.replace("/", "."): array  # some names of units contain slashes
+        for part in parts
+        for name, array in leaves(part, variables[part])
+    }
     tensors: Tensors = {}
     for path in arrays:
         if path.endswith(".Conv_0.kernel"):

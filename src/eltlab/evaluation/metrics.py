@@ -1,4 +1,4 @@
-"""The metrics of a configuration: one class for each extractor, all with one interface, and their checks."""
+"""The metrics of a configuration, by its extractor, and their checks."""
 
 import sys
 import time
@@ -19,16 +19,14 @@ MIN_IMAGES = 10  # one per split of the inception score, and more than the k nei
 
 
 class Metrics(Protocol):
-    """`extractor` and `reference` identify the network and the reference set in a protocol."""
-
-    extractor: str
-    reference: str
+    extractor: str  # identifies the networks in a protocol
+    reference: str  # identifies the reference set in a protocol
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Columns for uint8 images [N, C, H, W] or clips [N, F, C, H, W] sampled with labels [N]."""
 
     def distances_between_halves(self) -> dict[str, float]:
-        """Columns with the distance of real data to real data, the same in every row."""
+        """Columns with the distances of real data to real data, the same in every row."""
 
 
 # The columns that are printed after a measurement, with their decimals.
@@ -59,11 +57,10 @@ def build_metrics(config: Config | EncodeConfig, train: Images, device: torch.de
 def check_metrics(
     config: Config | EncodeConfig, train_images: int, draws: int, device: torch.device
 ) -> None:
-    """Raises UserError before training for what build_metrics would raise after it.
+    """Raises, before training, the UserErrors of build_metrics; prints how long FVD will take.
 
-    Is cheap, but may download Inception's weights. If the metric is FVD, prints how long it will take.
-
-    draws: how many times metrics.samples images are measured; 0: nothing is left to measure.
+    Cheap, but it may download Inception's weights. draws: how many times metrics.samples images will be
+    measured.
     """
     reference, unit = config.metrics.reference, example_unit(config.data.shape)
     if reference is not None and reference > train_images:
@@ -85,13 +82,11 @@ def check_metrics(
 def check_counts(config: Config | EncodeConfig, train_images: int) -> None:
     """Raises UserError if samples or reference are too few for the distances of a large network."""
     metrics, unit = config.metrics, example_unit(config.data.shape)
-    for key, count in (
-        ("metrics.samples", metrics.samples),
-        ("metrics.reference", metrics.reference),
-    ):
+    for key in ("samples", "reference"):
+        count = getattr(metrics, key)
         if count is not None and count < MIN_IMAGES:
             raise UserError(
-                f"{key}={count}: too few for metrics.extractor={metrics.extractor}; give at least "
+                f"metrics.{key}={count}: too few for metrics.extractor={metrics.extractor}; give at least "
                 f"{MIN_IMAGES}"
             )
     if train_images < MIN_IMAGES:
@@ -105,18 +100,17 @@ def announce_i3d_time(
     config: Config | EncodeConfig, network: I3D, train_images: int, draws: int, device: torch.device
 ) -> None:
     """Times I3D on one clip and prints how long all clips will take."""
-    data, metrics = config.data, config.metrics
+    data, samples = config.data, config.metrics.samples
     clip = torch.zeros(1, data.frames, 3, data.pixels, data.pixels, dtype=torch.uint8)
     with torch.inference_mode():
         network(clip.to(device))  # the first pass is slower
         started = time.monotonic()
         network(clip.to(device)).cpu()
     seconds = time.monotonic() - started
-    reference = metrics.reference or train_images
-    clips = reference + draws * metrics.samples
+    reference = config.metrics.reference or train_images
+    total = format_duration((reference + draws * samples) * seconds)
     print(
-        f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {metrics.samples:,} samples, at "
-        f"{seconds:.2g} s per clip: {format_duration(clips * seconds)} in total; "
-        "metrics.extractor=classifier is fast",
+        f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {samples:,} samples, at "
+        f"{seconds:.2g} s per clip: {total} in total; metrics.extractor=classifier is fast",
         file=sys.stderr,
     )

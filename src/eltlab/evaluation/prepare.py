@@ -27,13 +27,11 @@ class Prepared:
     """A checked run with all that training and evaluation need."""
 
     run: Run
-    config: Config  # run.config, or that with other sampler.* and metrics.* keys
+    config: Config  # run.config, possibly with other sampler.* and metrics.* keys
     device: "torch.device"
     precision: str  # Lightning's name
     data: "TrainingData | None"  # None: the run is only evaluated
-    splits: (
-        "Splits | None"  # train and test images that samples are compared with; main process only
-    )
+    splits: "Splits | None"  # train and test images; None: this process measures nothing
     schedules: list[LoopSchedule]  # to sample and measure
     seed: int  # of the sampling noise
 
@@ -46,20 +44,17 @@ def prepare(config: Config) -> Prepared:
     adopt_launcher_devices(config)
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 
-    from eltlab.common.torch_device import choose_device, choose_precision
     from eltlab.data.build import build_data
 
     check_wandb(config)
-    device = choose_device(config.trainer.accelerator)
-    precision = choose_precision(config.trainer.precision, device)
-    distributed.init_process_group(device)
+    device, precision = _start_device(config)
     print(*bill_lines(config, find_machine(device.type, precision)), sep="\n", file=sys.stderr)
-    run, data, schedules = Run.of(config), build_data(config), default_schedules(config)
-    splits = None
-    if schedules and ranks.is_main_process():  # which alone measures
-        splits = data.images(config)
-        check_evaluation(run, config, splits, device, schedules, config.seed)
-    return Prepared(run, config, device, precision, data, splits, schedules, config.seed)
+    data, schedules = build_data(config), default_schedules(config)
+    splits = data.images(config) if schedules and ranks.is_main_process() else None
+    run = Run.of(config)
+    prepared = Prepared(run, config, device, precision, data, splits, schedules, config.seed)
+    _check_evaluation(prepared)
+    return prepared
 
 
 def prepare_evaluation(
@@ -68,41 +63,43 @@ def prepare_evaluation(
     """`prepare` for a trained run, which needs no training data. Raises UserError."""
     adopt_launcher_devices(config)
 
-    from eltlab.common.torch_device import choose_device, choose_precision
     from eltlab.data.build import build_splits
+
+    device, precision = _start_device(config)
+    splits = build_splits(config) if ranks.is_main_process() else None
+    prepared = Prepared(run, config, device, precision, None, splits, schedules, seed)
+    _check_evaluation(prepared)
+    return prepared
+
+
+def _start_device(config: Config) -> "tuple[torch.device, str]":
+    """Device and precision, checked, with all processes of the run connected. Raises UserError."""
+    from eltlab.common.torch_device import choose_device, choose_precision
 
     device = choose_device(config.trainer.accelerator)
     precision = choose_precision(config.trainer.precision, device)
     distributed.init_process_group(device)
-    splits = None
-    if ranks.is_main_process():
-        splits = build_splits(config)
-        check_evaluation(run, config, splits, device, schedules, seed)
-    return Prepared(run, config, device, precision, None, splits, schedules, seed)
+    return device, precision
 
 
-def check_evaluation(
-    run: Run,
-    config: Config,
-    splits: "Splits",
-    device: "torch.device",
-    schedules: list[LoopSchedule],
-    seed: int,
-) -> None:
-    """Raises UserError if the metrics cannot be computed; says how long slow ones will take."""
+def _check_evaluation(prepared: Prepared) -> None:
+    """Raises UserError if the metrics cannot be computed; prints how long slow ones will take."""
     from eltlab.evaluation.metrics import check_metrics
 
-    left = len(missing(run, config, schedules, seed, config.images))
+    if prepared.splits is None:
+        return
+    config = prepared.config
+    left = len(missing(prepared.run, config, prepared.schedules, prepared.seed, config.images))
     # Masked models and models of encoded sets have a tokenizer, whose reconstructions are measured too.
     has_tokenizer = config.objective.INPUTS == "tokens" or config.data.kind != "pixels"
     draws = left + has_tokenizer if left else 0
-    check_metrics(config, len(splits[0]), draws, device)
+    check_metrics(config, len(prepared.splits[0]), draws, prepared.device)
 
 
 def check_wandb(config: Config) -> None:
     """Raises UserError if trainer.wandb is on and the package is not installed."""
     spec = importlib.util.find_spec("wandb")
-    # A folder named wandb, as its offline runs leave, is a package without an origin.
+    # A folder named wandb, which its offline runs create, is found as a package without an origin.
     if config.trainer.wandb and (spec is None or spec.origin is None):
         raise UserError(
             "trainer.wandb=true: the package wandb is not installed; pip install wandb, or remove the key"

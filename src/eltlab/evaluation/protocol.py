@@ -5,7 +5,7 @@ from typing import Any
 
 from eltlab.common.cache import digest
 from eltlab.config.keys import stable_dict
-from eltlab.config.schema import Config, DataConfig, SamplerConfig
+from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.sources import pixel_data
 
 
@@ -16,7 +16,11 @@ def evaluation_protocol(
     samples = config.metrics.samples
     protocol = sampling_protocol(config.sampler, samples, precision, extractor, reference)
     if config.data.frames > 1:
-        protocol["clips"] = describe_clips(pixel_data(config))
+        data = pixel_data(config)
+        split = f", split {data.split}" if data.name == "clips" else ""
+        protocol["clips"] = (
+            f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
+        )
     if config.objective.source is not None:  # an extension samples by its own code
         protocol["objective"] = config.objective.source
     return protocol
@@ -27,11 +31,11 @@ def sampling_protocol(
 ) -> dict[str, Any]:
     """The part that every evaluation of samples has.
 
-    How many loops a pass runs (count, schedule or halting) is what studies vary, so it is excluded.
-    So are keys that were added later (`since`) while they have their default.
+    Excluded are the keys that say how many loops a pass runs, which studies vary, and keys that were
+    added later (`since`) and have their default.
     """
-    studied = ("loops", "halting")
-    fixed = {key: value for key, value in stable_dict(sampler).items() if key not in studied}
+    fixed = stable_dict(sampler)
+    del fixed["loops"], fixed["halting"]
     return {
         "extractor": extractor,
         "reference": reference,
@@ -42,12 +46,6 @@ def sampling_protocol(
         "pixels": "uint8",
         **{f"sampler.{key}": value for key, value in fixed.items()},
     }
-
-
-def describe_clips(data: DataConfig) -> str:
-    """The clips that samples and reference consist of; the reference is from the training split."""
-    split = f", split {data.split}" if data.name == "clips" else ""
-    return f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a tokenizer alone loses: the floor for the metrics of every model on its tokens or latents."""
+"""What a tokenizer alone loses: a floor under the metrics of every model on its tokens or latents."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def measure_floor(
     """Columns of a row of kind tokenizer, measured once per protocol and then read from the cache.
 
     The metrics are of `samples` reconstructed training images, as many as a model is measured by, because
-    a distance depends on their number. PSNR, in dB, is of as many test images, at most PSNR_IMAGES.
+    distances depend on the number. The PSNR, in dB, is of at most PSNR_IMAGES test images.
     """
     images = train.subset(min(samples, len(train)))
     held_out = test.subset(min(PSNR_IMAGES, samples, len(test)))

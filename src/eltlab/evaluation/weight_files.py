@@ -1,4 +1,4 @@
-"""Files of published weights: finding one inside a package, refusing one that does not fit, hashing one."""
+"""Files of published weights: where a package has them, errors about them, and hashes of networks."""
 
 import importlib.util
 import textwrap

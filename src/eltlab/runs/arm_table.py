@@ -11,29 +11,32 @@ if TYPE_CHECKING:
 def arm_lines(rows: "DataFrame", study: str, metric: str) -> list[str]:
     """The lines of the table: a title that names the metric, headings, and one line per arm.
 
-    If the rows do not have the metric, the classifier's distance or FID takes its place.
+    If no row with a constant loop count has the metric, fd_classifier or fid is shown instead.
     """
-    rows = rows[rows["loop_schedule"] == "constant"]
-    if metric not in rows or rows[metric].isna().all():
-        metric = "fd_classifier" if rows["fd_classifier"].notna().any() else "fid"
+    constant = rows[rows["loop_schedule"] == "constant"]
+    if metric not in rows or constant[metric].isna().all():
+        metric = "fd_classifier" if constant["fd_classifier"].notna().any() else "fid"
     title = f"{metric} at each loop count, mean over seeds"
     return [title, *format_table(arm_rows(rows, study, metric))]
 
 
 def arm_rows(rows: "DataFrame", study: str, metric: str) -> list[list[str]]:
-    """The cells of the table, headings first. Schedules and halting are skipped."""
+    """The cells of the table, headings first, from the rows with a constant loop count."""
     rows = rows[rows["loop_schedule"] == "constant"]
     counts = sorted(rows["loops"].unique())
     titles = ["arm", "seeds", "layers x loops", "parameters", "training FLOPs"]
     table = [[*titles, *(f"at {count:g}" for count in counts)]]
     for name, group in rows.groupby("name", sort=True):
         first = group.iloc[0]
-        cells = []
-        for count in counts:
-            found = group.loc[group["loops"] == count, metric].dropna()
-            cells.append(f"{found.mean():.4g}" if len(found) else "")
-        shape = f"{first['unique_layers']:.0f} x {first['loops_train']:.0f}"
-        size, flops = format_si(first["params_total"]), format_si(first["train_flops_total"])
-        seeds = str(group["seed"].nunique())
-        table.append([str(name).removeprefix(f"{study}/"), seeds, shape, size, flops, *cells])
+        means = group.groupby("loops")[metric].mean().dropna()
+        table.append(
+            [
+                str(name).removeprefix(f"{study}/"),
+                str(group["seed"].nunique()),
+                f"{first['unique_layers']:.0f} x {first['loops_train']:.0f}",
+                format_si(first["params_total"]),
+                format_si(first["train_flops_total"]),
+                *(f"{means[count]:.4g}" if count in means else "" for count in counts),
+            ]
+        )
     return table

@@ -6,7 +6,7 @@ from typing import Any
 
 from eltlab.common.errors import UserError
 
-# A checkpoint's entry "eltlab", next to weights and optimizer (training/module.py writes it).
+# The keys of a checkpoint's entry "eltlab", which training/module.py writes.
 COUNTERS = {
     *("step", "images_seen", "train_seconds", "skipped", "skipped_in_row", "longest_bad", "meter"),
     *("codebook", "data", "precision", "device", "code", "peak_memory_bytes"),
@@ -33,11 +33,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
         raise UserError(f"{path}: of another program; use a checkpoint that eltlab wrote")
-    lacking = COUNTERS - checkpoint["eltlab"].keys()
-    if lacking:
+    absent = COUNTERS - checkpoint["eltlab"].keys()
+    if absent:
         version = checkpoint["eltlab"].get("code", "of an unknown version")
         raise UserError(
-            f"{path}: written by eltlab {version}, without {', '.join(sorted(lacking))}; use the run with "
+            f"{path}: written by eltlab {version}, without {', '.join(sorted(absent))}; use the run with "
             "that version, or delete the checkpoint to train the run again"
         )
     return checkpoint
@@ -46,15 +46,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def check_architecture(
     module: Any, state: dict[str, Any], path: Path, code: str | None = None
 ) -> None:
-    """Raises UserError naming the first tensor that is missing, unknown or of another shape.
+    """Raises UserError naming the first tensor that is missing, unknown or has a different shape.
 
     code: the version that wrote the file, if it is known.
     """
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
+    writer = f", written by eltlab {code}" if code else ""
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
-            writer = f", written by eltlab {code}" if code else ""
             raise UserError(
                 f"{path}: a checkpoint of another architecture{writer}: {key} has shape "
                 f"{found.get(key, 'none')}, this configuration has {expected.get(key, 'none')}"

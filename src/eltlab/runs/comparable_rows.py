@@ -1,4 +1,4 @@
-"""Which rows may be compared: of one protocol, one run per name and seed, one configuration per name."""
+"""Which rows may be compared: one protocol, one run per name and seed, one configuration per name."""
 
 import json
 from typing import TYPE_CHECKING
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
-    """The evaluations that can be compared: rows of one protocol, each run at its latest.
+    """The evaluations that can be compared: rows of one protocol, from the end of each run.
 
-    Raises UserError if there are none, if protocols are mixed, if two runs have one name and seed, or if
+    Raises UserError if there are none, if protocols are mixed, if two runs share a name and a seed, or if
     runs of one name differ in more than their seeds.
     """
     evaluations = table[table["kind"] == "eval"]
@@ -34,12 +34,23 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
                 f"name {name}, seed {seed} stands for {len(runs)} runs of different configurations "
                 f"({', '.join(runs)}); give each arm a name= of its own, or name the folders to compare"
             )
-    _check_one_configuration(rows)
+    # Runs of one name must be seeds of one arm. Keys that only some rows have are ignored.
+    keys = [name.removeprefix("cfg.") for name in rows.columns if name.startswith("cfg.")]
+    for key in (key for key in keys if key != "seed" and defines(key)):
+        values = rows[f"cfg.{key}"].map(str, na_action="ignore")
+        if values.nunique() < 2:  # skips the slow groupby
+            continue
+        for name, found in values.groupby(rows["name"]):
+            if found.nunique() > 1:
+                raise UserError(
+                    f"name {name} stands for runs of different {key} ({', '.join(found.dropna().unique())}); "
+                    "give each arm a name= of its own, or name the folders to compare"
+                )
     return rows
 
 
 def one_protocol(table: "DataFrame") -> str:
-    """The protocol id that all rows share. Raises UserError naming two of them if they do not."""
+    """The protocol id that all rows share. Raises UserError if there are several, naming two."""
     found = table[["protocol", "protocol_text"]].drop_duplicates("protocol")
     if len(found) == 1:
         return str(found["protocol"].iloc[0])
@@ -55,25 +66,5 @@ def one_protocol(table: "DataFrame") -> str:
 
 
 def latest(rows: "DataFrame") -> "DataFrame":
-    """The rows of each run after the most images it was measured at."""
+    """The rows of each run that were measured after the most training images."""
     return rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
-
-
-def _check_one_configuration(rows: "DataFrame") -> None:
-    """Raises UserError if runs of one name differ in more than their seeds, so are not seeds of one arm.
-
-    A key that a row lacks, because an older version wrote it, is ignored.
-    """
-    keys = [name.removeprefix("cfg.") for name in rows.columns if name.startswith("cfg.")]
-    for key in (key for key in keys if key != "seed" and defines(key)):
-        values = rows[f"cfg.{key}"].map(str, na_action="ignore")
-        if values.nunique() < 2:
-            continue
-        counts = values.groupby(rows["name"]).nunique()
-        if counts.max() > 1:
-            name = counts.idxmax()
-            found = ", ".join(values[rows["name"] == name].dropna().unique())
-            raise UserError(
-                f"name {name} stands for runs of different {key} ({found}); "
-                "give each arm a name= of its own, or name the folders to compare"
-            )

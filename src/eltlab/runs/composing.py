@@ -1,4 +1,4 @@
-"""Composes a checked configuration from overrides or a stored config.yaml, and the data on disk."""
+"""Makes checked configurations from overrides or a stored config.yaml, and the data on disk."""
 
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ def compose_encode(overrides: list[str]) -> EncodeConfig:
 def matched_flops(match: Any, parsed: Parsed) -> float:
     """The training FLOPs of the run that budget.match names. Raises UserError.
 
-    match: the folder of a run; or keys that this configuration differs in; or "twin", its unique-layer
-    twin. The last two have the budget that they would have without the match.
+    match: the folder of a run; or "twin", the unique-layer twin; or keys in which that run differs from
+    this one. The last two have the budget that they would have without the match.
     """
     rest = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None)]
     if isinstance(match, dict) and match:
@@ -77,19 +77,15 @@ def matched_flops(match: Any, parsed: Parsed) -> float:
 
 def load_config(path: Path) -> Config:
     """The Config in a run's config.yaml. Raises UserError if the file is not one."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error
-    return parse_config(text, path)
+    return parse_config(None, path)
 
 
-def parse_config(text: str, path: Path) -> Config:
-    """The Config that `to_yaml` wrote into the file at path. Raises UserError."""
+def parse_config(text: str | None, path: Path) -> Config:
+    """The Config that `to_yaml` wrote; text: the content of path, or None to read it. Raises UserError."""
     try:
-        loaded = OmegaConf.create(text)
+        loaded = OmegaConf.create(path.read_text() if text is None else text)
         if not isinstance(loaded, DictConfig):
             raise UserError("not a mapping of keys to values")
         return resolve_node(typed(loaded))
-    except (YAMLError, UserError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error

@@ -33,7 +33,7 @@ def write_export(
 ) -> None:
     """Writes the averaged weights under the backbone's names, and the tokenizer.
 
-    The metadata contain the configuration as YAML, the images seen and the version that trained it.
+    The metadata contain the configuration (YAML), the images seen and the version that trained the run.
     """
     tensors, settings = tokenizer_parts(tokenizer)
     tensors = {name: value.cpu().contiguous() for name, value in (weights | tensors).items()}

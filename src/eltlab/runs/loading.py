@@ -44,12 +44,8 @@ def load_run(folder: Path, config: Config) -> tuple[AnytimeSampler, dict[str, An
     """
     path = Run(folder, config).checkpoint
     checkpoint = read_checkpoint(path)
-    weights = {
-        name.removeprefix("ema."): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith("ema.")
-    }
-    counters = checkpoint["eltlab"]
+    state, counters = checkpoint["state_dict"], checkpoint["eltlab"]
+    weights = {name[4:]: value for name, value in state.items() if name.startswith("ema.")}
     tokenizer: Tokenizer | None = None
     if config.data.kind != "pixels":
         tokenizer = load_set_tokenizer(open_set(config.data))

@@ -28,7 +28,7 @@ def load(*paths: str | Path) -> "DataFrame":
     """One table of all rows under these folders (rows.jsonl of every run) or in these .jsonl files.
 
     Columns: COLUMNS in order, other metrics, folder (of the run, as `eltlab.load` takes it), and each
-    configuration key as cfg.<key>. A value that a row lacks is NaN (None for text).
+    configuration key as cfg.<key>. Missing values are NaN (None for text).
 
     Other files of the runs in a collected file NAME.jsonl may be stored next to it, in NAME/<run>/.
     """
@@ -59,7 +59,7 @@ def find_row_files(folder: Path) -> list[Path]:
             inner.clear()  # os.walk then does not descend: a link to a parent would never end
             continue
         entered.add(place)
-        inner.sort()  # so that of two links to one folder the first by name is taken
+        inner.sort()  # if two links lead to one folder, the first by name is taken
         found += [Path(here, name) for name in files if name == ROWS]
     return sorted(found)
 

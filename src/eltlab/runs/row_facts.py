@@ -12,7 +12,7 @@ from eltlab.config.schema import Config, EncodeConfig
 if TYPE_CHECKING:
     import torch
 
-# Rows are shared: of a path they record only the last component, not where it is on this machine.
+# Rows are published: they record only the last component of these paths.
 PATHS = (
     *("runs_dir", "out", "data.root", "metrics.weights", "metrics.images", "tokenizer.weights"),
     *("objective.file", "supervision.file"),
@@ -34,19 +34,23 @@ def row_facts(
 
 
 def machine_facts(device: "torch.device", timespec: str = "seconds") -> dict[str, Any]:
-    """When a row is written, by which version of the code, and on which device."""
-    # Here, because it imports torch, which the readers of rows do without.
+    """The columns that say when, by which version and on which device something is measured."""
+    # Imported here because it loads torch, which readers of rows do not need.
     from eltlab.common.torch_device import device_name
 
     return {
-        "created": datetime.now(UTC).isoformat(timespec=timespec),
+        "created": timestamp(timespec),
         "code": code_version(),
         "device": device_name(device),
     }
 
 
+def timestamp(timespec: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=timespec)
+
+
 def config_facts(config: Config) -> dict[str, Any]:
-    """The columns that name a configuration, and the whole configuration as cfg."""
+    """The columns that describe a configuration, and the whole configuration as cfg."""
     return {
         "name": config.name,
         "seed": config.seed,

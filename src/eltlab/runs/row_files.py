@@ -1,4 +1,4 @@
-"""Files of rows (JSON lines): reading them, and appending measurements that they lack."""
+"""Files of rows (JSON lines): reading them, and appending new measurements."""
 
 import json
 from collections.abc import Iterable
@@ -10,30 +10,30 @@ from eltlab.common.files import file_lock, write_atomic
 
 ROWS = "rows.jsonl"  # of every run, and of an encoded set
 
-# Every evaluation has these: which run it measures, when in training, and by which protocol.
+# The columns that every evaluation must have.
 REQUIRED = (
     *("name", "run", "seed", "data", "protocol", "protocol_text"),
     *("loop_schedule", "images_seen"),
 )
 
-# Rows of one run that agree in these are the same measurement, which is written once.
+# Rows of one run that agree in these columns are the same measurement, which is written once.
 MEASUREMENT = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
 
 
 def measurement_key(row: dict[str, Any]) -> tuple[Any, ...]:
-    if row["kind"] == "bench":  # every timing is a measurement of its own
+    if row["kind"] == "bench":  # a timing may be repeated
         return row["kind"], row["created"]
     return tuple(requested_loops(row) if key == "loops" else row.get(key) for key in MEASUREMENT)
 
 
 def requested_loops(row: dict[str, Any]) -> int | None:
     """The requested loop count, or None if a schedule or halting was requested."""
-    # With those, the column is the mean that the passes ran, which is a result.
+    # In the latter cases, the column is the mean that the passes ran, which is a result.
     return row.get("loops") if row.get("loop_schedule") == "constant" else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one file, or none if it does not exist. Raises UserError naming a line that is no row."""
+    """The rows of a file; none if it does not exist. Raises UserError naming a line that is not a row."""
     if not path.is_file():
         return []
     try:
@@ -59,9 +59,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
-    """Appends the rows whose measurement the file lacks; returns how many.
+    """Appends the rows whose measurements are not in the file yet; returns their number.
 
-    The whole file is written and renamed, under a lock, so that readers never see half a line.
+    The whole file is rewritten and renamed, under a lock, so that readers never see half a line.
     """
     with file_lock(path.with_suffix(".lock")):
         rows = read_rows(path)

@@ -47,7 +47,7 @@ class Run:
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
-        """Holds the run. If another process trains it now: waits for that process, or raises UserError."""
+        """Locks the run. If another process is training it, waits for the process or raises UserError."""
         with file_lock(self.folder / ".lock", wait) as acquired:
             if not acquired:
                 raise UserError(f"run {self.folder}: another process is training it; wait for it")
