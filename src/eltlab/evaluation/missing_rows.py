@@ -61,8 +61,8 @@ def missing(
 
 def _has_settings(row: dict[str, Any], config: Config) -> bool:
     """Whether a row has the sampler.* and metrics.* keys of config."""
-    # A key that the row lacks is newer than the row, which was therefore measured under its default.
-    defaults = replace(config, sampler=type(config.sampler)(), metrics=MetricsConfig())  # type: ignore[call-arg]
+    # A key that is not in the row is newer than the row, which was therefore measured at its default.
+    defaults = replace(config, sampler=type(config.sampler)(), metrics=MetricsConfig())
     found = flatten(defaults) | row.get("cfg", {})
     return all(
         found[key] == value

@@ -23,14 +23,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: not safe to unpickle, so not loaded; use a checkpoint that eltlab wrote"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: truncated or not a checkpoint; delete it to train the run again"
-        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        problem = "truncated or not a checkpoint; delete it to train the run again"
+        if isinstance(error, pickle.UnpicklingError):
+            problem = "not safe to unpickle, so not loaded; use a checkpoint that eltlab wrote"
+        raise UserError(f"{path}: {problem}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
         raise UserError(f"{path}: of another program; use a checkpoint that eltlab wrote")
     absent = COUNTERS - checkpoint["eltlab"].keys()

@@ -77,15 +77,19 @@ def matched_flops(match: Any, parsed: Parsed) -> float:
 
 def load_config(path: Path) -> Config:
     """The Config in a run's config.yaml. Raises UserError if the file is not one."""
-    return parse_config(None, path)
-
-
-def parse_config(text: str | None, path: Path) -> Config:
-    """The Config that `to_yaml` wrote; text: the content of path, or None to read it. Raises UserError."""
     try:
-        loaded = OmegaConf.create(path.read_text() if text is None else text)
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error
+    return parse_config(text, path)
+
+
+def parse_config(text: str, path: Path) -> Config:
+    """The Config that `to_yaml` wrote into the file at path. Raises UserError."""
+    try:
+        loaded = OmegaConf.create(text)
         if not isinstance(loaded, DictConfig):
             raise UserError("not a mapping of keys to values")
         return resolve_node(typed(loaded))
-    except (OSError, UnicodeDecodeError, YAMLError, UserError, OmegaConfBaseException) as error:
+    except (YAMLError, UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error

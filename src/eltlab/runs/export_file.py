@@ -35,28 +35,22 @@ def write_export(
 
     The metadata contain the configuration (YAML), the images seen and the version that trained the run.
     """
-    tensors, settings = tokenizer_parts(tokenizer)
-    tensors = {name: value.cpu().contiguous() for name, value in (weights | tensors).items()}
-    metadata = settings | {
+    metadata = {
         "format": "pt",
         "eltlab.config": to_yaml(config),
         "eltlab.images_seen": str(counters["images_seen"]),
         "eltlab.code": counters["code"],
     }
+    if isinstance(tokenizer, PatchCodebook):
+        weights = weights | {CODEBOOK: tokenizer.codes}
+    elif tokenizer is not None:
+        inner = tokenizer.inner if isinstance(tokenizer, PerFrame) else tokenizer
+        tensors, settings = pack_tokenizer(inner)  # type: ignore[arg-type]
+        weights = weights | {TOKENIZER + name: value for name, value in tensors.items()}
+        metadata[SETTINGS] = json.dumps(settings)
+    tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
-
-
-def tokenizer_parts(tokenizer: Tokenizer | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a tokenizer, and the metadata that its class is rebuilt from."""
-    if tokenizer is None:
-        return {}, {}
-    if isinstance(tokenizer, PatchCodebook):
-        return {CODEBOOK: tokenizer.codes}, {}
-    inner = tokenizer.inner if isinstance(tokenizer, PerFrame) else tokenizer
-    tensors, settings = pack_tokenizer(inner)  # type: ignore[arg-type]
-    named = {TOKENIZER + name: value for name, value in tensors.items()}
-    return named, {SETTINGS: json.dumps(settings)}
 
 
 def read_export(path: Path) -> tuple[Config, dict[str, Tensor], Tokenizer | None]:
