@@ -59,8 +59,8 @@ def fails(function, *arguments: object) -> str:
     return message
 
 
-def until(condition: Callable[[], object], seconds: float = 120.0, log: Path | None = None) -> None:
-    """Waits for what other processes bring about; where it does not happen, the log is shown."""
+def until(condition: Callable[[], object], seconds: float = 600.0, log: Path | None = None) -> None:
+    """Waits until other processes make the condition true; if they do not, the log is shown."""
     deadline = time.monotonic() + seconds
     while not condition():
         said = log.read_text() if log and log.is_file() else "it did not happen"

@@ -94,7 +94,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -
             dashboard.main([file, runs, f"port={port}", *taken_keys])
         written(tmp_path, GRID)
         with pytest.raises(
-            UserError, match=rf"port={port}: Address already in use; set another port"
+            UserError, match=rf"port={port}: Address already in use; set a different port"
         ):
             dashboard.main([file, runs, f"port={port}"])
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)

@@ -1,7 +1,7 @@
 """Jobs on a cluster, through submitit: a run is one job, a study an array of workers.
 
 A job that is stopped is queued again, and does the same work: a run resumes from its checkpoint, and a worker
-claims the next trial. The work itself does not know that it is in a job.
+claims the next trial.
 """
 
 import math
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ TIME_LIMITS = 100  # after which a job is not queued again; pre-emptions do not 
 
 def import_submitit() -> Any:
     """The package. Raises UserError if it is not installed."""
-    # submitit reads it at import, here as in the job; a cluster may have set another signal.
+    # submitit reads it at import, here as in the job; a cluster may have set a different signal.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
     try:
         import submitit
@@ -107,9 +108,7 @@ def submit(
     try:
         executor = submitit.AutoExecutor(folder, cluster=slurm.cluster, **limits)
         executor.update_parameters(**resources)
-        with (
-            submitit.helpers.clean_env()
-        ):  # else a job submitted inside a job inherits its settings
+        with submitit.helpers.clean_env():  # else a job in a job inherits its settings
             ids = [str(job.job_id) for job in executor.submit_array(jobs)]
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         said = " ".join(str(error).split()) or first_line(error)
@@ -135,7 +134,7 @@ def job_resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
         "stderr_to_stdout": True,
         "slurm_signal_delay_s": slurm.signal_seconds,
         # srun does not inherit cpus-per-task from sbatch (since SLURM 22.05). kill-on-bad-exit: a rank
-        # that dies ends the job; else the others would wait for it until the job's time is up.
+        # that dies ends the job; else the other ranks would wait for it until the job's time is up.
         "slurm_srun_args": [f"--cpus-per-task={slurm.cpus_per_task}", "--kill-on-bad-exit=1"],
         "slurm_additional_parameters": {"requeue": True},  # a cluster's default may be not to
     }
@@ -150,12 +149,12 @@ def job_resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether a job would find nothing to do. If that is not certain it is False: the job will see."""
-    if not run.checkpoint.is_file():
-        return False
-    if read_checkpoint(run.checkpoint)["eltlab"]["images_seen"] < run.config.images:
-        return False
-    return not left_to_measure(run)
+    """Whether a job would find nothing to do."""
+    return (
+        run.checkpoint.is_file()
+        and read_checkpoint(run.checkpoint)["eltlab"]["images_seen"] >= run.config.images
+        and not left_to_measure(run)
+    )
 
 
 # --- in the job -----------------------------------------------------------------------------------
@@ -232,24 +231,21 @@ def queue_again(job: Any, requeue: Callable[[], Any], code: int) -> None:
     It is not queued if SLURM is ending it: after scancel it should not return, and if SLURM pre-empts it,
     SLURM requeues it by itself.
     """
-    if job.cluster == "slurm" and slurm_state(job.job_id) == "COMPLETING":
-        print(f"job {job.job_id}: SLURM is ending it; not queued again from here", file=sys.stderr)
-        sys.exit(code)
+    if job.cluster == "slurm":
+        command = ["squeue", "--noheader", "--format=%T", "--jobs", job.job_id]
+        with suppress(OSError, subprocess.SubprocessError):  # no answer: it is queued again
+            state = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+            if state.strip() == "COMPLETING":
+                print(
+                    f"job {job.job_id}: SLURM is ending it; not queued again from here",
+                    file=sys.stderr,
+                )
+                sys.exit(code)
     try:
         requeue()
     except (OSError, subprocess.SubprocessError) as error:
         print(f"not queued again: {error}; the same command resumes the run", file=sys.stderr)
         sys.exit(code)
-
-
-def slurm_state(job: str) -> str:
-    """SLURM's state of a job: RUNNING, COMPLETING, …; empty if it does not answer."""
-    command = ["squeue", "--noheader", "--format=%T", "--jobs", job]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
 
 
 def export_ranks() -> None:

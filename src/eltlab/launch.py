@@ -12,14 +12,17 @@ from eltlab.common.processes import cores
 def launch(verb: str, overrides: list[str], devices: int) -> None:
     """Runs python -m eltlab.VERB in `devices` processes of this machine, until they end.
 
-    If one fails, the others are terminated and this process exits with its code, without a message of its
-    own. SIGINT and SIGTERM are passed on to all of them.
+    If one fails, the other processes are terminated and this process exits with its code, without an
+    additional message. SIGINT and SIGTERM are passed on to all of them.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    silence_loggers("torch.distributed")
+    # Each imported module of torch has a logger with a separate level.
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     # By default each process would use all cores, and the processes would slow each other many times over.
     threads = max(1, cores() // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -43,14 +46,7 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
             sys.exit(128 + error.sigval)
 
 
-def silence_loggers(package: str) -> None:
-    """Hides what the imported modules of a package log. Each module of torch has a level of its own."""
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(package):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
 def exit_code(codes: list[int]) -> int:
-    """One exit code for the codes of all processes, of which negative ones are signals."""
+    """One exit code for the codes of all processes; negative codes are signals."""
     positive = [code for code in codes if code > 0]
     return positive[0] if positive else 128 - codes[0]

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
@@ -49,7 +50,8 @@ def run_command(
     except (KeyboardInterrupt, Stopped) as stop:
         text, code = (str(stop), stop.code) if isinstance(stop, Stopped) else ("stopped", 130)
         if ranks.is_main_process():
-            print(f"{text}; {stopped}", file=sys.stderr)
+            with suppress(OSError):  # after SIGHUP the terminal is gone, and printing fails (EIO)
+                print(f"{text}; {stopped}", file=sys.stderr)
         sys.exit(code)
     except Exception as error:
         ranks.wait_for_other_errors(error)

@@ -3,11 +3,11 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Protocol
 
 PR_SET_PDEATHSIG = 1
 KILL_SECONDS = 60.0  # in which the kernel ends a process after SIGKILL, unless a device blocks it
@@ -18,23 +18,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-class Child(Protocol):
-    """What subprocess.Popen and Fork have in common."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while the process runs."""
-
-
 class Fork:
-    """A child that os.fork made."""
+    """A child that os.fork made, with the part of subprocess.Popen that `terminate` uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.code: int | None = None
 
     def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while the process runs."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -42,7 +34,7 @@ class Fork:
         return self.code
 
 
-def terminate(children: Iterable[Child], grace: float) -> None:
+def terminate(children: Iterable[Fork | subprocess.Popen[bytes]], grace: float) -> None:
     """Ends children that each lead a process group: SIGTERM, and SIGKILL after `grace` seconds."""
     running = [child for child in children if child.poll() is None]
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_SECONDS)):

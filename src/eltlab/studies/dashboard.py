@@ -49,5 +49,5 @@ def make_dashboard_server(page: Any, host: str, port: int) -> WSGIServer:
         return make_server(host, port, page, server_class=Server, handler_class=QuietHandler)
     except OSError as error:
         raise UserError(
-            f"host={host} port={port}: {error.strerror}; set another port, or port=0 for any free one"
+            f"host={host} port={port}: {error.strerror}; set a different port, or port=0 for any free port"
         ) from error

@@ -30,12 +30,10 @@ class JournalLock(JournalFileOpenLock):
         self._held = ExitStack()
 
     def acquire(self) -> bool:
-        self._held.enter_context(file_lock(self._journal.with_suffix(".flock")))
-        try:
+        with ExitStack() as held:
+            held.enter_context(file_lock(self._journal.with_suffix(".flock")))
             cut_torn_line(self._journal)
-        except BaseException:
-            self.release()
-            raise
+            self._held = held.pop_all()  # keeps the lock after this block
         return True
 
     def release(self) -> None:

@@ -14,8 +14,11 @@ from eltlab.studies.trial_queue import TrialQueue, counted, failure_reason
 
 
 class Monitor:
-    """``with Monitor(queue, workers) as monitor: monitor.update()``: a line that changes on a terminal;
-    elsewhere a line every half minute, and one for each trial that ends."""
+    """Prints the state of a study: ``with Monitor(queue, workers) as monitor: monitor.update()``.
+
+    A terminal shows one line that changes; a file gets a line every half minute. Each trial that ends has
+    a line.
+    """
 
     def __init__(self, queue: TrialQueue, workers: int) -> None:
         self.queue, self.workers = queue, workers

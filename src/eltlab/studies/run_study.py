@@ -113,7 +113,7 @@ def run_workers(monitor: Monitor, count: int, arguments: list[str]) -> None:
 def start_worker(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
     """Starts a worker process, with one of the GPUs if there are any.
 
-    It has a session of its own: what a terminal sends to all its processes reaches the sweep only, which
+    It has a separate session: what a terminal sends to all its processes reaches the sweep only, which
     ends its workers in order.
     """
     environment = dict(os.environ)

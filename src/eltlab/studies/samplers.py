@@ -81,7 +81,7 @@ def name_parameters(
 
 
 def name_of(key: str, first: list[Any], choices: list[Any]) -> str:
-    """The key itself for the choices that it had first; a name of their own for other choices."""
+    """The key itself for the choices that it had first; a different name for other choices."""
     if are_numbers(choices):
         return key if are_numbers(first) else f"{key} (numbers)"
     if repr(choices) == repr(first):  # not ==: 1 and true are equal, but not the same choice
@@ -92,7 +92,7 @@ def name_of(key: str, first: list[Any], choices: list[Any]) -> str:
 def suggest_enqueued(trial: optuna.Trial) -> None:
     """Has Optuna take the parameters that a trial was enqueued with."""
     for name, choices in trial.user_attrs["choices"].items():
-        # If Optuna refuses a value, a plot lacks it; the trial runs all the same.
+        # If Optuna refuses a value, it is missing in plots; the trial still runs.
         with suppress(ValueError):
             if are_numbers(choices):
                 trial.suggest_float(name, min(choices), max(choices))

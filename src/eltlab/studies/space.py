@@ -159,7 +159,7 @@ def draw(space: Mapping[str, Any], trial: Any) -> Params:
     def draw_branch(inner: Mapping[str, Any], branch: str) -> Params:
         params: Params = {}
         for key, values in inner.items():
-            # Optuna allows one distribution per name. If branches differ, each has a name of its own.
+            # Optuna allows one distribution per name. If branches differ, each has a separate name.
             name = key if len(everywhere[key]) == 1 else f"{key} of {branch}"
             if is_range(values):
                 params[key] = _draw_range(name, values, trial)

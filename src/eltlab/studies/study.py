@@ -25,7 +25,7 @@ from eltlab.studies.constraints import holds, keys_in
 from eltlab.studies.space import LABEL, Dice, Params, draw, fixed_keys, grid, keys_of
 from eltlab.studies.study_file import SET_BY_STUDY, StudyFile, read_study, split_metric, study_path
 
-# The columns of rows beside the bill, by metrics.extractor. The first one is a study's default objective.
+# The measured columns of rows, by metrics.extractor. The first one is a study's default objective.
 METRICS = {
     "classifier": ("fd_classifier", "accuracy"),
     "i3d": ("fvd", "fd_classifier", "accuracy"),
@@ -33,7 +33,9 @@ METRICS = {
 }
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow
-ALLOWED = 20  # so many must be allowed; then a sampler will find some (trial_queue.MOST_DRAWS)
+ALLOWED = (
+    20  # at least this many must be allowed; then a sampler will find some (trial_queue.MOST_DRAWS)
+)
 
 
 class PlannedTrial(NamedTuple):
@@ -45,8 +47,8 @@ class PlannedTrial(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Equal for trials that are the same run, measured the same way, whatever the run's name and
-        wherever its data are stored."""
+        """Equal for trials that are the same run, measured the same way. The run's name and the place of
+        its data do not count."""
         places: dict[str, Any] = dict.fromkeys(place_keys(self.config.data))
         data = replace(self.config.data, **places)
         return digest(replace(self.config, name="", runs_dir="", data=data))
@@ -146,7 +148,7 @@ def final_value(config: Config, objective: str) -> float:
 def grid_trials(study: Study) -> list[PlannedTrial]:
     """Every trial of a grid, all of them with one seed before the next seed. Raises UserError.
 
-    Of trials that are the same run only the first is kept: with one loop all supervisions are equal.
+    If several trials are the same run, only the first is kept: with one loop all supervisions are equal.
     """
     allowed = [params for params in grid(study.file.space) if study.allows(params)]
     if not allowed:
@@ -169,7 +171,7 @@ def load_study(
 ) -> Study:
     """The study of sweeps/NAME.yaml, or of a file, checked. Raises UserError.
 
-    overrides: of fit, after the file's base; they make another study with a name of its own.
+    overrides: of fit, after the file's base; they make a different study, with a different name.
     changes: of the file's keys (seeds, trials …); the study keeps its name and may grow.
     """
     path = study_path(name)
@@ -205,7 +207,7 @@ def check_overrides(overrides: list[str], file: StudyFile, path: Path) -> None:
 
 
 def identifying_overrides(overrides: list[str], base: Config) -> list[str]:
-    """The overrides that make another study. The place of the data does not, unless it names an encoded
+    """The overrides that make a different study. The place of the data does not, unless it names an encoded
     set: then data.encoding stands for it."""
     places = {f"data.{key}" for key in place_keys(base.data)}
     kept = [text for text in overrides if text.partition("=")[0] not in places]

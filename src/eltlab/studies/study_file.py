@@ -1,6 +1,6 @@
 """sweeps/NAME.yaml: the keys of a study file, read and checked."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,11 @@ from yaml import YAMLError
 
 from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package import package_folder
+from eltlab.config.keys import check_keys, key
 from eltlab.studies.space import check_space, keys_of
 
-CHOICES = {
-    "sampler": ("grid", "random", "tpe", "nsga2"),
-    "pruner": ("none", "median", "hyperband"),
-    "matched": ("train_flops", "images"),
-    "watch": ("loss", "gap"),  # columns of validation.csv
-    "objectives": ("minimize", "maximize"),
-}
+DIRECTIONS = ("minimize", "maximize")
+WATCHED = ("loss", "gap")  # columns of validation.csv
 FORMS: dict[str, tuple[type, str]] = {
     "base": (list, "a list of overrides, e.g. [experiment=demo]"),
     "where": (list, 'a list of constraints, e.g. ["loops divides model.depth"]'),
@@ -36,19 +32,19 @@ class StudyFile:
     A metric may name a loop count: fid@2. Without one it is measured at all loops.
     """
 
-    base: list[str] = field(default_factory=list)  # overrides of fit that all trials share
-    space: Any = field(default_factory=dict)  # space.py
-    where: list[str] = field(default_factory=list)  # constraints on the parameters
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    objectives: dict[str, str] = field(default_factory=dict)  # metrics and directions
-    sampler: str = "grid"
-    trials: int | None = None  # of samplers other than grid
-    pruner: str = "none"
-    watch: str = "loss"  # by the pruner: loss or gap of validation.csv
-    matched: str = "train_flops"  # of the unique-layer twin of base; or images
-    threads: int | None = None  # of each trial; None: this machine's cores over its workers
-    hours: float | None = None  # after which a trial is ended
-    presets: dict[str, Any] = field(default_factory=dict)
+    base: list[str] = key(list, "overrides of fit that all trials share")
+    space: Any = key(dict, "keys of fit and their choices or ranges, as in space.py")
+    where: list[str] = key(list, "constraints on the parameters")
+    seeds: list[int] = key(lambda: [0, 1, 2], "one run of each trial per seed")
+    objectives: dict[str, str] = key(dict, "metrics and directions")
+    sampler: str = key("grid", "chooses parameters", choices=("grid", "random", "tpe", "nsga2"))
+    trials: int | None = key(None, "number of trials; a grid gives its own", above=0)
+    pruner: str = key("none", "ends trials early", choices=("none", "median", "hyperband"))
+    watch: str = key("loss", "what the pruner compares, e.g. gap, or loss@2 for one exit")
+    matched: str = key("train_flops", "equal in all trials", choices=("train_flops", "images"))
+    threads: int | None = key(None, "threads per trial; null: cores / workers", above=0)
+    hours: float | None = key(None, "time limit of a trial", above=0)
+    presets: dict[str, Any] = key(dict, "names and the keys that differ")
 
 
 def split_metric(metric: str) -> tuple[str, int | None]:
@@ -76,6 +72,7 @@ def study_path(name: str) -> Path:
 
 
 def known_studies() -> list[str]:
+    """The names of the studies in sweeps/."""
     return sorted(path.stem for path in package_folder("sweeps").glob("*.yaml"))
 
 
@@ -85,7 +82,7 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
         plain = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not YAML: {first_line(error)}") from error
-    check_keys(plain, str(path))
+    check_form(plain, str(path))
     assert isinstance(plain, dict)
     presets = plain.get("presets", {})
     for name, differing in presets.items():
@@ -93,7 +90,7 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
             raise UserError(
                 f"{path}: presets.{name}: a name must be text; write '{name}' in quotes"
             )
-        check_keys(differing, f"{path}: presets.{name}")
+        check_form(differing, f"{path}: presets.{name}")
     if preset is not None:
         if preset not in presets:
             raise UserError(f"preset={preset}: {suggest(preset, [*presets], 'presets')}")
@@ -112,55 +109,55 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
     return file
 
 
-def check_keys(plain: Any, where: str) -> None:
-    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+def check_form(plain: Any, where: str) -> None:
+    """Raises UserError if what YAML holds is no set of keys of a study. where: its place."""
+    if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
         raise UserError(f"{where}: not a mapping of keys to values")
     known = [each.name for each in fields(StudyFile)]
-    for key in plain:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key}: {suggest(key, known, 'keys')}")
-    for key, (kind, form) in FORMS.items():
-        if not isinstance(plain.get(key, kind()), kind):
-            raise UserError(f"{where}: {key}={plain[key]}: give {form}")
-    for key in ("base", "where"):
-        for each in plain.get(key, []):
+    for name in plain:
+        if name not in known:
+            raise UserError(f"{where}: unknown key {name}: {suggest(name, known, 'keys')}")
+    for name, (kind, form) in FORMS.items():
+        if not isinstance(plain.get(name, kind()), kind):
+            raise UserError(f"{where}: {name}={plain[name]}: give {form}")
+    for name in ("base", "where"):
+        for each in plain.get(name, []):
             if not isinstance(each, str):
-                raise UserError(f"{where}: {key}: {each} is not text; give {FORMS[key][1]}")
+                raise UserError(f"{where}: {name}: {each} is not text; give {FORMS[name][1]}")
 
 
 # --- rules ----------------------------------------------------------------------------------------
 
 
 def check_study(file: StudyFile, path: Path) -> None:
-    chosen = [(key, getattr(file, key), CHOICES[key]) for key in ("sampler", "pruner", "matched")]
-    chosen.append(("watch", split_metric(file.watch)[0], CHOICES["watch"]))
+    try:
+        check_keys(file)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    chosen = [("watch", split_metric(file.watch)[0], WATCHED)]
     for metric, direction in file.objectives.items():
         split_metric(metric)
-        chosen.append((f"objectives.{metric}", direction, CHOICES["objectives"]))
-    for key, value, choices in chosen:
+        chosen.append((f"objectives.{metric}", direction, DIRECTIONS))
+    for name, value, choices in chosen:
         if value not in choices:
-            raise UserError(f"{path}: {key}={value}: choose one of {', '.join(choices)}")
+            raise UserError(f"{path}: {name}={value}: choose one of {', '.join(choices)}")
     if not file.seeds or len(set(file.seeds)) < len(file.seeds) or min(file.seeds) < 0:
         raise UserError(f"{path}: seeds={file.seeds}: give distinct whole numbers of at least 0")
     if (file.sampler == "grid") != (file.trials is None):
         fix = "remove trials: the space gives their number" if file.trials else "give trials: N"
         raise UserError(f"{path}: sampler={file.sampler}: {fix}")
-    for key in ("trials", "threads", "hours"):
-        value = getattr(file, key)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"{path}: {key}={value}: must be above 0")
     check_pruner(file, path)
     if not file.space:
         raise UserError(
             f"{path}: space is empty; give a key of fit and its choices, e.g. loops: [1, 2]"
         )
     check_space(file.space, f"{path}: space")
-    for key in keys_of(file.space):
-        if key in SET_BY_STUDY:
-            raise UserError(f"{path}: space.{key}: the study sets it; seeds are in seeds")
-        if key.startswith("budget.") and file.matched == "train_flops":
+    for name in keys_of(file.space):
+        if name in SET_BY_STUDY:
+            raise UserError(f"{path}: space.{name}: the study sets it; seeds are in seeds")
+        if name.startswith("budget.") and file.matched == "train_flops":
             raise UserError(
-                f"{path}: space.{key}: matched=train_flops gives all trials the budget of base; write "
+                f"{path}: space.{name}: matched=train_flops gives all trials the budget of base; write "
                 "matched: images"
             )
 

@@ -33,14 +33,9 @@ def plan_lines(study: Study) -> list[str]:
         total += costs["train_flops_total"] * seeds[arm]
         seconds += (costs["train_seconds"] or 0.0) * seeds[arm]
         split = f"{costs['unique_layers']} x {costs['loops']}"
-        sizes = [
-            format_si(costs["params_total"]),
-            format_si(costs["macs_per_sample"]),
-            f"{config.images:,}",
-        ]
-        rows.append(
-            [arm, split, str(costs["width"]), *sizes, format_si(costs["train_flops_total"])]
-        )
+        sizes = map(format_si, (costs["params_total"], costs["macs_per_sample"]))
+        flops = format_si(costs["train_flops_total"])
+        rows.append([arm, split, str(costs["width"]), *sizes, f"{config.images:,}", flops])
     time = f", {format_duration(seconds)} of training one after the other" if seconds else ""
     return [
         head,

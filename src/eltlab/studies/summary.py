@@ -45,9 +45,9 @@ def arm_tables(rows: "DataFrame", study: str, metric: str) -> list[str]:
 
 
 def best_trials(queue: TrialQueue) -> list[str]:
-    """The best trial of a search; of several objectives, the trials that none other dominates."""
+    """The best trial of a search; with several objectives, the trials that no other trial dominates."""
     objectives = list(queue.study.file.objectives)
-    # By their values: what the sampler drew twice is shown once.
+    # Keyed by values: equal draws are shown once.
     found = {str(trial.values): trial for trial in reversed(queue.optuna.best_trials)}.values()
     rows = [["trial", "arm", *objectives]] + [
         [str(trial.number), trial.user_attrs["arm"], *(f"{value:.4g}" for value in trial.values)]

@@ -19,7 +19,7 @@ def storage_url(text: str | None) -> str | None:
 
 @dataclass
 class SweepKeys:
-    """The keys of sweep itself, beside those of fit."""
+    """The keys of sweep itself, in addition to those of fit."""
 
     preset: str | None = key(None, "part of the study file that changes the rest, e.g. quick")
     workers: int | None = key(

@@ -1,7 +1,7 @@
-"""The process of a trial: a fit that is forked off its worker, with a log of its own.
+"""The process of a trial: a fit that is forked from its worker and writes to a separate log.
 
 The worker has imported what a fit needs and computes nothing itself. So a trial starts at once, and a crash,
-a lack of memory or a hang ends that trial only.
+an out-of-memory kill or a hang ends that trial only.
 """
 
 import importlib
@@ -33,7 +33,7 @@ def preload() -> None:
 
 
 def fork_fit(config: Config, log: Path, threads: int) -> Fork:
-    """Starts a fit in a process group of its own that dies with this process."""
+    """Starts a fit in a new process group that dies with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()  # else the child would print what is buffered here a second time
     sys.stderr.flush()
@@ -47,7 +47,9 @@ def fork_fit(config: Config, log: Path, threads: int) -> Fork:
         die_with_parent(parent, signal.SIGKILL)
         for number in ALL_STOPS:  # the handlers are the worker's
             signal.signal(number, signal.SIG_DFL)
-        redirect_output(log)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for descriptor, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+            os.dup2(target, descriptor)
         code = fit_quietly(config, threads)
     except BaseException:
         traceback.print_exc()
@@ -58,7 +60,7 @@ def fork_fit(config: Config, log: Path, threads: int) -> Fork:
 
 
 def fit_quietly(config: Config, threads: int) -> int:
-    """Runs a fit and returns its exit code; an error of the user is one line."""
+    """Runs a fit and returns its exit code; a UserError is printed as one line."""
     import torch
 
     from eltlab.training.fit import fit
@@ -75,20 +77,6 @@ def fit_quietly(config: Config, threads: int) -> int:
         print(stop, file=sys.stderr)
         return stop.code
     return 0
-
-
-def redirect_output(log: Path) -> None:
-    """Appends all output of this process to the log."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for number, target in ((0, null), (1, file), (2, file)):
-        os.dup2(target, number)
-
-
-def describe_exit(code: int, log: Path) -> str:
-    """How a trial failed, and what it printed last."""
-    how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
-    return f"{how}{last_lines(log)}"
 
 
 def last_lines(log: Path) -> str:

@@ -31,7 +31,7 @@ from eltlab.studies.study import PlannedTrial, Study
 from eltlab.studies.study_record import check_folder, check_meaning, contradiction
 from eltlab.studies.sweep_keys import SweepKeys
 
-# User attributes of a trial of a grid. Those and "lease", "error", "retry_of" and "forbidden" are stored.
+# User attributes of each trial of a grid. These and "lease", "error", "retry_of" and "forbidden" are stored.
 GRID_ATTRIBUTES = ("cell", "seeds", "arm", "key", "choices")
 # Draws in a row that the constraints may forbid. After SAMPLER_DRAWS the next ones are random, because not
 # every sampler learns what is forbidden; MOST_DRAWS do not happen, by study.check_draws.
@@ -63,7 +63,7 @@ class TrialQueue:
 
     Args:
         worker: a name that no other worker has.
-        lease: seconds without a renewal after which another worker may take a trial over.
+        lease: seconds without a renewal after which any worker may take over a trial.
     """
 
     def __init__(self, study: Study, storage: Storage, worker: str, lease: float) -> None:
@@ -184,7 +184,7 @@ class TrialQueue:
     # --- leases -----------------------------------------------------------------------------------
 
     def renew(self, claimed: ClaimedTrial) -> bool:
-        """Renews the lease; False if it expired and another worker has the trial."""
+        """Renews the lease; False if it expired and a different worker has the trial."""
         with self.storage.exclusive():
             if not self._owns(claimed):
                 return False
@@ -192,7 +192,7 @@ class TrialQueue:
         return True
 
     def release(self, claimed: ClaimedTrial) -> None:
-        """Ends the lease, so that another worker may take the trial at once."""
+        """Ends the lease, so that any worker may take the trial at once."""
         with self.storage.exclusive():
             if self._owns(claimed):
                 claimed.trial.set_user_attr("lease", [self.worker, 0.0])
@@ -204,7 +204,7 @@ class TrialQueue:
         frozen = self.trials()[claimed.number]
         return frozen.state == TrialState.RUNNING and frozen.user_attrs["lease"][0] == self.worker
 
-    # --- results; those of a trial that another worker has are dropped ------------------------------
+    # --- results, which are dropped if a different worker has the trial ----------------------------
 
     def report(self, claimed: ClaimedTrial, value: float, step: int) -> None:
         """Stores an intermediate value for the pruner."""
@@ -231,10 +231,10 @@ class TrialQueue:
 
 
 def identities(params: Params, seeds: list[int], key: str) -> set[str]:
-    """What a trial of a grid is recognised by: its parameters, or its run.
+    """What identifies a trial of a grid: its parameters, or its run.
 
-    Another version of eltlab may have more keys, and so another key for the same run; another study file
-    may give the same run other parameters.
+    A different version of eltlab may have more keys, and so a different key for the same run; a changed
+    study file may give the same run different parameters.
     """
     return {json.dumps([params, seeds], sort_keys=True), key}
 

@@ -1,4 +1,4 @@
-"""A worker of a study: claims trials, runs each in a process of its own, and stores how it ended."""
+"""A worker of a study: claims trials, runs each in a separate process, and stores how it ended."""
 
 import signal
 import sys
@@ -18,16 +18,16 @@ from eltlab.studies.pruning import Pruned, Watcher
 from eltlab.studies.storage import RETRY_SECONDS, Answer, Refused, retry_refused
 from eltlab.studies.study import Study
 from eltlab.studies.sweep_keys import SweepKeys
-from eltlab.studies.trial_process import describe_exit, fork_fit, last_lines, preload
+from eltlab.studies.trial_process import fork_fit, last_lines, preload
 from eltlab.studies.trial_queue import ClaimedTrial, TrialQueue, open_queue
 
-POLL_SECONDS = 0.05  # between two looks at a running trial
+POLL_SECONDS = 0.05  # between two polls of a running trial
 IDLE_SECONDS = 0.5  # between two claims while other workers run the last trials
 GRACE = 10.0  # seconds that a trial has to write its checkpoint and end
 
 
 class LeaseLost(Exception):
-    """The lease of a trial expired: another worker has it, or may have it."""
+    """The lease of a trial expired: a different worker has it, or may have it."""
 
 
 def run_worker(study: Study, keys: SweepKeys, workers: int) -> None:
@@ -48,7 +48,7 @@ class Worker:
 
     Args:
         threads: of torch in each trial.
-        requests: where a signal to stop is noted.
+        requests: notes a signal to stop.
     """
 
     def __init__(self, queue: TrialQueue, threads: int, requests: Requests) -> None:
@@ -134,4 +134,5 @@ class Worker:
         if code:
             # A cluster signals all processes of a job: the fit was stopped, it did not fail.
             self.requests.raise_if_stopped()
-            raise UserError(describe_exit(code, log))
+            how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
+            raise UserError(f"{how}{last_lines(log)}")
