@@ -27,7 +27,7 @@ QUOTED = "s3cret%40%3A%2F%25%2B%7B%7D%20word"
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Callable[[], str]]:
-    """A function that makes an empty database and gives its URL, each time another."""
+    """A function that creates a new empty database at each call and returns its URL."""
     with _served() as server:
         yield server.database
 
@@ -63,7 +63,7 @@ def _served() -> Iterator["Server"]:
 
 
 class Server:
-    """PostgreSQL in a folder of its own."""
+    """PostgreSQL in a temporary folder."""
 
     def __init__(
         self, binaries: Path, folder: Path, identity: dict[str, Any], psycopg: Any
@@ -73,7 +73,7 @@ class Server:
         self.numbers = itertools.count()
 
     def start(self, port: int | None = None) -> bool:
-        """Starts at a port, or where it was before; whether it answers."""
+        """Starts at a port, or at the previous one. Returns whether it answers."""
         self.port = port or self.port
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -161,7 +161,7 @@ def _die_with_parent() -> None:
 
 
 def _answers(server: subprocess.Popen, port: int, psycopg: Any) -> bool:
-    """Waits for the server; False where it has ended instead."""
+    """Waits for the server; False if it has ended instead."""
     while server.poll() is None:
         try:
             psycopg.connect(_url(port, "postgres"), connect_timeout=2).close()

@@ -70,7 +70,7 @@ def test_draws_lie_in_the_space(by):
     assert {cell["loops"] for cell in drawn} == {2, 4}
     for cell in drawn:
         assert ("supervision.min_loops" in cell) == (cell["supervision"] == "ilsd")
-    # Half of the draws of a logarithmic range lie below its geometric middle.
+    # Half of the draws of a logarithmic range are below its geometric middle.
     assert 18 < sum(cell["lr"] < 1e-3 for cell in drawn) < 42
 
 

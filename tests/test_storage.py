@@ -262,7 +262,7 @@ def test_a_line_torn_under_open_journals_loses_nothing_else(torn, first, journal
     write(b, "b0")
     append(journal, torn)
     if first == "reads":
-        # Both remember where they have read to before the line is cut by the other's append.
+        # Both remember their offsets before the other's append cuts the line.
         assert told(a) == told(b) == expected
     for name in ("a1", "a2"):
         write(a, name)

@@ -18,7 +18,7 @@ from eltlab.studies.sweep_keys import SweepKeys
 # --- the file -------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_two_cells_is_one_trial(tmp_path):
+def test_two_parameter_sets_with_the_same_run_are_one_trial(tmp_path):
     """With one loop every supervision is final."""
     trials = grid_trials(opened(tmp_path))
     names = [config.name for _, _, config in trials]
@@ -37,7 +37,7 @@ def test_the_seeds_of_a_grid_follow_one_another(tmp_path):
     assert seeds == [3] * 5 + [1] * 5
 
 
-def test_every_trial_trains_for_the_flops_of_the_twin_unless_told_otherwise(tmp_path):
+def test_every_trial_trains_for_the_flops_of_the_twin_unless_images_are_matched(tmp_path):
     from eltlab.config.cost.flops import budget_flops
     from eltlab.config.cost.twins import twin
 
@@ -50,12 +50,12 @@ def test_every_trial_trains_for_the_flops_of_the_twin_unless_told_otherwise(tmp_
     assert {config.budget.images for _, _, config in grid_trials(images)} == {32}
 
 
-def test_budgets_may_be_searched_where_images_are_matched(tmp_path):
+def test_budgets_may_be_searched_if_images_are_matched(tmp_path):
     text = "space:\n  budget.images: [32, 64, 128]\nmatched: images\nseeds: [0]\n"
     assert [t.config.images for t in grid_trials(opened(tmp_path, text))] == [32, 64, 128]
 
 
-def test_constraints_leave_cells_out(tmp_path):
+def test_constraints_exclude_parameters(tmp_path):
     text = "space:\n  loops: [1, 2, 3, 4]\nwhere:\n  - loops divides model.depth\n"
     trials = grid_trials(opened(tmp_path, text, changes={"seeds": [0]}))
     assert [trial.params["loops"] for trial in trials] == [1, 2, 4]
@@ -72,14 +72,14 @@ def test_constraints_leave_cells_out(tmp_path):
     ],
 )
 @pytest.mark.parametrize("sampler", ["grid", "random\ntrials: 2"])
-def test_constraints_on_what_follows_from_a_cell_are_refused(tmp_path, space, rule, why, sampler):
-    """The base's value, which is at hand, is not the cell's."""
+def test_constraints_on_derived_keys_are_refused(tmp_path, space, rule, why, sampler):
+    """The value in base is not that of a trial."""
     text = f"space:\n  {space}\nwhere: ['{rule}']\nsampler: {sampler}\nseeds: [0]\n"
     with pytest.raises(UserError, match=f"may differ between trials: {why}"):
         opened(tmp_path, text)
 
 
-def test_constraints_may_name_what_all_cells_share(tmp_path):
+def test_constraints_may_name_what_all_trials_share(tmp_path):
     text = "space:\n  loops: [1, 2, 4]\nseeds: [0]\nwhere:\n"
     text += "  - model.depth / loops >= 2\n  - loops * model.width > model.mlp_width\n"
     trials = grid_trials(opened(tmp_path, text))
@@ -132,7 +132,7 @@ def test_every_trial_has_what_its_study_is_judged_by(tmp_path, text, said):
 @pytest.mark.parametrize(
     "how", ["evaluate=false", "evaluate_loops=[1]", "sampler.loops=2to1"], ids=lambda how: how[:14]
 )
-def test_what_measures_no_trial_at_its_loops_is_told(tmp_path, how):
+def test_what_measures_no_trial_at_its_loops_is_refused(tmp_path, how):
     study = opened(tmp_path, "space:\n  loops: [2]\nseeds: [0]\n", overrides=[how])
     with pytest.raises(UserError) as refused:
         grid_trials(study)
@@ -161,7 +161,7 @@ def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):
     assert other.config({}, 0).batch_size == 16
 
 
-def test_where_known_data_lie_makes_no_other_study(tmp_path):
+def test_the_place_of_known_data_makes_no_other_study(tmp_path):
     def at(name, *places):
         return opened(tmp_path, overrides=[f"data={name}", "data.size=64", *places])
 
@@ -242,7 +242,7 @@ def test_where_known_data_lie_makes_no_other_study(tmp_path):
         ("- a", "not YAML|not a mapping"),
     ],
 )
-def test_mistakes_in_a_file_are_told(tmp_path, text, said):
+def test_mistakes_in_a_file_are_reported(tmp_path, text, said):
     if "space" not in text and "seeds" not in text:
         text = f"{GRID}{text}\n"
     with pytest.raises(UserError, match=said):
@@ -252,7 +252,7 @@ def test_mistakes_in_a_file_are_told(tmp_path, text, said):
 
 @pytest.mark.parametrize("base", ["3", "experiment=demo", "[3]", "{experiment: demo}"])
 @pytest.mark.parametrize("preset", [None, "quick"])
-def test_a_base_that_is_no_list_is_told(tmp_path, base, preset):
+def test_a_base_that_is_no_list_is_refused(tmp_path, base, preset):
     path = tmp_path / "small.yaml"
     path.write_text(f"base: {base}\nspace: {{loops: [1]}}\npresets: {{quick: {{}}}}\n")
     with pytest.raises(
@@ -261,7 +261,7 @@ def test_a_base_that_is_no_list_is_told(tmp_path, base, preset):
         load_study(str(path), preset, [], str(tmp_path / "runs"), {})
 
 
-def test_mistakes_on_the_command_line_are_told(tmp_path):
+def test_mistakes_on_the_command_line_are_reported(tmp_path):
     file = written(tmp_path, GRID)
     for arguments, said in (
         ([], "give one study"),
@@ -309,7 +309,7 @@ def test_a_url_is_all_that_stands_behind_storage(monkeypatch):
 
 
 @pytest.mark.parametrize("given", [[f"storage={URL}"], []])
-def test_workers_are_given_the_storage_where_others_cannot_read_it(monkeypatch, given):
+def test_workers_get_the_storage_by_the_environment(monkeypatch, given):
     started = {}
     monkeypatch.setattr(
         subprocess, "Popen", lambda command, **rest: started.update(rest, command=command)

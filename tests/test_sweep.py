@@ -32,7 +32,7 @@ from eltlab.training.validation import LEVELS
 
 
 def swept(tmp_path: Path, text: str = GRID, *arguments: str) -> int:
-    """Runs the whole study in processes of its own; how many trials have completed."""
+    """Runs the whole study in worker processes. Returns how many trials have completed."""
     sweep.main([written(tmp_path, text), f"runs_dir={tmp_path / 'runs'}", *arguments])
     return sum(t.state == TrialState.COMPLETE for t in queue_of(opened(tmp_path, text)).trials())
 
@@ -100,7 +100,7 @@ def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path, capsys
         assert "the loss was not finite" in failed.user_attrs["error"]
         printed = capsys.readouterr()
         assert "retry=true runs the failed trials again" in printed.out
-        # Its last line too, after where the log is.
+        # The last line of the log follows its path.
         for line in (printed.out, printed.err):
             assert re.search(
                 r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", line
@@ -439,7 +439,7 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     running = begin(file, runs, *more, "workers=2")
     try:
         until(lambda: len(list(runs.rglob("last.ckpt"))) == 2)
-        # A terminal sends to all processes that the command has not put into a session of their own.
+        # A terminal sends to all processes that the command has not put into a separate session.
         send = running.send_signal if how == "alone" else partial(os.killpg, running.pid)
         send(number)
         if "twice" in how:

@@ -214,7 +214,7 @@ def searched(tmp_path, sampler: str, objectives: list[str], trials: int):
 
 
 def test_tpe_learns(tmp_path):
-    """Past its random start: where it is good, and where constraints forbid it."""
+    """After its random start, it draws from the good region, and not from what constraints forbid."""
     trials = searched(tmp_path, "tpe", ["fd_classifier: minimize"], 26)
     off = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
     assert median(off[12:]) < 0.5 * median(off[:10])
@@ -404,7 +404,7 @@ def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
     ],
 )
 def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
-    """What become numbers, and choices in another order, are parameters of their own to Optuna."""
+    """What become numbers, and choices in a different order, are separate parameters to Optuna."""
     base = {"supervision.distill": "ilsd", "supervision.max_loops": "random_depth"}
     how = [f"supervision={base[key]}"] if key in base else []
     for number, each in enumerate(choices):
@@ -437,7 +437,7 @@ def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
 def test_a_sampler_draws_what_optuna_cannot_hold_by_its_text(tmp_path, sampler, recwarn):
-    """And draws it again where it is tried again."""
+    """And draws it again if it is retried."""
     text = "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\n  loops: [2, 4]\nseeds: [0]\n"
     queue = queue_of(opened(tmp_path, f"{text}sampler: {sampler}\ntrials: 2\n"))
     claimed = [queue.claim() for _ in range(2)]

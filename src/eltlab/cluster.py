@@ -231,16 +231,14 @@ def queue_again(job: Any, requeue: Callable[[], Any], code: int) -> None:
     It is not queued if SLURM is ending it: after scancel it should not return, and if SLURM pre-empts it,
     SLURM requeues it by itself.
     """
+    state = ""
     if job.cluster == "slurm":
         command = ["squeue", "--noheader", "--format=%T", "--jobs", job.job_id]
         with suppress(OSError, subprocess.SubprocessError):  # no answer: it is queued again
             state = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
-            if state.strip() == "COMPLETING":
-                print(
-                    f"job {job.job_id}: SLURM is ending it; not queued again from here",
-                    file=sys.stderr,
-                )
-                sys.exit(code)
+    if state.strip() == "COMPLETING":
+        print(f"job {job.job_id}: SLURM is ending it; not queued again from here", file=sys.stderr)
+        sys.exit(code)
     try:
         requeue()
     except (OSError, subprocess.SubprocessError) as error:
