@@ -12,10 +12,17 @@ from eltlab.common.errors import UserError
 from eltlab.data.batches import FLIPPED, BatchLoader, batch_indices, draw_flips
 from eltlab.data.images.digits import load_digits
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
-from eltlab.data.tokenizers.batch_sizes import ENCODED, RECONSTRUCTED, patch_batch, stream_batch
 from eltlab.data.tokenizers.kmeans import count_distinct
-from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
+from eltlab.data.tokenizers.patch_codebook import (
+    ENCODED,
+    PatchCodebook,
+    encode_set,
+    fit_codebook,
+    patch_batch,
+    stream_batch,
+)
 from eltlab.data.tokenizers.reconstruction import psnr, reconstruct
+from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED
 from eltlab.model.patches import Patches
 
 DIGITS = Patches((1, 8, 8), 2)

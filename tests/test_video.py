@@ -22,7 +22,7 @@ from eltlab.data.build import build_data
 from eltlab.data.clips import sprites
 from eltlab.data.clips.sprites import CLASSES, compose_figure, load_sprites, read_sheets
 from eltlab.data.tokenizers.autoencoders import load_autoencoder
-from eltlab.data.tokenizers.per_frame import PerFrame
+from eltlab.data.tokenizers.tokenizer import PerFrame
 from eltlab.evaluation.classifier import Classifier
 from eltlab.evaluation.encode_set import encode
 from eltlab.runs import row_files

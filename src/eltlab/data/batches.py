@@ -35,13 +35,11 @@ def batch_indices(
 ) -> Tensor:
     """Which examples step 0, 1, … trains on, int64 [B]. Shuffled epochs are concatenated and cut into
     batches, so a batch may cross the end of an epoch."""
-    parts = []
-    first, left = step * batch_size, batch_size
-    while left:
-        epoch, offset = divmod(first, size)
-        part = _epoch_order(seed, epoch, size, device)[offset : offset + left]
-        parts.append(part)
-        first, left = first + len(part), left - len(part)
+    first, stop = step * batch_size, (step + 1) * batch_size
+    epochs = range(first // size, (stop - 1) // size + 1)
+    orders = (_epoch_order(seed, epoch, size, device) for epoch in epochs)
+    starts = (epoch * size for epoch in epochs)
+    parts = [order[max(first - e, 0) : stop - e] for order, e in zip(orders, starts, strict=True)]
     return torch.cat(parts)
 
 
@@ -83,44 +81,41 @@ def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise | None) -> Tensor:
     return mean + (rows["logvar"].float() / 2).exp() * noise.normal(*mean.shape[1:])
 
 
+@dataclass(eq=False)
 class BatchLoader:
-    """Gives (inputs, labels) of each micro-batch of steps start … stop − 1, on the device.
+    """Iterates over (inputs, labels) of each micro-batch of steps start … stop − 1, on the device.
 
     If all tensors are in memory, they are moved to the device once and a step only gathers its rows.
     Otherwise worker processes read the rows ahead of the steps.
-
-    Args:
-        tensors: the training split: LABELS int64 [N], and what `to_inputs` takes with its FLIPPED twins.
-        flip: mirror half of the images.
-        workers: processes that read ahead; 0: this process reads.
-        batch_slice: which rows of each batch this process trains on.
     """
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Rows],
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        flip: bool = False,
-        device: torch.device = CPU,
-        workers: int = 0,
-        batch_slice: BatchSlice = WHOLE_BATCH,
-    ) -> None:
-        self.size = len(tensors[LABELS])  # type: ignore[arg-type]
-        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.flip, self.device, self.workers, self.batch_slice = flip, device, workers, batch_slice
-        self.tensors: Mapping[str, Rows] = tensors
-        self.in_memory = all(isinstance(tensor, Tensor) for tensor in tensors.values())
+    tensors: Mapping[
+        str, Rows
+    ]  # LABELS int64 [N], and what `to_inputs` takes with its FLIPPED twins
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+    flip: bool = False  # mirror half of the images
+    device: torch.device = CPU
+    workers: int = 0  # processes that read ahead; 0: this process reads
+    batch_slice: BatchSlice = WHOLE_BATCH  # the rows of each batch that this process trains on
+
+    def __post_init__(self) -> None:
+        tensors = {name: rows for name, rows in self.tensors.items() if isinstance(rows, Tensor)}
+        self.in_memory = len(tensors) == len(self.tensors)
         if self.in_memory:
-            self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}  # type: ignore[attr-defined]
+            self.tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.batch_slice.micro_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        source = self._gather() if self.in_memory else self._read_ahead()
+        source: Iterator[dict[str, Tensor]]
+        if self.in_memory:
+            source = (select_rows(self.tensors, *order) for order in self._orders(self.device))
+        else:
+            source = self._read_ahead()
         for (step, batch_slice), rows in zip(self._micro_batches(), source, strict=True):
             noise = None
             if "logvar" in rows:
@@ -135,17 +130,14 @@ class BatchLoader:
 
     def _orders(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The examples of each micro-batch, int64 [B], and which of them are mirrored, bool [B]."""
+        size = len(self.tensors[LABELS])  # type: ignore[arg-type]
         for step, batch_slice in self._micro_batches():
             rows = batch_slice.rows(self.batch_size)
-            indices = batch_indices(self.seed, step, self.batch_size, self.size, device)[rows]
+            indices = batch_indices(self.seed, step, self.batch_size, size, device)[rows]
             flipped_B = None
             if self.flip:
                 flipped_B = draw_flips(self.seed, step, self.batch_size, device)[rows]
             yield indices, flipped_B
-
-    def _gather(self) -> Iterator[dict[str, Tensor]]:
-        for indices, flipped_B in self._orders(self.device):
-            yield select_rows(self.tensors, indices, flipped_B)
 
     def _read_ahead(self) -> Iterator[dict[str, Tensor]]:
         # As arrays: a tensor would be sent as a file handle, which its sender may close too early.
@@ -157,7 +149,7 @@ class BatchLoader:
 
 @dataclass
 class _RowReader(Dataset):
-    """What the worker processes get. An item is (indices, flipped)."""
+    """The dataset of the worker processes. An item is (indices, flipped)."""
 
     tensors: Mapping[str, Rows]
 

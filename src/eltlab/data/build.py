@@ -10,7 +10,7 @@ from eltlab.config.schema import Config
 from eltlab.data.batches import FLIPPED, LABELS, BatchLoader, Rows
 from eltlab.data.encoded.encoded_split import EncodedSplit, load_set_tokenizer
 from eltlab.data.encoded.manifest import open_set
-from eltlab.data.encoded.shard_checks import check_set
+from eltlab.data.encoded.shard_files import check_set
 from eltlab.data.images.image_files import ImageFiles, Images
 from eltlab.data.sources import Splits, load_source_splits, load_splits
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
@@ -31,11 +31,6 @@ class TrainingData:
         if isinstance(self.train, EncodedSplit) or isinstance(self.test, EncodedSplit):
             return load_source_splits(config)
         return self.train, self.test
-
-    @property
-    def hash(self) -> str:
-        """Identifies the training split: a run must resume with the data that it started with."""
-        return self.train.origin
 
     def batches(
         self,

@@ -16,8 +16,7 @@ from eltlab.data.encoded.set_folder import (
 )
 from eltlab.data.encoded.shard_writing import encode_missing
 from eltlab.data.sources import class_names, load_splits
-from eltlab.data.tokenizers.batch_sizes import clips_per_batch, network_batch
-from eltlab.data.tokenizers.per_frame import adapt_to_clips
+from eltlab.data.tokenizers.tokenizer import adapt_to_clips, clips_per_batch, network_batch
 from eltlab.data.tokenizers.tokenizer_files import build_tokenizer
 from eltlab.evaluation.metrics import build_metrics, check_metrics, describe_metrics
 from eltlab.evaluation.tokenizer_floor import measure_floor
@@ -42,8 +41,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     encoding = describe_encoding(images, classes, tokenizer, source, config.flips, config.shard)
     start_set(out, encoding, tokenizer)
     batch = config.batch or clips_per_batch(network_batch(device), config.data.shape)
-    rank, world_size = ranks.rank(), ranks.world_size()
-    pace = encode_missing(out, encoding, images, tokenizer, batch, rank, world_size)
+    pace = encode_missing(out, encoding, images, tokenizer, batch)
     if pace.images:
         print(f"encoded {pace}", file=sys.stderr)
     distributed.barrier()

@@ -17,8 +17,7 @@ from eltlab.config.depths import DepthDistribution
 from eltlab.config.schedules import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.images.image_set import to_uint8
-from eltlab.data.tokenizers.batch_sizes import RECONSTRUCTED, clips_per_batch
-from eltlab.data.tokenizers.tokenizer import Tokenizer
+from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED, Tokenizer, clips_per_batch
 from eltlab.generation.build import build_objective
 from eltlab.generation.guidance import guide
 

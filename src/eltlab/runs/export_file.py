@@ -13,8 +13,7 @@ from eltlab.common.tensor_files import read_tensors
 from eltlab.config.flat import to_yaml
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook
-from eltlab.data.tokenizers.per_frame import PerFrame, adapt_to_clips
-from eltlab.data.tokenizers.tokenizer import Tokenizer
+from eltlab.data.tokenizers.tokenizer import PerFrame, Tokenizer, adapt_to_clips
 from eltlab.data.tokenizers.tokenizer_files import pack_tokenizer, unpack_tokenizer
 from eltlab.model.build import patches_of
 from eltlab.runs.composing import parse_config

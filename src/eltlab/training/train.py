@@ -32,14 +32,14 @@ def train(prepared: Prepared, requests: Requests) -> None:
     if checkpoint is not None:  # a run decodes with the codes that it was trained on
         data = data.with_codebook(checkpoint["eltlab"]["codebook"])
     batch_slice = slice_of_this_process(config.trainer.accumulate)
-    module = LoopedModule(config, data.codebook, data.hash, batch_slice)
+    module = LoopedModule(config, data.codebook, data.train.origin, batch_slice)
     if checkpoint is not None:
         check_architecture(module, checkpoint["state_dict"], path, checkpoint["eltlab"]["code"])
         module.resume(checkpoint)
         if module.step >= config.steps:
             print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
             return
-        check_resumable(checkpoint["eltlab"], prepared.precision, data.hash, config)
+        check_resumable(checkpoint["eltlab"], prepared.precision, data.train.origin, config)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
     if ranks.is_main_process():
         prepared.run.write_config()

@@ -1,7 +1,5 @@
 """The splits of an encoded set: read from mapped files, or loaded onto the device."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -14,21 +12,19 @@ from eltlab.data.encoded.manifest import TOKENIZER, Manifest
 from eltlab.data.encoded.shard_files import layout, read_shard
 from eltlab.data.images.image_files import MEMORY_SHARE
 from eltlab.data.images.image_set import choose_subset
-from eltlab.data.tokenizers.per_frame import PerFrame, adapt_to_clips
-from eltlab.data.tokenizers.tokenizer_files import FrozenTokenizer, load_tokenizer
+from eltlab.data.tokenizers.tokenizer import Tokenizer, adapt_to_clips
+from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
 
 
-def load_set_tokenizer(manifest: Manifest) -> FrozenTokenizer | PerFrame:
-    """The tokenizer that encoded the set; for clips, applied to each frame.
-
-    Raises UserError if the file in the folder is damaged or holds a different tokenizer.
-    """
+def load_set_tokenizer(manifest: Manifest) -> Tokenizer:
+    """The tokenizer that encoded the set; for clips, applied to each frame. Raises UserError if the file in
+    the folder is damaged or holds a different tokenizer."""
     path = manifest.root / TOKENIZER
     tokenizer = load_tokenizer(path)
     wanted = manifest.encoding.tokenizer["hash"]
     if tokenizer.hash != wanted:
         raise UserError(
-            f"{path}: tokenizer {tokenizer.hash}, and the set was encoded with {wanted}; put that "
+            f"{path}: holds tokenizer {tokenizer.hash}, but the set was encoded with {wanted}; put that "
             "tokenizer back, or encode again"
         )
     return adapt_to_clips(tokenizer, manifest.encoding.source.frames)
@@ -44,26 +40,22 @@ class MappedRows:
         out = self.parts[0].new_empty((len(indices), *self.parts[0].shape[1:]))
         files = indices // self.per_file
         for file in files.unique().tolist():
-            here = files == file
-            out[here] = self.parts[file][indices[here] - file * self.per_file]
+            in_file = files == file
+            out[in_file] = self.parts[file][indices[in_file] - file * self.per_file]
         return out
 
     def load(self, device: torch.device) -> Tensor:
-        """All rows on the device. They are copied file by file, so that the memory of the host holds one
-        file at a time."""
+        """All rows on the device, copied file by file: the memory of the host holds one file at a time."""
         rows = sum(map(len, self.parts))
         out = self.parts[0].new_empty((rows, *self.parts[0].shape[1:]), device=device)
-        places = out.split([len(part) for part in self.parts])
-        for part, place in zip(self.parts, places, strict=True):
+        for part, place in zip(self.parts, out.split(self.per_file), strict=True):
             place.copy_(part)
         return out
 
 
 class EncodedSplit:
-    """One split: labels int64 [N] in memory, and the encoded images in mapped files.
-
-    origin identifies the set that a run is trained on.
-    """
+    """One split: labels int64 [N] in memory, and the encoded images in mapped files. origin identifies the
+    set that a run is trained on."""
 
     def __init__(self, manifest: Manifest, split: str) -> None:
         """Raises UserError if a shard is missing or differs from the manifest."""
@@ -83,30 +75,26 @@ class EncodedSplit:
         return len(self.labels)
 
     def nbytes(self, flip: bool) -> int:
-        """The size of its tensors without the labels."""
-        return sum(
-            math.prod(shape) * dtype.itemsize
-            for name, (shape, dtype) in layout(self.encoding, len(self)).items()
-            if name != LABELS and (flip or not name.endswith(FLIPPED))
-        )
+        """The size of the tensors that training reads, without the labels."""
+        return sum(part.nbytes for rows in self._mapped(flip).values() for part in rows.parts)
 
     def fits(self, device: torch.device, flip: bool) -> bool:
         """Whether each process of this node can load the split onto its device."""
         if device.type == "cuda":  # each process has a GPU of its own
-            memory = torch.cuda.mem_get_info(device)[1]
+            _, memory = torch.cuda.mem_get_info(device)
         else:
             memory = physical_memory() // ranks.local_world_size()
         return self.nbytes(flip) <= memory // MEMORY_SHARE
 
     def rows(self, device: torch.device, flip: bool, in_memory: bool | None) -> dict[str, Rows]:
-        """The tensors that training reads. in_memory: on the device; None: if they fit."""
+        """The tensors that training reads. in_memory: load them onto the device; None: if they fit."""
         if in_memory is None:
             in_memory = self.fits(device, flip)
-        return {
-            name: mapped.load(device) if in_memory else mapped
-            for name, mapped in self.tensors.items()
-            if flip or not name.endswith(FLIPPED)
-        }
+        mapped = self._mapped(flip).items()
+        return {name: rows.load(device) if in_memory else rows for name, rows in mapped}
+
+    def _mapped(self, flip: bool) -> dict[str, MappedRows]:
+        return {n: rows for n, rows in self.tensors.items() if flip or not n.endswith(FLIPPED)}
 
     def subset(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of at most this many examples, chosen by a fixed seed, for validation."""

@@ -33,7 +33,7 @@ class Source:
     channels: int
     transform: str  # names how files are decoded to pixels
     hashes: dict[str, str]  # of each split
-    root: str | None = None  # where they were; not part of the identity
+    root: str | None = None  # of the images when they were encoded; not part of the identity
     frames: int = 1
     stride: int = 1
     split: int = 1
@@ -42,7 +42,7 @@ class Source:
 @dataclass(frozen=True)
 class Encoding:
     """Everything that determines the contents of the shards. It is in the folder from the start, so that
-    another command does not continue it."""
+    only the same command can resume the set."""
 
     kind: str  # latents | tokens
     shape: list[int]  # latents [C, H, W], of clips [F, C, H, W]; tokens [T]
@@ -88,16 +88,19 @@ def read_manifest(root: str | Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         started = (folder / ENCODING).is_file()
-        fix = "run the same encode command to finish it" if started else "give a folder of encode's"
+        fix = (
+            "run the same encode command to finish it"
+            if started
+            else "give a folder that encode wrote"
+        )
         raise UserError(f"data.root={folder}: no whole encoded set (no {NAME}); {fix}")
     try:
         plain = json.loads(path.read_text())
         shards = {name: [Shard(*shard) for shard in plain["shards"][name]] for name in SPLITS}
         manifest = Manifest(folder, parse_encoding(plain["encoding"]), shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a manifest of this version; encode the images again"
-        ) from error
+        what = "not a manifest of this version"
+        raise UserError(f"{path}: {what}; encode the images again") from error
     if manifest.id != plain.get("id"):
         raise UserError(f"{path}: changed by hand or damaged; encode the images again")
     return manifest
@@ -107,24 +110,41 @@ def parse_encoding(plain: Mapping[str, Any]) -> Encoding:
     return Encoding(**{**plain, "source": Source(**plain["source"])})
 
 
-def fill_from_manifest(data: DataConfig) -> None:
-    """Fills in the keys that the set in data.root decides. Raises UserError if the configuration differs."""
-    manifest = read_manifest(str(data.root))
-    encoding = manifest.encoding
-    if encoding.kind != data.kind:
+def open_set(data: DataConfig) -> Manifest:
+    """The manifest of the set in data.root. Raises UserError if a key of data.* differs from the set."""
+    if data.root is None:
         raise UserError(
-            f"data.root={data.root}: holds {encoding.kind}; choose data={encoding.kind}"
+            f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
         )
-    check_decided_keys(manifest, data)
-    for key, found in decided_keys(encoding).items():
-        setattr(data, key, found)
-    if data.flip and not encoding.flips:
+    manifest = read_manifest(data.root)
+    if data.encoding not in (None, manifest.id):
+        raise UserError(
+            f"data.root={data.root}: another encoded set ({manifest.id}) than the requested "
+            f"{data.encoding}; give the folder of that set"
+        )
+    kind = manifest.encoding.kind
+    if kind != data.kind:
+        raise UserError(f"data.root={data.root}: holds {kind}; choose data={kind}")
+    for key, found in decided_keys(manifest.encoding).items():
+        wanted = getattr(data, key)
+        if wanted not in (0, found):  # 0: the key was not given
+            raise UserError(
+                f"data.{key}={wanted}: the set in data.root={data.root} has {found}; remove it, or "
+                f"choose data={kind}"
+            )
+    return manifest
+
+
+def fill_from_manifest(data: DataConfig) -> None:
+    """Sets the keys that the set in data.root decides. Raises UserError if the configuration differs."""
+    manifest = open_set(data)
+    if data.flip and not manifest.encoding.flips:
         raise UserError(
             f"data.flip=true: the set in data.root={data.root} was encoded with flips=false; remove it, "
             "or encode again with flips=true"
         )
-    if data.encoding not in (None, manifest.id):
-        raise wrong_set_error(manifest, data)
+    for key, found in decided_keys(manifest.encoding).items():
+        setattr(data, key, found)
     data.encoding = manifest.id
 
 
@@ -137,35 +157,3 @@ def decided_keys(encoding: Encoding) -> dict[str, int | None]:
         return {**keys, "channels": channels, "size": size, "factor": encoding.factor}
     patches = {"patch": encoding.factor, "frame_patch": 1, "codebook": encoding.codebook}
     return {**keys, "channels": source.channels, "size": source.size, **patches}
-
-
-def open_set(data: DataConfig) -> Manifest:
-    """The manifest that a resolved configuration names. Raises UserError if data.root has another set."""
-    if data.root is None:
-        raise UserError(
-            f"data.root is missing: data={data.name} needs the folder that python -m eltlab.encode wrote"
-        )
-    manifest = read_manifest(data.root)
-    if manifest.id != data.encoding:
-        raise wrong_set_error(manifest, data)
-    # A configuration that gives data.encoding itself was not filled in from the manifest.
-    check_decided_keys(manifest, data)
-    return manifest
-
-
-def check_decided_keys(manifest: Manifest, data: DataConfig) -> None:
-    """Raises UserError if a key differs from the set; 0 means that it was not given."""
-    for key, found in decided_keys(manifest.encoding).items():
-        wanted = getattr(data, key)
-        if wanted not in (0, found):
-            raise UserError(
-                f"data.{key}={wanted}: the set in data.root={data.root} has {found}; remove it, or "
-                f"choose data={data.kind}"
-            )
-
-
-def wrong_set_error(manifest: Manifest, data: DataConfig) -> UserError:
-    return UserError(
-        f"data.root={data.root}: another encoded set ({manifest.id}) than the requested "
-        f"{data.encoding}; give the folder of that set"
-    )

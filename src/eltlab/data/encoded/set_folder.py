@@ -22,17 +22,12 @@ from eltlab.data.encoded.manifest import (
     parse_encoding,
     read_manifest,
 )
-from eltlab.data.encoded.shard_checks import check_set, check_shards, mark_checked
-from eltlab.data.encoded.shard_files import list_shards
+from eltlab.data.encoded.shard_files import check_set, check_shards, list_shards, mark_checked
 from eltlab.data.images.image_decoding import TRANSFORM
 from eltlab.data.images.image_files import Images
-from eltlab.data.tokenizers.autoencoders import Autoencoder
 from eltlab.data.tokenizers.codebooks import LatentCodebook
-from eltlab.data.tokenizers.tokenizer_files import (
-    FrozenTokenizer,
-    load_tokenizer,
-    save_tokenizer,
-)
+from eltlab.data.tokenizers.tokenizer import FrozenTokenizer
+from eltlab.data.tokenizers.tokenizer_files import load_tokenizer, save_tokenizer
 
 HASHES = ".hashes.json"  # shard hashes of a withdrawn manifest
 
@@ -45,7 +40,8 @@ def describe_encoding(
     flips: bool,
     shard: int,
 ) -> Encoding:
-    """What the set will contain. Raises UserError if the tokenizer does not fit the size of the images."""
+    """What the set will contain. Raises UserError if the size of the images is no multiple of the factor of
+    the tokenizer."""
     *clip, channels, size, _ = images["train"].shape
     if size % tokenizer.factor:
         raise UserError(
@@ -59,7 +55,7 @@ def describe_encoding(
         shape=[*clip, tokenizer.channels, side, side] if latents else [math.prod(clip) * side**2],
         factor=tokenizer.factor,
         codebook=tokenizer.codebook,
-        variance=isinstance(tokenizer, Autoencoder) and tokenizer.variance,
+        variance=tokenizer.variance,
         flips=flips,
         shard=shard,
         classes=classes,
@@ -76,8 +72,8 @@ def describe_encoding(
 
 
 def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None:
-    """Writes to the folder what it will contain, or resumes it. Raises UserError if it contains another
-    encoding or other files."""
+    """Starts the set in a folder, or resumes it. Raises UserError if the folder holds another encoding or
+    other files."""
     with file_lock(out / LOCK):
         if (out / ENCODING).is_file():
             started, wanted = _read_encoding(out).identity(), encoding.identity()
@@ -103,7 +99,7 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
 def load_started_codebook(out: Path) -> LatentCodebook | None:
     """The k-means codebook with which the set was started, or None if it is missing or damaged.
 
-    Without the cache, k-means may give other codes, and the set could not be resumed with those.
+    Fitted again without the cache, k-means may give other codes, with which the set cannot be resumed.
     """
     try:
         encoding, tokenizer = _read_encoding(out), load_tokenizer(out / TOKENIZER)
@@ -121,7 +117,7 @@ def _read_encoding(out: Path) -> Encoding:
 
 
 def _withdraw_stale_manifest(out: Path, encoding: Encoding) -> None:
-    """Removes the manifest if shards are missing or it was changed.
+    """Removes the manifest if shards are missing or if it was changed.
 
     A shard that is encoded again on another device has other bits. So only the shards that are still there
     must have the hashes of the manifest, which HASHES keeps until there is a new manifest.
@@ -137,10 +133,7 @@ def _withdraw_stale_manifest(out: Path, encoding: Encoding) -> None:
         if all((out / name).is_file() for name in known):
             return
     present = {name: sha256 for name, sha256 in known.items() if (out / name).is_file()}
-    if present:
-        write_atomic(out / HASHES, json.dumps(present))
-    else:
-        (out / HASHES).unlink(missing_ok=True)
+    write_atomic(out / HASHES, json.dumps(present))
     (out / NAME).unlink(missing_ok=True)
 
 
@@ -152,7 +145,7 @@ def _read_hashes(out: Path) -> dict[str, str]:
 
 
 def finish_set(out: Path, encoding: Encoding, again: bool = False) -> Manifest:
-    """The manifest of a set whose shards are all there. Raises UserError if a shard is damaged.
+    """The manifest of a set whose shards are all written. Raises UserError if a shard is damaged.
 
     again: check the shards even if they were checked before.
     """

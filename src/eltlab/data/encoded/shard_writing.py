@@ -1,4 +1,4 @@
-"""Encodes images into the shards of a set that are missing, shared among any number of processes."""
+"""Encodes images into the missing shards of a set, which any number of processes share."""
 
 import time
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from eltlab.common import ranks
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
 from eltlab.data.batches import FLIPPED, LABELS
 from eltlab.data.encoded.manifest import SPLITS, Encoding
 from eltlab.data.encoded.shard_files import list_shards, tensor_dtype, tensor_names, write_shard
 from eltlab.data.images.image_files import Images
-from eltlab.data.tokenizers.per_frame import adapt_to_clips
-from eltlab.data.tokenizers.tokenizer_files import FrozenTokenizer
+from eltlab.data.tokenizers.tokenizer import FrozenTokenizer, adapt_to_clips
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Pace:
     unit: str
     images: int = 0
     seconds: float = 0.0
-    network: float = 0.0  # seconds in the tokenizer; the rest it waited for pixels or the disk
+    network: float = 0.0  # seconds in the tokenizer; the rest is waiting for pixels or the disk
 
     def __str__(self) -> str:
         seconds = max(self.seconds, 1e-9)
@@ -38,11 +38,9 @@ def encode_missing(
     images: dict[str, Images],
     tokenizer: FrozenTokenizer,
     batch: int,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> Pace:
-    """Writes the missing shards that fall to this rank, each whole or not at all."""
-    mine = [shard for n, shard in enumerate(list_shards(encoding)) if n % world_size == rank]
+    """Writes the missing shards of this rank's part, each whole or not at all."""
+    mine = list_shards(encoding)[ranks.rank() :: ranks.world_size()]
     missing = [shard for shard in mine if not (out / shard[0]).is_file()]
     total, todo = (sum(len(rows) for _, _, rows in shards) for shards in (mine, missing))
     unit = example_unit(images["train"].shape)

@@ -136,15 +136,21 @@ class ImageFiles(Dataset):
         """Decodes into a .npy file in order: writing to a memory map would crash if the disk is full."""
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), *self.shape)}
         np.lib.format.write_array_header_1_0(file, header)
-        done = 0
-        with Bar(f"decode {self.name}", len(self), unit=example_unit(self.shape)) as bar:
-            for images in self.read_in_order(chunk_size(self.shape)):
-                file.write(images.numpy().tobytes())
-                done += len(images)
-                bar.update(done)
+        for images in read_with_bar("decode", self, chunk_size(self.shape)):
+            file.write(images.numpy().tobytes())
 
 
 Images = ImageSet | ImageFiles
+
+
+def read_with_bar(verb: str, images: Images, batch: int) -> Iterator[Tensor]:
+    """All images, in batches of this size. The bar says what the caller does with them."""
+    done = 0
+    with Bar(f"{verb} {images.name}", len(images), unit=example_unit(images.shape)) as bar:
+        for part in images.read_in_order(batch):
+            yield part
+            done += len(part)
+            bar.update(done)
 
 
 def load_images(data: DataConfig) -> tuple[Images, Images]:

@@ -1,7 +1,7 @@
 """Continuous tokenizers, images ↔ latents: TAESD and the KL autoencoder of Stable Diffusion."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file
@@ -16,40 +16,26 @@ from eltlab.data.tokenizers.diffusers_models import (
     rebuild,
     weights_error,
 )
-from eltlab.data.tokenizers.frozen_networks import (
-    Settings,
-    Tensors,
-    fingerprint,
-    full_precision,
-    to_rgb,
-)
+from eltlab.data.tokenizers.frozen_networks import Settings, full_precision, to_rgb
+from eltlab.data.tokenizers.tokenizer import FrozenTokenizer
 
 
-class Autoencoder:
-    """A network of diffusers, with latents scaled to about unit variance.
+class Autoencoder(FrozenTokenizer):
+    """A network of diffusers, with latents scaled to about unit variance."""
 
-    factor: pixels per side of one latent position. channels: of a latent. variance: whether encode gives
-    a log-variance. hash: of weights, class, configuration and scale.
-    """
-
-    kind: Literal["latents"] = "latents"
-    codebook: None = None
+    kind = "latents"
 
     def __init__(self, name: str, network: Any) -> None:
         """network: a frozen AutoencoderTiny or AutoencoderKL."""
-        self.name, self.network = name, network
         self.factor = 2 ** (len(network.config.block_out_channels) - 1)
-        self.channels: int = network.config.latent_channels
+        self.channels = network.config.latent_channels
         self.variance = type(network).__name__ == "AutoencoderKL"
         self.shift, self.scale = _normalisation(network.config)
-        self.device = torch.device("cpu")
-        self.hash = fingerprint(self.tensors(), self.settings())
+        super().__init__(name, network)
 
-    def to(self, device: torch.device | str) -> "Autoencoder":
-        self.device = torch.device(device)
-        self.network.to(self.device)
-        self.shift, self.scale = self.shift.to(self.device), self.scale.to(self.device)
-        return self
+    def to(self, device: torch.device | str) -> Self:
+        self.shift, self.scale = self.shift.to(device), self.scale.to(device)
+        return super().to(device)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """uint8 [N, 1 or 3, H, W] → mean and log-variance of the scaled latents, float32 [N, c, H/f, W/f],
@@ -68,18 +54,14 @@ class Autoencoder:
             logvar = logvar.to(images.device, copy=True)
         return latents.to(images.device, copy=True), logvar
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, /) -> Tensor:
         """Scaled latents, float [N, c, h, w] → uint8 [N, 3, h·f, w·f] on their device."""
         with full_precision(self.device):
             raw = latents.to(self.device, torch.float32) / self.scale + self.shift
             images = to_uint8(self.network.decode(raw).sample)
         return images.to(latents.device, copy=True)
 
-    def tensors(self) -> Tensors:
-        return self.network.state_dict()
-
     def settings(self) -> Settings:
-        """What `restore` needs besides the tensors."""
         return {"name": self.name, **diffusers_settings(self.network)}
 
 
@@ -96,11 +78,6 @@ def _normalisation(config: Any) -> tuple[Tensor, Tensor]:
         shift = shift + torch.tensor(config.latents_mean).view_as(blank)
         scale = scale / torch.tensor(config.latents_std).view_as(blank)
     return shift, scale
-
-
-def restore(settings: Settings, tensors: Tensors) -> Autoencoder:
-    """The autoencoder with these `settings()` and `tensors()`."""
-    return Autoencoder(settings["name"], rebuild(settings, tensors))
 
 
 def load_autoencoder(name: str, weights: str, subfolder: str | None) -> Autoencoder:

@@ -1,57 +1,51 @@
 """Discrete tokenizers, images ↔ ids of codes: VQModel, MaskGIT's VQGAN, and k-means over latents."""
 
 import math
-from abc import ABC, abstractmethod
-from typing import Any, Literal
+from abc import abstractmethod
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.progress import Bar
-from eltlab.common.text import example_unit
-from eltlab.data.images.image_files import Images
-from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
+from eltlab.data.images.image_files import Images, read_with_bar
+from eltlab.data.images.image_set import to_float, to_uint8
 from eltlab.data.tokenizers.autoencoders import Autoencoder
-from eltlab.data.tokenizers.batch_sizes import VECTORS_AT_ONCE, clips_per_batch, network_batch
 from eltlab.data.tokenizers.diffusers_models import diffusers_settings
 from eltlab.data.tokenizers.frozen_networks import (
     Settings,
     Tensors,
-    fingerprint,
     full_precision,
     to_rgb,
 )
 from eltlab.data.tokenizers.kmeans import choose_sample, fit_codes
 from eltlab.data.tokenizers.maskgit_vqgan import VQGAN
+from eltlab.data.tokenizers.tokenizer import (
+    VECTORS_AT_ONCE,
+    FrozenTokenizer,
+    clips_per_batch,
+    network_batch,
+)
 
 
-class Codebook(ABC):
-    """K codes of c channels. The id of a latent position is that of its nearest code.
+class Codebook(FrozenTokenizer):
+    """K codes of c channels. The id of a latent position is the index of its nearest code."""
 
-    factor: pixels per side of one position. hash: of all that affects ids and images.
-    """
-
-    kind: Literal["tokens"] = "tokens"
+    kind = "tokens"
 
     def __init__(self, name: str, network: Any, factor: int, codes: Tensor) -> None:
         """network: the frozen network between images and vectors."""
-        self.name, self.network, self.factor, self.codes = name, network, factor, codes
+        self.factor, self.codes = factor, codes
         self.codebook, self.channels = codes.shape
-        self.device = torch.device("cpu")
-        self.hash = fingerprint(self.tensors(), self.settings())
+        super().__init__(name, network)
 
-    def to(self, device: torch.device | str) -> "Codebook":
-        self.device = torch.device(device)
-        self.network.to(self.device)
-        self.codes = self.codes.to(self.device)
-        return self
+    def to(self, device: torch.device | str) -> Self:
+        self.codes = self.codes.to(device)
+        return super().to(device)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [N, 1 or 3, H, W] → ids int64 [N, (H/f)·(W/f)], row by row, on the device of the images.
-
-        Raises UserError if f does not divide H and W.
-        """
+        Raises UserError if f does not divide H and W."""
         with full_precision(self.device):
             vectors = self.to_vectors(images.to(self.device)).flatten(2).transpose(1, 2)
             parts = vectors.flatten(0, 1).split(VECTORS_AT_ONCE)
@@ -60,7 +54,7 @@ class Codebook(ABC):
         # Copied outside of inference mode, whose tensors cannot be trained on.
         return ids.to(images.device, copy=True)
 
-    def decode(self, ids_NT: Tensor) -> Tensor:
+    def decode(self, ids_NT: Tensor, /) -> Tensor:
         """ids [N, T] of square images → uint8 [N, 3, H, W] on their device."""
         side = math.isqrt(ids_NT.shape[1])
         with full_precision(self.device):
@@ -76,20 +70,13 @@ class Codebook(ABC):
     def to_images(self, vectors: Tensor) -> Tensor:
         """Codes [N, c, h, w] → uint8 images."""
 
-    def tensors(self) -> Tensors:
-        return self.network.state_dict()
-
-    @abstractmethod
-    def settings(self) -> Settings:
-        """What `tokenizer_files.unpack_tokenizer` needs besides the tensors."""
-
 
 class VqModel(Codebook):
     """diffusers' VQModel, as in latent diffusion, MoVQ and amused."""
 
     def __init__(self, name: str, network: Any) -> None:
         factor = 2 ** (len(network.config.block_out_channels) - 1)
-        # Images of amused are in [0, 1], those of all other models in [−1, 1]. No key says so, but only the
+        # amused takes images in [0, 1], all other models in [−1, 1]. No key tells them apart, but only the
         # configuration of amused has lookup_from_codebook, and its pipeline does not normalise images.
         self.from_zero = bool(network.config.get("lookup_from_codebook"))
         super().__init__(name, network, factor, network.quantize.embedding.weight)
@@ -99,7 +86,7 @@ class VqModel(Codebook):
         return self.network.encode((x + 1) / 2 if self.from_zero else x).latents
 
     def to_images(self, vectors: Tensor) -> Tensor:
-        # Not by network.decode, which would look for the nearest codes once more.
+        # Without network.decode, which would search for the nearest codes again.
         spatial = vectors if self.network.config.norm_type == "spatial" else None
         x = self.network.decoder(self.network.post_quant_conv(vectors), spatial)
         return to_uint8(x * 2 - 1 if self.from_zero else x)
@@ -144,26 +131,19 @@ class LatentCodebook(Codebook):
 
 
 def fit_latent_codebook(name: str, base: Autoencoder, train: Images, codes: int) -> LatentCodebook:
-    """From the cache, or fitted to a sample of the training split.
-
-    Raises UserError if there are fewer distinct latents than codes.
-    """
+    """From the cache, or fitted to a subset of the training split. Raises UserError if there are fewer
+    distinct latents than codes."""
     sample = choose_sample(train)
-    cached = f"{base.name}-{train.name}"
-    identity = (base.hash, sample.hash)
-    means = fit_codes(
-        cached, identity, "tokenizer.codes", codes, "latents", lambda: _latents(base, sample)
-    )
-    return LatentCodebook(name, base, means)
 
-
-def _latents(base: Autoencoder, images: ImageSet) -> np.ndarray:
-    """The mean at every position of every image or frame, float32 [M, c]."""
-    latents, done = [], 0
-    with Bar(f"encode {images.name}", len(images), unit=example_unit(images.shape)) as bar:
-        for part in images.read_in_order(clips_per_batch(network_batch(base.device), images.shape)):
+    def encode() -> np.ndarray:
+        """The mean at every position of every image or frame, float32 [M, c]."""
+        latents = []
+        batch = clips_per_batch(network_batch(base.device), sample.shape)
+        for part in read_with_bar("encode", sample, batch):
             mean_NCHW, _ = base.encode(part.flatten(0, -4))  # the frames of clips become images
             latents.append(mean_NCHW.permute(0, 2, 3, 1).reshape(-1, base.channels))
-            done += len(part)
-            bar.update(done)
-    return torch.cat(latents).numpy()
+        return torch.cat(latents).numpy()
+
+    cached, identity = f"{base.name}-{train.name}", (base.hash, sample.hash)
+    means = fit_codes(cached, identity, "tokenizer.codes", codes, "latents", encode)
+    return LatentCodebook(name, base, means)

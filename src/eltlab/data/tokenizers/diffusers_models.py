@@ -53,7 +53,10 @@ def hub_error(repository: str, error: Exception) -> UserError:
 
 def load_pretrained(name: str, weights: str, subfolder: str | None) -> nn.Module:
     """The frozen network of a name in CLASSES. Raises UserError."""
+    import diffusers  # takes seconds
+
     place, class_name = find_weights(weights, subfolder), CLASSES[name]
+    kind = getattr(diffusers, class_name)
 
     def refuse(problem: str) -> UserError:
         return weights_error(
@@ -62,10 +65,11 @@ def load_pretrained(name: str, weights: str, subfolder: str | None) -> nn.Module
             f"a folder that {class_name}.save_pretrained wrote, or a hub id",
         )
 
-    kind = diffusers_class(class_name)
-    source = {"pretrained_model_name_or_path": weights if place is None else str(place)}
-    if place is None and subfolder:
-        source["subfolder"] = subfolder
+    # find_weights has already added the subfolder to a local path.
+    source = {
+        "pretrained_model_name_or_path": str(place or weights),
+        "subfolder": None if place else subfolder,
+    }
     try:
         with _silence(), torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
             config = kind.load_config(**source)
@@ -106,13 +110,6 @@ def _silence() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def diffusers_class(name: str) -> Any:
-    """Imported late: diffusers takes seconds."""
-    import diffusers
-
-    return getattr(diffusers, name)
-
-
 def diffusers_settings(network: Any) -> Settings:
     """The class, and the configuration without defaults and INERT keys: the same for the same network,
     whichever version of diffusers wrote its file."""
@@ -134,6 +131,8 @@ def _as_json(value: Any) -> Any:
 
 def rebuild(settings: Settings, tensors: Tensors) -> nn.Module:
     """The network with these `diffusers_settings` and tensors. Raises RuntimeError if they do not fit."""
+    import diffusers
+
     with torch.device("meta"):
-        network = diffusers_class(settings["class"])(**settings["config"])
+        network = getattr(diffusers, settings["class"])(**settings["config"])
     return assign_tensors(network, tensors)

@@ -1,16 +1,15 @@
 """k-means with a cache: the codes of patch codebooks and of codebooks over latents."""
 
-import io
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.cache import cache_dir, digest, make_once
+from eltlab.common.cache import cache_dir, cached_array, digest
 from eltlab.common.errors import UserError
 from eltlab.data.images.image_files import Images
 from eltlab.data.images.image_set import ImageSet
@@ -36,15 +35,15 @@ def fit_codes(
     """The centres of k-means (seed 0), float32 [count, F], from the cache or fitted and cached.
 
     Args:
-        name, identity: name of the cached file; identity (what the vectors depend on) is hashed.
+        name, identity: of the cached file. identity is all that the vectors depend on.
         key: the configuration key that gives count. kind: what the vectors are.
-        make_vectors: gives float32 [M, F].
+        make_vectors: returns float32 [M, F].
 
     Raises UserError if fewer than count vectors are distinct.
     """
     import sklearn
 
-    def fit(temporary: Path) -> None:
+    def fit(file: BinaryIO) -> None:
         vectors = make_vectors()
         distinct = count_distinct(vectors, count)
         if count > distinct:
@@ -52,14 +51,11 @@ def fit_codes(
                 f"{key}={count}: the training split has {distinct} distinct {kind}; "
                 "choose at most that many"
             )
-        buffer = io.BytesIO()  # np.save on a path would append .npy to it
-        np.save(buffer, fit_means(vectors, count, kind))
-        temporary.write_bytes(buffer.getvalue())
+        np.save(file, fit_means(vectors, count, kind))
 
     hashed = digest(*identity, count, sklearn.__version__)
     path = cache_dir() / "codebooks" / f"{name.replace('/', '-')}-{hashed}.npy"
-    make_once(path, fit)
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+    return torch.from_numpy(cached_array(path, fit))
 
 
 def fit_means(vectors: np.ndarray, count: int, kind: str) -> np.ndarray:

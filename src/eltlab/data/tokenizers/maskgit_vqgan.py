@@ -5,7 +5,8 @@ configs/vqgan_config.py: swish, GroupNorm, average pooling, nearest-neighbour up
 follow its PyTorch ports (huggingface/open-muse, bytedance/1d-tokenizer).
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from eltlab.data.tokenizers.frozen_networks import Tensors, assign_tensors
 
-GROUPS, EPSILON = 32, 1e-6  # flax's defaults, as in training; PyTorch's epsilon is 1e-5
+norm = partial(nn.GroupNorm, 32, eps=1e-6)  # flax's defaults; PyTorch's epsilon is 1e-5
+conv = partial(nn.Conv2d, padding="same")
 
 
 class Shape(NamedTuple):
@@ -42,8 +44,8 @@ class Encoder(nn.Module):
         super().__init__()
         before = (shape.filters, *shape.widths[:-1])
         self.conv_in = conv(3, shape.filters, 3, bias=False)
-        self.down = nn.ModuleList(
-            Level(residuals(*widths, shape.blocks), None)
+        self.down: Any = nn.ModuleList(
+            nn.ModuleDict({"block": residuals(*widths, shape.blocks)})
             for widths in zip(before, shape.widths, strict=True)
         )
         self.mid = residuals(shape.widths[-1], shape.widths[-1], shape.blocks)
@@ -53,44 +55,33 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for number, level in enumerate(self.down):
-            x = level(x if number == 0 else F.avg_pool2d(x, 2))
+            x = level["block"](x if number == 0 else F.avg_pool2d(x, 2))
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        before = (*shape.widths[1:], shape.widths[-1])  # of the level that runs before, from below
+        before = (*shape.widths[1:], shape.widths[-1])  # the deepest level runs first
         self.conv_in = conv(shape.channels, shape.widths[-1], 3)
         self.mid = residuals(shape.widths[-1], shape.widths[-1], shape.blocks)
-        self.up = nn.ModuleList(
-            Level(
-                residuals(*widths, shape.blocks), conv(widths[1], widths[1], 3) if n > 0 else None
-            )
-            for n, widths in enumerate(zip(before, shape.widths, strict=True))
-        )
+        levels = [
+            nn.ModuleDict({"block": residuals(*widths, shape.blocks)})
+            for widths in zip(before, shape.widths, strict=True)
+        ]
+        for level, width in list(zip(levels, shape.widths, strict=True))[1:]:
+            level["upsample_conv"] = conv(width, width, 3)
+        self.up: Any = nn.ModuleList(levels)
         self.norm_out = norm(shape.widths[0])
         self.conv_out = conv(shape.widths[0], 3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
-            x = level(x)
+            x = level["block"](x)
+            if "upsample_conv" in level:
+                x = level["upsample_conv"](F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return self.conv_out(F.silu(self.norm_out(x)))
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution; in the decoder followed by the upsampling to the next."""
-
-    def __init__(self, block: nn.Sequential, upsample_conv: nn.Conv2d | None) -> None:
-        super().__init__()
-        self.block, self.upsample_conv = block, upsample_conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block(x)
-        if self.upsample_conv is None:
-            return x
-        return self.upsample_conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Residual(nn.Module):
@@ -111,27 +102,14 @@ def residuals(before: int, width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(before if n == 0 else width, width) for n in range(blocks)))
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, EPSILON)
-
-
-def conv(before: int, after: int, size: int, bias: bool = True) -> nn.Conv2d:
-    """With stride 1, flax's SAME padding is symmetric."""
-    return nn.Conv2d(before, after, size, padding=size // 2, bias=bias)
-
-
-def infer_shape(tensors: Tensors) -> Shape:
-    """The shape of a checkpoint with the names of VQGAN. Raises KeyError if a name is missing."""
+def build_vqgan(tensors: Tensors) -> VQGAN:
+    """The frozen network of a checkpoint. Raises KeyError, ValueError or RuntimeError if its tensors are
+    not those of a VQGAN."""
     levels = len({name.split(".")[2] for name in tensors if name.startswith("encoder.down.")})
     blocks = {name.split(".")[4] for name in tensors if name.startswith("encoder.down.0.block.")}
     widths = (tensors[f"encoder.down.{n}.block.0.conv1.weight"].shape[0] for n in range(levels))
     codes, channels = tensors["quantize.embedding.weight"].shape
     filters = tensors["encoder.conv_in.weight"].shape[0]
-    return Shape(filters, tuple(widths), len(blocks), channels, codes)
-
-
-def build_vqgan(tensors: Tensors) -> VQGAN:
-    """The frozen network. Raises KeyError, ValueError or RuntimeError if the tensors do not fit."""
     with torch.device("meta"):
-        network = VQGAN(infer_shape(tensors))
+        network = VQGAN(Shape(filters, tuple(widths), len(blocks), channels, codes))
     return assign_tensors(network, tensors)  # type: ignore[return-value]

@@ -23,7 +23,14 @@ MOST_BYTES = 2**29  # over twice the published network; a larger file is not rea
 
 def load_vqgan(weights: str, subfolder: str | None) -> VQGAN:
     """The frozen network in a file, or in the PORT_FILE of a repository of the hub. Raises UserError."""
-    path = find_weights(weights, subfolder) or _download(weights, subfolder)
+    path = find_weights(weights, subfolder)
+    if path is None:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(weights, PORT_FILE, subfolder=subfolder))
+        except Exception as error:  # of the hub client, its HTTP library or the file system
+            raise hub_error(weights, error) from None
     try:
         return build_vqgan(read_checkpoint(path))
     except UserError:
@@ -31,15 +38,6 @@ def load_vqgan(weights: str, subfolder: str | None) -> VQGAN:
     except Exception as error:  # which error a reader raises depends on the bytes that are wrong
         problem = f"not a whole checkpoint of MaskGIT's VQGAN ({first_line(error)[:120]})"
         raise weights_error(path, problem, FIX) from None
-
-
-def _download(repository: str, subfolder: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, PORT_FILE, subfolder=subfolder))
-    except Exception as error:  # of the hub client, its HTTP library or the file system
-        raise hub_error(repository, error) from None
 
 
 def read_checkpoint(path: Path) -> Tensors:
@@ -65,14 +63,15 @@ TYPES = {b"float32": torch.float32, b"float16": torch.float16, b"bfloat16": torc
 
 def from_flax(content: bytes) -> Tensors:
     """Renames the layers, which flax numbers by kind in the order in which they run."""
-    # flax writes no msgpack arrays (lists become maps) and no maps of thousands: such a file is not flax's.
+    # flax writes neither msgpack arrays (lists become maps) nor maps of thousands of keys.
     tree = msgpack.unpackb(content, ext_hook=_read_array, max_array_len=0, max_map_len=1000)
     params = tree["params"]
-    # The decoder's are conv_in, conv_out, and one between each two levels.
+    # The decoder has conv_in, conv_out, and a convolution between each two levels.
     convolutions = sum(name.startswith("Conv_") for name in params["decoder"])
     levels = range(convolutions - 1)
     in_encoder = sum(name.startswith("ResBlock_") for name in params["encoder"])
-    blocks = range(in_encoder // convolutions)  # the bottom has as many as each level
+    # The bottom has as many blocks as each level, so they are divided by levels + 1 = convolutions.
+    blocks = range(in_encoder // convolutions)
 
     down = [f"down.{level}.block.{n}" for level in levels for n in blocks]
     up = [f"up.{level}.block.{n}" for level in reversed(levels) for n in blocks]
@@ -96,14 +95,14 @@ def from_flax(content: bytes) -> Tensors:
 def _number(
     convolutions: list[str], norms: list[str], blocks: Sequence[str] = ()
 ) -> dict[str, str]:
-    """flax's names of these layers, which are given in the order in which they run."""
+    """flax's name → ours. The layers of each kind are given in the order in which they run."""
     kinds = {"Conv": convolutions, "GroupNorm": norms, "ResBlock": blocks}
     return {f"{kind}_{n}": name for kind, names in kinds.items() for n, name in enumerate(names)}
 
 
 def _read_array(code: int, data: bytes) -> Tensor:
     if code != ARRAY:
-        raise ValueError(f"msgpack extension {code} where an array was expected")
+        raise ValueError(f"msgpack extension {code} is not an array")
     shape, kind, values = msgpack.unpackb(data, raw=True)
     return torch.frombuffer(bytearray(values), dtype=TYPES[kind]).reshape(shape)
 

@@ -1,19 +1,20 @@
 """A k-means codebook over pixel patches: images ↔ tokens for the masked models."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eltlab.common.cache import digest
-from eltlab.common.progress import Bar
-from eltlab.common.text import example_unit
-from eltlab.data.images.image_files import Images
+from eltlab.data.images.image_files import CHUNK_BYTES, Images, read_with_bar
 from eltlab.data.images.image_set import to_float, to_uint8
-from eltlab.data.tokenizers.batch_sizes import patch_batch, stream_batch
 from eltlab.data.tokenizers.kmeans import choose_sample, fit_codes
+from eltlab.data.tokenizers.tokenizer import VECTORS_AT_ONCE
 from eltlab.model.patches import Patches
+
+ENCODED = 1024  # images that are encoded at a time, at most
 
 
 class PatchCodebook:
@@ -43,28 +44,39 @@ class PatchCodebook:
         return to_uint8(self.patches.join(pixels_NTP))
 
 
+def patch_batch(tokens: int) -> int:
+    """Images that are encoded at a time. A power of two, so that streamed and in-memory data are encoded in
+    the same chunks: cdist rounds differently in chunks of other sizes."""
+    return min(ENCODED, _power_of_two(VECTORS_AT_ONCE // tokens))
+
+
+def stream_batch(shape: Sequence[int], tokens: int) -> int:
+    """Images or clips that are read at a time to be encoded. Fewer if they are large, because the batches
+    that were read ahead wait in memory."""
+    return min(ENCODED, max(_power_of_two(CHUNK_BYTES // math.prod(shape)), patch_batch(tokens)))
+
+
+def _power_of_two(limit: int) -> int:
+    """The largest power of two up to limit, at least 1."""
+    return 2 ** int(math.log2(max(limit, 1)))
+
+
 def encode_set(
     tokenizer: PatchCodebook, images: Images, mirror: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """ids [N, T] of a whole set, and if mirror is on, those of the mirrored images."""
-    straight, mirrored, done = [], [], 0
-    with Bar(f"encode {images.name}", len(images), unit=example_unit(images.shape)) as bar:
-        for part in images.read_in_order(
-            stream_batch(images.shape, math.prod(tokenizer.patches.grid))
-        ):
-            straight.append(tokenizer.encode(part))
-            if mirror:
-                mirrored.append(tokenizer.encode(part.flip(-1)))
-            done += len(part)
-            bar.update(done)
+    straight, mirrored = [], []
+    batch = stream_batch(images.shape, math.prod(tokenizer.patches.grid))
+    for part in read_with_bar("encode", images, batch):
+        straight.append(tokenizer.encode(part))
+        if mirror:
+            mirrored.append(tokenizer.encode(part.flip(-1)))
     return torch.cat(straight), torch.cat(mirrored) if mirror else None
 
 
 def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodebook:
-    """The codebook of a training split, from the cache or fitted to a sample of it.
-
-    Raises UserError if there are fewer distinct patches than codes.
-    """
+    """The codebook of a training split, from the cache or fitted to a subset of the images. Raises UserError
+    if there are fewer distinct patches than codes."""
     sample = choose_sample(train)
     size = "x".join(map(str, (*patches.across, patches.patch, patches.patch)))
 
@@ -72,7 +84,5 @@ def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodeboo
         return patches.cut(to_float(sample.images)).flatten(0, 1).numpy()
 
     identity = (sample.hash, size)
-    codes = fit_codes(
-        train.name, identity, "data.codebook", codebook, f"{size} patches", make_vectors=cut
-    )
+    codes = fit_codes(train.name, identity, "data.codebook", codebook, f"{size} patches", cut)
     return PatchCodebook(codes, patches)

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit
-from eltlab.data.tokenizers.batch_sizes import RECONSTRUCTED, clips_per_batch
-from eltlab.data.tokenizers.tokenizer import Tokenizer
+from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED, Tokenizer, clips_per_batch
 
 
 def reconstruct(tokenizer: Tokenizer, images: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from eltlab.common.tensor_files import read_tensors
 from eltlab.config.encode_rules import CONTINUOUS, check_tokenizer
 from eltlab.config.schema import TokenizerConfig
 from eltlab.data.images.image_files import Images
-from eltlab.data.tokenizers.autoencoders import Autoencoder, load_autoencoder, restore
+from eltlab.data.tokenizers.autoencoders import Autoencoder, load_autoencoder
 from eltlab.data.tokenizers.codebooks import (
-    Codebook,
     LatentCodebook,
     MaskgitVqgan,
     VqModel,
@@ -23,8 +22,8 @@ from eltlab.data.tokenizers.diffusers_models import load_pretrained, rebuild
 from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, fingerprint
 from eltlab.data.tokenizers.maskgit_vqgan import build_vqgan
 from eltlab.data.tokenizers.maskgit_vqgan_files import load_vqgan
+from eltlab.data.tokenizers.tokenizer import FrozenTokenizer
 
-FrozenTokenizer = Autoencoder | Codebook
 METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
 
 
@@ -72,14 +71,14 @@ def unpack_tokenizer(tensors: Tensors, settings: Settings) -> FrozenTokenizer:
         )
     name = known["name"]
     if name == "kmeans":
-        prefix = "base."
-        base = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        return LatentCodebook(name, restore(known["base"], base), tensors["codes"])
+        weights = {key.removeprefix("base."): value for key, value in tensors.items()}
+        del weights["codes"]
+        base = Autoencoder(known["base"]["name"], rebuild(known["base"], weights))
+        return LatentCodebook(name, base, tensors["codes"])
     if name == "maskgit_vqgan":
         return MaskgitVqgan(name, build_vqgan(tensors))
-    if name == "vqmodel":
-        return VqModel(name, rebuild(known, tensors))
-    return restore(known, tensors)
+    network = rebuild(known, tensors)
+    return VqModel(name, network) if name == "vqmodel" else Autoencoder(name, network)
 
 
 def save_tokenizer(tokenizer: FrozenTokenizer, path: Path) -> None:
