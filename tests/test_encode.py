@@ -714,7 +714,7 @@ def test_a_manifest_of_another_tokenizer_is_refused(copied, weights, images, tmp
     manifest = read_manifest(copied)
     manifest.encoding.tokenizer["hash"] = "0" * 12
     manifest.write()
-    assert f"{copied / TOKENIZER}: tokenizer" in fails(build_data, on(copied))
+    assert f"{copied / TOKENIZER}: holds tokenizer" in fails(build_data, on(copied))
 
 
 def test_a_damaged_tokenizer_is_named(copied) -> None:
