@@ -148,9 +148,7 @@ def other_keys(rows: pd.DataFrame, factor: str) -> list[str]:
 def varying_keys(rows: pd.DataFrame) -> list[str]:
     """The columns cfg.KEY that differ among rows and do not follow from other keys."""
     keys = [
-        name
-        for name in rows
-        if name.startswith("cfg.") and name.removeprefix("cfg.") not in DERIVED_KEYS
+        name for name in rows if name.startswith("cfg.") and name.removeprefix("cfg.") not in DERIVED_KEYS
     ]
     return [key for key in keys if rows[key].astype(str).nunique() > 1]
 
@@ -215,9 +213,7 @@ def importance(
     for key in varying_keys(rows):
         groups.setdefault(change_pattern(to_values(rows[key])), []).append(key)
     # Keys that change together (heads and MLP width with the width) cannot be distinguished.
-    keys = {
-        " + ".join(k.removeprefix("cfg.") for k in group): group[0] for group in groups.values()
-    }
+    keys = {" + ".join(k.removeprefix("cfg.") for k in group): group[0] for group in groups.values()}
     if len(keys) < 2:
         return pd.Series(dtype=float)
     import optuna
@@ -286,15 +282,11 @@ def draw(
             axes.plot([line.ratio_low, line.ratio_high], [place, place], color="#0072B2")
             axes.plot(line.ratio, place, "o", color="#0072B2")
             p = f"p = {line.p_holm:.2g}" if np.isfinite(line.p_holm) else "one seed: no interval"
-            axes.annotate(
-                p, (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7
-            )
+            axes.annotate(p, (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7)
         axes.axvline(1, color=style.GREY, linewidth=1)
         axes.set_yticks(range(len(shown)), list(shown["level"]))
         axes.set_ylim(-0.6, len(shown) - 0.4)
-        style.set_log_axes(
-            axes, f"{metric} ÷ that of {shown['baseline'].iloc[0]} (below 1 is better)"
-        )
+        style.set_log_axes(axes, f"{metric} ÷ that of {shown['baseline'].iloc[0]} (below 1 is better)")
     return figure
 
 

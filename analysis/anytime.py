@@ -220,9 +220,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
         # An interval that reaches almost to 0 would fill most of a log axis.
         least = min(lines[metric].min() / 3, 0.8 * lowest)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
-        style.label_ends(
-            axes, [label_place(each, metric) for each in labelled_curves(curves, metric)]
-        )
+        style.label_ends(axes, [label_place(each, metric) for each in labelled_curves(curves, metric)])
     return figure
 
 
@@ -296,9 +294,7 @@ def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> float:
 
 
 def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    tax = "; ".join(
-        describe_tax(row) for row in elasticity_tax(table, metric, protocol).itertuples()
-    )
+    tax = "; ".join(describe_tax(row) for row in elasticity_tax(table, metric, protocol).itertuples())
     return caption(table, metric, protocol) + (f". Elasticity tax: {tax}" if tax else "")
 
 

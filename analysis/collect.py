@@ -33,9 +33,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
     if table.empty:
         raise UserError("no rows to collect; train and evaluate a run first")
     runs = table.drop_duplicates("folder").sort_values("run")
-    rows = [
-        row for folder in runs["folder"] for row in row_files.read_rows(Path(folder) / "rows.jsonl")
-    ]
+    rows = [row for folder in runs["folder"] for row in row_files.read_rows(Path(folder) / "rows.jsonl")]
     if not rows:
         raise UserError("these rows are already collected; name the folders of their runs")
     beside = out.with_suffix("")
@@ -55,9 +53,7 @@ def clear_previous(beside: Path, sources: list[Path]) -> None:
     files = [path for path in beside.rglob("*") if path.is_file()]
     strange = [p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.*")]
     among = [
-        source
-        for source in sources
-        if beside.resolve() in (source.resolve(), *source.resolve().parents)
+        source for source in sources if beside.resolve() in (source.resolve(), *source.resolve().parents)
     ]
     if strange or among:
         raise UserError(

@@ -47,14 +47,11 @@ def read(*rows: str) -> "DataFrame":
     """
     known = {path.stem: path for path in committed_files()}
     paths = [
-        known[text] if text in known and not Path(text).exists() else Path(text)
-        for text in rows or ("runs",)
+        known[text] if text in known and not Path(text).exists() else Path(text) for text in rows or ("runs",)
     ]
     for path in paths:
         if not path.exists():
-            raise UserError(
-                f"{path}: no such folder or file of rows; committed are {', '.join(known)}"
-            )
+            raise UserError(f"{path}: no such folder or file of rows; committed are {', '.join(known)}")
     return result_table.load(*paths)
 
 
@@ -63,8 +60,6 @@ def read_report_rows(runs_dir: str | None) -> "tuple[DataFrame, str]":
 
     Without runs_dir: those of runs/, or the committed ones if runs/ has none.
     """
-    if runs_dir == COMMITTED or (
-        runs_dir is None and not result_table.find_row_files(Path("runs"))
-    ):
+    if runs_dir == COMMITTED or (runs_dir is None and not result_table.find_row_files(Path("runs"))):
         return result_table.load(*committed_files()), "the studies that come with eltlab"
     return read(runs_dir or "runs"), runs_dir or "runs"

@@ -43,9 +43,7 @@ def read_run_files(runs: pd.DataFrame, name: str) -> pd.DataFrame:
             except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}: damaged ({error}); restore or remove it") from error
             # Lines measured before the run continued belong to an earlier model.
-            lines = (
-                lines[lines["images_seen"] == run.images_seen] if "images_seen" in lines else lines
-            )
+            lines = lines[lines["images_seen"] == run.images_seen] if "images_seen" in lines else lines
             facts = {"arm": run.arm, "seed": run.seed, "loops_train": run.loops_train}
             found.append(lines.assign(**facts))
     if not found:
@@ -65,9 +63,7 @@ def relative_updates(table: pd.DataFrame, protocol: str | None = None) -> pd.Dat
     lines = read_run_files(runs, "dynamics.csv")
     lines = lines[lines["protocol"] == runs["protocol"].iloc[0]]
     # The column is text if the file has schedules.
-    lines = lines.assign(loops=pd.to_numeric(lines["loops"], errors="coerce")).dropna(
-        subset=["loops"]
-    )
+    lines = lines.assign(loops=pd.to_numeric(lines["loops"], errors="coerce")).dropna(subset=["loops"])
     keys = ["arm", "loops", "step", "loop"]
     return lines.groupby(keys, sort=False, as_index=False).agg(
         update=("update", "mean"), loops_train=("loops_train", "first")

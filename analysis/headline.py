@@ -30,9 +30,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
 
-def headline(
-    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
-) -> pd.DataFrame:
+def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """One line per arm at the loop count it was trained for: the columns of `points`, and
 
     twin: the name of the unique-layer arm with the same data, objective, width and depth, trained for as
@@ -122,6 +120,4 @@ def main(table: pd.DataFrame, keys: Any) -> None:
 
 
 if __name__ == "__main__":
-    command.run_analysis(
-        main, str(__doc__), out=None, metric=None, protocol=None, into=None, figure=None
-    )
+    command.run_analysis(main, str(__doc__), out=None, metric=None, protocol=None, into=None, figure=None)

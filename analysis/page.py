@@ -131,9 +131,7 @@ def make_section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
         made.headline = headline_rows(headline(rows, metric), metric)
     for name, alt, draw in FIGURES:
         with note_missing(made, name):
-            made.drawings.append(
-                Drawing(name, alt, data_url(style.render_svg(draw(rows)), "svg+xml"))
-            )
+            made.drawings.append(Drawing(name, alt, data_url(style.render_svg(draw(rows)), "svg+xml")))
     with note_missing(made, "Samples"):
         made.strips = make_strips(rows, metric)
     return made

@@ -46,9 +46,7 @@ LABELS = 10  # at most, per panel
 
 def non_dominated(cost: Any, distance: Any) -> np.ndarray:
     """Which points no other point beats in both values; equal points are all kept. bool [n]."""
-    return moocore.is_nondominated(
-        np.column_stack([cost, distance]).astype(float), keep_weakly=True
-    )
+    return moocore.is_nondominated(np.column_stack([cost, distance]).astype(float), keep_weakly=True)
 
 
 def hypervolume(cost: Any, distance: Any, axes: tuple[str, str]) -> float:
@@ -79,9 +77,7 @@ def attainment(seeds: pd.DataFrame, cost: str, metric: str) -> tuple[np.ndarray,
     return some[np.argsort(some[:, 0])], every[np.argsort(every[:, 0])]
 
 
-def fronts(
-    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
-) -> pd.DataFrame:
+def fronts(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """The points on the front of their kind: one line per cost, kind and point.
 
     Columns: cost, kind, label, value (of the cost), the metric, plus_minus, seeds, hypervolume (of the
@@ -96,9 +92,7 @@ def fronts(
             best = group[non_dominated(group[cost], group[metric])].sort_values(cost)
             area = hypervolume(best[cost], best[metric], (cost, metric))
             kept = best[["label", metric, "plus_minus", "seeds"]]
-            found.append(
-                kept.assign(cost=cost, kind=kind, value=best[cost].astype(float), hypervolume=area)
-            )
+            found.append(kept.assign(cost=cost, kind=kind, value=best[cost].astype(float), hypervolume=area))
     order = ["cost", "kind", "label", "value", metric, "plus_minus", "seeds", "hypervolume"]
     return pd.concat(found, ignore_index=True)[order]
 
@@ -155,9 +149,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
 
 def keep_shared_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
     """The lines of the seeds that every arm and loop count has, so that all seeds have the same points."""
-    shared = set.intersection(
-        *(set(group["seed"]) for _, group in seeds.groupby(["arm", "requested"]))
-    )
+    shared = set.intersection(*(set(group["seed"]) for _, group in seeds.groupby(["arm", "requested"])))
     return seeds[seeds["seed"].isin(shared)]
 
 
@@ -183,18 +175,14 @@ def draw_band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> N
     """Fills the area between two attainment surfaces, which are step functions of the cost."""
     x = np.unique(np.concatenate([some[:, 0], every[:, 0]]))
     x = x[x >= every[0, 0]]  # before that not every seed has a point
-    low, high = (
-        surface[np.searchsorted(surface[:, 0], x, "right") - 1, 1] for surface in (some, every)
-    )
+    low, high = (surface[np.searchsorted(surface[:, 0], x, "right") - 1, 1] for surface in (some, every))
     if len(x) > 1:
         axes.fill_between(x, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
     else:
         axes.plot(np.repeat(x, 2), [low[0], high[0]], color=colour, alpha=0.25, linewidth=4)
 
 
-def figure_caption(
-    table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None
-) -> str:
+def figure_caption(table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None) -> str:
     matched = [COSTS[cost] for cost in COSTS if cost not in varying_costs(lines)]
     text = caption(table, metric, protocol, "bands of the seeds")
     text += f"; at most the {LABELS} lowest of a panel are named" if len(lines) > LABELS else ""
@@ -205,9 +193,7 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     found = fronts(table, keys.metric, keys.protocol)
     metric = found.columns[4]
     for (cost, kind), front in found.groupby(["cost", "kind"], sort=False):
-        print(
-            f"{kind}, {COSTS[str(cost)]}: hypervolume {front['hypervolume'].iloc[0]:.3f} decades²"
-        )
+        print(f"{kind}, {COSTS[str(cost)]}: hypervolume {front['hypervolume'].iloc[0]:.3f} decades²")
         rows = [["", COSTS[str(cost)], metric]]
         rows += [
             [r.label, format_si(r.value), format_quality(getattr(r, metric), r.plus_minus)]

@@ -60,9 +60,7 @@ def arm_kinds(rows: pd.DataFrame) -> pd.Series:
     return looped.where(rows["loops_train"] > 1, UNIQUE)
 
 
-def seed_points(
-    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
-) -> pd.DataFrame:
+def seed_points(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """One line per arm, loop count (or schedule) and training seed.
 
     Sampling seeds of one training seed are averaged, because they are not independent runs. Halting is
@@ -84,9 +82,7 @@ def seed_points(
     return rows.groupby(["arm", "requested", "seed"], sort=False).agg(how).reset_index()
 
 
-def points(
-    table: pd.DataFrame, metric: str | None = None, protocol: str | None = None
-) -> pd.DataFrame:
+def points(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """One line per arm and loop count (or schedule): `seed_points` averaged over seeds.
 
     Columns: those of `seed_points` except seed; seeds (their number); and plus_minus, half the 95 % t

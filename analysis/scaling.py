@@ -32,9 +32,7 @@ from eltlab.analysis.points import (
 )
 from eltlab.common.errors import UserError
 
-MAX_HALF_INTERVAL = (
-    5.0  # of an exponent; a wider interval means that the points do not determine it
-)
+MAX_HALF_INTERVAL = 5.0  # of an exponent; a wider interval means that the points do not determine it
 
 Model = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -162,9 +160,7 @@ def fit_law(law: Model, x: np.ndarray, y: np.ndarray, start: list[float], names:
     return Fit(tuple(names.split()), values, low, high, len(y))
 
 
-def profile_interval(
-    residual: Any, best: np.ndarray, worst: float, y: np.ndarray
-) -> tuple[float, float]:
+def profile_interval(residual: Any, best: np.ndarray, worst: float, y: np.ndarray) -> tuple[float, float]:
     """The range of c in which refitting the other parameters gives a sum of squares of at most worst.
 
     It is searched from 0 to ten times the greatest distance.
@@ -228,9 +224,7 @@ def loop_worths(
     check_logarithms(lines, metric)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
-        raise UserError(
-            f"rows of widths {widths}: give rows of one width to fit the worth of a loop"
-        )
+        raise UserError(f"rows of widths {widths}: give rows of one width to fit the worth of a loop")
     own = at_trained_loops(lines)
     unique = own["kind"] == UNIQUE
     found: dict[str, Fit | str] = {}
@@ -277,9 +271,7 @@ def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: 
 
 
 def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    return (
-        f"{caption(table, metric, protocol, 'one mark per run')}. Fits of a·(G/G₀)^b + c over runs"
-    )
+    return f"{caption(table, metric, protocol, 'one mark per run')}. Fits of a·(G/G₀)^b + c over runs"
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:

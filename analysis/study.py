@@ -22,10 +22,7 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     rows = comparable_rows.comparable(table, keys.protocol)
     studies = rows["study"].dropna().unique()
     if len(studies) != 1:
-        found = (
-            ", ".join(studies)
-            or "no study, but of single runs (use python -m eltlab.analysis.headline)"
-        )
+        found = ", ".join(studies) or "no study, but of single runs (use python -m eltlab.analysis.headline)"
         raise UserError(f"the rows are of {found}; give the rows of one study")
     metric = choose_metric(rows)
     print(*arm_lines(rows, studies[0], metric), sep="\n")

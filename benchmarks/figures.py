@@ -28,8 +28,7 @@ def simulate(rows: int, folder: Path) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     arms = rows // (SEEDS * LOOPS)
     arm, seed, loops = (
-        each.ravel()
-        for each in np.meshgrid(range(arms), range(SEEDS), range(1, LOOPS + 1), indexing="ij")
+        each.ravel() for each in np.meshgrid(range(arms), range(SEEDS), range(1, LOOPS + 1), indexing="ij")
     )
     kind = arm % 3  # ilsd, final, unique layers
     width = 64 * (1 + arm % 4)
@@ -59,9 +58,7 @@ def simulate(rows: int, folder: Path) -> pd.DataFrame:
 def write_diagnostics(folder: Path) -> None:
     folder.mkdir(parents=True)
     moved = [
-        ("p", 1000, 0, LOOPS, step, loop, 1 / loop)
-        for step in range(32)
-        for loop in range(1, LOOPS + 1)
+        ("p", 1000, 0, LOOPS, step, loop, 1 / loop) for step in range(32) for loop in range(1, LOOPS + 1)
     ]
     columns = ["protocol", "images_seen", "sample_seed", "loops", "step", "loop", "update"]
     pd.DataFrame(moved, columns=columns).to_csv(folder / "dynamics.csv", index=False)

@@ -41,9 +41,7 @@ def main() -> None:
         sweep.main([str(file), "workers=1", f"runs_dir={place}/runs"])
         whole = (time.perf_counter() - start) / TRIALS
         apart = median(between_starts(load_study(str(file), None, [], f"{place}/runs", {})))
-    print(
-        f"seconds per run: {alone:.2f} in one process, {apart:.2f} as a trial: {apart - alone:.2f} more"
-    )
+    print(f"seconds per run: {alone:.2f} in one process, {apart:.2f} as a trial: {apart - alone:.2f} more")
     print(f"start and end of the sweep shared among {TRIALS} trials: {whole - alone:.2f} more")
 
 

@@ -102,9 +102,7 @@ def slices(x: np.ndarray, size: tuple, stride: tuple, value: float) -> Iterator[
 
 
 def convolved(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    return sum(
-        part @ kernel[place] for place, part in slices(x, kernel.shape[:3], (stride,) * 3, 0.0)
-    )
+    return sum(part @ kernel[place] for place, part in slices(x, kernel.shape[:3], (stride,) * 3, 0.0))
 
 
 def largest(x: np.ndarray, size: tuple, stride: tuple) -> np.ndarray:

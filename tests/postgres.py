@@ -65,9 +65,7 @@ def _served() -> Iterator["Server"]:
 class Server:
     """PostgreSQL in a temporary folder."""
 
-    def __init__(
-        self, binaries: Path, folder: Path, identity: dict[str, Any], psycopg: Any
-    ) -> None:
+    def __init__(self, binaries: Path, folder: Path, identity: dict[str, Any], psycopg: Any) -> None:
         self.binaries, self.folder, self.identity = binaries, folder, identity
         self.psycopg, self.port = psycopg, 0
         self.numbers = itertools.count()

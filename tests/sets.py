@@ -59,9 +59,7 @@ def photographs(root: Path, classes: int = 3, train: int = 12, test: int = 4) ->
     return root
 
 
-def asked(
-    images: Path, weights: Path, out: Path, *overrides: str, tokenizer: str = "sd_vae"
-) -> list[str]:
+def asked(images: Path, weights: Path, out: Path, *overrides: str, tokenizer: str = "sd_vae") -> list[str]:
     """Overrides of encode: photographs at 16 pixels, shards of five."""
     place = weights / (tokenizer if tokenizer != "kmeans" else "sd_vae")
     return [
@@ -72,9 +70,7 @@ def asked(
     ]
 
 
-def make(
-    images: Path, weights: Path, out: Path, *overrides: str, tokenizer: str = "sd_vae"
-) -> Manifest:
+def make(images: Path, weights: Path, out: Path, *overrides: str, tokenizer: str = "sd_vae") -> Manifest:
     """Encodes in this process."""
     config = compose_encode(asked(images, weights, out, *overrides, tokenizer=tokenizer))
     encode(config, out)

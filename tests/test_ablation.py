@@ -45,9 +45,7 @@ def test_only_shared_seeds_count() -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    [line] = ablation.paired_differences(
-        table([row("plain", 4, 10.0), row("switch", 4, 5.0)])
-    ).itertuples()
+    [line] = ablation.paired_differences(table([row("plain", 4, 10.0), row("switch", 4, 5.0)])).itertuples()
     assert (line.ratio, line.difference) == pytest.approx((0.5, -5))
     assert all(np.isnan(v) for v in (line.plus_minus, line.ratio_low, line.p, line.p_holm))
 
@@ -75,9 +73,7 @@ def test_a_factor_is_compared_with_every_other_key_equal() -> None:
     [line] = ablation.paired_differences(table(factors()), "model.dropout", "0.0").itertuples()
     assert line.ratio == pytest.approx(1.1)
     # If the design is unbalanced, a run without its partner is not compared.
-    some = [
-        each for each in factors() if (each["cfg.optim.lr"], each["cfg.model.dropout"]) != (4, 0.0)
-    ]
+    some = [each for each in factors() if (each["cfg.optim.lr"], each["cfg.model.dropout"]) != (4, 0.0)]
     [line] = ablation.paired_differences(table(some), "model.dropout", "0.0").itertuples()
     assert line.ratio == pytest.approx(1.1)
 
@@ -115,9 +111,7 @@ def test_a_figure_of_many_levels_shows_those_that_differ_most_and_says_so() -> N
     figure = ablation.draw(table([row("plain", 4, 10.0), *many]))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == ablation.SHOWN and "a099" in names and "a000" not in names
-    assert "the 40 of 100 levels that differ most" in figure._supxlabel.get_text().replace(
-        "\n", " "
-    )
+    assert "the 40 of 100 levels that differ most" in figure._supxlabel.get_text().replace("\n", " ")
 
 
 def test_the_only_arm_with_unique_layers_is_the_baseline() -> None:
@@ -131,9 +125,7 @@ def test_unmatched_budgets_are_refused() -> None:
     """Levels must match in images or FLOPs, and a level must not stand for two arms."""
     longer = {"images_seen": 9000, "train_flops_total": 9e12}
     rows = [*arm("plain", {4: 5.0}), *arm("switch", {4: 4.0}, **longer)]
-    with pytest.raises(
-        UserError, match="switch was trained for 9k images and 9T FLOPs, plain for 1k"
-    ):
+    with pytest.raises(UserError, match="switch was trained for 9k images and 9T FLOPs, plain for 1k"):
         ablation.paired_differences(table(rows))
     matched = [*arm("plain", {4: 5.0}), *arm("switch", {4: 4.0}, images_seen=9000)]
     assert len(ablation.paired_differences(table(matched))) == 1

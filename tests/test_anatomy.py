@@ -196,9 +196,7 @@ def test_what_is_added_to_a_loop_starts_at_zero(objective, switch):
     assert own and not any(net.state_dict()[name].any() for name in own)
     net.load_state_dict(plain.state_dict(), strict=False)
     for n in (1, LOOPS):
-        assert torch.equal(
-            read(net, objective, (n,)).exits[n], read(plain, objective, (n,)).exits[n]
-        )
+        assert torch.equal(read(net, objective, (n,)).exits[n], read(plain, objective, (n,)).exits[n])
 
 
 # --- prelude, coda, embedding and injection -------------------------------------------------------
@@ -250,8 +248,7 @@ def test_gradients_flow_through_every_use_of_the_input(block):
 def test_prelude_runs_once_a_pass_and_the_coda_once_an_exit(block):
     stack, x, c = stack_of(block)
     calls = {
-        name: [calls_of(layer) for layer in getattr(stack, name)]
-        for name in ("prelude", "blocks", "coda")
+        name: [calls_of(layer) for layer in getattr(stack, name)] for name in ("prelude", "blocks", "coda")
     }
     stack(x, c, (1, 3, 4))
     counts = {name: [len(made) for made in layers] for name, layers in calls.items()}
@@ -318,9 +315,7 @@ def test_exclusive_attention_is_orthogonal_to_each_tokens_own_value(block):
     def keep(name, what):
         return lambda _, given, got: kept.setdefault(name, {}).update({what: (given[0], got)})
 
-    attentions = {
-        name: layer for name, layer in stack.named_modules() if isinstance(layer, Attention)
-    }
+    attentions = {name: layer for name, layer in stack.named_modules() if isinstance(layer, Attention)}
     assert len(attentions) == LAYERS + 3  # prelude and coda too
     for name, layer in attentions.items():
         layer.qkv.register_forward_hook(keep(name, "qkv"))
@@ -328,8 +323,7 @@ def test_exclusive_attention_is_orthogonal_to_each_tokens_own_value(block):
     stack(x, c, (1,))
     for name in attentions:
         q, k, v = (
-            part.unflatten(-1, (2, 8)).transpose(1, 2)
-            for part in kept[name]["qkv"][1].chunk(3, dim=-1)
+            part.unflatten(-1, (2, 8)).transpose(1, 2) for part in kept[name]["qkv"][1].chunk(3, dim=-1)
         )
         y = torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, dim=-1) @ v
         z = kept[name]["proj"][0].unflatten(-1, (2, 8)).transpose(1, 2)

@@ -13,9 +13,7 @@ APART = {1: 40.0, 2: 20.0, 3: 15.0, 4: 10.0}  # a model of two layers trained fo
 
 def apart(seed: int = 0) -> list[dict]:
     own = [unique("u2", 2, APART[1], seed=seed)]
-    own += [
-        vanilla(f"vanilla{n}", {n: APART[n], 1: 500.0}, trained=n, seed=seed) for n in (2, 3, 4)
-    ]
+    own += [vanilla(f"vanilla{n}", {n: APART[n], 1: 500.0}, trained=n, seed=seed) for n in (2, 3, 4)]
     return [row for rows in own for row in rows]
 
 
@@ -57,9 +55,7 @@ def test_loops_beyond_training_and_schedules_are_not_in_the_tax() -> None:
 
 def test_over_seeds_the_tax_has_a_t_interval() -> None:
     factors = (1.1, 1.2, 1.5)
-    rows = [
-        r for seed, factor in enumerate(factors) for r in (*apart(seed), *elastic(factor, seed))
-    ]
+    rows = [r for seed, factor in enumerate(factors) for r in (*apart(seed), *elastic(factor, seed))]
     [line] = anytime.elasticity_tax(table(rows)).itertuples()
     # The jackknife of the log of the mean factor, because each curve is a multiple of the same one.
     whole = np.log(np.mean(factors))
@@ -164,7 +160,5 @@ def test_the_figure_has_its_intervals_and_its_floor() -> None:
     [bars] = axes.collections
     [[low, high]] = [segment[:, 1] for segment in bars.get_segments()]
     assert high - 10 == pytest.approx(stats.t.ppf(0.975, 1)) and low == pytest.approx(1e-2)
-    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [
-        [2, 2]
-    ]
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [[2, 2]]
     assert "n = 2 seeds, 95 % t intervals" in figure._supxlabel.get_text().replace("\n", " ")

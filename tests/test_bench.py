@@ -35,15 +35,11 @@ CPU = torch.device("cpu")
 
 
 def model(config) -> TimedModel:
-    batches = build_data(config).batches(
-        config, 0, CPU, slice_of_this_process(config.trainer.accumulate)
-    )
+    batches = build_data(config).batches(config, 0, CPU, slice_of_this_process(config.trainer.accumulate))
     return TimedModel(config, CPU, "32-true", batches)
 
 
-@pytest.mark.parametrize(
-    ("objective", "micro_batches"), [("masked", 1), ("masked", 4), ("diffusion", 1)]
-)
+@pytest.mark.parametrize(("objective", "micro_batches"), [("masked", 1), ("masked", 4), ("diffusion", 1)])
 def test_its_steps_are_those_of_fit(tmp_path, objective, micro_batches):
     """Eight steps of each give the same weights, averages and moments, bit for bit."""
     overrides = [f"objective={objective}", "optim.warmup_images=32", "model.dropout=0.1"]
@@ -214,9 +210,7 @@ def test_a_step_of_random_depth_is_worth_its_own_flops():
 def test_samples_that_halt_are_counted_by_what_they_spent(tmp_path):
     out = tmp_path / "rows.jsonl"
     bench.main([*SMALL, "loop_counts=[4]", "sampler.halting=1e9", f"out={out}"])
-    drawn = [
-        row for row in read_rows(out) if row["measure"] == "sample" and row["loops_train"] == 4
-    ]
+    drawn = [row for row in read_rows(out) if row["measure"] == "sample" and row["loops_train"] == 4]
     assert len({row["macs_per_sample"] for row in drawn}) == 1  # one loop, whatever was requested
 
 

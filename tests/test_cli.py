@@ -421,9 +421,7 @@ def test_help_shows_no_password(monkeypatch, capsys) -> None:
     assert "secret" not in help_of(sweep, "", monkeypatch, capsys)
 
 
-def test_sample_draws_a_block_of_rows_per_loop_count(
-    trained: Path, tmp_path: Path, monkeypatch
-) -> None:
+def test_sample_draws_a_block_of_rows_per_loop_count(trained: Path, tmp_path: Path, monkeypatch) -> None:
     saved = []
 
     def save_grid(path: Path, rows: list, names: list[str]) -> None:

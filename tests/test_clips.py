@@ -197,9 +197,7 @@ def test_folders_that_are_not_a_set_of_videos_are_refused(tmp_path):
     assert ": test/b/ has no videos" in refused(*split)
     assert ": test/b/ has no videos" in refused(*split, empty="test/b")
     assert ": train/c/ has no videos" in refused(*split, "test/b/1.avi", empty="train/c")
-    assert "test/c is a class that train/ does not have" in refused(
-        *split, "test/b/1.avi", "test/c/1.avi"
-    )
+    assert "test/c is a class that train/ does not have" in refused(*split, "test/b/1.avi", "test/c/1.avi")
     assert "data.root is missing: data=clips" in fails(list_videos, None)
     assert f"{tmp_path}/nowhere: does not exist" in fails(list_videos, f"{tmp_path}/nowhere")
     archive = touch(tmp_path, "videos.zip") / "videos.zip"
@@ -303,14 +301,10 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, name):
         write(path, frames, **options)
     timeline, expected = read_timeline(path), whole(path)
     assert timeline.length == len(expected) == 45 and bool(timeline.timed) == timed
-    assert (
-        np.abs(expected[30].astype(int) - frames[30]).mean() < 20
-    )  # frame 30 has the right content
+    assert np.abs(expected[30].astype(int) - frames[30]).mean() < 20  # frame 30 has the right content
     restarts = []
     from_start = Video._decode_from_start
-    monkeypatch.setattr(
-        Video, "_decode_from_start", lambda self: restarts.append(1) or from_start(self)
-    )
+    monkeypatch.setattr(Video, "_decode_from_start", lambda self: restarts.append(1) or from_start(self))
     windows = [range(a, a + 4) for a in range(0, 42, 5)] + [range(3, 40, 6), range(44, 45)]
     with Video(path, timeline) as video:
         for i in np.random.default_rng(0).permutation(2 * len(windows)) % len(windows):
@@ -509,9 +503,7 @@ def test_the_windows_of_a_video_are_in_one_split(tmp_path):
 
 
 def test_clips_in_memory_and_streamed_are_equal(folder):
-    (memory, _), (streamed, _) = (
-        load_clips(clip_config(folder, in_memory=k)) for k in (True, False)
-    )
+    (memory, _), (streamed, _) = (load_clips(clip_config(folder, in_memory=k)) for k in (True, False))
     assert isinstance(streamed, ClipFiles) and len(streamed) == len(memory) == 16
     assert (streamed.shape, streamed.origin) == (memory.shape, memory.origin)
     assert torch.equal(streamed.labels, memory.labels)
@@ -526,8 +518,7 @@ def test_clips_in_memory_and_streamed_are_equal(folder):
     extractor = Extractor("x", nn.Flatten(), torch.device("cpu"), 4)
     for count in (5, None):  # a protocol must not depend on the memory of a machine
         names = {
-            Reference(s if count is None else s.subset(count), extractor).name
-            for s in (memory, streamed)
+            Reference(s if count is None else s.subset(count), extractor).name for s in (memory, streamed)
         }
         assert len(names) == 1
 
@@ -699,10 +690,7 @@ def test_a_file_with_only_sound_is_refused(folder, tmp_path):
 def test_a_video_that_is_too_short_is_named_with_the_keys(folder):
     content = write(folder / "x.avi", pan(7)).read_bytes()
     message = refused(folder, content, frames=4, stride=2)
-    assert (
-        "2.avi: 7 frames, fewer than data.frames=4 times data.stride=2; reduce one of the two"
-        in message
-    )
+    assert "2.avi: 7 frames, fewer than data.frames=4 times data.stride=2; reduce one of the two" in message
 
 
 def test_uneven_times_are_refused(folder, tmp_path):
@@ -736,16 +724,11 @@ def test_one_frame_is_a_video(tmp_path):
 
 def test_too_few_clips_are_refused(folder, tmp_path):
     few = put(tmp_path / "few", *(f"{label}/{i}.avi" for label in "ab" for i in range(3)))
-    assert f"data.root={few}: no test clips, because every tenth video" in fails(
-        load_clips, clip_config(few)
-    )
+    assert f"data.root={few}: no test clips, because every tenth video" in fails(load_clips, clip_config(few))
     for i in (1, 2):
         (folder / f"train/a/{i}.avi").unlink()
     message = fails(load_clips, clip_config(folder, frames=8))
-    assert (
-        f"data.root={folder}: class a has 1 training clips; each class requires at least two"
-        in message
-    )
+    assert f"data.root={folder}: class a has 1 training clips; each class requires at least two" in message
     message = fails(load_clips, clip_config(folder, classes=3))
     assert (
         message

@@ -328,6 +328,4 @@ def test_without_submitit_its_installation_is_named(tmp_path, monkeypatch) -> No
 
 def test_where_a_run_trains_is_no_part_of_what_it_is() -> None:
     assert cluster.Run.of(tiny(*LOCAL, "trainer.slurm.hours=3")) != cluster.Run.of(tiny())
-    assert (
-        cluster.Run.of(tiny("trainer=slurm", *MANY)).folder == cluster.Run.of(tiny(MANY[-1])).folder
-    )
+    assert cluster.Run.of(tiny("trainer=slurm", *MANY)).folder == cluster.Run.of(tiny(MANY[-1])).folder

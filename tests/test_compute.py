@@ -192,8 +192,7 @@ def test_training_flops_are_those_of_the_supervision():
 
 def test_recomputing_costs_at_most_one_forward_more():
     plain, again = (
-        train_flops(tiny("supervision=final", f"trainer.recompute={flag}"))
-        for flag in ("false", "true")
+        train_flops(tiny("supervision=final", f"trainer.recompute={flag}")) for flag in ("false", "true")
     )
     assert again - plain == 2 * macs_trunk(network(tiny()), 4)
 

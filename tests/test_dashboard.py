@@ -54,9 +54,7 @@ def running(tmp_path: Path, url: str | None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
-def test_a_study_is_shown(
-    kind: str, tmp_path: Path, page: Any, request: pytest.FixtureRequest
-) -> None:
+def test_a_study_is_shown(kind: str, tmp_path: Path, page: Any, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres")() if kind == "postgres" else None
     told(tmp_path, url)
     with running(tmp_path, url) as address:
@@ -73,9 +71,7 @@ def test_a_study_is_shown(
 
 def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     file, runs = written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"
-    with pytest.raises(
-        UserError, match=r"small was not started in .*; start it by python -m eltlab.sweep"
-    ):
+    with pytest.raises(UserError, match=r"small was not started in .*; start it by python -m eltlab.sweep"):
         dashboard.main([file, runs])
     with pytest.raises(UserError, match=r"port=70000: must be in \[0, 65535\]"):
         dashboard.main([file, runs, "port=70000"])
@@ -93,9 +89,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -
         with pytest.raises(UserError, match=f"port={port}: Address already in use"):
             dashboard.main([file, runs, f"port={port}", *taken_keys])
         written(tmp_path, GRID)
-        with pytest.raises(
-            UserError, match=rf"port={port}: Address already in use; set a different port"
-        ):
+        with pytest.raises(UserError, match=rf"port={port}: Address already in use; set a different port"):
             dashboard.main([file, runs, f"port={port}"])
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(UserError, match="pip install optuna-dashboard"):

@@ -279,9 +279,7 @@ def test_epochs_and_seeds_have_different_orders():
     first, second = batch_indices(0, 0, 100, 100), batch_indices(0, 1, 100, 100)
     other = batch_indices(1, 0, 100, 100)
     straight = torch.arange(100)
-    assert not any(
-        torch.equal(a, b) for a, b in [(first, second), (first, other), (first, straight)]
-    )
+    assert not any(torch.equal(a, b) for a, b in [(first, second), (first, other), (first, straight)])
 
 
 def test_a_resumed_loader_continues_where_it_stopped():
@@ -304,9 +302,7 @@ def test_batches_are_those_of_version_0_1_0():
 
 def test_batches_of_images_are_scaled(digits):
     train, _ = digits
-    batches = BatchLoader(
-        {"images": train.images, "labels": train.labels}, 32, seed=0, start=0, stop=3
-    )
+    batches = BatchLoader({"images": train.images, "labels": train.labels}, 32, seed=0, start=0, stop=3)
     for step, (x, y) in enumerate(batches):
         indices = batch_indices(0, step, 32, len(train))
         assert torch.equal(x, to_float(train.images)[indices]) and x.dtype == torch.float32

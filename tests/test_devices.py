@@ -337,9 +337,7 @@ def test_the_batches_of_all_slices_are_the_whole_batches(flip: bool) -> None:
     ranks = [batches(BatchSlice(rank, 2, 0, 2)) for rank in range(2)]
     assert len(whole) == 4 and [len(taken) for taken in ranks] == [8, 8]
     for step, batch in enumerate(whole):
-        parts = [
-            ranks[rank][2 * step + micro_batch] for micro_batch in range(2) for rank in range(2)
-        ]
+        parts = [ranks[rank][2 * step + micro_batch] for micro_batch in range(2) for rank in range(2)]
         for all_rows, of_parts in zip(batch, zip(*parts, strict=True), strict=True):
             assert torch.equal(all_rows, torch.cat(of_parts))
 
@@ -357,8 +355,7 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
     devices.adopt_launcher_devices(config)
     assert (config.trainer.devices, config.trainer.nodes) == (2, 2)
     assert (
-        slice_of_this_process(config.trainer.accumulate) == BatchSlice(3, 4)
-        and not ranks.is_main_process()
+        slice_of_this_process(config.trainer.accumulate) == BatchSlice(3, 4) and not ranks.is_main_process()
     )
     devices.adopt_launcher_devices(tiny("trainer.devices=2", "trainer.nodes=2"))
     with pytest.raises(UserError, match="started 2 processes on each of 2 nodes"):
@@ -389,9 +386,7 @@ def command(*arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_launcher_stops_all_processes(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_to_the_launcher_stops_all_processes(tmp_path: Path, number: signal.Signals) -> None:
     long = [*SMALL, f"runs_dir={tmp_path}", "budget.images=8000000", "trainer.devices=2"]
     long.append("trainer.checkpoint_seconds=0.1")
     process = command("eltlab.fit", *long)

@@ -40,10 +40,7 @@ def train(runs: Path, *overrides: str) -> Run:
 
 def lines(path: Path) -> list[dict[str, float]]:
     with path.open(newline="") as file:
-        return [
-            {key: float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 @objectives
@@ -77,9 +74,7 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     [row] = [
         row
         for row in lines(run.folder / "validation.csv")
-        if row["images"] == 64
-        and row["exit"] == 3
-        and row["level"] == pytest.approx(level, abs=1e-4)
+        if row["images"] == 64 and row["exit"] == 3 and row["level"] == pytest.approx(level, abs=1e-4)
     ]
     assert row["loss"] == pytest.approx(model.objective.loss(done.exits[3], target).item())
 

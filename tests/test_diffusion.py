@@ -79,9 +79,7 @@ def test_weight_is_minus_the_slope_of_logsnr_times_the_sigmoid(bias, shift):
     rise = objective.logsnr(t + h).double() - objective.logsnr(t - h).double()
     rate = torch.sigmoid(objective.logsnr(t).double() - bias) * math.exp(bias)
     # The central difference itself is wrong by (h/t)²/3 near the ends.
-    torch.testing.assert_close(
-        objective.weight(t).double(), -rise / (2 * h) * rate, rtol=6e-3, atol=0
-    )
+    torch.testing.assert_close(objective.weight(t).double(), -rise / (2 * h) * rate, rtol=6e-3, atol=0)
 
 
 def test_weight_is_exact_and_finite_up_to_both_ends():
@@ -180,9 +178,7 @@ def test_losses_are_weighted_errors_of_x(prediction):
     teacher, student = torch.randn(2, 8, 2, 4, 4, generator=generator(3))
 
     def x_of(pred):
-        return {"x": pred, "epsilon": (z - sigma * pred) / alpha, "v": alpha * z - sigma * pred}[
-            prediction
-        ]
+        return {"x": pred, "epsilon": (z - sigma * pred) / alpha, "v": alpha * z - sigma * pred}[prediction]
 
     truth = (target.weight * (x_of(student) - x) ** 2).mean()
     distilled = (target.weight * (x_of(student) - x_of(teacher)) ** 2).mean()
@@ -208,9 +204,7 @@ def drawn_with_a_perfect_denoiser(x, prediction, steps, ancestral, clip=False, s
         return exact(prediction, x, z, *level(time))
 
     noise = SampleNoise(seed, list(range(len(x))))
-    done = Diffusion(prediction).sample(
-        predict, noise, x.shape[1:], sampler(steps, ancestral, clip)
-    )
+    done = Diffusion(prediction).sample(predict, noise, x.shape[1:], sampler(steps, ancestral, clip))
     return done, seen
 
 

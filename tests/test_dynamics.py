@@ -20,9 +20,7 @@ def run(folder: Path, seed: int, scale: float) -> list[dict]:
     moved = "".join(f"aaaa,9,0,2,{step},{n},{scale / n}\n" for step in (0, 1) for n in (1, 2))
     other = "bbbb,9,0,2,0,1,999\naaaa,9,0,4to1,0,1,999\naaaa,5,0,2,0,1,999\n"
     (folder / "dynamics.csv").write_text(DYNAMICS + moved + other)
-    losses = "".join(
-        f"1,8,{n},{level},{scale / n + level},0\n" for n in (1, 2) for level in (0.0, 2.0)
-    )
+    losses = "".join(f"1,8,{n},{level},{scale / n + level},0\n" for n in (1, 2) for level in (0.0, 2.0))
     (folder / "validation.csv").write_text(VALIDATION + losses)
     return arm("elastic", {1: 9.0, 2: 5.0}, trained=2, seed=seed, folder=str(folder), images_seen=9)
 
@@ -68,9 +66,7 @@ def runs(tmp_path: Path) -> Path:
     for seed, scale in ((0, 1.0), (1, 3.0)):
         folder = tmp_path / "runs" / "elastic" / str(seed)
         rows = run(folder, seed, scale)
-        text = "".join(
-            json.dumps({k: v for k, v in each.items() if k != "folder"}) + "\n" for each in rows
-        )
+        text = "".join(json.dumps({k: v for k, v in each.items() if k != "folder"}) + "\n" for each in rows)
         (folder / "rows.jsonl").write_text(text)
         tile = folder / "samples" / "aaaa" / "loops_002.png"
         tile.parent.mkdir(parents=True)
@@ -91,9 +87,7 @@ def test_collect_keeps_the_rows_and_the_files_that_figures_need(runs: Path, tmp_
     tiles = [path.parts[-5:] for path in out.with_suffix("").rglob("*.png")]
     assert tiles == [("elastic", "1", "samples", "aaaa", "loops_002.png")]  # of one seed
     with pytest.raises(UserError, match="no samples next to these rows"):
-        samples.find_tiles(
-            again
-        )  # pictures are of the first seed, and those of the other were kept
+        samples.find_tiles(again)  # pictures are of the first seed, and those of the other were kept
 
 
 def test_a_damaged_file_is_named(rows: list[dict]) -> None:

@@ -82,9 +82,7 @@ def on(root: Path, *overrides: str, kind: str = "latents"):
     """A tiny run on an encoded set."""
     objective = "diffusion" if kind == "latents" else "masked"
     data = [f"data={kind}", f"data.root={root}", "data.workers=0", f"objective={objective}"]
-    return tiny(
-        *(data), "data.codebook=1024" if kind == "latents" else "data.codebook=0", *overrides
-    )
+    return tiny(*(data), "data.codebook=1024" if kind == "latents" else "data.codebook=0", *overrides)
 
 
 # --- what encode writes ---------------------------------------------------------------------------
@@ -95,9 +93,7 @@ def test_a_set_contains_each_image_as_the_tokenizer_encodes_it(images, latents) 
     splits = dict(zip(("train", "test"), load_source_splits(on(latents)), strict=True))
     tokenizer = load_tokenizer(latents / TOKENIZER)
     for split, files in manifest.shards.items():
-        assert [file.images for file in files] == [5] * (len(splits[split]) // 5) + [
-            len(splits[split]) % 5
-        ]
+        assert [file.images for file in files] == [5] * (len(splits[split]) // 5) + [len(splits[split]) % 5]
         held = [load_file(latents / file.file) for file in files]
         pixels = splits[split].subset(None).images
         for ending, seen in (("", pixels), ("_flipped", pixels.flip(-1))):
@@ -145,9 +141,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in root.glob("*.safetensors")}
 
 
-def killed_at_random(
-    kills: int, images: Path, weights: Path, out: Path, again: list[str], seed: int
-) -> int:
+def killed_at_random(kills: int, images: Path, weights: Path, out: Path, again: list[str], seed: int) -> int:
     """Restarts encode until it is done and kills it this many times while it writes shards.
 
     Returns how often it was killed before it had written all shards."""
@@ -163,16 +157,12 @@ def killed_at_random(
                 break
             time.sleep(0.0005)
         process.wait()
-        ended_early += (
-            process.returncode == -signal.SIGKILL and not (out / "manifest.json").exists()
-        )
+        ended_early += process.returncode == -signal.SIGKILL and not (out / "manifest.json").exists()
     assert subprocess.run(again, capture_output=True).returncode == 0
     return ended_early
 
 
-@pytest.mark.parametrize(
-    "kills", [3, pytest.param(20, marks=pytest.mark.chaos)], ids=["three", "twenty"]
-)
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.chaos)], ids=["three", "twenty"])
 def test_encode_that_is_killed_and_restarted_writes_the_same_set(kills, weights, tmp_path) -> None:
     images = photographs(tmp_path / "images", 3, 15 * kills, 5 * kills)
     more = ["shard=2", "batch=2"]
@@ -273,18 +263,14 @@ def test_a_new_set_is_read_once(images, weights, tmp_path, monkeypatch) -> None:
 def test_encode_lists_the_images_once(images, weights, tmp_path, monkeypatch) -> None:
     listed: list[Path] = []
     real = image_listing.walk_folder
-    monkeypatch.setattr(
-        image_listing, "walk_folder", lambda root: (listed.append(root), real(root))[1]
-    )
+    monkeypatch.setattr(image_listing, "walk_folder", lambda root: (listed.append(root), real(root))[1])
     encode.main(asked(images, weights, tmp_path / "set"))
     assert listed == [images]
     image_listing.list_images(str(images))
     assert len(listed) == 2  # after encode, the folder is listed again
 
 
-def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
-    latents, tmp_path, monkeypatch
-) -> None:
+def test_the_first_process_alone_lists_the_images_of_an_encoded_set(latents, tmp_path, monkeypatch) -> None:
     asked_for: list[int] = []
     monkeypatch.setattr("eltlab.data.build.load_source_splits", lambda config: asked_for.append(1))
     monkeypatch.setattr(ranks, "is_main_process", lambda: False)
@@ -296,9 +282,7 @@ def test_the_first_process_alone_lists_the_images_of_an_encoded_set(
     assert asked_for == [None]
 
 
-def test_values_that_cannot_be_trained_on_make_no_manifest(
-    images, weights, tmp_path, monkeypatch
-) -> None:
+def test_values_that_cannot_be_trained_on_make_no_manifest(images, weights, tmp_path, monkeypatch) -> None:
     encoded_as(monkeypatch, lambda value: value * torch.inf)
     assert "is not finite everywhere" in fails(make, images, weights, tmp_path / "set")
     assert not (tmp_path / "set/manifest.json").exists()
@@ -324,9 +308,7 @@ def test_a_deleted_shard_is_encoded_again(images, weights, copied) -> None:
 def test_a_different_encoding_does_not_continue_in_the_folder(
     changed, named, images, weights, latents
 ) -> None:
-    assert f"holds another encoding ({named} differ)" in fails(
-        make, images, weights, latents, *changed
-    )
+    assert f"holds another encoding ({named} differ)" in fails(make, images, weights, latents, *changed)
 
 
 def test_a_missing_or_damaged_tokenizer_is_written_again(images, weights, copied) -> None:
@@ -497,9 +479,7 @@ def batches(root: Path, *overrides: str, kind: str = "latents", start: int = 0, 
 def test_batches_from_files_equal_batches_from_memory(kind, workers, request) -> None:
     root = request.getfixturevalue(kind)
     whole = batches(root, "data.flip=true", "data.in_memory=true", kind=kind)
-    read = batches(
-        root, "data.flip=true", "data.in_memory=false", f"data.workers={workers}", kind=kind
-    )
+    read = batches(root, "data.flip=true", "data.in_memory=false", f"data.workers={workers}", kind=kind)
     assert len(whole) == len(read) == 10
     for (x, labels), (other, theirs) in zip(whole, read, strict=True):
         assert torch.equal(x, other) and torch.equal(labels, theirs)
@@ -549,17 +529,13 @@ def test_latents_are_drawn_from_their_posterior_at_each_step(latents) -> None:
 
 def test_a_resumed_run_gets_the_same_batches(latents) -> None:
     later = batches(latents, "data.flip=true", start=6)
-    for (x, labels), (again, theirs) in zip(
-        batches(latents, "data.flip=true")[6:], later, strict=True
-    ):
+    for (x, labels), (again, theirs) in zip(batches(latents, "data.flip=true")[6:], later, strict=True):
         assert torch.equal(x, again) and torch.equal(labels, theirs)
 
 
 def test_slices_of_a_batch_make_the_whole_batch(latents) -> None:
     whole = batches(latents, "data.flip=true")
-    parts = [
-        batches(latents, "data.flip=true", batch_slice=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)
-    ]
+    parts = [batches(latents, "data.flip=true", batch_slice=BatchSlice(rank, 2, 0, 2)) for rank in (0, 1)]
     for step, (x, labels) in enumerate(whole):
         slices = [parts[rank][2 * step + n] for n in (0, 1) for rank in (0, 1)]
         assert torch.equal(x, torch.cat([part[0] for part in slices]))
@@ -574,9 +550,7 @@ def test_a_set_that_is_too_large_stays_in_its_files(latents, monkeypatch) -> Non
     assert size == sum(t.nbytes for t in data.train.rows(CPU, False, True).values())
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size)
     assert data.batches(config, 0, CPU).in_memory
-    monkeypatch.setattr(
-        ranks, "local_world_size", lambda: 2
-    )  # each process has a copy in the same memory
+    monkeypatch.setattr(ranks, "local_world_size", lambda: 2)  # each process has a copy in the same memory
     assert not data.batches(config, 0, CPU).in_memory
     monkeypatch.undo()
     monkeypatch.setattr("eltlab.data.encoded.encoded_split.physical_memory", lambda: 4 * size - 4)
@@ -622,9 +596,7 @@ def test_an_exported_run_does_not_need_its_set(kind, request, tmp_path, monkeypa
     assert "but the set was encoded with" in fails(load_run, run.folder, config)
 
 
-def test_samples_are_compared_with_the_images_wherever_they_are(
-    images, weights, tmp_path, latents
-) -> None:
+def test_samples_are_compared_with_the_images_wherever_they_are(images, weights, tmp_path, latents) -> None:
     here = Path(shutil.copytree(images, tmp_path / "here"))
     root = make(here, weights, tmp_path / "set").root
     there = here.rename(tmp_path / "there")
@@ -649,9 +621,7 @@ def replace_tensors(root: Path, **tensors: torch.Tensor) -> None:
     save_file(load_file(path) | tensors, path)
     manifest = read_manifest(root)
     shard = manifest.shards["train"][1]
-    manifest.shards["train"][1] = shard._replace(
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    manifest.shards["train"][1] = shard._replace(sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     manifest.write()
 
 
@@ -673,9 +643,7 @@ def test_a_shard_with_one_bit_flipped_is_named(copied) -> None:
 def test_a_shard_of_another_shape_is_named(copied) -> None:
     replace_tensors(copied, mean=torch.zeros(5, 2, 8, 7, dtype=torch.float16))
     message = fails(build_data, on(copied))
-    assert (
-        "train-00001.safetensors: a corrupt shard (mean is ((5, 2, 8, 7), torch.float16)" in message
-    )
+    assert "train-00001.safetensors: a corrupt shard (mean is ((5, 2, 8, 7), torch.float16)" in message
 
 
 @pytest.mark.parametrize("label", [3, -1])
@@ -764,9 +732,7 @@ def test_what_does_not_fit_the_set_is_refused(overrides, said, latents) -> None:
 )
 def test_known_sets_are_planned_without_their_files(name) -> None:
     objective = "diffusion" if name.endswith("latents") else "masked"
-    config = tiny(
-        f"data={name}", f"objective={objective}", "data.codebook=1024", "metrics.samples=2000"
-    )
+    config = tiny(f"data={name}", f"objective={objective}", "data.codebook=1024", "metrics.samples=2000")
     assert config.data.root is None
     assert "data.root is missing" in fails(build_data, config)
 

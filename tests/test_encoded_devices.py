@@ -39,9 +39,7 @@ def pixels(run: Path) -> np.ndarray:
     return np.asarray(Image.open(grid)).astype(int)
 
 
-@pytest.mark.parametrize(
-    ("kind", "strategy"), [("latents", "ddp"), ("latents", "fsdp"), ("tokens", "ddp")]
-)
+@pytest.mark.parametrize(("kind", "strategy"), [("latents", "ddp"), ("latents", "fsdp"), ("tokens", "ddp")])
 def test_two_ranks_on_an_encoded_set_give_the_run_of_one(
     kind: str, strategy: str, sets: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -65,9 +63,7 @@ def rows(run: Path) -> list[dict]:
     return [{key: row[key] for key in row if key != "created"} for row in found]
 
 
-def test_a_killed_run_that_reads_ahead_resumes_bit_identically(
-    sets: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_killed_run_that_reads_ahead_resumes_bit_identically(sets: dict[str, Path], tmp_path: Path) -> None:
     asked = [*on(sets["latents"], "latents"), "data.in_memory=false", "data.workers=2"]
     whole = fitted(tmp_path / "whole", 1, *asked)
     stopped = [*SMALL, f"runs_dir={tmp_path / 'stopped'}", *asked]

@@ -69,9 +69,7 @@ def test_an_extension_goes_on_where_it_was_stopped(files: Path, tmp_path: Path) 
     # The same run, shortened: its checkpoint stands where the longer one passed through.
     target = tmp_path / "resumed" / load_config(whole / "config.yaml").name / whole.name
     (target / "checkpoints").mkdir(parents=True)
-    (target / "checkpoints" / "last.ckpt").write_bytes(
-        (half / "checkpoints" / "last.ckpt").read_bytes()
-    )
+    (target / "checkpoints" / "last.ckpt").write_bytes((half / "checkpoints" / "last.ckpt").read_bytes())
     resumed = trained(files, tmp_path / "resumed", *arm)
     states = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (whole, resumed)]
     for name, value in states[0]["state_dict"].items():

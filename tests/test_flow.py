@@ -132,9 +132,7 @@ def test_the_true_velocity_reproduces_the_data_at_any_step_count(name, steps, sh
 def test_times_run_from_one_to_zero_under_the_shift():
     _, seen = drawn(lambda z, t: z, (1, 2, 2), "euler", 4, shift=3.0)
     times = torch.stack([t[0] for _, _, t in seen])
-    torch.testing.assert_close(
-        times, Flow(shift=3.0).shift_time(torch.tensor([1, 0.75, 0.5, 0.25]))
-    )
+    torch.testing.assert_close(times, Flow(shift=3.0).shift_time(torch.tensor([1, 0.75, 0.5, 0.25])))
 
 
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2)])

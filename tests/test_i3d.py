@@ -127,9 +127,7 @@ def test_frames_are_resized_as_tensorflow_1_does():
     x = preprocess(clips)
     assert x.shape == (2, 3, 9, 224, 224) and x.dtype == torch.float32
     torch.testing.assert_close(x[..., ::2, ::2], clips.transpose(1, 2) / 127.5 - 1)
-    torch.testing.assert_close(
-        x[..., ::2, -1], x[..., ::2, -2]
-    )  # there is no pixel beyond the last one
+    torch.testing.assert_close(x[..., ::2, -1], x[..., ::2, -2])  # there is no pixel beyond the last one
     between = (x[..., ::2, :-2:2] + x[..., ::2, 2::2]) / 2
     torch.testing.assert_close(x[..., ::2, 1:-1:2], between)
 
@@ -327,10 +325,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path):
     path = written(tmp_path, pickle.dumps(written_tree))
     with path.open("rb") as content:
         found = NumpyUnpickler(content).load()
-    assert (
-        np.array_equal(found["params"].pop("a"), written_tree["params"].pop("a"))
-        and found == written_tree
-    )
+    assert np.array_equal(found["params"].pop("a"), written_tree["params"].pop("a")) and found == written_tree
 
 
 @pytest.mark.parametrize(
@@ -359,9 +354,7 @@ def test_a_pickle_that_is_not_a_tree_is_refused(content, tmp_path, monkeypatch):
         ("batch_stats", "Conv3d_2b_1x1", "BatchNorm_0", "var", "BatchNorm_0.var' is missing"),
     ],
 )
-def test_a_missing_tensor_is_named(
-    tree, tmp_path, monkeypatch, collection, unit, layer, part, reason
-):
+def test_a_missing_tensor_is_named(tree, tmp_path, monkeypatch, collection, unit, layer, part, reason):
     units = dict(tree[collection])
     units[unit] = {name: dict(arrays) for name, arrays in units[unit].items()}
     del units[unit][layer][part]

@@ -79,9 +79,7 @@ def test_the_same_three_commands_stand_for_imagenet() -> None:
     verbs = [[re.search(r"-m (eltlab\.\S+)", line)[1] for line in lines] for lines in (here, there)]
     assert verbs[0] == verbs[1] == ["eltlab.encode", "eltlab.fit", "eltlab.analysis.table"]
     encoding = [text for text in there[0].split() if "=" in text and not text.startswith("-")]
-    config = compose_encode(
-        ["data=cifar10", *(text for text in encoding if not text.startswith("data."))]
-    )
+    config = compose_encode(["data=cifar10", *(text for text in encoding if not text.startswith("data."))])
     assert config.tokenizer.weights == "stabilityai/sd-vae-ft-mse"
     training = [text for text in there[1].split() if "=" in text]
     run = compose([text for text in training if not text.startswith("data.root")])
@@ -102,8 +100,6 @@ def test_the_study_trains_on_the_set(place, tmp_path) -> None:
     assert arms == ["loops1-final", "loops4-ilsd", "loops4-final"]
     queue_of(study).fill([planned[0], planned[1]])
     command = [sys.executable, "-m", "eltlab.sweep", "imagenette", "preset=quick", *own]
-    done = subprocess.run(
-        [*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check_trials(study, tmp_path)

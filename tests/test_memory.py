@@ -37,9 +37,7 @@ KINDS = [("masked", block) for block in ("post_norm", "pre_norm")] + [
 SWITCHES = ("loop_embedding", "inject_input", "residual_scale", "exclusive_attention")
 
 
-def overrides(
-    objective, block, width, heads, mlp, layers, grid, patch, channels, frames=(1, 1), **keys
-):
+def overrides(objective, block, width, heads, mlp, layers, grid, patch, channels, frames=(1, 1), **keys):
     """Overrides of a network. layers: of prelude, loop and coda, then the loop count."""
     prelude, looped, coda, loops = layers
     times, frame_patch = frames
@@ -402,8 +400,7 @@ def test_guidance_doubles_the_samples_of_a_pass():
 
 def test_loops_add_activations_and_no_weights():
     once, often = (
-        tiny(*overrides("masked", "post_norm", 64, 2, 256, (0, 1, 0, loops), 8, 1, 1))
-        for loops in (1, 4)
+        tiny(*overrides("masked", "post_norm", 64, 2, 256, (0, 1, 0, loops), 8, 1, 1)) for loops in (1, 4)
     )
     a, b = (training_memory(config, "cpu", "32-true") for config in (once, often))
     assert a.static == b.static and b.activations > 2 * a.activations

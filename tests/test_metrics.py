@@ -162,9 +162,7 @@ def test_distances_equal_those_of_torch_fidelity_from_images(digits, metrics):
     assert metrics.measure(images, train.labels[:300])["fd_classifier"] == pytest.approx(
         expected["frechet_inception_distance"], rel=1e-6
     )
-    assert kernel(features, real) == pytest.approx(
-        expected["kernel_inception_distance_mean"], rel=1e-6
-    )
+    assert kernel(features, real) == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
     # This would fail if samples and reference were swapped.
     assert expected["precision"] != expected["recall"]
     assert precision_recall(features, real) == (expected["precision"], expected["recall"])
@@ -321,9 +319,7 @@ def test_classifier_trains_to_the_same_weights(digits, monkeypatch):
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == 1
 
 
-def test_classifier_is_trained_once_and_identified_by_its_weights(
-    digits, metrics, tmp_path, monkeypatch
-):
+def test_classifier_is_trained_once_and_identified_by_its_weights(digits, metrics, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     part = digits[0].subset(150)
@@ -368,13 +364,9 @@ class Recorder:
     ("images", "epochs", "most", "seen"),
     [(200, 2, 9, 2 * 3 * 64), (200, 2, 5, 5 * 64), (30, 2, 9, 2 * 30)],
 )
-def test_classifier_trains_for_its_epochs_or_its_steps(
-    digits, monkeypatch, images, epochs, most, seen
-):
+def test_classifier_trains_for_its_epochs_or_its_steps(digits, monkeypatch, images, epochs, most, seen):
     monkeypatch.setattr(classifier, "EPOCHS", epochs)
-    monkeypatch.setattr(
-        classifier, "IMAGE_RECIPE", classifier.IMAGE_RECIPE._replace(max_steps=most)
-    )
+    monkeypatch.setattr(classifier, "IMAGE_RECIPE", classifier.IMAGE_RECIPE._replace(max_steps=most))
     monkeypatch.setattr(classifier, "Bar", Recorder)
     train_classifier(digits[0].subset(images), 10)
     assert Recorder.done == Recorder.last == seen

@@ -101,9 +101,7 @@ def test_the_settings_are_the_papers():
 
 
 def test_the_table_names_every_row_with_signed_deviations():
-    done = subprocess.run(
-        [sys.executable, paper.__file__], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, paper.__file__], capture_output=True, text=True, check=True)
     for name in ROWS:
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
         assert "%" in line
@@ -119,9 +117,7 @@ def test_fit_says_that_an_encoded_set_is_missing(tmp_path):
     pass
     from eltlab.common.errors import UserError
 
-    with pytest.raises(
-        UserError, match=r"data\.root is missing: data=imagenet256_tokens needs the folder"
-    ):
+    with pytest.raises(UserError, match=r"data\.root is missing: data=imagenet256_tokens needs the folder"):
         fit.main(["experiment=paper/elt_l_8x3", f"runs_dir={tmp_path}", "trainer.accelerator=cpu"])
     assert not list(tmp_path.iterdir())
 

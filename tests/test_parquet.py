@@ -33,9 +33,7 @@ def write(
     **options: object,
 ) -> Path:
     """Writes images of noise with these labels; first: seed of the first image."""
-    images = [
-        {"bytes": encoded(noise(first + i, 10, 8)), "path": f"{i}.png"} for i in range(len(labels))
-    ]
+    images = [{"bytes": encoded(noise(first + i, 10, 8)), "path": f"{i}.png"} for i in range(len(labels))]
     table = pa.table({columns[0]: images, columns[1]: pa.array(labels, pa.int64())})
     if features is not None:
         info = json.dumps({"info": {"features": features}})
@@ -159,9 +157,7 @@ def test_a_missing_or_broken_image_is_named(tmp_path) -> None:
     pq.write_table(pa.table({"image": images, "label": labels}), file)
     train = load_images(image_config(file, 8, 2))[0]
     message = fails(lambda: list(train.read_batches([[3]])))
-    assert message.startswith(
-        f"{tmp_path}/train.parquet:3: not readable (the image is stored outside"
-    )
+    assert message.startswith(f"{tmp_path}/train.parquet:3: not readable (the image is stored outside")
     assert fails(lambda: list(train.read_batches([[5]]))).startswith(
         f"{tmp_path}/train.parquet:5: not a readable image"
     )

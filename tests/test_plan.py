@@ -133,12 +133,8 @@ def test_a_unique_layer_model_is_its_own_twin(capsys):
 
 
 def test_a_split_of_its_own_depth_is_told(capsys):
-    [note] = [
-        line for line in lines(capsys, "unique_layers=4", "loops=6") if "sets the split" in line
-    ]
-    assert note == (
-        "unique_layers=4 sets the split: 24 layers per pass, 3.00x the 8 of model=elt_tiny"
-    )
+    [note] = [line for line in lines(capsys, "unique_layers=4", "loops=6") if "sets the split" in line]
+    assert note == ("unique_layers=4 sets the split: 24 layers per pass, 3.00x the 8 of model=elt_tiny")
     # Also where the plain depth could not be split so, or not be trained for this budget.
     for split in (
         ["model.prelude=4", "model.coda=4", "unique_layers=2", "loops=2"],
@@ -250,9 +246,7 @@ def test_what_fits_nowhere_says_so(capsys):
 
 def test_the_device_that_is_planned_for_decides_the_precision(capsys):
     costs = planned(capsys, "trainer.accelerator=cuda")
-    assert (
-        costs["memory_training_bytes"] == training_memory(compose([]), "cuda", "bf16-mixed").total
-    )
+    assert costs["memory_training_bytes"] == training_memory(compose([]), "cuda", "bf16-mixed").total
     costs = planned(capsys, "trainer.accelerator=cuda", "trainer.precision=32-true")
     assert costs["memory_training_bytes"] == training_memory(compose([]), "cuda", "32-true").total
 

@@ -243,9 +243,7 @@ def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
     rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # a tile without its row
     (tmp_path / "e" / "dynamics.csv").write_text("")
     (tmp_path / "e" / "validation.csv").write_text("")
-    rows += [
-        {**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})
-    ]
+    rows += [{**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})]
     html = page_of(rows)
     assert "dynamics.csv: damaged" in html and "<li>unmeasured: no fid</li>" in html
     assert Tables(html).found["headline"] and "Samples of e at 4 loops" in html

@@ -87,9 +87,7 @@ def test_a_torn_row_is_named(tmp_path: Path) -> None:
 def test_an_evaluation_without_required_columns_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"kind": "tokenizer"}\n{"kind": "eval", "name": "x"}\n')
     message = fails(load, tmp_path)
-    assert message.startswith(
-        f"{tmp_path}/rows.jsonl, line 2: an evaluation without run, seed, data, "
-    )
+    assert message.startswith(f"{tmp_path}/rows.jsonl, line 2: an evaluation without run, seed, data, ")
 
 
 def test_linked_runs_are_in_the_table_once(tmp_path: Path) -> None:
@@ -113,9 +111,7 @@ def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_two_protocols_are_refused_and_both_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     append_rows(path, [row("elt", 1, 0, 5.0, "aaa"), row("elt", 1, 0, 5.0, "bbb")])
-    with pytest.raises(
-        UserError, match="aaa and bbb cannot be compared: extractor aaa against bbb"
-    ):
+    with pytest.raises(UserError, match="aaa and bbb cannot be compared: extractor aaa against bbb"):
         one_protocol(load(path))
 
 
@@ -139,9 +135,7 @@ def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
 
 
 def test_sampling_seeds_are_not_independent_runs(tmp_path: Path) -> None:
-    rows = [
-        {**row("elt", 1, seed, 10.0 + seed), "sample_seed": s} for seed in (0, 1) for s in (5, 6)
-    ]
+    rows = [{**row("elt", 1, seed, 10.0 + seed), "sample_seed": s} for seed in (0, 1) for s in (5, 6)]
     append_rows(tmp_path / "rows.jsonl", rows)
     done = anytime(f"out={tmp_path / 'figure.png'}", str(tmp_path / "rows.jsonl"))
     # Mean 10.5 of two seeds, not four: the t interval is 12.706·0.707/√2 = 6.35.
@@ -170,9 +164,7 @@ def test_the_table_is_written_in_two_formats(tmp_path: Path) -> None:
     import pandas as pd
 
     root = Path(__file__).parents[1]
-    rows = [
-        root / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")
-    ]
+    rows = [root / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")]
     command = [sys.executable, "-m", "eltlab.analysis.table", f"out={tmp_path}/all.parquet"]
     subprocess.run([*command, *map(str, rows)], check=True, capture_output=True)
     expected = load(*rows)
@@ -190,10 +182,7 @@ def test_rows_contain_no_paths_of_the_machine_that_wrote_them() -> None:
     from eltlab.runs.row_facts import recorded_config
 
     config = tiny("data=fashion_mnist", "data.root=/somewhere/fashion", "data.patch=4")
-    assert (
-        recorded_config(config)["data.root"] == "fashion"
-        and config.data.root == "/somewhere/fashion"
-    )
+    assert recorded_config(config)["data.root"] == "fashion" and config.data.root == "/somewhere/fashion"
     top = Path(__file__).parents[1]
     for path in (*top.glob("analysis/data/*.jsonl"), *top.glob("benchmarks/*.jsonl")):
         for row in read_rows(path):

@@ -27,9 +27,7 @@ def test_intervals_cover_as_often_as_they_say(floor: float, count: int) -> None:
     dice = np.random.default_rng(0)
     x = np.geomspace(1e6, 1e9, count)
     clean = 50 * (x / 1e7) ** -0.6 + floor
-    fits = [
-        scaling.fit_power_law(x, clean * np.exp(dice.normal(0, 0.05, count))) for _ in range(100)
-    ]
+    fits = [scaling.fit_power_law(x, clean * np.exp(dice.normal(0, 0.05, count))) for _ in range(100)]
     for index, truth in ((1, -0.6), (2, floor)):
         covered = np.mean([fit.low[index] <= truth <= fit.high[index] for fit in fits])
         assert covered >= 0.9
@@ -76,9 +74,7 @@ def test_fits_of_a_table() -> None:
 def test_too_few_points_give_a_reason_instead_of_a_fit() -> None:
     with pytest.raises(UserError, match="4 points at 2 different places; fitting a, b and c"):
         scaling.fit_power_law([1e6, 1e6, 1e7, 1e7], [4.0, 4.1, 3.0, 3.1])
-    with pytest.raises(
-        UserError, match="requires looped arms, and unique-layer arms of two depths"
-    ):
+    with pytest.raises(UserError, match="requires looped arms, and unique-layer arms of two depths"):
         scaling.fit_loop_worth([1, 2, 4], [1, 1, 1], [3.0, 2.0, 1.0])
     laws = scaling.power_laws(table([*unique("u1", 1, 5.0), *unique("u8", 8, 2.0)]))
     assert "2 points at 2 different places" in laws["unique layers"]

@@ -48,9 +48,7 @@ def test_noise_is_standard():
 
 
 def test_folded_seeds_are_distinct_and_fit_a_generator():
-    parts = [
-        (seed, purpose, step) for seed in range(10) for purpose in PURPOSES for step in range(100)
-    ]
+    parts = [(seed, purpose, step) for seed in range(10) for purpose in PURPOSES for step in range(100)]
     seeds = {fold(*part) for part in parts}
     assert len(seeds) == len(parts)
     assert all(0 <= seed < 2**63 for seed in seeds)

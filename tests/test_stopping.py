@@ -132,9 +132,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 def vote(rank: int, folder: Path) -> None:
     """Rank 1 requests a stop from its third step on; writes the answer of each step to a file."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     agreement = Agreement()
     answers = [agreement.agree(rank == 1 and step >= 3) for step in range(1, 6)]
     answers.append(agreement.wait_for_answer())

@@ -30,9 +30,7 @@ from eltlab.studies.storage import open_storage
 
 # Children come from a server that has the imports done, and inherit none of our locks.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["eltlab.studies.storage", "psycopg", "pytest", "sqlalchemy.dialects"]
-)
+PROCESSES.set_forkserver_preload(["eltlab.studies.storage", "psycopg", "pytest", "sqlalchemy.dialects"])
 PATIENCE = 120
 AT_ONCE = 25  # where a lock outlives its holder, Optuna's own does so for 30 s
 # Trials of a process that will be killed: it has not ended before.
@@ -107,9 +105,7 @@ def run_trials(study, count, name="here"):
 
 def told(study):
     """Who has completed what."""
-    return sorted(
-        trial.user_attrs["by"] for trial in study.get_trials(states=[TrialState.COMPLETE])
-    )
+    return sorted(trial.user_attrs["by"] for trial in study.get_trials(states=[TrialState.COMPLETE]))
 
 
 # --- processes that write, and that read what others wrote ------------------------------------

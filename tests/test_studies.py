@@ -99,9 +99,7 @@ def test_loop_anatomy_changes_one_thing_at_a_time() -> None:
     assert len(arms) == 5
     for name, config in arms.items():
         differing = {
-            key
-            for key in vars(plain.model)
-            if getattr(config.model, key) != getattr(plain.model, key)
+            key for key in vars(plain.model) if getattr(config.model, key) != getattr(plain.model, key)
         }
         assert differing == ({"prelude", "coda"} if name == "prelude_coda" else {name})
         assert config.model.depth == 8
@@ -118,9 +116,7 @@ def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
 # --- a smoke run ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in ("imagenette", "sprites_loops")]
-)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("imagenette", "sprites_loops")])
 def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
     """The first and the last of a grid, by a worker: it runs what the queue has."""
     own = [] if name in GRIDS else ["trials=2"]
@@ -129,9 +125,7 @@ def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
         planned = grid_trials(study)
         queue_of(study).fill([planned[0], planned[-1]])
     command = [sys.executable, "-m", "eltlab.sweep", name, "preset=quick", *SMALL, *own]
-    done = subprocess.run(
-        [*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, f"runs_dir={tmp_path}", "worker=0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check_trials(study, tmp_path)
 

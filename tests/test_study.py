@@ -94,9 +94,7 @@ def test_only_the_vanilla_loop_needs_all_its_loops(supervision: pd.DataFrame) ->
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
-def test_at_equal_flops_random_depth_leads_below_full_loops(
-    supervision: pd.DataFrame, loops: int
-) -> None:
+def test_at_equal_flops_random_depth_leads_below_full_loops(supervision: pd.DataFrame, loops: int) -> None:
     """At every seed."""
     found = values(supervision, loops)
     for arm in ("final", "ilsd", "deep"):
@@ -219,9 +217,7 @@ def test_what_a_first_look_at_imagenette_says() -> None:
     quick = held_out("imagenette_quick")
     first, last = quick.groupby("arm").first(), quick.groupby("arm").last()
     assert (last[1] < first[1]).all()  # all learn
-    twin, vanilla, elastic = (
-        last.loc[arm] for arm in ("loops1-final", "loops4-final", "loops4-ilsd")
-    )
+    twin, vanilla, elastic = (last.loc[arm] for arm in ("loops1-final", "loops4-final", "loops4-ilsd"))
     assert twin[1] < vanilla[4] < elastic[4]
     assert elastic[1] - elastic[4] < 0.01 < 0.06 < vanilla[1] - vanilla[4]
     rows = load(ROOT / "analysis" / "data" / "imagenette_quick.jsonl")
@@ -275,9 +271,7 @@ def test_what_elasticity_costs() -> None:
     documented = (ROOT / "docs" / "results.md").read_text()
     assert f"elasticity tax: {anytime.describe_tax(tax)}\n" in documented
     moved = (
-        dynamics.relative_updates(table)
-        .set_index(["arm", "loops", "loop", "step"])["update"]
-        .sort_index()
+        dynamics.relative_updates(table).set_index(["arm", "loops", "loop", "step"])["update"].sort_index()
     )
     for loop in (2, 3, 4):
         assert moved["elastic", 4, loop, 31] > 1.2 * moved["elastic", 4, loop, 0]

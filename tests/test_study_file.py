@@ -165,9 +165,7 @@ def test_the_place_of_known_data_makes_no_other_study(tmp_path):
     def at(name, *places):
         return opened(tmp_path, overrides=[f"data={name}", "data.size=64", *places])
 
-    here, there = (
-        at("sprites", f"data.root={place}", f"data.workers={n}") for n, place in enumerate("ab")
-    )
+    here, there = (at("sprites", f"data.root={place}", f"data.workers={n}") for n, place in enumerate("ab"))
     assert here.name == there.name == at("sprites").name
     assert here.base.data.root != there.base.data.root
     assert [t.key for t in grid_trials(here)] == [t.key for t in grid_trials(there)]
@@ -255,9 +253,7 @@ def test_mistakes_in_a_file_are_reported(tmp_path, text, said):
 def test_a_base_that_is_no_list_is_refused(tmp_path, base, preset):
     path = tmp_path / "small.yaml"
     path.write_text(f"base: {base}\nspace: {{loops: [1]}}\npresets: {{quick: {{}}}}\n")
-    with pytest.raises(
-        UserError, match=r"base.* give a list of overrides, e.g. \[experiment=demo\]"
-    ):
+    with pytest.raises(UserError, match=r"base.* give a list of overrides, e.g. \[experiment=demo\]"):
         load_study(str(path), preset, [], str(tmp_path / "runs"), {})
 
 
@@ -311,9 +307,7 @@ def test_a_url_is_all_that_stands_behind_storage(monkeypatch):
 @pytest.mark.parametrize("given", [[f"storage={URL}"], []])
 def test_workers_get_the_storage_by_the_environment(monkeypatch, given):
     started = {}
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda command, **rest: started.update(rest, command=command)
-    )
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: started.update(rest, command=command))
     monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)
     run_study.start_worker(1, ["small", *given, "workers=2"])
     assert started["command"][3:6] == ["small", "workers=2", "worker=1"]

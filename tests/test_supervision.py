@@ -308,9 +308,7 @@ def batch(objective: str, count: int = 8):
 
 def recorded(module: LoopedModule) -> list[dict]:
     calls: list[dict] = []
-    module.backbone.register_forward_pre_hook(
-        lambda _, given, named: calls.append(named), with_kwargs=True
-    )
+    module.backbone.register_forward_pre_hook(lambda _, given, named: calls.append(named), with_kwargs=True)
     return calls
 
 

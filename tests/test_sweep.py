@@ -66,9 +66,7 @@ def test_values_are_those_of_the_rows(tmp_path):
     for trial in queue_of(opened(tmp_path)).trials():
         run = opened(tmp_path).config(trial.user_attrs["cell"], 0)
         [row] = [
-            r
-            for r in read_rows(Run.of(run).rows)
-            if r["kind"] == "eval" and r["loops"] == r["loops_train"]
+            r for r in read_rows(Run.of(run).rows) if r["kind"] == "eval" and r["loops"] == r["loops_train"]
         ]
         assert trial.values == [row["fd_classifier"]] and not left_to_measure(Run.of(run))
 
@@ -102,9 +100,7 @@ def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path, capsys
         assert "retry=true runs the failed trials again" in printed.out
         # The last line of the log follows its path.
         for line in (printed.out, printed.err):
-            assert re.search(
-                r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", line
-            )
+            assert re.search(r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", line)
 
 
 def test_a_trial_that_hangs_is_ended(tmp_path):
@@ -187,9 +183,7 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = []
     for number in range(3):
-        process = run_study.start_worker(
-            number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"]
-        )
+        process = run_study.start_worker(number, [written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"])
         environment = Path(f"/proc/{process.pid}/environ")
         until(environment.read_bytes)  # empty until the kernel has filled the new process's stack
         variables = environment.read_bytes().split(b"\0")
@@ -259,9 +253,7 @@ def validated(path: Path, losses: tuple[float, ...]) -> None:
     """A validation.csv with these losses at exit 4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"{step},8,4,0.1,{loss},0"
-        for step, loss in enumerate(losses, start=1)
-        for level in range(LEVELS)
+        f"{step},8,4,0.1,{loss},0" for step, loss in enumerate(losses, start=1) for level in range(LEVELS)
     ]
     path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
 
@@ -270,8 +262,7 @@ def validated(path: Path, losses: tuple[float, ...]) -> None:
 def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
     """Three that learn, then three that hardly do."""
     text = (
-        "space:\n  optim.lr: [0.004, 0.003, 0.002, 1.0e-7, 1.1e-7, 1.2e-7]\nseeds: [0]\n"
-        f"pruner: {pruner}\n"
+        f"space:\n  optim.lr: [0.004, 0.003, 0.002, 1.0e-7, 1.1e-7, 1.2e-7]\nseeds: [0]\npruner: {pruner}\n"
     )
     file = written(tmp_path, text)
     longer = ["budget.images=4800", "trainer.validations=8"]
@@ -321,9 +312,7 @@ def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease
     assert running.returncode == 0 and "Traceback" not in err, err
     assert err.count("; trying again") == 1
     study = load_study(file, None, more, str(runs), {})
-    trials = TrialQueue(
-        study, open_storage(url, study.folder, study=study.name), "me", 60.0
-    ).trials()
+    trials = TrialQueue(study, open_storage(url, study.folder, study=study.name), "me", 60.0).trials()
     ended = {TrialState.COMPLETE} | ({TrialState.PRUNED} if pruner != "none" else set())
     assert len(trials) == 4 and {trial.state for trial in trials} <= ended
     logs = "".join(log.read_text() for log in runs.rglob("trial-*.log"))
@@ -374,9 +363,7 @@ def test_a_killed_worker_takes_its_trial_with_it_and_another_resumes_it(tmp_path
         worker.wait()
     [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
     until(lambda: not alive(folder))
-    assert read_rows(folder / "rows.jsonl") == [] and left_to_measure(
-        Run.of(study.config({"loops": 4}, 0))
-    )
+    assert read_rows(folder / "rows.jsonl") == [] and left_to_measure(Run.of(study.config({"loops": 4}, 0)))
     second = begin(file, runs, *more)
     _, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
@@ -416,9 +403,7 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
             if worker is not None:
                 worker.kill()
     [trial] = queue_of(study).trials()
-    assert trial.state == TrialState.COMPLETE and not left_to_measure(
-        Run.of(study.config({"loops": 4}, 0))
-    )
+    assert trial.state == TrialState.COMPLETE and not left_to_measure(Run.of(study.config({"loops": 4}, 0)))
 
 
 @pytest.mark.parametrize(

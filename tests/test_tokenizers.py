@@ -161,17 +161,13 @@ def test_the_code_of_an_image_does_not_depend_on_its_batch(places, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_grey_images_are_encoded_as_rgb(places, name):
     tokenizer, grey = built(places, name), pictures(2, channels=1)
-    assert torch.equal(
-        encoded(tokenizer, grey), encoded(tokenizer, grey.expand(-1, 3, -1, -1).contiguous())
-    )
+    assert torch.equal(encoded(tokenizer, grey), encoded(tokenizer, grey.expand(-1, 3, -1, -1).contiguous()))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_size_that_the_factor_does_not_divide_is_refused(places, name):
     tokenizer = built(places, name)
-    with pytest.raises(
-        UserError, match=f"^data.size=17: .* choose a multiple of {tokenizer.factor}"
-    ):
+    with pytest.raises(UserError, match=f"^data.size=17: .* choose a multiple of {tokenizer.factor}"):
         tokenizer.encode(torch.zeros(1, 3, 17, 17, dtype=torch.uint8))
 
 
@@ -240,15 +236,11 @@ def test_the_variational_autoencoders_moments_are_scaled(places):
 def test_scales_of_single_channels(tmp_path):
     mean, std = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
     saved(AutoencoderKL, tmp_path / "a", **KL, scaling_factor=0.5)
-    saved(
-        AutoencoderKL, tmp_path / "b", **KL, scaling_factor=0.5, latents_mean=mean, latents_std=std
-    )
+    saved(AutoencoderKL, tmp_path / "b", **KL, scaling_factor=0.5, latents_mean=mean, latents_std=std)
     plain, single = (load_autoencoder("sd_vae", str(tmp_path / ab), None) for ab in "ab")
     (x, _), (y, logvar) = (tokenizer.encode(pictures(2)) for tokenizer in (plain, single))
     for channel in range(4):
-        torch.testing.assert_close(
-            y[:, channel], (x[:, channel] / 0.5 - mean[channel]) * 0.5 / std[channel]
-        )
+        torch.testing.assert_close(y[:, channel], (x[:, channel] / 0.5 - mean[channel]) * 0.5 / std[channel])
     assert logvar.shape == y.shape
     assert (single.decode(y).int() - plain.decode(x).int()).abs().max() <= 1
     assert single.hash != plain.hash
@@ -448,9 +440,7 @@ STRANGE = {
     "an array of strange shape": lambda flax: _array("1", "float32", b"1234"),
     "no encoder": _flax(lambda params: params.pop("encoder")),
     "a layer missing": _flax(lambda params: params["decoder"].pop("ResBlock_1")),
-    "a layer too many": _flax(
-        lambda params: params["encoder"].update(Conv_2=params["encoder"]["Conv_1"])
-    ),
+    "a layer too many": _flax(lambda params: params["encoder"].update(Conv_2=params["encoder"]["Conv_1"])),
     "learned downsampling": _flax(
         lambda params: params["encoder"].update(Conv_9=params["encoder"]["Conv_0"])
     ),
@@ -548,9 +538,7 @@ def test_weights_of_another_class_are_refused(places, tmp_path):
     for name, other in (("sd_vae", "vqmodel"), ("vqmodel", "taesd"), ("taesd", "sd_vae")):
         given = places[other]
         refused(TokenizerConfig(name, str(given)), f"tokenizer.weights={given}: ", "is of class")
-    refused(
-        TokenizerConfig("sd_vae", str(tmp_path)), "not a whole AutoencoderKL", "save_pretrained"
-    )
+    refused(TokenizerConfig("sd_vae", str(tmp_path)), "not a whole AutoencoderKL", "save_pretrained")
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "truncated", "grey"])

@@ -118,9 +118,7 @@ def test_the_average_is_of_the_backbone_and_warms_up() -> None:
 
 def test_the_module_averages_after_every_step(tmp_path: Path) -> None:
     fit.main([*TINY, f"runs_dir={tmp_path}", "budget.images=16", "ema.decay=0.999"])
-    state = torch.load(run_folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)[
-        "state_dict"
-    ]
+    state = torch.load(run_folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     start = LoopedModule(compose(TINY)).backbone.state_dict()
     for key, first in start.items():
         expected = first + 0.9 * (state[f"backbone.{key}"] - first)  # the first decay is 1/10
@@ -154,9 +152,7 @@ def test_weight_decay_spares_gains_and_biases() -> None:
     module = LoopedModule(compose(TINY))
     decayed, spared = module.configure_optimizers().param_groups
     assert decayed["weight_decay"] > 0 == spared["weight_decay"]
-    assert all(p.dim() >= 2 for p in decayed["params"]) and all(
-        p.dim() < 2 for p in spared["params"]
-    )
+    assert all(p.dim() >= 2 for p in decayed["params"]) and all(p.dim() < 2 for p in spared["params"])
     count = len(decayed["params"]) + len(spared["params"])
     assert count == len(list(module.backbone.parameters()))
 

@@ -132,9 +132,7 @@ def test_what_a_worker_died_before_drawing_is_drawn_as_it_would_have_been(tmp_pa
 
 
 def test_what_a_sampler_draws_does_not_depend_on_who_asks(tmp_path):
-    text = (
-        "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 6\nseeds: [0]\n"
-    )
+    text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 6\nseeds: [0]\n"
     drawn = []
     for workers in (["one"], ["one", "two", "three"]):
         place = tmp_path / str(len(workers))
@@ -177,9 +175,7 @@ def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
 
 
 def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monkeypatch):
-    text = (
-        "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: nsga2\ntrials: 1\nseeds: [0]\n"
-    )
+    text = "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: nsga2\ntrials: 1\nseeds: [0]\n"
     queue = queue_of(opened(tmp_path, text))
     monkeypatch.setattr(optuna.samplers.NSGAIISampler, "sample_independent", lambda *_: 1)
     assert queue.claim().params["loops"] >= 2
@@ -234,9 +230,7 @@ def test_nsga2_breeds(tmp_path):
 
 
 def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path):
-    sampled = (
-        "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 2\nseeds: [0]\n"
-    )
+    sampled = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 2\nseeds: [0]\n"
     for name, text in (("grid", GRID), ("sampler", sampled)):
         (tmp_path / name).mkdir()
         study = opened(tmp_path / name, text)
@@ -329,9 +323,7 @@ def test_what_the_base_comes_to_does_not_change(tmp_path, matched):
     longer = opened(tmp_path, text)
     base = replace(longer.base, budget=replace(longer.base.budget, images=64))
     budget = longer.budget and 2 * longer.budget
-    with pytest.raises(
-        UserError, match=f"budget in {matched} was .* and is .*; restore the file and"
-    ):
+    with pytest.raises(UserError, match=f"budget in {matched} was .* and is .*; restore the file and"):
         queue_of(replace(longer, base=base, budget=budget))
 
 
@@ -420,16 +412,12 @@ def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
 def test_what_optuna_refuses_of_its_pictures_stops_no_trial(tmp_path):
     queue = filled(opened(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n"))
     text = CategoricalDistribution(["2"])  # as another version may have told it
-    queue.optuna.add_trial(
-        create_trial(params={"loops": "2"}, distributions={"loops": text}, value=1.0)
-    )
+    queue.optuna.add_trial(create_trial(params={"loops": "2"}, distributions={"loops": text}, value=1.0))
     assert [queue.claim().params for _ in range(2)] == [{"loops": 2}, {"loops": 4}]
 
 
 def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
-    queue = filled(
-        opened(tmp_path, "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\nseeds: [0]\n")
-    )
+    queue = filled(opened(tmp_path, "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\nseeds: [0]\n"))
     claimed = queue.claim()
     assert claimed.trial.params == {"optim.betas": "[0.9, 0.95]"}
     assert claimed.params == {"optim.betas": [0.9, 0.95]}

@@ -81,9 +81,7 @@ def test_a_figure_is_its_layers_in_the_cells_of_its_class():
     cells = {"walk front": (10, 8), "spellcard left": (1, 0), "slash right": (15, 0)}
     for name, (row, column) in cells.items():
         cell = whole[64 * row : 64 * row + 64, 64 * column : 64 * column + 64].transpose(2, 0, 1)
-        assert (
-            np.abs(clips[CLASSES.index(name), 0] - cell).max() <= 2
-        )  # Pillow rounds after every layer
+        assert np.abs(clips[CLASSES.index(name), 0] - cell).max() <= 2  # Pillow rounds after every layer
     # Frame 6 of a spell shows the cell of frame 4 again.
     assert np.array_equal(clips[3, 4], clips[3, 6]) and not np.array_equal(clips[3, 4], clips[3, 5])
 
@@ -166,9 +164,7 @@ def test_fvd_is_in_the_rows_with_its_protocol(few, tmp_path, capsys):
     assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-18-")
     capsys.readouterr()
     _, again = trained(few, tmp_path, "evaluate_loops=[2]", "metrics.reference=18")
-    assert (
-        again == [row] and "FVD: " not in capsys.readouterr().err
-    )  # everything is already measured
+    assert again == [row] and "FVD: " not in capsys.readouterr().err  # everything is already measured
 
 
 def test_the_time_of_fvd_is_announced_before_training(few, tmp_path, capsys, monkeypatch):
@@ -205,9 +201,7 @@ def test_keys_that_do_not_apply_to_clips_are_refused(keys, message):
 
 
 def test_keys_of_clips_are_refused_for_images():
-    with pytest.raises(
-        UserError, match="data=digits holds images; choose one of classifier, inception"
-    ):
+    with pytest.raises(UserError, match="data=digits holds images; choose one of classifier, inception"):
         tiny("metrics.extractor=i3d")
     with pytest.raises(UserError, match=r"data.frames=4: data=digits holds images\. Remove"):
         tiny("data.frames=4")
@@ -222,9 +216,7 @@ def test_too_few_clips_for_fvd_are_refused_before_training(tmp_path, monkeypatch
         (tmp_path / "videos/train").mkdir(exist_ok=True)
         (tmp_path / "videos" / label).rename(tmp_path / "videos/train" / label)
     keys = ["data=clips", f"data.root={tmp_path / 'videos'}", "data.size=16", "data.frames=8"]
-    config = compose(
-        [*SMALL, *keys, "data.codebook=4", "metrics.reference=null", f"runs_dir={tmp_path}"]
-    )
+    config = compose([*SMALL, *keys, "data.codebook=4", "metrics.reference=null", f"runs_dir={tmp_path}"])
     config.data.workers = 0
     with monkeypatch.context() as patch:
         patch.setattr("eltlab.evaluation.metrics.MIN_IMAGES", 100)
@@ -280,9 +272,7 @@ def encoded(few: str, folder: Path, tokenizer: str, *overrides: str) -> Path:
 def test_clips_are_encoded_frame_by_frame_and_train(few, tmp_path):
     out = encoded(few, tmp_path, "taesd")
     keys = f"data=latents data.root={out} objective=diffusion metrics.extractor=classifier"
-    config = compose(
-        [*SMALL, *keys.split(), "data.frame_patch=2", "data.patch=4", f"runs_dir={tmp_path}"]
-    )
+    config = compose([*SMALL, *keys.split(), "data.frame_patch=2", "data.patch=4", f"runs_dir={tmp_path}"])
     assert config.data.shape == (8, 2, 32, 32) and config.data.tokens == 4 * 8 * 8
     data = build_data(config)
     train, _ = data.images(config)
@@ -312,9 +302,7 @@ def test_tokens_of_clips_are_ordered_by_frame(few, tmp_path, monkeypatch):
     one = data.tokenizer.inner.decode(ids.view(8, -1)[3:4])
     assert torch.equal(clip[0, 3], one[0])
     seen, inner = [], data.tokenizer.inner.encode
-    monkeypatch.setattr(
-        data.tokenizer.inner, "encode", lambda part: seen.append(len(part)) or inner(part)
-    )
+    monkeypatch.setattr(data.tokenizer.inner, "encode", lambda part: seen.append(len(part)) or inner(part))
     assert torch.equal(data.tokenizer.encode(data.images(config)[0].images[7:8]), ids)
     assert seen == [2] * 4  # frames are encoded two at a time, which suits a CPU's caches
 
@@ -332,9 +320,7 @@ def test_encoded_clips_have_the_protocol_of_their_source(tmp_path):
     out, small = tmp_path / "set", [key for key in SMALL if not key.startswith("metrics.")]
     tokenizer = ["tokenizer=kmeans", "tokenizer.base=taesd", "tokenizer.codes=8", "accelerator=cpu"]
     weights = f"tokenizer.weights={tokenizer_weights(tmp_path / 'weights') / 'taesd'}"
-    encode(
-        compose_encode([*clips.split(), *tokenizer, weights, f"out={out}", "evaluate=false"]), out
-    )
+    encode(compose_encode([*clips.split(), *tokenizer, weights, f"out={out}", "evaluate=false"]), out)
     measured = ["metrics.extractor=classifier", "metrics.samples=8", f"runs_dir={tmp_path}"]
     plain = [key for key in small if "codebook" not in key]
     found = []
@@ -375,9 +361,7 @@ def test_sample_writes_clips_as_gif_or_mp4(few, tmp_path, monkeypatch):
     sample.main(keys)
     sample.main([*keys, "out=a.mp4"])
     assert Image.open("grid.gif").n_frames == 8 and Path("a.mp4").stat().st_size > 0
-    with pytest.raises(
-        UserError, match=r"clips are GIF or MP4 files; end the name in .gif or .mp4"
-    ):
+    with pytest.raises(UserError, match=r"clips are GIF or MP4 files; end the name in .gif or .mp4"):
         sample.main([*keys, "out=a.png"])
 
 

@@ -36,9 +36,7 @@ class Flax:
         padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
         _, height, across, _ = x.shape
         y = sum(
-            padded[:, i : i + height, j : j + across] @ kernel[i, j]
-            for i in range(size)
-            for j in range(size)
+            padded[:, i : i + height, j : j + across] @ kernel[i, j] for i in range(size) for j in range(size)
         )
         return y + self.array(layer, "bias", width) if bias else y
 
@@ -62,9 +60,7 @@ def swish(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-def encode(
-    net: Flax, x: np.ndarray, filters: int, multipliers: list, blocks: int, c: int
-) -> np.ndarray:
+def encode(net: Flax, x: np.ndarray, filters: int, multipliers: list, blocks: int, c: int) -> np.ndarray:
     """[N, H, W, 3] in [0, 1] → [N, h, w, c]"""
     x = net.conv(x, filters, 3, bias=False)
     for level, multiplier in enumerate(multipliers):

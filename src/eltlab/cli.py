@@ -77,8 +77,6 @@ def open_run(overrides: list[str], defaults: Keys) -> tuple[Run, Config, Keys]:
             set_key(node, key, value)
         else:
             known = [*own, *(k for k in flatten(run.config) if k.startswith(OPEN_KEYS))]
-            raise UserError(
-                f"{key}={value}: not a key of a trained run: {suggest(key, known, 'keys')}"
-            )
+            raise UserError(f"{key}={value}: not a key of a trained run: {suggest(key, known, 'keys')}")
     keys = _to_keys(own)  # before the rules, which may read files
     return run, resolve_node(node), keys

@@ -99,9 +99,7 @@ def submit_workers(
     print(f"study: {study.folder}")
 
 
-def submit(
-    jobs: "Sequence[Job]", folder: Path, slurm: SlurmConfig, resources: dict[str, Any]
-) -> list[str]:
+def submit(jobs: "Sequence[Job]", folder: Path, slurm: SlurmConfig, resources: dict[str, Any]) -> list[str]:
     """Submits jobs, several as one array, with their logs in folder. Returns their ids. Raises UserError."""
     submitit = import_submitit()
     limits = {f"{cluster}_max_num_timeout": TIME_LIMITS for cluster in ("slurm", "local")}

@@ -34,9 +34,7 @@ class Keys:
         "loop counts, ramps over the steps such as 4to1, and lists of one count per step; "
         "null: evaluate_loops of the run",
     )
-    samples: int | None = key(
-        None, "samples per loop count; null: metrics.samples of the run", low=1
-    )
+    samples: int | None = key(None, "samples per loop count; null: metrics.samples of the run", low=1)
     seed: int | None = key(None, "seed of the sampling noise; null: the run's seed", low=0)
 
 
@@ -55,9 +53,7 @@ def main(overrides: list[str]) -> None:
     if needs_launch(config):
         launch("evaluate", overrides, config.trainer.devices)
         return
-    prepared = prepare_evaluation(
-        run, config, schedules, config.seed if keys.seed is None else keys.seed
-    )
+    prepared = prepare_evaluation(run, config, schedules, config.seed if keys.seed is None else keys.seed)
 
     from eltlab.evaluation.evaluate import evaluate
 

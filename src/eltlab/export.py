@@ -27,9 +27,7 @@ def main(overrides: list[str]) -> None:
     run, config, keys = open_run(overrides, Keys())
     out = Path(keys.out).expanduser()
     if out.suffix != ".safetensors":
-        raise UserError(
-            f"out={keys.out}: exports are safetensors files; end the name in .safetensors"
-        )
+        raise UserError(f"out={keys.out}: exports are safetensors files; end the name in .safetensors")
 
     from eltlab.runs.export_file import write_export
     from eltlab.runs.loading import load_run

@@ -35,12 +35,8 @@ GIB = 2**30
 
 @dataclass
 class Keys:
-    format: str = key(
-        "text", "json: one JSON object on stdout, and nothing else", choices=("text", "json")
-    )
-    calibrate: bool = key(
-        False, "first time a few steps and passes here; later plans then show times"
-    )
+    format: str = key("text", "json: one JSON object on stdout, and nothing else", choices=("text", "json"))
+    calibrate: bool = key(False, "first time a few steps and passes here; later plans then show times")
     memory: float | None = key(None, "GiB of the device; null: of this machine", above=0)
 
 
@@ -63,9 +59,7 @@ def main(overrides: list[str]) -> None:
         return
     requested_depth = compose_node(parse_overrides(rest)).model.depth
     notes = (
-        split_lines(requested_depth, config)
-        + halting_lines(config)
-        + memory_lines(config, machine, limit)
+        split_lines(requested_depth, config) + halting_lines(config) + memory_lines(config, machine, limit)
     )
     print(config.name, *bill_lines(config, machine), *notes, sep="\n")
 

@@ -33,9 +33,7 @@ def run_command(
                     f"{argument}: a run is one configuration; use python -m eltlab.sweep for several"
                 )
             if argument.startswith("-"):
-                raise UserError(
-                    f"{mask_password(argument)}: only key=value and --help are understood"
-                )
+                raise UserError(f"{mask_password(argument)}: only key=value and --help are understood")
         with ranks.silence_other_ranks():
             main(arguments)
     except UserError as error:

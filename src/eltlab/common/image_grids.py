@@ -53,9 +53,7 @@ def draw_grid(rows: "list[Tensor]", names: list[str]) -> Image.Image:
         top = MARGIN + i * pitch
         ImageDraw.Draw(grid).text((MARGIN, top + tile // 2 - 6), name, fill="black")
         for j, image in enumerate(row):
-            picture = Image.fromarray(
-                image.expand(3, -1, -1).permute(1, 2, 0).numpy()
-            )  # grey → RGB
+            picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())  # grey → RGB
             enlarged = picture.resize((tile, tile), Image.Resampling.NEAREST)
             grid.paste(enlarged, (left + MARGIN + j * pitch, top))
     return grid

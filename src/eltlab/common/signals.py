@@ -63,9 +63,7 @@ class Requests:
 
 
 @contextmanager
-def listening(
-    signals: Sequence[signal.Signals] = STOPS, deferred: bool = False
-) -> Iterator[Requests]:
+def listening(signals: Sequence[signal.Signals] = STOPS, deferred: bool = False) -> Iterator[Requests]:
     """Handles the signals while the block runs; afterwards their former handlers are restored."""
     before = {number: signal.getsignal(number) for number in signals}
     requests = Requests(signals, deferred)

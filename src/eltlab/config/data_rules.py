@@ -74,9 +74,7 @@ def check_data(data: DataConfig, metrics: MetricsConfig) -> None:
             f"{'' if data.name in CLIPS else ', or use data=images, which resizes'}"
         )
     if data.name == "images" and data.root is None:
-        raise UserError(
-            "data.root is missing: data=images needs a folder or a zip of class folders"
-        )
+        raise UserError("data.root is missing: data=images needs a folder or a zip of class folders")
     if data.name == "digits" and data.root is not None:
         raise UserError(f"data.root={data.root}: the digits come with scikit-learn. Remove it.")
     if data.kind == "pixels" and metrics.images is not None:

@@ -5,9 +5,7 @@ import math
 DepthDistribution = dict[int, float]  # share of passes at each loop count; the shares add up to 1
 
 
-def depth_distribution(
-    law: str, low: int, high: int, mean: float | None = None
-) -> DepthDistribution:
+def depth_distribution(law: str, low: int, high: int, mean: float | None = None) -> DepthDistribution:
     """The share of steps at each loop count from low to high.
 
     uniform: every count has the same share. poisson: p(ℓ) ∝ μ^(ℓ − low)/(ℓ − low)!, the Poisson

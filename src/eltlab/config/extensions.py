@@ -74,7 +74,5 @@ def _module(path: Path, content: str, group: str) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(
-            f"{group}={path}: importing it failed: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{group}={path}: importing it failed: {type(error).__name__}: {error}") from error
     return module

@@ -175,11 +175,7 @@ def _known_keys(node: DictConfig) -> list[str]:
     def walk(prefix: str, inner: Any) -> list[str]:
         if not isinstance(inner, DictConfig) or OmegaConf.get_type(inner) is dict:
             return [prefix]  # a mapping that is one value (budget.match) is no section
-        return [
-            leaf
-            for key in inner
-            for leaf in walk(f"{prefix}.{key!s}".lstrip("."), inner._get_node(key))
-        ]
+        return [leaf for key in inner for leaf in walk(f"{prefix}.{key!s}".lstrip("."), inner._get_node(key))]
 
     return walk("", node)
 

@@ -43,9 +43,7 @@ class Anatomy:
     loop_embedding: bool = key(False, "add a learned vector per loop to every token")
     inject_input: bool = key(False, "add a linear map of the loop's input at every later loop")
     residual_scale: bool = key(False, "scale the residual branches of looped layers by 1/(N·√L)")
-    exclusive_attention: bool = key(
-        False, "remove each token's own value from its attention output"
-    )
+    exclusive_attention: bool = key(False, "remove each token's own value from its attention output")
 
 
 @dataclass
@@ -141,9 +139,7 @@ class FlowConfig(ObjectiveConfig):
 class WeightConfig:
     """λ over the run: the weight of the ground truth against the teacher (PAPER: linear, 1 to 0)."""
 
-    shape: str = key(
-        "linear", "how λ goes from start to end", choices=("linear", "cosine", "constant")
-    )
+    shape: str = key("linear", "how λ goes from start to end", choices=("linear", "cosine", "constant"))
     start: float = key(1.0, "λ at the first step, and throughout if constant", low=0, high=1)
     end: float = key(0.0, "λ at the last step", low=0, high=1)
 

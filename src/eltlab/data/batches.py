@@ -30,9 +30,7 @@ def _epoch_order(seed: int, epoch: int, size: int, device: torch.device) -> Tens
     return torch.randperm(size, generator=generator(seed, "order", epoch)).to(device)
 
 
-def batch_indices(
-    seed: int, step: int, batch_size: int, size: int, device: torch.device = CPU
-) -> Tensor:
+def batch_indices(seed: int, step: int, batch_size: int, size: int, device: torch.device = CPU) -> Tensor:
     """Which examples step 0, 1, … trains on, int64 [B]. Shuffled epochs are concatenated and cut into
     batches, so a batch may cross the end of an epoch."""
     first, stop = step * batch_size, (step + 1) * batch_size
@@ -51,9 +49,7 @@ def draw_flips(seed: int, step: int, batch_size: int, device: torch.device = CPU
     return drawn.to(device, non_blocking=True)
 
 
-def select_rows(
-    tensors: Mapping[str, Rows], indices: Tensor, flipped_B: Tensor | None
-) -> dict[str, Tensor]:
+def select_rows(tensors: Mapping[str, Rows], indices: Tensor, flipped_B: Tensor | None) -> dict[str, Tensor]:
     """These rows of each tensor. Flipped rows come from the tensor's FLIPPED twin if it has one, because
     an encoder does not commute with mirroring; otherwise their last axis is reversed."""
     rows = {}
@@ -89,9 +85,7 @@ class BatchLoader:
     Otherwise worker processes read the rows ahead of the steps.
     """
 
-    tensors: Mapping[
-        str, Rows
-    ]  # LABELS int64 [N], and what `to_inputs` takes with its FLIPPED twins
+    tensors: Mapping[str, Rows]  # LABELS int64 [N], and what `to_inputs` takes with its FLIPPED twins
     batch_size: int
     seed: int
     start: int

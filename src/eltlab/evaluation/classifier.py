@@ -66,9 +66,7 @@ class ClassifierMetrics:
             logits = self.classifier.classify(features)
         distance = frechet(statistics(features), self.real.statistics)
         # Not validated, because torchmetrics refuses data of one class.
-        accuracy = multiclass_accuracy(
-            logits, labels, logits.shape[1], average="micro", validate_args=False
-        )
+        accuracy = multiclass_accuracy(logits, labels, logits.shape[1], average="micro", validate_args=False)
         return {"fd_classifier": distance, "accuracy": accuracy.item()}
 
     def distances_between_halves(self) -> dict[str, float]:

@@ -146,9 +146,7 @@ def run_facts(run: Run, model: "AnytimeSampler", counters: dict[str, Any]) -> di
     }
 
 
-def spent_columns(
-    config: Config, spent: list[DepthDistribution], images_seen: int
-) -> dict[str, Any]:
+def spent_columns(config: Config, spent: list[DepthDistribution], images_seen: int) -> dict[str, Any]:
     """The mean loops that the sampling steps ran, what these cost, and the training FLOPs so far."""
     loops = sum(n * share for depths in spent for n, share in depths.items())
     return {

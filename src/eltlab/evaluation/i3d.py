@@ -110,9 +110,7 @@ class I3D(nn.Module):
 def preprocess(clips: Tensor) -> Tensor:
     """uint8 [N, T, C, H, W] → float32 [N, 3, T', 224, 224] in [−1, 1], with T' at least 9."""
     frames = clips.flatten(0, 1).float()
-    resized = interpolate_bilinear_2d_like_tensorflow1x(
-        frames, size=(SIDE, SIDE), align_corners=False
-    )
+    resized = interpolate_bilinear_2d_like_tensorflow1x(frames, size=(SIDE, SIDE), align_corners=False)
     scaled = (2 * resized / 255 - 1).unflatten(0, clips.shape[:2])
     plays = -(-MIN_FRAMES // clips.shape[1])
     long_enough = scaled.repeat(1, plays, 1, 1, 1)

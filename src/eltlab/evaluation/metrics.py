@@ -54,9 +54,7 @@ def build_metrics(config: Config | EncodeConfig, train: Images, device: torch.de
     return InceptionMetrics(config.metrics.weights, reference, device)
 
 
-def check_metrics(
-    config: Config | EncodeConfig, train_images: int, draws: int, device: torch.device
-) -> None:
+def check_metrics(config: Config | EncodeConfig, train_images: int, draws: int, device: torch.device) -> None:
     """Raises, before training, the UserErrors of build_metrics; prints how long FVD will take.
 
     Cheap, but it may download Inception's weights. draws: how many times metrics.samples images will be

@@ -57,9 +57,7 @@ def prepare(config: Config) -> Prepared:
     return prepared
 
 
-def prepare_evaluation(
-    run: Run, config: Config, schedules: list[LoopSchedule], seed: int
-) -> Prepared:
+def prepare_evaluation(run: Run, config: Config, schedules: list[LoopSchedule], seed: int) -> Prepared:
     """`prepare` for a trained run, which needs no training data. Raises UserError."""
     adopt_launcher_devices(config)
 

@@ -9,18 +9,14 @@ from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.sources import pixel_data
 
 
-def evaluation_protocol(
-    config: Config, precision: str, extractor: str, reference: str
-) -> dict[str, Any]:
+def evaluation_protocol(config: Config, precision: str, extractor: str, reference: str) -> dict[str, Any]:
     """The protocol of a row of kind eval. extractor and reference: those of its metrics."""
     samples = config.metrics.samples
     protocol = sampling_protocol(config.sampler, samples, precision, extractor, reference)
     if config.data.frames > 1:
         data = pixel_data(config)
         split = f", split {data.split}" if data.name == "clips" else ""
-        protocol["clips"] = (
-            f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
-        )
+        protocol["clips"] = f"{data.frames} frames, stride {data.stride}, {data.pixels} pixels{split}"
     if config.objective.source is not None:  # an extension samples by its own code
         protocol["objective"] = config.objective.source
     return protocol

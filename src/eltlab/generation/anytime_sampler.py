@@ -138,9 +138,7 @@ class AnytimeSampler:
                 mine, drawn = turn + rank, None
                 if mine < len(batches):
                     chosen = batches[mine]
-                    drawn = self.sample_batch(
-                        labels[chosen], loops, seed, chosen.tolist(), track=mine == 0
-                    )
+                    drawn = self.sample_batch(labels[chosen], loops, seed, chosen.tolist(), track=mine == 0)
                 given = distributed.gather(drawn) or []
                 parts += [part for part in given if part is not None]
                 bar.update(sum(len(part.images) for part in parts))

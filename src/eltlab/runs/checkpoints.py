@@ -18,9 +18,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise UserError(
-            f"{path}: no checkpoint there; train the run first (python -m eltlab.fit …)"
-        )
+        raise UserError(f"{path}: no checkpoint there; train the run first (python -m eltlab.fit …)")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -40,9 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_architecture(
-    module: Any, state: dict[str, Any], path: Path, code: str | None = None
-) -> None:
+def check_architecture(module: Any, state: dict[str, Any], path: Path, code: str | None = None) -> None:
     """Raises UserError naming the first tensor that is missing, unknown or has a different shape.
 
     code: the version that wrote the file, if it is known.

@@ -60,9 +60,7 @@ def one_protocol(table: "DataFrame") -> str:
     names = " and ".join(found["protocol"].iloc[:2])
     differing = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     parts = ", ".join(f"{key} {first.get(key)} against {second.get(key)}" for key in differing)
-    raise UserError(
-        f"rows of protocols {names} cannot be compared: {parts}; choose one with protocol=ID"
-    )
+    raise UserError(f"rows of protocols {names} cannot be compared: {parts}; choose one with protocol=ID")
 
 
 def latest(rows: "DataFrame") -> "DataFrame":

@@ -13,9 +13,7 @@ def application(study: Study, url: str | None) -> tuple[Any, str]:
     try:
         from optuna_dashboard import wsgi
     except ImportError as error:
-        raise UserError(
-            "the dashboard requires optuna-dashboard; pip install optuna-dashboard"
-        ) from error
+        raise UserError("the dashboard requires optuna-dashboard; pip install optuna-dashboard") from error
     from optuna import get_all_study_names
 
     from eltlab.studies.storage import open_storage

@@ -102,9 +102,7 @@ def run_workers(monitor: Monitor, count: int, arguments: list[str]) -> None:
                     if code:  # 0: the worker found no trial left
                         crashes += 1
                         if crashes >= CRASHES:
-                            raise UserError(
-                                f"workers died {crashes} times in a row, the last with {code}"
-                            )
+                            raise UserError(f"workers died {crashes} times in a row, the last with {code}")
                         workers[number] = start_worker(number, arguments)
     finally:
         terminate(workers.values(), GRACE)  # a killed worker's lease expires
@@ -126,6 +124,4 @@ def start_worker(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]"
     rest = [text for text in arguments if text not in urls]
     command = [sys.executable, "-m", "eltlab.sweep", *rest]
     command += [f"worker={number}", f"sweep={os.getpid()}"]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)

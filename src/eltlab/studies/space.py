@@ -43,12 +43,7 @@ def keys_of(space: Mapping[str, Any]) -> list[str]:
 
 def values_of(space: Mapping[str, Any], key: str) -> list[Any]:
     """The values of a key in a grid, over all branches, in order."""
-    found = (
-        params[key]
-        for inner in spaces_in(space)
-        if key in inner
-        for params in grid({key: inner[key]})
-    )
+    found = (params[key] for inner in spaces_in(space) if key in inner for params in grid({key: inner[key]}))
     return list({repr(value): value for value in found}.values())  # by text: 1 and true are equal
 
 
@@ -134,9 +129,7 @@ class Dice:
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         return self.random.choice(choices)
 
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return round(self.suggest_float(name, low, high, step=None if log else step, log=log))
 
     def suggest_float(
@@ -152,8 +145,7 @@ class Dice:
 def draw(space: Mapping[str, Any], trial: Any) -> Params:
     """Draws parameters from a space. trial: a trial of Optuna, or Dice."""
     everywhere = {
-        key: {repr(inner[key]) for inner in spaces_in(space) if key in inner}
-        for key in keys_of(space)
+        key: {repr(inner[key]) for inner in spaces_in(space) if key in inner} for key in keys_of(space)
     }
 
     def draw_branch(inner: Mapping[str, Any], branch: str) -> Params:

@@ -47,9 +47,7 @@ RETRY_SECONDS = 1.0  # between two calls of a storage that refuses
 LEASES = 3  # a caller gives up if the storage refuses for this many leases
 
 # Server and worker notice within a minute that the other's machine is gone, not after TCP's two hours.
-CONNECTION = dict(
-    connect_timeout=10, keepalives_idle=30, keepalives_interval=10, keepalives_count=3
-)
+CONNECTION = dict(connect_timeout=10, keepalives_idle=30, keepalives_interval=10, keepalives_count=3)
 # A server may be configured to end a wait or a lock too early, or too late.
 SESSION = """set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0;
 set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3"""
@@ -85,9 +83,7 @@ class Storage:
             self.optuna.engine.dispose()
 
 
-def retry_refused(
-    call: Callable[[], Answer], lease: float, requests: Requests | None = None
-) -> Answer:
+def retry_refused(call: Callable[[], Answer], lease: float, requests: Requests | None = None) -> Answer:
     """Calls until the storage does not refuse, and returns the answer. Raises Refused after LEASES leases."""
     started = time.monotonic()
     while True:
@@ -163,9 +159,7 @@ def _file_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             reason = "its file system has no file locks (flock)"
-        raise Refused(
-            f"storage={path}: {reason}; choose another folder, or a PostgreSQL database"
-        ) from error
+        raise Refused(f"storage={path}: {reason}; choose another folder, or a PostgreSQL database") from error
 
 
 # --- databases ------------------------------------------------------------------------------------
@@ -175,18 +169,14 @@ def _open_postgres(url: str, study: str) -> Storage:
     target = _parse(url)
     options = {key: value for key, value in CONNECTION.items() if key not in target.query}
     with _database_errors(url):
-        locks = create_engine(
-            target, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
-        )
+        locks = create_engine(target, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options)
         # Workers that start together on an empty database would each create the tables.
         with _advisory_lock(locks, "tables", url):
             storage = _open_tables(
                 url,
                 target.render_as_string(hide_password=False),
                 # max_overflow: Optuna compares the schema's version inside a session.
-                engine_kwargs=dict(
-                    pool_pre_ping=True, pool_size=1, max_overflow=1, connect_args=options
-                ),
+                engine_kwargs=dict(pool_pre_ping=True, pool_size=1, max_overflow=1, connect_args=options),
             )
     lock = partial(_advisory_lock, locks, f"study {study}", url)
     return Storage(storage, mask_password(url), lock, partial(_database_errors, url))

@@ -33,9 +33,7 @@ METRICS = {
 }
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow
-ALLOWED = (
-    20  # at least this many must be allowed; then a sampler will find some (trial_queue.MOST_DRAWS)
-)
+ALLOWED = 20  # at least this many must be allowed; then a sampler will find some (trial_queue.MOST_DRAWS)
 
 
 class PlannedTrial(NamedTuple):
@@ -251,9 +249,7 @@ def check_where(file: StudyFile, base: Config, path: Path) -> None:
             why = f"{group if group in space else 'experiment'} of the space sets it"
         elif OmegaConf.select(requested, key) is None:
             why = "fit derives it from other keys"
-        elif key == "model.depth" and (
-            "unique_layers" in space or requested.unique_layers is not None
-        ):
+        elif key == "model.depth" and ("unique_layers" in space or requested.unique_layers is not None):
             why = "it is unique_layers * loops, plus prelude and coda"
         elif key == "budget.images" and file.matched == "train_flops":
             why = "matched=train_flops sets it"

@@ -87,9 +87,7 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
     presets = plain.get("presets", {})
     for name, differing in presets.items():
         if not isinstance(name, str):
-            raise UserError(
-                f"{path}: presets.{name}: a name must be text; write '{name}' in quotes"
-            )
+            raise UserError(f"{path}: presets.{name}: a name must be text; write '{name}' in quotes")
         check_form(differing, f"{path}: presets.{name}")
     if preset is not None:
         if preset not in presets:
@@ -98,9 +96,7 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
         chosen["base"] = [*plain.get("base", []), *chosen.get("base", [])]
         plain |= chosen
     try:
-        file = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(StudyFile), plain | changes)
-        )
+        file = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), plain | changes))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise UserError(f"{path}: {key}{first_line(error)}") from error
@@ -148,9 +144,7 @@ def check_study(file: StudyFile, path: Path) -> None:
         raise UserError(f"{path}: sampler={file.sampler}: {fix}")
     check_pruner(file, path)
     if not file.space:
-        raise UserError(
-            f"{path}: space is empty; give a key of fit and its choices, e.g. loops: [1, 2]"
-        )
+        raise UserError(f"{path}: space is empty; give a key of fit and its choices, e.g. loops: [1, 2]")
     check_space(file.space, f"{path}: space")
     for name in keys_of(file.space):
         if name in SET_BY_STUDY:

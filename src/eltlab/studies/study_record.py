@@ -38,9 +38,7 @@ def check_folder(record: optuna.Study, study: Study, storage: Storage) -> None:
     known = record.user_attrs.get("folder")
     if known is None:
         record.set_user_attr("folder", str(study.folder.resolve()))
-    elif not study.folder.is_dir() and record.get_trials(
-        deepcopy=False, states=[TrialState.COMPLETE]
-    ):
+    elif not study.folder.is_dir() and record.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         raise UserError(
             f"runs_dir={study.runs_dir}: no runs of {study.name} there, and trials of it in "
             f"{storage.where} are complete; it was started with its runs in {known}: give the "

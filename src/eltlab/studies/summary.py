@@ -38,9 +38,7 @@ def arm_tables(rows: "DataFrame", study: str, metric: str) -> list[str]:
     for protocol in protocols:
         if len(protocols) > 1:
             lines.append(f"protocol {protocol}")
-        lines += arm_lines(
-            comparable_rows.latest(rows[rows["protocol"] == protocol]), study, metric
-        )
+        lines += arm_lines(comparable_rows.latest(rows[rows["protocol"] == protocol]), study, metric)
     return lines
 
 

@@ -38,9 +38,7 @@ class SweepKeys:
     trials: int | None = key(None, "number of trials in place of the file's")
     threads: int | None = key(None, "threads per trial in place of the file's")
     hours: float | None = key(None, "time limit in place of the file's")
-    lease: float = key(
-        60.0, "seconds without a heartbeat after which a trial is taken over", above=0
-    )
+    lease: float = key(60.0, "seconds without a heartbeat after which a trial is taken over", above=0)
     retry: bool = key(False, "run failed trials once more")
     plan: bool = key(False, "print what would run and what it costs, and end")
     # Set by a sweep for the processes it starts: the number of the worker, and the sweep's process id.

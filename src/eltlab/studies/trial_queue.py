@@ -134,9 +134,7 @@ class TrialQueue:
                 # A grid's parameters are known; a sampler's are drawn again, with the same result.
                 keys = GRID_ATTRIBUTES if self.study.file.sampler == "grid" else ()
                 kept = {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
-                self.optuna.enqueue_trial(
-                    trial.params, user_attrs={**kept, "retry_of": trial.number}
-                )
+                self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": trial.number})
 
     # --- claiming ---------------------------------------------------------------------------------
 

@@ -110,9 +110,7 @@ class Worker:
                 self.requests.raise_if_stopped()
                 now = time.monotonic()
                 if now > deadline:
-                    raise UserError(
-                        f"stopped after hours={queue.study.file.hours}{last_lines(log)}"
-                    )
+                    raise UserError(f"stopped after hours={queue.study.file.hours}{last_lines(log)}")
                 if now >= next_call:
                     try:
                         if now - renewed > queue.lease / 4:

@@ -36,9 +36,7 @@ class Call(NamedTuple):
     warmup: int  # rounds before them
 
 
-def benchmark(
-    configs: list[Config], batches: list[int], repeats: int, warmup: int, out: Path
-) -> None:
+def benchmark(configs: list[Config], batches: list[int], repeats: int, warmup: int, out: Path) -> None:
     """Times the configurations, appends the rows to out and prints them as tables.
 
     Args:
@@ -139,9 +137,7 @@ def run_rounds(
         return interleave(actions, call.repeats, call.warmup, lambda n: bar.update(n * images))
 
 
-def time_sampling(
-    sampler: AnytimeSampler, batch: int, loops: int
-) -> tuple[float, list[DepthDistribution]]:
+def time_sampling(sampler: AnytimeSampler, batch: int, loops: int) -> tuple[float, list[DepthDistribution]]:
     """Seconds of one batch of samples, with decoding and the copy to the host, and the loops it ran."""
     labels = torch.arange(batch) % sampler.config.data.classes
     started = time.perf_counter()

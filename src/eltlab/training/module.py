@@ -56,9 +56,7 @@ class LoopedModule(LightningModule):
         if config.trainer.compile:
             stack.compile_blocks()
         self.objective = build_objective(config)
-        self.supervision = build_supervision(
-            config.supervision, config.loops, config.seed, config.steps
-        )
+        self.supervision = build_supervision(config.supervision, config.loops, config.seed, config.steps)
         self.meter = Meter()
         self.start = self.step = 0  # steps done when this process started, and so far
         # Steps without a finite gradient: all, those since the last good one, the longest such row.

@@ -85,9 +85,7 @@ class TimedModel:
             with autocast(self.device, self.precision):
                 loss = module.training_step(batch, n) / micro_batches
             clock.mark()
-            if (
-                n == 0
-            ):  # as late as in Lightning: the old gradients are held during the forward pass
+            if n == 0:  # as late as in Lightning: the old gradients are held during the forward pass
                 self.optimizer.zero_grad()
             loss.backward()
             clock.mark()

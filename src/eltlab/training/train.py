@@ -93,9 +93,7 @@ def strategy_arguments(config: Config) -> dict[str, Any]:
     # Set explicitly: Lightning would detect SLURM and answer its signals with its own checkpoints and
     # requeues. A job started by cluster.py has torchrun's variables too.
     launched = ranks.is_launched()
-    arguments: dict[str, Any] = {
-        "plugins": TorchElasticEnvironment() if launched else LightningEnvironment()
-    }
+    arguments: dict[str, Any] = {"plugins": TorchElasticEnvironment() if launched else LightningEnvironment()}
     if ranks.world_size() == 1:
         return arguments
     if config.trainer.strategy == "fsdp":
@@ -108,9 +106,7 @@ def strategy_arguments(config: Config) -> dict[str, Any]:
     return arguments | {"strategy": strategy}
 
 
-def check_resumable(
-    counters: dict[str, Any], precision: str, data_hash: str, config: Config
-) -> None:
+def check_resumable(counters: dict[str, Any], precision: str, data_hash: str, config: Config) -> None:
     """Raises UserError if a run would continue in a different precision or with different images."""
     trained = counters["precision"]
     if trained != precision:

@@ -30,9 +30,7 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
 
 
 def unreadable(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{printable_name(path)}: not a readable video ({reason}); repair or remove it"
-    )
+    return UserError(f"{printable_name(path)}: not a readable video ({reason}); repair or remove it")
 
 
 def error_reason(error: BaseException) -> str:

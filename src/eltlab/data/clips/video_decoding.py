@@ -93,9 +93,7 @@ class Video:
         self.next_frame = 0
         return self._decode(self.container.demux(self.stream), None)
 
-    def _decode(
-        self, packets: Iterator[av.Packet], key: int | None
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(self, packets: Iterator[av.Packet], key: int | None) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yields (number, frame), starting at the key frame with number key; None: at the file's start."""
         expected = key
         for packet in packets:

@@ -112,9 +112,7 @@ def _marker(manifest: Manifest) -> Path:
     return cache_dir() / "checked" / digest(manifest.id, stamps)
 
 
-def check_shards(
-    root: Path, encoding: Encoding, shards: Mapping[str, list[Shard]]
-) -> dict[str, list[Shard]]:
+def check_shards(root: Path, encoding: Encoding, shards: Mapping[str, list[Shard]]) -> dict[str, list[Shard]]:
     """The shards of each split with their hashes. Raises UserError that names the first bad shard."""
     checked: dict[str, list[Shard]] = {split: [] for split in shards}
     done = 0
@@ -132,9 +130,7 @@ def check_shard(root: Path, shard: Shard, encoding: Encoding) -> Shard:
     expected one ("": any), or contains labels, ids or latents on which training would fail."""
     path = root / shard.file
     if not path.is_file():
-        raise UserError(
-            f"{path}: missing; run the same encode command, which writes missing shards"
-        )
+        raise UserError(f"{path}: missing; run the same encode command, which writes missing shards")
     tensors = read_shard(path, encoding, shard.images)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -71,9 +71,7 @@ def encode_missing(
     return pace
 
 
-def encode_batch(
-    pixels: Tensor, encoding: Encoding, tokenizer: FrozenTokenizer
-) -> dict[str, Tensor]:
+def encode_batch(pixels: Tensor, encoding: Encoding, tokenizer: FrozenTokenizer) -> dict[str, Tensor]:
     """uint8 images or clips → the tensors of a shard without labels, on the CPU."""
     pixels = pixels.to(tokenizer.device)
     adapted = adapt_to_clips(tokenizer, encoding.source.frames)

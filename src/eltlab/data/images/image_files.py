@@ -164,9 +164,7 @@ def load_images(data: DataConfig) -> tuple[Images, Images]:
     return load_or_stream(train, test, data.in_memory)
 
 
-def load_or_stream(
-    train: ImageFiles, test: ImageFiles, in_memory: bool | None
-) -> tuple[Images, Images]:
+def load_or_stream(train: ImageFiles, test: ImageFiles, in_memory: bool | None) -> tuple[Images, Images]:
     """Both splits in memory, or both streamed; None: in memory if they take at most a quarter of it."""
     if in_memory is None:
         size = (len(train) + len(test)) * math.prod(train.shape)

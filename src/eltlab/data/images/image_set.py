@@ -17,9 +17,7 @@ class ImageSet:
     origin: identifies the data of a run: a hash of the files of the images; None: the hash of the images.
     """
 
-    def __init__(
-        self, name: str, images: Tensor, labels: Tensor, origin: str | None = None
-    ) -> None:
+    def __init__(self, name: str, images: Tensor, labels: Tensor, origin: str | None = None) -> None:
         assert images.dtype == torch.uint8 and images.dim() in (4, 5)
         assert len(images) == len(labels)
         self.name, self.images, self.labels = name, images, labels
@@ -61,9 +59,7 @@ class ImageSet:
 def choose_subset(count: int, size: int, name: str) -> np.ndarray:
     """Ascending indices of a seeded subset of a set of this size. Raises UserError."""
     if count > size:
-        raise UserError(
-            f"metrics.reference={count}: {name} has only {size:,} images; give at most {size}"
-        )
+        raise UserError(f"metrics.reference={count}: {name} has only {size:,} images; give at most {size}")
     return np.sort(np.random.default_rng(0).permutation(size)[:count])
 
 

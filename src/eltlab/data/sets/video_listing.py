@@ -19,9 +19,7 @@ def list_videos(root: str | None, split: int = 1) -> Listing:
     path = Path(root).expanduser()
     if not path.is_dir():
         found = "a file" if path.exists() else "does not exist"
-        raise UserError(
-            f"data.root={path}: {found}; give a folder of class folders of videos, unpacked"
-        )
+        raise UserError(f"data.root={path}: {found}; give a folder of class folders of videos, unpacked")
     lists = ucf101.find_lists(path)
     if lists is not None:
         return ucf101.list_official_split(path, lists, split)

@@ -33,9 +33,7 @@ def find_weights(weights: str, subfolder: str | None) -> Path | None:
     # What the hub allows: owner/name. https://huggingface.co/docs/hub/repositories
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights):
         return None
-    raise weights_error(
-        weights, "there is no such file or folder", "a path, or a hub id (owner/name)"
-    )
+    raise weights_error(weights, "there is no such file or folder", "a path, or a hub id (owner/name)")
 
 
 def weights_error(weights: str | Path, problem: str, fix: str) -> UserError:

@@ -48,8 +48,7 @@ def fit_codes(
         distinct = count_distinct(vectors, count)
         if count > distinct:
             raise UserError(
-                f"{key}={count}: the training split has {distinct} distinct {kind}; "
-                "choose at most that many"
+                f"{key}={count}: the training split has {distinct} distinct {kind}; choose at most that many"
             )
         np.save(file, fit_means(vectors, count, kind))
 
@@ -64,9 +63,9 @@ def fit_means(vectors: np.ndarray, count: int, kind: str) -> np.ndarray:
 
     print(f"k-means: {count} codes for {len(vectors):,} {kind}", file=sys.stderr, flush=True)
     # The labels are not needed, and computing them does not change the centres.
-    means = MiniBatchKMeans(
-        count, random_state=0, n_init=3, batch_size=4096, compute_labels=False
-    ).fit(vectors)
+    means = MiniBatchKMeans(count, random_state=0, n_init=3, batch_size=4096, compute_labels=False).fit(
+        vectors
+    )
     return means.cluster_centers_.astype(np.float32)
 
 

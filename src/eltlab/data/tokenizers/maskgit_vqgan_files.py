@@ -92,9 +92,7 @@ def from_flax(content: bytes) -> Tensors:
     return tensors
 
 
-def _number(
-    convolutions: list[str], norms: list[str], blocks: Sequence[str] = ()
-) -> dict[str, str]:
+def _number(convolutions: list[str], norms: list[str], blocks: Sequence[str] = ()) -> dict[str, str]:
     """flax's name → ours. The layers of each kind are given in the order in which they run."""
     kinds = {"Conv": convolutions, "GroupNorm": norms, "ResBlock": blocks}
     return {f"{kind}_{n}": name for kind, names in kinds.items() for n, name in enumerate(names)}

@@ -29,9 +29,7 @@ def psnr(images: Tensor, reconstructed: Tensor) -> float:
     Not by torchmetrics: it takes logarithms in float32, which changes the sixth decimal.
     """
     squares = 0  # integers are exact; in parts, because all clips as int32 would not fit in memory
-    for part, copy in zip(
-        images.split(RECONSTRUCTED), reconstructed.split(RECONSTRUCTED), strict=True
-    ):
+    for part, copy in zip(images.split(RECONSTRUCTED), reconstructed.split(RECONSTRUCTED), strict=True):
         squares += int((part.int() - copy.int()).square().sum(dtype=torch.int64))
     error = squares / images.numel()
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)

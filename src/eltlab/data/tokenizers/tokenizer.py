@@ -87,9 +87,7 @@ class PerFrame:
         ids = [part for part in encoded if isinstance(part, Tensor)]
         if ids:
             return torch.cat(ids).reshape(len(clips), -1)
-        return tuple(
-            None if parts[0] is None else self._join(parts) for parts in zip(*encoded, strict=True)
-        )
+        return tuple(None if parts[0] is None else self._join(parts) for parts in zip(*encoded, strict=True))
 
     def decode(self, drawn: Tensor, /) -> Tensor:
         ids = drawn.dim() == 2
