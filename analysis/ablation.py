@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from eltlab.analysis import command, style
+from eltlab.analysis import command, comparable_rows, style
 from eltlab.analysis.points import (
     caption,
     check_logarithms,
@@ -29,7 +29,6 @@ from eltlab.analysis.points import (
 )
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_si
-from eltlab.runs import comparable_rows
 
 ARM = "arm"
 BASELINES = ("plain", "base", "final")  # arms that are the baseline by default

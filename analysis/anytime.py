@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from eltlab.analysis import command, style
+from eltlab.analysis import command, comparable_rows, style
 from eltlab.analysis.points import (
     ALIKE,
     COSTS,
@@ -33,7 +33,6 @@ from eltlab.analysis.points import (
     points,
     seed_points,
 )
-from eltlab.runs import comparable_rows
 
 COST = "macs_per_sample"
 APART = "trained for each loop count"

@@ -15,10 +15,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eltlab.analysis import command, style
+from eltlab.analysis import command, comparable_rows, style
 from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError, suggest
-from eltlab.runs import comparable_rows
 
 ARMS = 4  # drawn by default
 

@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
-from eltlab.analysis import ablation, anytime, dynamics, pareto, samples, scaling, style
+from eltlab.analysis import ablation, anytime, comparable_rows, dynamics, pareto, samples, scaling, style
 from eltlab.analysis.headline import format_quality, headline, headline_rows
 from eltlab.analysis.points import (
     UNIQUE,
@@ -29,7 +29,6 @@ from eltlab.analysis.points import (
 )
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
-from eltlab.runs import comparable_rows
 
 # The figures of a section: title, alternative text and the function that draws it.
 FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from eltlab.analysis import comparable_rows
 from eltlab.common.errors import UserError
-from eltlab.runs import comparable_rows
 
 QUALITY = (
     "fid",

@@ -12,11 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from eltlab.analysis import command, style
+from eltlab.analysis import command, comparable_rows, style
 from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
-from eltlab.runs import comparable_rows
 
 
 def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:

@@ -10,12 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from eltlab.analysis import command
+from eltlab.analysis import command, comparable_rows
+from eltlab.analysis.arm_table import arm_lines, arm_rows
 from eltlab.analysis.points import choose_metric
 from eltlab.analysis.table_files import save_table
 from eltlab.common.errors import UserError
-from eltlab.runs import comparable_rows
-from eltlab.runs.arm_table import arm_lines, arm_rows
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:

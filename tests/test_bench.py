@@ -14,13 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltlab import bench, fit
+from eltlab.analysis.comparable_rows import comparable
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import slice_of_this_process
 from eltlab.config.cost.flops import train_flops_per_image
 from eltlab.config.network import network
 from eltlab.config.schema import Spent
 from eltlab.data.build import build_data
-from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
 from eltlab.training.timing import (

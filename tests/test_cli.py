@@ -13,11 +13,11 @@ import torch
 
 from eltlab import bench, dashboard, encode, evaluate, export, fit, plan, report, sample, sweep
 from eltlab.analysis.command import read
+from eltlab.analysis.comparable_rows import comparable
 from eltlab.common import command
 from eltlab.common.cache import cache_dir
 from eltlab.config.keys import walk
 from eltlab.config.parsing import is_set_by_group
-from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.composing import compose
 from eltlab.studies.sweep_keys import SweepKeys
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import fails
 
+from eltlab.analysis.comparable_rows import comparable, one_protocol
 from eltlab.common.errors import UserError
-from eltlab.runs.comparable_rows import comparable, one_protocol
 from eltlab.runs.result_table import COLUMNS, load
 from eltlab.runs.row_files import append_rows, read_rows
 

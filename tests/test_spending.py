@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eltlab import evaluate, fit
+from eltlab.analysis.comparable_rows import comparable
 from eltlab.config.cost import flops
 from eltlab.config.schedules import is_loop_schedule, loop_schedule
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.runs.comparable_rows import comparable
 from eltlab.runs.composing import compose
 from eltlab.runs.loading import load
 from eltlab.runs.result_table import load as load_rows

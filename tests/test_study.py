@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from eltlab.runs.comparable_rows import comparable
+from eltlab.analysis.comparable_rows import comparable
 from eltlab.runs.result_table import load
 
 ROOT = Path(__file__).parents[1]

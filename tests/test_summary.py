@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from eltlab.runs.arm_table import arm_lines
-from eltlab.runs.comparable_rows import comparable
+from eltlab.analysis.arm_table import arm_lines
+from eltlab.analysis.comparable_rows import comparable
 from eltlab.runs.result_table import load
 from eltlab.studies.summary import arm_tables
 

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
+from eltlab.analysis import comparable_rows
+from eltlab.analysis.arm_table import arm_lines
 from eltlab.common.text import format_table
-from eltlab.runs import comparable_rows, result_table
-from eltlab.runs.arm_table import arm_lines
+from eltlab.runs import result_table
 from eltlab.studies.study_file import split_metric
 from eltlab.studies.trial_queue import TrialQueue, failed, failure_reason
 

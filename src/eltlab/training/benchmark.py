@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from eltlab.analysis.bench_tables import sample_table, train_table
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import slice_of_this_process
-from eltlab.common.text import example_unit, format_bytes, format_duration, format_si, format_table
+from eltlab.common.text import example_unit
 from eltlab.common.torch_device import choose_device, choose_precision
 from eltlab.config.cost.bill import model_bill, sampling_bill
 from eltlab.config.depths import DepthDistribution
@@ -173,47 +174,3 @@ def quartiles(name: str, values: Any) -> dict[str, float]:
     """Columns with the median and the quartiles."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
     return {name: middle, f"{name}_q25": low, f"{name}_q75": high}
-
-
-def train_table(rows: Rows) -> list[str]:
-    phases = ("forward", "backward", "optimizer", "data")
-    head = ["training step", "seconds", "x twin", "x vanilla", *phases]
-    head += ["examples/s", "utilisation", "peak", "predicted"]
-    lines = [
-        [
-            f"{row['unique_layers']} x {row['loops']} {row['supervision']}",
-            format_duration(row["seconds"]),
-            f"{row['ratio_to_twin']:.2f}",
-            f"{row['ratio_to_vanilla']:.2f}",
-            *(format_duration(row[f"{phase}_seconds"]) for phase in phases),
-            f"{row['images_per_second']:,.1f}",
-            f"{row['mfu']:.0%}",
-            format_bytes(row["peak_memory_bytes"]),
-            format_bytes(row["memory_training_bytes"]),
-        ]
-        for row in rows
-    ]
-    first = rows[0]
-    peak = format_si(first["matmul_flops_per_second"], "FLOP/s")
-    return [
-        f"{first['device']}, {first['precision']}, batch {first['batch_size']}, medians of "
-        f"{first['repeats']}; utilisation of {peak}, one large matrix product",
-        *format_table([head, *lines]),
-    ]
-
-
-def sample_table(rows: Rows) -> list[str]:
-    head = ["samples", "at a time", "seconds", "x twin", "samples/s", "utilisation"]
-    lines = [
-        [
-            f"{row['unique_layers']} x {row['loops_train']} at {row['loops']}",
-            str(row["batch_size"]),
-            format_duration(row["seconds"]),
-            f"{row['ratio_to_twin']:.2f}",
-            f"{row['images_per_second']:,.1f}",
-            f"{row['mfu']:.0%}",
-        ]
-        for row in rows
-    ]
-    title = f"{rows[0]['steps']} sampling steps, guidance {rows[0]['guidance']:g}"
-    return [title, *format_table([head, *lines])]
