@@ -13,9 +13,8 @@ from conftest import perturbed, tiny
 from eltlab.common.package import package_folder
 from eltlab.common.seeds import BatchNoise
 from eltlab.config.network import network
-from eltlab.generation.build import build_objective
-from eltlab.model.backbone import initialise_backbone
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone, initialise_backbone
 from eltlab.model.layers import Attention, exclude_own
 from eltlab.model.loop import build_stack, relative_update
 from eltlab.runs.composing import compose

@@ -26,8 +26,7 @@ from eltlab.config.cost.flops import (
 )
 from eltlab.config.network import Network, network
 from eltlab.config.schema import Spent
-from eltlab.model.backbone import PatchBackbone, TokenBackbone
-from eltlab.model.build import build_backbone
+from eltlab.model.backbone import PatchBackbone, TokenBackbone, build_backbone
 from eltlab.model.patches import Patches
 
 

@@ -10,10 +10,10 @@ from eltlab.common.seeds import BatchNoise, SampleNoise
 from eltlab.config.schedules import evaluations, guidance_scale, loop_schedule
 from eltlab.config.schema import DiffusionSamplerConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.generation.build import build_objective
 from eltlab.generation.diffusion import Diffusion, alpha_sigma, ancestral_step, ddim_step
 from eltlab.generation.guidance import guide
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone
 
 PREDICTIONS = ("v", "epsilon", "x")
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -12,8 +12,8 @@ from eltlab import evaluate, export, fit
 from eltlab.common.errors import UserError
 from eltlab.config.cost import flops
 from eltlab.config.identity import identity
-from eltlab.generation.build import build_objective
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.composing import compose, load_config
 from eltlab.runs.row_files import read_rows

@@ -13,9 +13,9 @@ from eltlab.config.cost import flops
 from eltlab.config.cost.bill import sampling_bill
 from eltlab.config.schema import FlowSamplerConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.generation.build import build_objective
 from eltlab.generation.flow import Flow
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone
 from eltlab.runs.composing import compose
 from eltlab.runs.row_files import read_rows
 from eltlab.training import fit

@@ -17,7 +17,7 @@ from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.generation import masked
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.generation.masked import Masked, MaskedTarget, draw_tokens, unmasking_schedule
-from eltlab.model.build import build_backbone
+from eltlab.model.backbone import build_backbone
 from eltlab.model.patches import Patches
 
 CODES, TOKENS = 7, 16

@@ -25,7 +25,7 @@ from eltlab.config.cost.memory import (
 from eltlab.config.network import network
 from eltlab.config.schema import Spent, SupervisionConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.model.build import build_backbone
+from eltlab.model.backbone import build_backbone
 from eltlab.training.ema import ema_copy
 from eltlab.training.live_memory import LiveMemory
 from eltlab.training.timing import TimedModel

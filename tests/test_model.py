@@ -13,11 +13,11 @@ from eltlab.config.network import Network
 from eltlab.model.backbone import (
     PatchBackbone,
     TokenBackbone,
+    build_backbone,
     initialise_backbone,
     sincos,
     sinusoid,
 )
-from eltlab.model.build import build_backbone
 from eltlab.model.loop import LoopedStack
 from eltlab.model.patches import Patches
 

@@ -10,7 +10,7 @@ import torch
 from eltlab import fit
 from eltlab.common.package import package_folder
 from eltlab.config.parsing import options_of
-from eltlab.model.build import build_backbone
+from eltlab.model.backbone import build_backbone
 from eltlab.runs.composing import compose
 
 ROOT = Path(__file__).parents[1]

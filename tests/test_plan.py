@@ -23,7 +23,7 @@ from eltlab.config.cost.memory import training_memory
 from eltlab.config.cost.twins import TOLERANCE, count_params, iso_params, twin
 from eltlab.config.network import network
 from eltlab.config.parsing import options_of
-from eltlab.model.build import build_backbone
+from eltlab.model.backbone import build_backbone
 from eltlab.runs.composing import compose
 
 KEYS = """unique_layers loops depth width tokens params_total params_blocks params_embedding

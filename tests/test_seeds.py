@@ -8,10 +8,9 @@ from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice, SampleNoise
 from eltlab.data.batches import batch_indices
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.generation.build import build_objective
 from eltlab.generation.masked import Masked
-from eltlab.model.backbone import initialise_backbone
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone, initialise_backbone
 from eltlab.model.patches import Patches
 
 PURPOSES = ("weights", "corrupt", "dropout", "student", "sample", "order")

@@ -16,8 +16,8 @@ from eltlab.config.schema import (
     RandomDepthConfig,
     WeightConfig,
 )
-from eltlab.generation.build import build_objective
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone
 from eltlab.training.module import LoopedModule
 from eltlab.training.supervision import Deep, Final, Ilsd, RandomDepth, build_supervision, ramp
 

@@ -16,14 +16,7 @@ from dataclasses import dataclass
 from eltlab.cli import own_keys
 from eltlab.common.command import run_command
 from eltlab.common.machine import find_machine
-from eltlab.config.cost.bill_table import (
-    bill_lines,
-    halting_lines,
-    memory_lines,
-    split_lines,
-    timed_bill,
-    with_twins,
-)
+from eltlab.config.cost.bill import bill_lines, note_lines, timed_bill, with_twins
 from eltlab.config.key_help import choice_help, help_text, key_help
 from eltlab.config.keys import key
 from eltlab.config.parsing import compose_node, parse_overrides
@@ -58,9 +51,7 @@ def main(overrides: list[str]) -> None:
         print(json.dumps(costs[0] | dict(zip(names, costs[1:], strict=True))))
         return
     requested_depth = compose_node(parse_overrides(rest)).model.depth
-    notes = (
-        split_lines(requested_depth, config) + halting_lines(config) + memory_lines(config, machine, limit)
-    )
+    notes = note_lines(config, machine, limit, requested_depth)
     print(config.name, *bill_lines(config, machine), *notes, sep="\n")
 
 

@@ -8,12 +8,7 @@ from eltlab.common.text import example_unit
 from eltlab.config.schema import Config, DataConfig, EncodeConfig, MetricsConfig
 
 # (size, channels, classes) of the sets whose shape is fixed; data=images and data=clips take any.
-NATIVE = {
-    "digits": (8, 1, 10),
-    "fashion_mnist": (28, 1, 10),
-    "cifar10": (32, 3, 10),
-    "sprites": (64, 3, 9),
-}
+NATIVE = {"digits": (8, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10), "sprites": (64, 3, 9)}
 SPRITES_FRAMES = 8
 CLIPS = ("sprites", "clips")  # sets of clips; all other sets hold images
 MAX_PER_CLASS = 10_000  # samples per class beyond which a distance no longer changes

@@ -46,9 +46,16 @@ def compose_node(
     choices = []
     for key, value in parsed:
         if is_extension(key, value):
-            choices.append(f"{key}={_stand_in(key, value)}")
+            # The option whose sampler and optimizer the extension uses unless they are chosen.
+            kind: Any = load_extension(key, value)
+            stand_in = "final"
+            if key == "objective":
+                stand_in = "masked" if kind.INPUTS == "tokens" else "diffusion"
+            choices.append(f"{key}={stand_in}")
         elif key in groups:
-            _check_option(key, value)
+            options = options_of(package_folder("conf") / key)
+            if value not in options:
+                raise UserError(f"{key}={value}: {suggest(str(value), options, 'options')}")
             choices.append(f"{key}={value}")
         elif is_set_by_group(key):
             group = key.partition(".")[0]
@@ -107,8 +114,7 @@ def typed(composed: DictConfig, schema: Config | EncodeConfig | None = None) -> 
     # budget.match may be a mapping, which is one value and not a section of keys.
     match = plain.get("budget", {}).pop("match", None)
     for key, kinds in schema.KINDS.items():
-        given = plain.get(key)
-        section = given if isinstance(given, dict) else {}
+        section = given if isinstance(given := plain.get(key), dict) else {}
         name, file = section.get("name"), section.get("file")
         if name not in kinds and not file:
             raise UserError(f"{key}.name={name}: choose one of {', '.join(kinds)}")
@@ -171,27 +177,11 @@ def suggest_key(key: str, known: Sequence[str], groups: Sequence[str] = ()) -> s
     return f"did you mean {' or '.join(found)}?" if found else "--help lists every key"
 
 
-def _known_keys(node: DictConfig) -> list[str]:
-    def walk(prefix: str, inner: Any) -> list[str]:
-        if not isinstance(inner, DictConfig) or OmegaConf.get_type(inner) is dict:
-            return [prefix]  # a mapping that is one value (budget.match) is no section
-        return [leaf for key in inner for leaf in walk(f"{prefix}.{key!s}".lstrip("."), inner._get_node(key))]
-
-    return walk("", node)
-
-
-def _stand_in(group: str, file: str) -> str:
-    """The option whose sampler and optimizer an extension uses unless they are chosen."""
-    kind: Any = load_extension(group, file)
-    if group == "supervision":
-        return "final"
-    return "masked" if kind.INPUTS == "tokens" else "diffusion"
-
-
-def _check_option(group: str, value: Any) -> None:
-    options = options_of(package_folder("conf") / group)
-    if value not in options:
-        raise UserError(f"{group}={value}: {suggest(str(value), options, 'options')}")
+def _known_keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
+        return [prefix]  # a mapping that is one value (budget.match) is no section
+    inner = [(node._get_node(key), f"{prefix}.{key!s}".lstrip(".")) for key in node]
+    return [key for value, name in inner for key in _known_keys(value, name)]
 
 
 def groups_of(root: str) -> list[str]:

@@ -47,9 +47,8 @@ def resolve(config: Config) -> Config:
     if not config.evaluate_loops:
         raise UserError("evaluate_loops=[]: give at least one loop count, e.g. [1,2,4]")
     if config.name is None:
-        split = f"{config.unique_layers}x{config.loops}"
-        parts = (config.data.name, config.objective.name, config.model.name, split)
-        config.name = "-".join((*parts, config.supervision.name))
+        names = (config.data.name, config.objective.name, config.model.name)
+        config.name = "-".join((*names, f"{config.unique_layers}x{config.loops}", config.supervision.name))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", config.name) or ".." in config.name:
         raise UserError(
             f"name={config.name}: use letters, digits, '.', '_', '-' and '/', starting with a letter "
@@ -136,11 +135,8 @@ def _check_supervision(config: Config) -> None:
                 f"supervision.inner={inner}: give one weight of at least 0 for all exits below the last, or "
                 f"a list of loops - 1 = {loops - 1}; the last exit has weight 1"
             )
-    if isinstance(supervision, RandomDepthConfig):
-        _check_random_depth(supervision, loops)
-
-
-def _check_random_depth(supervision: RandomDepthConfig, loops: int) -> None:
+    if not isinstance(supervision, RandomDepthConfig):
+        return
     if supervision.max_loops is None:
         supervision.max_loops = loops
     low, high, mean = supervision.min_loops, supervision.max_loops, supervision.mean

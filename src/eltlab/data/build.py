@@ -15,7 +15,7 @@ from eltlab.data.images.image_files import ImageFiles, Images
 from eltlab.data.sources import Splits, load_source_splits, load_splits
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
 from eltlab.data.tokenizers.tokenizer import Tokenizer
-from eltlab.model.build import patches_of
+from eltlab.model.patches import patches_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eltlab.common import distributed, ranks
 from eltlab.common.errors import UserError
 from eltlab.common.machine import find_machine
-from eltlab.config.cost.bill_table import bill_lines
+from eltlab.config.cost.bill import bill_lines
 from eltlab.config.devices import adopt_launcher_devices
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config

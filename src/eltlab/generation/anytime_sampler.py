@@ -18,8 +18,8 @@ from eltlab.config.schedules import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.images.image_set import to_uint8
 from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED, Tokenizer, clips_per_batch
-from eltlab.generation.build import build_objective
 from eltlab.generation.guidance import guide
+from eltlab.generation.objective import build_objective
 
 
 class SampleBatch(NamedTuple):
@@ -68,10 +68,9 @@ class AnytimeSampler:
         """
         classes = torch.as_tensor(labels)
         if classes.ndim == 0:
-            label = classes.item()
+            n = classes.item()
             raise UserError(
-                f"labels={label}: give a list of classes, "
-                f"e.g. sample([{label}]) for one image of class {label}"
+                f"labels={n}: give a list of classes, e.g. sample([{n}]) for one image of class {n}"
             )
         replaced = {"steps": steps, "guidance": guidance, "halting": halting}
         changes = {key: value for key, value in replaced.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The interface of an objective: what is learned, and how samples are drawn."""
+"""The objective of a run: what is learned, and how samples are drawn."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -6,6 +6,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from eltlab.common.seeds import BatchNoise, SampleNoise
+from eltlab.config.schema import Config, DiffusionConfig, FlowConfig, MaskedConfig
+from eltlab.generation.diffusion import Diffusion
+from eltlab.generation.flow import Flow
+from eltlab.generation.masked import Masked
 
 
 class Objective(Protocol):
@@ -35,3 +39,19 @@ class Objective(Protocol):
         sampler: Any,
     ) -> Tensor:
         """Draws [samples, *shape]. predict(step, inputs) is the guided network at a step."""
+
+
+def build_objective(config: Config) -> Objective:
+    """The objective of a configuration. An objective from a user's file builds itself."""
+    objective = config.objective
+    if objective.file is not None:
+        return objective.build(config)
+    match objective:
+        case MaskedConfig():
+            return Masked(config.data.codebook, objective.label_smoothing)
+        case DiffusionConfig():
+            bounds = objective.logsnr_min, objective.logsnr_max
+            return Diffusion(objective.prediction, objective.bias, *bounds, objective.shift)
+        case FlowConfig():
+            return Flow(objective.time_mean, objective.time_std, objective.shift)
+    raise AssertionError(f"no objective {objective.name}")

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltlab.config.network import TIME_FEATURES, Network
+from eltlab.common.seeds import generator
+from eltlab.config.network import TIME_FEATURES, Network, network
+from eltlab.config.schema import Config
 from eltlab.model.layers import ZeroLinear, initialise
 from eltlab.model.loop import PassOutput, build_stack
-from eltlab.model.patches import Patches
+from eltlab.model.patches import Patches, patches_of
 
 
 class TokenBackbone(nn.Module):
@@ -99,6 +101,17 @@ class PatchBackbone(nn.Module):
             shift, scale = modulation.chunk(2, dim=-1)
             x_BTD = x_BTD * (1 + scale) + shift
         return self.patches.join(self.head(x_BTD))
+
+
+def build_backbone(config: Config) -> nn.Module:
+    """The network of a configuration. Its initial weights are a function of the seed."""
+    net = network(config)
+    # torch initialises each module as it is built. Those draws are overwritten below, and must not
+    # advance the global generator.
+    with torch.random.fork_rng(devices=[]):
+        backbone = TokenBackbone(net) if net.masked else PatchBackbone(net, patches_of(config.data))
+    initialise_backbone(backbone, generator(config.seed, "weights"))
+    return backbone
 
 
 def initialise_backbone(backbone: nn.Module, generator: torch.Generator) -> None:

@@ -145,12 +145,7 @@ class Film(Modulated):
         return x_BTD + self.branch(self.mlp.down(hidden))
 
 
-BLOCKS: dict[str, type[Block]] = {
-    "post_norm": PostNorm,
-    "pre_norm": PreNorm,
-    "adaln": AdaLN,
-    "film": Film,
-}
+BLOCKS: dict[str, type[Block]] = {"post_norm": PostNorm, "pre_norm": PreNorm, "adaln": AdaLN, "film": Film}
 
 
 class ZeroLinear(nn.Linear):

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from eltlab.config.schema import DataConfig
+
 
 class Patches(NamedTuple):
     """How images [C, H, W] or clips [F, C, H, W] of this shape are cut into tokens.
@@ -50,3 +52,8 @@ class Patches(NamedTuple):
         p = self.patch
         x = x_BTP.reshape(len(x_BTP), t, h, w, self.frame_patch, self.clip[1], p, p)
         return x.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(x), *self.shape)
+
+
+def patches_of(data: DataConfig) -> Patches:
+    """How a backbone, or a codebook over pixels, cuts the samples of this data set."""
+    return Patches(data.shape, data.patch, data.frame_patch)

@@ -15,7 +15,7 @@ from eltlab.config.schema import Config
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.data.tokenizers.tokenizer import PerFrame, Tokenizer, adapt_to_clips
 from eltlab.data.tokenizers.tokenizer_files import pack_tokenizer, unpack_tokenizer
-from eltlab.model.build import patches_of
+from eltlab.model.patches import patches_of
 from eltlab.runs.composing import parse_config
 
 # Names of tensors that are not the backbone's: the codes over patches, or a prefix for a tokenizer.

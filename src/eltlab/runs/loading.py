@@ -12,7 +12,8 @@ from eltlab.data.encoded.manifest import open_set
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.model.build import build_backbone, patches_of
+from eltlab.model.backbone import build_backbone
+from eltlab.model.patches import patches_of
 from eltlab.runs import export_file
 from eltlab.runs.checkpoints import check_architecture, read_checkpoint
 from eltlab.runs.run_folder import Run

@@ -4,7 +4,7 @@ from collections import Counter
 
 from eltlab.common.machine import find_machine
 from eltlab.common.text import format_duration, format_si, format_table
-from eltlab.config.cost.bill_table import timed_bill
+from eltlab.config.cost.bill import timed_bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.rates import rate_lines
 from eltlab.studies.study import Study, grid_trials

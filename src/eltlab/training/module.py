@@ -15,8 +15,8 @@ from eltlab.common.package import code_version
 from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
 from eltlab.common.torch_device import device_name, peak_memory_bytes
 from eltlab.config.schema import Config
-from eltlab.generation.build import build_objective
-from eltlab.model.build import build_backbone
+from eltlab.generation.objective import build_objective
+from eltlab.model.backbone import build_backbone
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
 from eltlab.training.meter import Meter
 from eltlab.training.sharding import shard_networks, shard_optimizer_state

@@ -1,15 +1,42 @@
-"""The bill of a configuration: its sizes, FLOPs and bytes, under the names that plan prints and rows use."""
+"""The bill of a configuration: its sizes, FLOPs and bytes, under the names that rows use; and as text."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from eltlab.common.machine import Machine
+from eltlab.common.text import format_bytes, format_duration, format_si, format_table
 from eltlab.config.cost import flops
 from eltlab.config.cost.memory import inference_memory, training_memory
+from eltlab.config.cost.rates import find_rate, rate_lines
+from eltlab.config.cost.twins import iso_params, twin
 from eltlab.config.depths import DepthDistribution
 from eltlab.config.network import Network, network
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config
+
+# What is printed: the name of a line, the key of the bill, and how its value is written.
+LINES = (
+    ("width", "width", str),
+    ("parameters", "params_total", format_si),
+    ("  blocks", "params_blocks", format_si),
+    ("  embeddings", "params_embedding", format_si),
+    ("  head", "params_head", format_si),
+    ("MACs per pass", "macs_per_pass", format_si),
+    ("  layers", "macs_per_pass_trunk", format_si),
+    ("    attention", "macs_per_pass_attention", format_si),
+    ("passes per sample (NFE)", "nfe", str),
+    ("MACs per sample", "macs_per_sample", format_si),
+    ("FLOPs per sample", "flops_per_sample", format_si),
+    ("training FLOPs per image", "train_flops_per_image", format_si),
+    ("training images", "images", "{:,.9g}".format),
+    ("training FLOPs", "train_flops_total", format_si),
+    ("training memory", "memory_training_bytes", format_bytes),
+    ("sampling memory", "memory_inference_bytes", format_bytes),
+    ("training time", "train_seconds", format_duration),
+    ("sampling time per sample", "sample_seconds", format_duration),
+)
 
 
 def bill(config: Config, device: str, precision: str) -> dict[str, Any]:
@@ -48,8 +75,7 @@ def model_bill(config: Config, device: str, precision: str) -> dict[str, Any]:
 
 def sampling_bill(config: Config, depths: Sequence[DepthDistribution]) -> dict[str, Any]:
     """NFE, and the MACs of a sample and of its mean pass, if the sampling steps run these depths."""
-    net = network(config)
-    nfe = sum(flops.evaluations_per_step(config))
+    net, nfe = network(config), sum(flops.evaluations_per_step(config))
 
     def total(macs_of_pass: Callable[[Network, int], int]) -> float:
         return flops.cost_per_sample(config, depths, partial(macs_of_pass, net))
@@ -69,3 +95,94 @@ def sampling_bill(config: Config, depths: Sequence[DepthDistribution]) -> dict[s
 def int_if_whole(value: float) -> float:
     """A whole number as an int: rows say 4 loops, not 4.0."""
     return int(value) if value == int(value) else value
+
+
+def with_twins(config: Config) -> list[Config]:
+    """The configuration, its iso-compute twin and its iso-parameter twin."""
+    return [config, twin(config), iso_params(config)]
+
+
+def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
+    """The bill, with the seconds of training and of one sample, or None if this machine is not calibrated."""
+    costs = bill(config, machine.kind, machine.precision)
+    rate = find_rate(config, machine)
+    train = rate and costs["train_flops_total"] / (rate.train * config.world)
+    sample = rate and costs["flops_per_sample"] / rate.sample
+    return {**costs, "train_seconds": train, "sample_seconds": sample}
+
+
+def bill_lines(config: Config, machine: Machine) -> list[str]:
+    """The bill next to those of the twins, with their ratios to it. A unique-layer model stands alone."""
+    arms = with_twins(config) if config.loops > 1 else [config]
+    own, *twins = bills = [timed_bill(arm, machine) for arm in arms]
+    header, splits = ["", "this"], ["layers x loops"]
+    if twins:
+        header += ["iso-compute twin", "ratio", "iso-parameter twin", "ratio"]
+    for costs in bills:
+        splits += [f"{costs['unique_layers']} x {costs['loops']}", ""]
+    rows = [header, splits[: len(header)]]
+    for label, key, write in LINES:
+        if own[key] is not None:
+            row = [label, write(own[key])]
+            for costs in twins:
+                row += [write(costs[key]), f"{costs[key] / own[key]:.2f}" if own[key] else ""]
+            rows.append(row)
+    batch, micro_batches = f"batch {config.batch_size}", config.trainer.accumulate
+    batch += f" over {config.world} devices" if config.world > 1 else ""
+    batch += f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
+    setting = f"memory and times: {batch}, {machine.precision} on {machine.kind}"
+    return [*format_table(rows), setting, *rate_lines(config, machine)]
+
+
+def note_lines(config: Config, machine: Machine, limit: float | None, requested_depth: int) -> list[str]:
+    """Says if unique_layers changed the requested depth, if passes may halt, and if a run needs more than
+    `limit` bytes, with the settings that would fit."""
+    notes, halting = [], config.sampler.halting
+    if requested_depth != config.model.depth:
+        notes.append(
+            f"unique_layers={config.unique_layers} sets the split: {config.model.depth} layers per pass, "
+            f"{config.model.depth / requested_depth:.2f}x the {requested_depth} of model={config.model.name}"
+        )
+    if halting is not None:
+        notes.append(f"sampler.halting={halting:g}: a sample costs this at most")
+    if limit is not None and peak_bytes(config, machine) > limit:
+        training = training_memory(config, machine.kind, machine.precision)
+        sampling = inference_memory(config, machine.kind, machine.precision)
+        notes.append(
+            f"does not fit: training takes {format_bytes(training.total)}, {format_bytes(training.static)} "
+            f"of it for weights, gradients, optimizer and average, sampling {format_bytes(sampling.total)}; "
+            f"{format_bytes(limit)} are available"
+        )
+        fitting = find_fit(config, machine, limit)
+        notes.append("it would fit with" if fitting else "no batch_size fits")
+        notes += [f"  {text}: {format_bytes(size)}" for text, size in fitting]
+    return notes
+
+
+def peak_bytes(config: Config, machine: Machine) -> int:
+    """Peak bytes of a run, which trains and then samples."""
+    both = (training_memory, inference_memory)
+    return max(memory(config, machine.kind, machine.precision).total for memory in both)
+
+
+def find_fit(config: Config, machine: Machine, limit: float) -> list[tuple[str, int]]:
+    """Settings with which a run fits, each at the largest batch that fits, and the bytes they take."""
+    recompute, half = {"recompute": True}, {"precision": "bf16-mixed"}
+    now = replace(config.trainer, precision=machine.precision)
+    found = []
+    for changes in ({}, recompute, half, recompute | half):
+        if any(getattr(now, key) == value for key, value in changes.items()):
+            continue  # the run has this setting already
+        text = " ".join(f"trainer.{key}={value}" for key, value in changes.items()).lower()
+        trainer = replace(now, **changes)
+        # The batch is halved until each device has one image left.
+        for halvings in range(config.micro_batch_size.bit_length()):
+            micro_batches = config.batch_size // config.micro_batch_size
+            batch = (config.micro_batch_size >> halvings) * micro_batches
+            smaller = replace(config, trainer=trainer, batch_size=batch)
+            size = peak_bytes(smaller, machine._replace(precision=trainer.precision))
+            if size <= limit:
+                setting = f"batch_size={batch}" if halvings else ""
+                found.append((f"{text} {setting}".strip(), size))
+                break
+    return found

@@ -16,8 +16,6 @@ from eltlab.config.network import TIME_FEATURES, Network, network
 from eltlab.config.schedules import LoopSchedule, evaluations, loop_schedule
 from eltlab.config.schema import Config, Spent
 
-# --- parameters -----------------------------------------------------------------------------------
-
 
 def params_blocks(net: Network) -> int:
     """Parameters of the layers: prelude, N looped ones, coda.
@@ -60,9 +58,6 @@ def params_head(net: Network) -> int:
 def params_total(net: Network) -> int:
     """All trained parameters."""
     return params_blocks(net) + params_embedding(net) + params_head(net)
-
-
-# --- multiply-adds of a pass ----------------------------------------------------------------------
 
 
 def macs_per_pass(net: Network, loops: int, exits_read: int = 1) -> int:
@@ -109,9 +104,6 @@ def macs_head(net: Network) -> int:
     return net.tokens * net.width * (net.outputs + net.width * net.masked)
 
 
-# --- sampling ----------------------------------------------------------------------------------
-
-
 def requested_depths(loops: LoopSchedule, steps: int) -> list[DepthDistribution]:
     """The depths at each sampling step if no pass halts."""
     return [{count: 1.0} for count in loop_schedule(loops, steps)]
@@ -131,45 +123,30 @@ def cost_per_sample(
 
     depths: for each sampling step, the share of passes at each loop count.
     """
-    steps = zip(evaluations_per_step(config), depths, strict=True)
     return sum(
         passes * sum(share * cost_of_pass(loops) for loops, share in at_step.items())
-        for passes, at_step in steps
+        for passes, at_step in zip(evaluations_per_step(config), depths, strict=True)
     )
-
-
-# --- training ----------------------------------------------------------------------------------
-
-
-def macs_backward(net: Network, loops: int, exits_read: int) -> int:
-    """MACs of the backward of a pass: every product once for the gradient of each of its two factors.
-
-    Patches and time features need no gradient, which spares PdT′ + 256c. Distillation spares nothing: it
-    stops the gradient at the teacher's prediction, before any product.
-    """
-    spared = 0 if net.masked else macs_embedding(net) + TIME_FEATURES * net.cond_width
-    return 2 * macs_per_pass(net, loops, exits_read) - spared
-
-
-def macs_recompute(net: Network, loops: int, exits_read: int) -> int:
-    """MACs that trainer.recompute adds: the forward of every layer once more."""
-    # torch stops repeating a block at the last tensor that the backward reads. If the block ends in
-    # the MLP's second product, dmT, nothing reads its result, and it is not repeated.
-    ends_in_product = net.block in ("pre_norm", "film") and net.dropout == 0
-    unread = ends_in_product * net.width * net.mlp_width * net.trunk_tokens
-    return net.depth_of(loops, exits_read) * (macs_layer(net) - unread)
 
 
 def train_flops_per_image(net: Network, spent: Spent, recompute: bool = False) -> float:
     """FLOPs of training on one image, 2·(forward + backward + recompute), averaged over the steps.
 
-    Optimizer and average are not counted: they take a few FLOPs per parameter and step, and no product.
+    The backward repeats every product once for the gradient of each of its two factors. Optimizer and
+    average are not counted: they take a few FLOPs per parameter and step, and no product.
     """
+    exits = spent.exits_read
+    # Patches and time features need no gradient, which spares PdT′ + 256c. Distillation spares nothing: it
+    # stops the gradient at the teacher's prediction, before any product.
+    spared = 0 if net.masked else macs_embedding(net) + TIME_FEATURES * net.cond_width
+    # torch stops repeating a block at the last tensor that the backward reads. If the block ends in
+    # the MLP's second product, dmT, nothing reads its result, and it is not repeated.
+    ends_in_product = net.block in ("pre_norm", "film") and net.dropout == 0
+    unread = ends_in_product * net.width * net.mlp_width * net.trunk_tokens
 
     def macs(loops: int) -> int:
-        repeated = macs_recompute(net, loops, spent.exits_read) if recompute else 0
-        forward = macs_per_pass(net, loops, spent.exits_read)
-        return forward + macs_backward(net, loops, spent.exits_read) + repeated
+        repeated = recompute * net.depth_of(loops, exits) * (macs_layer(net) - unread)
+        return 3 * macs_per_pass(net, loops, exits) - spared + repeated
 
     return 2 * sum(share * macs(loops) for loops, share in spent.depths.items())
 

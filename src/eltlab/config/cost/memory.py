@@ -63,25 +63,18 @@ def peak(moments: Moments) -> int:
     return max(sum(terms.values()) for terms in moments.values())
 
 
-# --- static ---------------------------------------------------------------------------------------
-
-
 def static_training_bytes(net: Network) -> int:
     """Backbone and average, gradients and AdamW's two moments, and 4 bytes per tensor: fused AdamW's step."""
     # A Linear or LayerNorm has two tensors. A layer has four Linears and two norms. adaln has a
     # modulation instead of the norms, film in addition to them.
-    layer = {"adaln": 10, "film": 14}.get(net.block, 12)
-    outside = (10 if net.masked else 11) + net.loop_embedding + 2 * net.inject_input
-    tensors = net.layers * layer + outside
+    tensors = net.layers * {"adaln": 10, "film": 14}.get(net.block, 12)
+    tensors += (10 if net.masked else 11) + net.loop_embedding + 2 * net.inject_input
     return 2 * static_inference_bytes(net) + F32 * (3 * params_total(net) + tensors)
 
 
 def static_inference_bytes(net: Network) -> int:
     """The averaged weights, and the sine-cosine positions. Masked networks learn their positions."""
     return F32 * (params_total(net) + (0 if net.masked else net.tokens * net.width))
-
-
-# --- a pass ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -114,9 +107,6 @@ class Pass:
         self.normed = 0 if net.block == "post_norm" else F32 * self.d
         # Gradients exist as the pass starts: those of an earlier micro-batch, or DDP's buckets.
         self.keeps_gradients = self.batch > self.samples
-
-
-# --- training -------------------------------------------------------------------------------------
 
 
 def training_pass(config: Config, device: str, precision: str) -> Pass:
@@ -261,8 +251,6 @@ def loss_forward(run: Pass) -> int:
     terms = masked_terms if run.net.masked else 2 + 2 * run.distilled + run.half
     return (run.exits_read * run.e + F32 * terms) * run.net.outputs
 
-
-# --- inference ------------------------------------------------------------------------------------
 
 # Copies of a prediction (or of z, which is as large) that a sampler holds: during a pass, between two
 # passes; and the same two if guidance doubles the pass. maskgit: logits, tempered logits; softmax and

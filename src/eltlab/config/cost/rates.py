@@ -7,6 +7,7 @@ entries of its machine and precision, the one whose sizes are the closest, and p
 import json
 import math
 from collections import namedtuple
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,10 +63,8 @@ def read_rates() -> list[Rate]:
         return []
     found = []
     for line in rates_file().read_text().splitlines():
-        try:
+        with suppress(ValueError, TypeError):
             found.append(Rate(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
     return found
 
 
@@ -100,9 +99,9 @@ def rate_lines(config: Config, machine: Machine) -> list[str]:
     rate = find_rate(config, machine)
     if rate is None:
         return ["time: calibrate=true measures this machine once"] if machine.name else []
-    what = f"{format_si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, "
-    what += f"batch {rate.batch}"
+    what = (
+        f"{format_si(rate.params)} parameters, width {rate.width}, {rate.tokens} tokens, batch {rate.batch}"
+    )
     if rate.has_setup_of(unmeasured_rate(config, machine)):
         what = "this configuration"
-    speed = format_si(rate.train, "FLOP/s")
-    return [f"time: at {speed} of training, measured on {rate.machine} with {what}"]
+    return [f"time: at {format_si(rate.train, 'FLOP/s')} of training, measured on {rate.machine} with {what}"]
