@@ -33,11 +33,7 @@ class TrainingData:
         return self.train, self.test
 
     def batches(
-        self,
-        config: Config,
-        start: int,
-        device: torch.device,
-        batch_slice: BatchSlice = WHOLE_BATCH,
+        self, config: Config, start: int, device: torch.device, batch_slice: BatchSlice = WHOLE_BATCH
     ) -> BatchLoader:
         """The batches of steps start … config.steps − 1, or a slice of each."""
         return BatchLoader(

@@ -33,11 +33,7 @@ class Pace:
 
 
 def encode_missing(
-    out: Path,
-    encoding: Encoding,
-    images: dict[str, Images],
-    tokenizer: FrozenTokenizer,
-    batch: int,
+    out: Path, encoding: Encoding, images: dict[str, Images], tokenizer: FrozenTokenizer, batch: int
 ) -> Pace:
     """Writes the missing shards of this rank's part, each whole or not at all."""
     mine = list_shards(encoding)[ranks.rank() :: ranks.world_size()]

@@ -6,12 +6,7 @@ from pathlib import Path
 
 from eltlab.common.errors import UserError
 from eltlab.data.sets import parquet
-from eltlab.data.sets.class_folders import (
-    arrange_classes,
-    group_by_folder,
-    sort_visible,
-    walk_folder,
-)
+from eltlab.data.sets.class_folders import arrange_classes, group_by_folder, sort_visible, walk_folder
 from eltlab.data.sets.listing import Listing, name_some
 from eltlab.data.sets.zip_names import read_zip_entries
 

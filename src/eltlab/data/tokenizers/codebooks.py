@@ -12,20 +12,10 @@ from eltlab.data.images.image_files import Images, read_with_bar
 from eltlab.data.images.image_set import to_float, to_uint8
 from eltlab.data.tokenizers.autoencoders import Autoencoder
 from eltlab.data.tokenizers.diffusers_models import diffusers_settings
-from eltlab.data.tokenizers.frozen_networks import (
-    Settings,
-    Tensors,
-    full_precision,
-    to_rgb,
-)
+from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, full_precision, to_rgb
 from eltlab.data.tokenizers.kmeans import choose_sample, fit_codes
 from eltlab.data.tokenizers.maskgit_vqgan import VQGAN
-from eltlab.data.tokenizers.tokenizer import (
-    VECTORS_AT_ONCE,
-    FrozenTokenizer,
-    clips_per_batch,
-    network_batch,
-)
+from eltlab.data.tokenizers.tokenizer import VECTORS_AT_ONCE, FrozenTokenizer, clips_per_batch, network_batch
 
 
 class Codebook(FrozenTokenizer):

@@ -25,12 +25,7 @@ def choose_sample(train: Images) -> ImageSet:
 
 
 def fit_codes(
-    name: str,
-    identity: tuple,
-    key: str,
-    count: int,
-    kind: str,
-    make_vectors: Callable[[], np.ndarray],
+    name: str, identity: tuple, key: str, count: int, kind: str, make_vectors: Callable[[], np.ndarray]
 ) -> Tensor:
     """The centres of k-means (seed 0), float32 [count, F], from the cache or fitted and cached.
 

@@ -12,12 +12,7 @@ from eltlab.config.encode_rules import CONTINUOUS, check_tokenizer
 from eltlab.config.schema import TokenizerConfig
 from eltlab.data.images.image_files import Images
 from eltlab.data.tokenizers.autoencoders import Autoencoder, load_autoencoder
-from eltlab.data.tokenizers.codebooks import (
-    LatentCodebook,
-    MaskgitVqgan,
-    VqModel,
-    fit_latent_codebook,
-)
+from eltlab.data.tokenizers.codebooks import LatentCodebook, MaskgitVqgan, VqModel, fit_latent_codebook
 from eltlab.data.tokenizers.diffusers_models import load_pretrained, rebuild
 from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, fingerprint
 from eltlab.data.tokenizers.maskgit_vqgan import build_vqgan
@@ -28,10 +23,7 @@ METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
 
 
 def build_tokenizer(
-    config: TokenizerConfig,
-    train: Images | None,
-    device: str = "cpu",
-    fitted: LatentCodebook | None = None,
+    config: TokenizerConfig, train: Images | None, device: str = "cpu", fitted: LatentCodebook | None = None
 ) -> FrozenTokenizer:
     """The tokenizer of a configuration, on this device. kmeans is fitted to train if the cache has no codes.
 
