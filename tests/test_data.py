@@ -21,8 +21,7 @@ from eltlab.data.tokenizers.patch_codebook import (
     patch_batch,
     stream_batch,
 )
-from eltlab.data.tokenizers.reconstruction import psnr, reconstruct
-from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED
+from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED, psnr, reconstruct
 from eltlab.model.patches import Patches
 
 DIGITS = Patches((1, 8, 8), 2)

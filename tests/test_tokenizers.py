@@ -26,7 +26,7 @@ from eltlab.data.images.image_files import load_images
 from eltlab.data.images.image_set import ImageSet, to_float, to_uint8
 from eltlab.data.tokenizers import kmeans
 from eltlab.data.tokenizers.autoencoders import load_autoencoder
-from eltlab.data.tokenizers.reconstruction import psnr
+from eltlab.data.tokenizers.tokenizer import psnr
 from eltlab.data.tokenizers.tokenizer_files import (
     METADATA,
     build_tokenizer,

@@ -37,8 +37,7 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int, device: torc
     epochs = range(first // size, (stop - 1) // size + 1)
     orders = (_epoch_order(seed, epoch, size, device) for epoch in epochs)
     starts = (epoch * size for epoch in epochs)
-    parts = [order[max(first - e, 0) : stop - e] for order, e in zip(orders, starts, strict=True)]
-    return torch.cat(parts)
+    return torch.cat([order[max(first - e, 0) : stop - e] for order, e in zip(orders, starts, strict=True)])
 
 
 def draw_flips(seed: int, step: int, batch_size: int, device: torch.device = CPU) -> Tensor:
@@ -79,11 +78,8 @@ def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise | None) -> Tensor:
 
 @dataclass(eq=False)
 class BatchLoader:
-    """Iterates over (inputs, labels) of each micro-batch of steps start … stop − 1, on the device.
-
-    If all tensors are in memory, they are moved to the device once and a step only gathers its rows.
-    Otherwise worker processes read the rows ahead of the steps.
-    """
+    """Iterates over (inputs, labels) of each micro-batch of steps start … stop − 1, on the device. If all
+    tensors are in memory, they are moved there once; otherwise worker processes read ahead of the steps."""
 
     tensors: Mapping[str, Rows]  # LABELS int64 [N], and what `to_inputs` takes with its FLIPPED twins
     batch_size: int
@@ -128,10 +124,7 @@ class BatchLoader:
         for step, batch_slice in self._micro_batches():
             rows = batch_slice.rows(self.batch_size)
             indices = batch_indices(self.seed, step, self.batch_size, size, device)[rows]
-            flipped_B = None
-            if self.flip:
-                flipped_B = draw_flips(self.seed, step, self.batch_size, device)[rows]
-            yield indices, flipped_B
+            yield indices, draw_flips(self.seed, step, self.batch_size, device)[rows] if self.flip else None
 
     def _read_ahead(self) -> Iterator[dict[str, Tensor]]:
         # As arrays: a tensor would be sent as a file handle, which its sender may close too early.

@@ -60,8 +60,7 @@ class TrainingData:
         return labels | {"images": train if isinstance(train, ImageFiles) else train.images}
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
-        """Inputs (pixels as uint8) and labels of at most this many test examples, chosen by a fixed seed,
-        for validation."""
+        """Inputs (pixels as uint8) and labels of at most this many test examples, by a fixed seed."""
         if isinstance(self.test, EncodedSplit):
             return self.test.subset(most)
         test = self.test.subset(min(most, len(self.test)))

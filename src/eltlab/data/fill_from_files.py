@@ -9,7 +9,7 @@ from eltlab.data.sets.video_listing import list_videos
 
 
 def fill_from_files(data: DataConfig) -> None:
-    """Fills in what the files of data.root decide. Raises UserError."""
+    """Raises UserError if files are missing, or the configuration differs from the set."""
     check_clips(data)
     if data.classes == 0:
         data.classes = len(listed_classes(data))

@@ -37,9 +37,8 @@ class _CatchErrors(Dataset):
 def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
     """dataset[item] for each item, in order. Raises UserError if the dataset does, or if a worker is killed.
 
-    Args:
-        workers: number of worker processes; 0: this process reads.
-        pin: read into page-locked memory, so that copies to the device run in the background.
+    workers: number of worker processes; 0: this process reads.
+    pin: read into page-locked memory, so that copies to the device run in the background.
     """
     loader: DataLoader = DataLoader(
         _CatchErrors(dataset),

@@ -16,21 +16,15 @@ Splits = tuple[Images, Images]
 
 def load_splits(data: DataConfig) -> Splits:
     """(train, test) of images or clips. Raises UserError if files are missing or broken."""
-    match data.name:
-        case "digits":
-            return load_digits()
-        case "fashion_mnist":
-            return load_fashion_mnist(data.root)
-        case "cifar10":
-            return load_cifar10(data.root)
-        case "clips":
-            # Imported late: PyAV includes FFmpeg, which takes long to load.
-            from eltlab.data.clips.clip_files import load_clips
+    if data.name == "digits":
+        return load_digits()
+    if data.name == "clips":
+        # Imported late: PyAV includes FFmpeg, which takes long to load.
+        from eltlab.data.clips.clip_files import load_clips
 
-            return load_clips(data)
-        case "sprites":
-            return load_sprites(data.root)
-    return load_images(data)
+        return load_clips(data)
+    by_root = {"fashion_mnist": load_fashion_mnist, "cifar10": load_cifar10, "sprites": load_sprites}
+    return by_root[data.name](data.root) if data.name in by_root else load_images(data)
 
 
 def class_names(data: DataConfig) -> list[str]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from eltlab.common.cache import cache_dir, make_once
 from eltlab.data.images.image_files import Images
-from eltlab.data.tokenizers.reconstruction import psnr, reconstruct
-from eltlab.data.tokenizers.tokenizer import Tokenizer
+from eltlab.data.tokenizers.tokenizer import Tokenizer, psnr, reconstruct
 from eltlab.evaluation.metrics import Metrics
 from eltlab.evaluation.protocol import protocol_id
 

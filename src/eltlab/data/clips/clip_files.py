@@ -12,7 +12,7 @@ from eltlab.data.clips.timelines import Timelines, raise_unusable, read_timeline
 from eltlab.data.clips.video_decoding import Video, frame_to_image
 from eltlab.data.images.image_decoding import TRANSFORM, resize_and_crop
 from eltlab.data.images.image_files import ImageFiles, Images, load_or_stream
-from eltlab.data.sets.file_stamps import file_stamps
+from eltlab.data.sets.image_listing import file_stamps
 from eltlab.data.sets.listing import ListedSplit, Listing
 from eltlab.data.sets.video_listing import list_videos
 
@@ -22,9 +22,8 @@ CUT = "windows laid end to end, 1"  # change the number whenever frames change
 class ClipFiles(ImageFiles):
     """Labelled clips in a folder of videos, each read and decoded when it is requested.
 
-    Args:
-        split: names are VIDEO#WINDOW: a path relative to root, and the number of a window in that video.
-        data: a window has frames × stride frames; its clip is every stride-th of them.
+    split: names are VIDEO#WINDOW: a path relative to root, and the number of a window in that video.
+    data: a window has frames × stride frames; its clip is every stride-th of them.
     """
 
     # PyAV includes FFmpeg, which decodes and converts to RGB.

@@ -34,12 +34,9 @@ Sheets = dict[str, np.ndarray]  # by name, such as hair/1.png; uint8 [1344, 832,
 
 
 def load_sprites(root: str | None) -> tuple[ImageSet, ImageSet]:
-    """(train, test): 9,000 and 2,664 clips, uint8 [N, 8, 3, 64, 64], sorted by class.
-
-    They are composed once, then read from the cache. Raises UserError if a sheet is missing or broken.
-
-    root: the folder of the sheets, or a tar of it.
-    """
+    """(train, test): 9,000 and 2,664 clips, uint8 [N, 8, 3, 64, 64], sorted by class. Composed once, then
+    read from the cache. root: the folder of the sheets, or a tar of it. Raises UserError if one is missing
+    or broken."""
     sheets = read_sheets(root)
     # The official split was drawn with NumPy's legacy generator.
     figures = np.random.RandomState(SEED).permutation(VARIANTS ** len(LAYERS))

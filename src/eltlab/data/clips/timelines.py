@@ -15,7 +15,7 @@ from eltlab.common.progress import Bar
 from eltlab.common.text import printable_name
 from eltlab.data.clips.open_video import error_reason, open_video, unreadable
 from eltlab.data.readahead import read_ahead
-from eltlab.data.sets.file_stamps import file_stamps
+from eltlab.data.sets.image_listing import file_stamps
 
 VIDEOS_PER_WORKER = 8  # with fewer videos per worker, starting it takes longer than it saves
 NAMED = 5  # how many unusable videos a message names after the first
@@ -87,7 +87,11 @@ def read_timeline(path: Path) -> Timeline:
     if len(shown) < len(times):
         return Timeline(len(times), 0, 0, timed=0)
     shown.sort()  # packets come in decoding order
-    if not _are_even(shown):
+    spacing = (shown[-1] - shown[0]) / max(len(shown) - 1, 1)
+    # Rounding moves a time by less than one unit (slightly more if rounded twice). If a unit is a whole
+    # frame, a missing frame moves its neighbours by almost half of one, hence the quarter.
+    tolerance = min(1.1, spacing / 4)
+    if any(abs(time - shown[0] - i * spacing) > tolerance for i, time in enumerate(shown)):
         raise UserError(
             f"{printable_name(path)}: frames at uneven times (variable frame rate); convert it with "
             "ffmpeg -i FILE -vf fps=25 OUT"
@@ -95,20 +99,9 @@ def read_timeline(path: Path) -> Timeline:
     return Timeline(len(shown), shown[0], shown[-1], int(complete and not made_up))
 
 
-def _are_even(times: list[int]) -> bool:
-    """Whether ascending times are evenly spaced, apart from rounding to the stream's unit."""
-    spacing = (times[-1] - times[0]) / max(len(times) - 1, 1)
-    # Rounding moves a time by less than one unit (slightly more if rounded twice). If a unit is a whole
-    # frame, a missing frame moves its neighbours by almost half of one, hence the quarter.
-    tolerance = min(1.1, spacing / 4)
-    return all(abs(time - times[0] - i * spacing) <= tolerance for i, time in enumerate(times))
-
-
 def read_timelines(root: Path, names: list[str], workers: int) -> Timelines:
-    """The timeline of each video, read once and again only if its file changes. Raises one UserError for all
-    unusable videos."""
-    key = digest(str(root.resolve()), "timelines, 2", av.__version__)
-    path = cache_dir() / "clips" / f"{key}.json"
+    """The timeline of each video, cached until its file changes. Raises one UserError for all bad videos."""
+    path = cache_dir() / "clips" / f"{digest(str(root.resolve()), 'timelines, 2', av.__version__)}.json"
     stamps = {n: list(stamp) for n, stamp in zip(names, file_stamps(root, names), strict=True)}
     with file_lock(path.with_suffix(".lock")):
         cached: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}

@@ -60,10 +60,8 @@ class EncodedSplit:
     def __init__(self, manifest: Manifest, split: str) -> None:
         """Raises UserError if a shard is missing or differs from the manifest."""
         self.encoding, self.name, self.origin = manifest.encoding, split, manifest.id
-        shards = [
-            read_shard(manifest.root / shard.file, self.encoding, shard.images)
-            for shard in manifest.shards[split]
-        ]
+        root, listed = manifest.root, manifest.shards[split]
+        shards = [read_shard(root / shard.file, self.encoding, shard.images) for shard in listed]
         self.labels = torch.cat([shard[LABELS] for shard in shards]).long()
         self.tensors = {
             name: MappedRows([shard[name] for shard in shards], self.encoding.shard)

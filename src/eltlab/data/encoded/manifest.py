@@ -95,8 +95,7 @@ def read_manifest(root: str | Path) -> Manifest:
         shards = {name: [Shard(*shard) for shard in plain["shards"][name]] for name in SPLITS}
         manifest = Manifest(folder, parse_encoding(plain["encoding"]), shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = "not a manifest of this version"
-        raise UserError(f"{path}: {what}; encode the images again") from error
+        raise UserError(f"{path}: not a manifest of this version; encode the images again") from error
     if manifest.id != plain.get("id"):
         raise UserError(f"{path}: changed by hand or damaged; encode the images again")
     return manifest
@@ -118,8 +117,7 @@ def open_set(data: DataConfig) -> Manifest:
             f"data.root={data.root}: another encoded set ({manifest.id}) than the requested "
             f"{data.encoding}; give the folder of that set"
         )
-    kind = manifest.encoding.kind
-    if kind != data.kind:
+    if (kind := manifest.encoding.kind) != data.kind:
         raise UserError(f"data.root={data.root}: holds {kind}; choose data={kind}")
     for key, found in decided_keys(manifest.encoding).items():
         wanted = getattr(data, key)

@@ -40,8 +40,7 @@ def describe_encoding(
     flips: bool,
     shard: int,
 ) -> Encoding:
-    """What the set will contain. Raises UserError if the size of the images is no multiple of the factor of
-    the tokenizer."""
+    """Raises UserError if the size of the images is no multiple of the factor of the tokenizer."""
     *clip, channels, size, _ = images["train"].shape
     if size % tokenizer.factor:
         raise UserError(
@@ -72,8 +71,7 @@ def describe_encoding(
 
 
 def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None:
-    """Starts the set in a folder, or resumes it. Raises UserError if the folder holds another encoding or
-    other files."""
+    """Starts the set in a folder, or resumes it. Raises UserError if it holds anything else."""
     with file_lock(out / LOCK):
         if (out / ENCODING).is_file():
             started, wanted = _read_encoding(out).identity(), encoding.identity()
@@ -97,10 +95,8 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
 
 
 def load_started_codebook(out: Path) -> LatentCodebook | None:
-    """The k-means codebook with which the set was started, or None if it is missing or damaged.
-
-    Fitted again without the cache, k-means may give other codes, with which the set cannot be resumed.
-    """
+    """The k-means codebook with which the set was started, or None if it is missing or damaged. Fitted
+    again without the cache, k-means may give other codes, with which the set cannot be resumed."""
     try:
         encoding, tokenizer = _read_encoding(out), load_tokenizer(out / TOKENIZER)
     except UserError:
@@ -117,11 +113,9 @@ def _read_encoding(out: Path) -> Encoding:
 
 
 def _withdraw_stale_manifest(out: Path, encoding: Encoding) -> None:
-    """Removes the manifest if shards are missing or if it was changed.
-
-    A shard that is encoded again on another device has other bits. So only the shards that are still there
-    must have the hashes of the manifest, which HASHES keeps until there is a new manifest.
-    """
+    """Removes the manifest if shards are missing or if it was changed. A shard that is encoded again on
+    another device has other bits. So only the shards that are still there must have the hashes of the
+    manifest, which HASHES keeps until there is a new manifest."""
     try:
         manifest = read_manifest(out)
     except UserError:
@@ -146,9 +140,7 @@ def _read_hashes(out: Path) -> dict[str, str]:
 
 def finish_set(out: Path, encoding: Encoding, again: bool = False) -> Manifest:
     """The manifest of a set whose shards are all written. Raises UserError if a shard is damaged.
-
-    again: check the shards even if they were checked before.
-    """
+    again: check the shards even if they were checked before."""
     with file_lock(out / LOCK):
         if not (out / NAME).is_file():
             known = _read_hashes(out)

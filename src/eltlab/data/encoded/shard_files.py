@@ -51,10 +51,8 @@ def list_shards(encoding: Encoding) -> list[tuple[str, str, range]]:
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a whole shard or nothing. Raises UserError if it cannot be written.
-
-    If another process has written it in the meantime, that file stays: a manifest may contain its hash.
-    """
+    """Writes a whole shard or nothing. Raises UserError if it cannot be written. If another process
+    has written it in the meantime, that file stays: a manifest may contain its hash."""
     content = save({name: value.contiguous() for name, value in tensors.items()})
     try:
         with atomic_path(path, keep=path.parent / LOCK) as temporary:
@@ -83,10 +81,7 @@ def corrupt_shard(path: Path, what: str) -> UserError:
 
 def check_set(manifest: Manifest, again: bool = False) -> None:
     """Checks every shard, unless these very files were checked before. If several processes call it, one
-    checks and the others wait. Raises UserError that names the shard.
-
-    again: check the shards even if they were checked before.
-    """
+    checks and the others wait. Raises UserError that names the shard. again: check in any case."""
 
     def check(temporary: Path) -> None:
         check_shards(manifest.root, manifest.encoding, manifest.shards)
@@ -143,6 +138,5 @@ def check_shard(root: Path, shard: Shard, encoding: Encoding) -> Shard:
             if not value.isfinite().all():
                 raise corrupt_shard(path, f"{name} is not finite everywhere")
         elif len(value) and not 0 <= int(value.min()) <= int(value.max()) < limit:
-            what = f"{name} from {value.min()} to {value.max()}, not 0 to {limit - 1}"
-            raise corrupt_shard(path, what)
+            raise corrupt_shard(path, f"{name} from {value.min()} to {value.max()}, not 0 to {limit - 1}")
     return shard._replace(sha256=found)

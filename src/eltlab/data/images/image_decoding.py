@@ -11,16 +11,13 @@ TRANSFORM = "short side and centre crop, bicubic, 1"  # change the number whenev
 
 
 def decode_image(content: bytes, size: int, channels: int, name: str) -> np.ndarray:
-    """uint8 [channels, size, size]: upright, transparency over black, resized and centre-cropped.
-
-    An image of this size keeps its pixels. Raises UserError. name: the file, for the message.
-    """
+    """uint8 [channels, size, size]: upright, transparency over black, resized and centre-cropped. An image
+    of this size keeps its pixels. Raises UserError. name: the file, for the message."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return resize_and_crop(ImageOps.exif_transpose(image), size, channels)
     except Exception as error:  # Pillow's readers raise almost anything for a broken file
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "unknown format" if unknown else first_line(error)
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise UserError(f"{name}: not a readable image ({reason}); repair or remove it") from error
 
 

@@ -24,8 +24,7 @@ from eltlab.data.images.image_decoding import TRANSFORM, decode_image
 from eltlab.data.images.image_set import ImageSet, choose_subset
 from eltlab.data.readahead import read_ahead
 from eltlab.data.sets import parquet
-from eltlab.data.sets.file_stamps import file_stamps
-from eltlab.data.sets.image_listing import list_images
+from eltlab.data.sets.image_listing import file_stamps, list_images
 from eltlab.data.sets.listing import ListedSplit
 
 MEMORY_SHARE = 4  # by default, a set is loaded if it takes at most a quarter of the memory
@@ -41,7 +40,6 @@ class ImageFiles(Dataset):
     """Labelled images in a folder, a zip or Parquet files, each read and decoded when it is requested.
 
     DataLoader copies it to worker processes. Its items are batches: the index is a list of indices.
-
     root: the folder or file that the names of the split are relative to.
     """
 
@@ -154,8 +152,7 @@ def read_with_bar(verb: str, images: Images, batch: int) -> Iterator[Tensor]:
 
 
 def load_images(data: DataConfig) -> tuple[Images, Images]:
-    """(train, test) of data=images. Raises UserError if data.root has too few images, or not
-    data.classes classes."""
+    """(train, test) of data=images. Raises UserError if it has too few, or not data.classes classes."""
     listing = list_images(data.root)
     listing.check_class_count(data.classes)
     listing.check_examples()

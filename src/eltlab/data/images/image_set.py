@@ -12,14 +12,11 @@ from eltlab.common.errors import UserError
 
 
 class ImageSet:
-    """Images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N].
-
-    origin: identifies the data of a run: a hash of the files of the images; None: the hash of the images.
-    """
+    """Images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N]. origin: identifies the
+    data of a run: a hash of the files of the images; None: the hash of the images."""
 
     def __init__(self, name: str, images: Tensor, labels: Tensor, origin: str | None = None) -> None:
-        assert images.dtype == torch.uint8 and images.dim() in (4, 5)
-        assert len(images) == len(labels)
+        assert images.dtype == torch.uint8 and images.dim() in (4, 5) and len(images) == len(labels)
         self.name, self.images, self.labels = name, images, labels
         self._origin = origin
 

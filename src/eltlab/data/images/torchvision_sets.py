@@ -26,19 +26,14 @@ WITHOUT_DOWNLOAD = {
 
 def load_fashion_mnist(root: str | None) -> tuple[ImageSet, ImageSet]:
     """(train, test), sorted by class. Raises UserError if a file is missing or broken, or the download fails.
-
-    root: a folder with the four idx files, compressed or not, or torchvision's folder.
-    """
+    root: a folder with the four idx files, compressed or not, or torchvision's folder."""
     folder = Path(root) if root is not None else _download("FashionMNIST")
     return _read_fashion(folder, "train", "train"), _read_fashion(folder, "test", "t10k")
 
 
 def load_cifar10(root: str | None) -> tuple[ImageSet, ImageSet]:
     """(train, test), sorted by class. Raises UserError if a file is missing or its MD5 differs, or the
-    download fails.
-
-    root: a folder with cifar-10-batches-py or cifar-10-python.tar.gz.
-    """
+    download fails. root: a folder with cifar-10-batches-py or cifar-10-python.tar.gz."""
     from torchvision.datasets import CIFAR10
 
     folder = _find_cifar10(Path(root)) if root is not None else _download("CIFAR10")
@@ -133,7 +128,6 @@ def _download(name: str) -> Path:
             dataset(folder, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"data.root=null: {name} cannot be downloaded ({reason}); give {WITHOUT_DOWNLOAD[name]}"
-        ) from error
+        fix = f"give {WITHOUT_DOWNLOAD[name]}"
+        raise UserError(f"data.root=null: {name} cannot be downloaded ({reason}); {fix}") from error
     return folder

@@ -11,8 +11,7 @@ HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$))")  # files and folders that are no
 
 
 def walk_folder(root: Path) -> list[str]:
-    """Every file below root, as a relative path. Follows links; each class enters a folder only once, so
-    that loops of links end."""
+    """Every file below root, as a relative path. Follows links; loops of links end."""
 
     def fail(error: OSError) -> None:
         raise error  # os.walk would skip an unreadable folder silently
@@ -26,7 +25,7 @@ def walk_folder(root: Path) -> list[str]:
         subfolders.sort()
         for name in subfolders.copy():
             target = os.path.realpath(os.path.join(folder, name))
-            # ROOT/SPLIT/CLASS: anything deeper belongs to one class. Two classes may share a folder.
+            # Each class enters a folder only once. ROOT/SPLIT/CLASS: anything deeper belongs to one class.
             key = (*(prefix + name).split(os.sep)[:2], target)
             if key in entered or Path(real_folder).is_relative_to(target):
                 subfolders.remove(name)  # os.walk enters only what is left in its list
@@ -44,10 +43,8 @@ def sort_visible(names: list[str], suffixes: tuple[str, ...]) -> list[str]:
 def arrange_classes(root: Path, names: list[str], unit: str = "images", depth: int = 0) -> Listing:
     """Sorts files into splits and classes by their folders. Raises UserError.
 
-    Args:
-        names: paths relative to root, in natural order.
-        unit: what error messages call the files.
-        depth: 1 if all names share a top folder, which is skipped; else 0.
+    names: paths relative to root, in natural order. unit: what error messages call the files.
+    depth: 1 if all names share a top folder, which is skipped; else 0.
     """
     folders = group_by_folder(names, depth)
     splits = {name.lower(): members for name, members in folders.items()}

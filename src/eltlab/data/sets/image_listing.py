@@ -1,4 +1,4 @@
-"""Lists image sets (class folders, a zip or Parquet files) without opening an image or importing torch."""
+"""Lists and stamps image sets (folders, a zip, Parquet) without opening an image or importing torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +28,9 @@ def list_each_root_once() -> Iterator[None]:
 
 
 def list_images(root: str | None) -> Listing:
-    """The images of data.root: ROOT/{train,test}/CLASS/IMAGE or ROOT/CLASS/IMAGE.
-
-    ROOT is a folder, a zip of one (with or without the folder itself), or Parquet files in the layout of
-    the Hugging Face hub. Raises UserError.
-    """
+    """The images of data.root: ROOT/{train,test}/CLASS/IMAGE or ROOT/CLASS/IMAGE. ROOT is a folder, a
+    zip of one (with or without the folder itself), or Parquet files in the layout of the Hugging Face hub.
+    Raises UserError."""
     if root is None:
         raise UserError("data.root is missing: data=images requires class folders or a zip of them")
     path = Path(root).expanduser()
@@ -73,3 +71,16 @@ def _check_unmixed(root: Path) -> None:
             f"data.root={root}: has class folders of images ({name_some(classes)}) and "
             f"{parquet.parquet_files(root)[0].name}; move one of the two elsewhere"
         )
+
+
+def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
+    """(size in bytes, change marker) of each file: one differs if its content does. Raises UserError."""
+    # Parquet: the CRC of the file's footer. Zip: the CRC of the entry. Folder: the time of the inode's last
+    # change, which no program can set, unlike the time of modification.
+    if parquet.parquet_files(root):
+        return parquet.file_stamps(root, names)
+    if root.is_file():
+        entries = {entry.filename: entry for entry in read_zip_entries(root)}
+        return [(entries[name].file_size, entries[name].CRC) for name in names]
+    stats = [(root / name).stat() for name in names]
+    return [(stat.st_size, stat.st_ctime_ns) for stat in stats]

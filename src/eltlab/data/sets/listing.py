@@ -13,10 +13,8 @@ HOLD_OUT = 10  # if none exists, every tenth example of a class is a test exampl
 
 @dataclass
 class ListedSplit:
-    """Names of examples relative to the root, and their labels.
-
-    Sorted by label, then by name in natural order; sets in Parquet files keep the order of their rows.
-    """
+    """Names of examples relative to the root, and their labels. Sorted by label, then by name in natural
+    order; sets in Parquet files keep the order of their rows."""
 
     names: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -56,8 +54,8 @@ class Listing:
         for label, name in enumerate(self.classes):
             if counts[label] < 2:
                 raise UserError(
-                    f"data.root={self.root}: class {name} has {counts[label]} training {unit}; each "
-                    "class requires at least two"
+                    f"data.root={self.root}: class {name} has {counts[label]} training {unit}; each class "
+                    "requires at least two"
                 )
         if not self.test.names:
             raise UserError(

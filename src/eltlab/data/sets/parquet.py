@@ -81,10 +81,8 @@ def _open(path: Path, modified: int) -> "ParquetFile":
 
 
 def _find_columns(path: Path, file: "ParquetFile") -> tuple[str, str, list[str] | None]:
-    """The columns of the images and labels, and the names of the classes if the file has them.
-
-    The metadata that the library datasets writes names the columns; without it, they have usual names.
-    """
+    """The columns of the images and labels, and the names of the classes if the file has them. The library
+    datasets writes metadata that names the columns; without it, they have usual names."""
     schema = file.schema_arrow
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features: dict[str, Any] = metadata.get("info", {}).get("features", {})

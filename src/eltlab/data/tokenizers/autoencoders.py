@@ -16,8 +16,7 @@ from eltlab.data.tokenizers.diffusers_models import (
     rebuild,
     weights_error,
 )
-from eltlab.data.tokenizers.frozen_networks import Settings, full_precision, to_rgb
-from eltlab.data.tokenizers.tokenizer import FrozenTokenizer
+from eltlab.data.tokenizers.tokenizer import FrozenTokenizer, Settings, full_precision, to_rgb
 
 
 class Autoencoder(FrozenTokenizer):
@@ -39,10 +38,7 @@ class Autoencoder(FrozenTokenizer):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """uint8 [N, 1 or 3, H, W] → mean and log-variance of the scaled latents, float32 [N, c, H/f, W/f],
-        on the device of the images. TAESD has no variance: None.
-
-        Raises UserError if f does not divide H and W.
-        """
+        on their device. TAESD has no variance: None. Raises UserError if f does not divide H and W."""
         with full_precision(self.device):
             encoded = self.network.encode(to_float(to_rgb(images, self.factor).to(self.device)))
             gaussian = getattr(encoded, "latent_dist", None)
@@ -66,11 +62,9 @@ class Autoencoder(FrozenTokenizer):
 
 
 def _normalisation(config: Any) -> tuple[Tensor, Tensor]:
-    """Shift and scale [c, 1, 1] of latents = (mean − shift)·scale.
-
-    scaling_factor and shift_factor are used as in diffusers' Stable Diffusion 3 pipeline; latents_mean and
-    latents_std, one per channel and rarely given, as in its Stable Diffusion XL pipeline.
-    """
+    """Shift and scale [c, 1, 1] of latents = (mean − shift)·scale. scaling_factor and shift_factor are used
+    as in diffusers' Stable Diffusion 3 pipeline; latents_mean and latents_std, one per channel and rarely
+    given, as in its Stable Diffusion XL pipeline."""
     blank = torch.zeros(config.latent_channels, 1, 1)
     shift = blank + (config.get("shift_factor") or 0)
     scale = blank + config.scaling_factor

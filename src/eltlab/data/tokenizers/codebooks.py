@@ -12,10 +12,18 @@ from eltlab.data.images.image_files import Images, read_with_bar
 from eltlab.data.images.image_set import to_float, to_uint8
 from eltlab.data.tokenizers.autoencoders import Autoencoder
 from eltlab.data.tokenizers.diffusers_models import diffusers_settings
-from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, full_precision, to_rgb
 from eltlab.data.tokenizers.kmeans import choose_sample, fit_codes
 from eltlab.data.tokenizers.maskgit_vqgan import VQGAN
-from eltlab.data.tokenizers.tokenizer import VECTORS_AT_ONCE, FrozenTokenizer, clips_per_batch, network_batch
+from eltlab.data.tokenizers.tokenizer import (
+    VECTORS_AT_ONCE,
+    FrozenTokenizer,
+    Settings,
+    Tensors,
+    clips_per_batch,
+    full_precision,
+    network_batch,
+    to_rgb,
+)
 
 
 class Codebook(FrozenTokenizer):
@@ -121,8 +129,7 @@ class LatentCodebook(Codebook):
 
 
 def fit_latent_codebook(name: str, base: Autoencoder, train: Images, codes: int) -> LatentCodebook:
-    """From the cache, or fitted to a subset of the training split. Raises UserError if there are fewer
-    distinct latents than codes."""
+    """From the cache, or fitted to a subset. Raises UserError if fewer latents are distinct."""
     sample = choose_sample(train)
 
     def encode() -> np.ndarray:

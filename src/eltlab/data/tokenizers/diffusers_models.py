@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from eltlab.common.errors import UserError, first_line
-from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, assign_tensors, freeze
+from eltlab.data.tokenizers.tokenizer import Settings, Tensors, assign_tensors, freeze
 
 CLASSES = {"taesd": "AutoencoderTiny", "sd_vae": "AutoencoderKL", "vqmodel": "VQModel"}
 # Keys of a configuration that change no latent and no pixel here: the size of tiles, which are not used,
@@ -23,10 +23,8 @@ INERT = ("sample_size", "force_upcast")
 
 
 def find_weights(weights: str, subfolder: str | None) -> Path | None:
-    """The file or folder that tokenizer.weights names; None if it names a repository of the hub.
-
-    Raises UserError if it is neither.
-    """
+    """The file or folder that tokenizer.weights names; None if it names a repository of the hub. Raises
+    UserError if it is neither."""
     path = Path(weights).expanduser()
     if path.exists():
         return path / subfolder if subfolder else path
@@ -64,10 +62,8 @@ def load_pretrained(name: str, weights: str, subfolder: str | None) -> nn.Module
         )
 
     # find_weights has already added the subfolder to a local path.
-    source = {
-        "pretrained_model_name_or_path": str(place or weights),
-        "subfolder": None if place else subfolder,
-    }
+    model, subfolder = str(place or weights), None if place else subfolder
+    source = {"pretrained_model_name_or_path": model, "subfolder": subfolder}
     try:
         with _silence(), torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
             config = kind.load_config(**source)

@@ -29,12 +29,9 @@ def fit_codes(
 ) -> Tensor:
     """The centres of k-means (seed 0), float32 [count, F], from the cache or fitted and cached.
 
-    Args:
-        name, identity: of the cached file. identity is all that the vectors depend on.
-        key: the configuration key that gives count. kind: what the vectors are.
-        make_vectors: returns float32 [M, F].
-
-    Raises UserError if fewer than count vectors are distinct.
+    name, identity: of the cached file. identity is all that the vectors depend on.
+    key: the configuration key that gives count. kind: what the vectors are.
+    make_vectors: returns float32 [M, F]. Raises UserError if fewer than count vectors are distinct.
     """
     import sklearn
 
@@ -58,10 +55,8 @@ def fit_means(vectors: np.ndarray, count: int, kind: str) -> np.ndarray:
 
     print(f"k-means: {count} codes for {len(vectors):,} {kind}", file=sys.stderr, flush=True)
     # The labels are not needed, and computing them does not change the centres.
-    means = MiniBatchKMeans(count, random_state=0, n_init=3, batch_size=4096, compute_labels=False).fit(
-        vectors
-    )
-    return means.cluster_centers_.astype(np.float32)
+    means = MiniBatchKMeans(count, random_state=0, n_init=3, batch_size=4096, compute_labels=False)
+    return means.fit(vectors).cluster_centers_.astype(np.float32)
 
 
 def count_distinct(vectors: np.ndarray, enough: int) -> int:

@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltlab.data.tokenizers.frozen_networks import Tensors, assign_tensors
+from eltlab.data.tokenizers.tokenizer import Tensors, assign_tensors
 
 norm = partial(nn.GroupNorm, 32, eps=1e-6)  # flax's defaults; PyTorch's epsilon is 1e-5
 conv = partial(nn.Conv2d, padding="same")
 
 
 class Shape(NamedTuple):
-    """The size of the network. Published for 256 and 512 pixels per side: 128, (128, 128, 256, 256, 512),
-    2, 256 and 1,024."""
+    """Published for 256 and 512 pixels per side: 128, (128, 128, 256, 256, 512), 2, 256 and 1,024."""
 
     filters: int  # after the first convolution
     widths: tuple[int, ...]  # of the levels, from full resolution down; each level halves the side
@@ -103,8 +102,7 @@ def residuals(before: int, width: int, blocks: int) -> nn.Sequential:
 
 
 def build_vqgan(tensors: Tensors) -> VQGAN:
-    """The frozen network of a checkpoint. Raises KeyError, ValueError or RuntimeError if its tensors are
-    not those of a VQGAN."""
+    """The frozen network of a checkpoint. Raises KeyError, ValueError or RuntimeError for any other."""
     levels = len({name.split(".")[2] for name in tensors if name.startswith("encoder.down.")})
     blocks = {name.split(".")[4] for name in tensors if name.startswith("encoder.down.0.block.")}
     widths = (tensors[f"encoder.down.{n}.block.0.conv1.weight"].shape[0] for n in range(levels))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from eltlab.common.errors import UserError, first_line
 from eltlab.data.tokenizers.diffusers_models import find_weights, hub_error, weights_error
-from eltlab.data.tokenizers.frozen_networks import Tensors
 from eltlab.data.tokenizers.maskgit_vqgan import VQGAN, build_vqgan
+from eltlab.data.tokenizers.tokenizer import Tensors
 
 # storage.googleapis.com/maskgit-public/checkpoints, and huggingface.co/fun-research/TiTok
 FLAX_FILE, PORT_FILE = "tokenizer_imagenet256_checkpoint", "maskgit-vqgan-imagenet-f16-256.bin"

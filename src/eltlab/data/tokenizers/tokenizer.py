@@ -1,15 +1,22 @@
-"""What every tokenizer can do, on images and frame by frame on clips, and its batch sizes."""
+"""What tokenizers share: frozen networks in full precision, frame by frame on clips, and what they lose."""
 
+import json
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, fingerprint
+from eltlab.common.cache import digest
+from eltlab.common.errors import UserError
+from eltlab.common.progress import Bar
+from eltlab.common.text import example_unit
 
+Tensors = dict[str, Tensor]
+Settings = dict[str, Any]  # can be written as JSON
 RECONSTRUCTED = 8  # images that are decoded at a time
 VECTORS_AT_ONCE = 2**13  # the distances from these to all codes stay in the processor's cache
 
@@ -104,3 +111,76 @@ class PerFrame:
 def adapt_to_clips(tokenizer: FrozenTokenizer, frames: int) -> FrozenTokenizer | PerFrame:
     """The tokenizer itself for images (frames = 1), and PerFrame for clips."""
     return tokenizer if frames == 1 else PerFrame(tokenizer, frames)
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    return network.float().eval().requires_grad_(False)
+
+
+def assign_tensors(network: nn.Module, tensors: Tensors) -> nn.Module:
+    """Gives a network from the meta device these tensors in float32, and freezes it. Raises RuntimeError if a
+    tensor is missing, unknown or of another shape."""
+    # Contiguous whatever file they come from: PyTorch chooses kernels by the memory layout.
+    plain = {name: value.float().contiguous() for name, value in tensors.items()}
+    network.load_state_dict(plain, assign=True)
+    return freeze(network)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Inference in float32. With TF32, or inside the autocast of a training step, latents and ids would
+    depend on where they are computed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            torch.autocast(device.type, enabled=False),
+            torch.inference_mode(),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def to_rgb(images: Tensor, factor: int) -> Tensor:
+    """uint8 [N, 1 or 3, H, W] → [N, 3, H, W]. Raises UserError if factor does not divide H and W."""
+    side = next((side for side in images.shape[-2:] if side % factor), None)
+    if side is not None:
+        raise UserError(
+            f"data.size={side}: a latent of this tokenizer covers {factor}x{factor} pixels; choose a "
+            f"multiple of {factor}"
+        )
+    # Contiguous like the weights: PyTorch chooses kernels by the memory layout.
+    return images.expand(-1, 3, -1, -1).contiguous()
+
+
+def fingerprint(tensors: Tensors, settings: Settings) -> str:
+    """Twelve hex digits of the settings and of all tensors with their names."""
+    parts: list[Any] = [json.dumps(settings, sort_keys=True)]
+    for name, value in sorted(tensors.items()):
+        parts += [name, value.cpu().float().numpy()]
+    return digest(*parts)
+
+
+def reconstruct(tokenizer: Tokenizer, images: Tensor) -> Tensor:
+    """uint8 images or clips, encoded and decoded. Latents are decoded from their mean."""
+    shape = images.shape[1:]
+    parts, done = [], 0
+    with Bar("reconstruct", len(images), unit=example_unit(shape)) as bar:
+        for part in images.split(clips_per_batch(RECONSTRUCTED, shape)):
+            encoded = tokenizer.encode(part)
+            parts.append(tokenizer.decode(encoded if isinstance(encoded, Tensor) else encoded[0]))
+            done += len(part)
+            bar.update(done)
+    return torch.cat(parts)
+
+
+def psnr(images: Tensor, reconstructed: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 images, from the mean squared error over all of them."""
+    # Not by torchmetrics: it takes logarithms in float32, which changes the sixth decimal.
+    squares = 0  # integers are exact; in parts, because all clips as int32 would not fit in memory
+    for part, copy in zip(images.split(RECONSTRUCTED), reconstructed.split(RECONSTRUCTED), strict=True):
+        squares += int((part.int() - copy.int()).square().sum(dtype=torch.int64))
+    error = squares / images.numel()
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)

@@ -14,10 +14,9 @@ from eltlab.data.images.image_files import Images
 from eltlab.data.tokenizers.autoencoders import Autoencoder, load_autoencoder
 from eltlab.data.tokenizers.codebooks import LatentCodebook, MaskgitVqgan, VqModel, fit_latent_codebook
 from eltlab.data.tokenizers.diffusers_models import load_pretrained, rebuild
-from eltlab.data.tokenizers.frozen_networks import Settings, Tensors, fingerprint
 from eltlab.data.tokenizers.maskgit_vqgan import build_vqgan
 from eltlab.data.tokenizers.maskgit_vqgan_files import load_vqgan
-from eltlab.data.tokenizers.tokenizer import FrozenTokenizer
+from eltlab.data.tokenizers.tokenizer import FrozenTokenizer, Settings, Tensors, fingerprint
 
 METADATA = "eltlab.tokenizer"  # the key of the settings in a file's metadata
 
@@ -26,10 +25,8 @@ def build_tokenizer(
     config: TokenizerConfig, train: Images | None, device: str = "cpu", fitted: LatentCodebook | None = None
 ) -> FrozenTokenizer:
     """The tokenizer of a configuration, on this device. kmeans is fitted to train if the cache has no codes.
-
-    fitted: returned instead of fitting if it has the requested base and number of codes.
-    Raises UserError if the configuration is wrong, or the weights or the hub cannot be read.
-    """
+    fitted: returned instead of fitting if it has the requested base and number of codes. Raises UserError if
+    the configuration is wrong, or the weights or the hub cannot be read."""
     check_tokenizer(config)
     name, weights, subfolder = config.name, config.weights, config.subfolder
     assert weights is not None
@@ -58,9 +55,8 @@ def unpack_tokenizer(tensors: Tensors, settings: Settings) -> FrozenTokenizer:
     """The tokenizer that `pack_tokenizer` packed, on the CPU. Raises UserError if they do not match."""
     known = {key: value for key, value in settings.items() if key != "hash"}
     if fingerprint(tensors, known) != settings.get("hash"):
-        raise UserError(
-            f"damaged: its tokenizer does not match its hash {settings.get('hash')}; make it again"
-        )
+        found = settings.get("hash")
+        raise UserError(f"damaged: its tokenizer does not match its hash {found}; make it again")
     name = known["name"]
     if name == "kmeans":
         weights = {key.removeprefix("base."): value for key, value in tensors.items()}
