@@ -16,8 +16,7 @@ from eltlab.evaluation.missing_rows import (
     missing,
     requested_columns,
 )
-from eltlab.runs.row_facts import config_facts
-from eltlab.runs.row_files import append_rows
+from eltlab.runs.row_files import append_rows, config_facts
 from eltlab.runs.run_folder import Run
 
 

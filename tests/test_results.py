@@ -179,7 +179,7 @@ def test_the_table_is_written_in_two_formats(tmp_path: Path) -> None:
 def test_rows_contain_no_paths_of_the_machine_that_wrote_them() -> None:
     from conftest import tiny
 
-    from eltlab.runs.row_facts import recorded_config
+    from eltlab.runs.row_files import recorded_config
 
     config = tiny("data=fashion_mnist", "data.root=/somewhere/fashion", "data.patch=4")
     assert recorded_config(config)["data.root"] == "fashion" and config.data.root == "/somewhere/fashion"

@@ -17,10 +17,7 @@ def cache_dir() -> Path:
 
 
 def make_once(path: Path, make: Callable[[Path], None]) -> None:
-    """Calls make(temporary) unless path exists, and renames temporary to path.
-
-    If several processes call it, one makes the file while the rest wait.
-    """
+    """Calls make(temporary) unless path exists, and renames temporary to path. One process makes the file."""
     with file_lock(path.with_suffix(".lock")):
         if not path.is_file():
             with atomic_path(path) as temporary:
@@ -29,10 +26,7 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
 
 def cached_array(path: Path, write: Callable[[BinaryIO], None], mapped: bool = False) -> np.ndarray:
     """The array in a .npy file, which write creates unless it exists.
-
-    mapped: its pages are read when they are used, and the processes of a node share them. Changes to the
-    array do not reach the file.
-    """
+    mapped: pages are read when used and shared by processes. Changes do not reach the file."""
 
     def make(temporary: Path) -> None:
         with temporary.open("wb") as file:

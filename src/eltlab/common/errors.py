@@ -5,10 +5,7 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Invalid input: one line that names the key, its value and the fix.
-
-    Verbs print it without a traceback and exit with `code`.
-    """
+    """Invalid input: one line with key, value and fix. Verbs print it and exit with `code`."""
 
     code = 2
 

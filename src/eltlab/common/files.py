@@ -11,10 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds an exclusive lock on path. Yields True, or at once False if it is taken and wait is off.
-
-    The kernel releases a flock when the process ends, even if it is killed.
-    """
+    """Holds an exclusive lock on path, which ends with the process even if it is killed.
+    Yields True, or at once False if it is taken and wait is off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:

@@ -49,10 +49,7 @@ def find_machine(accelerator: str, precision: str) -> Machine:
 
 
 def find_gpu() -> tuple[str, int | None] | None:
-    """(name, bytes of memory) of the first NVIDIA GPU visible to CUDA, from nvidia-smi.
-
-    The memory is None for a GPU that shares the machine's.
-    """
+    """(name, bytes of memory or None if it shares the machine's) of the first GPU visible to CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     # As in CUDA, an empty value or -1 hides all GPUs.
     if visible is not None and (not visible.strip() or visible.startswith("-")):

@@ -12,10 +12,7 @@ QUIET_SECONDS = 30.0  # between two lines if stderr is not a terminal
 
 
 class Bar:
-    """``with Bar("train", total, done) as bar: bar.update(done, "loss 0.3")``.
-
-    unit: what total and done count. Shows the mean rate and the time left.
-    """
+    """``with Bar("train", total, done) as bar: bar.update(done, "loss 0.3")``. unit: what is counted."""
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "images") -> None:
         self.label, self.total, self.first, self.unit = label, total, done, unit

@@ -1,7 +1,6 @@
-"""All randomness is a function of (seed, purpose, step or sample index).
+"""All randomness is a function of (seed, purpose, step or sample index); no state is carried along.
 
-No random state is carried from one step to the next. So a resumed run draws the same numbers as an
-uninterrupted run, and evaluation does not affect training (docs/architecture.md, decision 2).
+So a resumed run draws the numbers of an uninterrupted one (docs/architecture.md, decision 2).
 """
 
 import hashlib

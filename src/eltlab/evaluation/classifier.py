@@ -157,30 +157,26 @@ def train_classifier(train: ImageSet, classes: int) -> Classifier:
     torch.set_num_threads(1)
     torch.manual_seed(fold(0, "classifier"))
     try:
-        return _train(train, classes)
+        model = Classifier(**classifier_sizes(train, classes))
+        recipe = recipe_for(train)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+        batch = min(recipe.batch, len(train))
+        steps_per_epoch = len(train) // batch
+        steps = min(EPOCHS * steps_per_epoch, recipe.max_steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        with Bar("classifier", steps * batch, unit=example_unit(train.shape)) as bar:
+            for step in range(steps):
+                epoch, place = divmod(step, steps_per_epoch)
+                if place == 0:
+                    order = torch.randperm(len(train), generator=generator(0, "classifier", epoch))
+                chosen = order[place * batch : (place + 1) * batch]
+                logits = model.classify(model(train.images[chosen]))
+                loss = F.cross_entropy(logits, train.labels[chosen])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update((step + 1) * batch)
+        return model.eval()
     finally:
         torch.set_num_threads(threads)
-
-
-def _train(train: ImageSet, classes: int) -> Classifier:
-    model = Classifier(**classifier_sizes(train, classes))
-    recipe = recipe_for(train)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    batch = min(recipe.batch, len(train))
-    steps_per_epoch = len(train) // batch
-    steps = min(EPOCHS * steps_per_epoch, recipe.max_steps)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with Bar("classifier", steps * batch, unit=example_unit(train.shape)) as bar:
-        for step in range(steps):
-            epoch, place = divmod(step, steps_per_epoch)
-            if place == 0:
-                order = torch.randperm(len(train), generator=generator(0, "classifier", epoch))
-            chosen = order[place * batch : (place + 1) * batch]
-            logits = model.classify(model(train.images[chosen]))
-            loss = F.cross_entropy(logits, train.labels[chosen])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.update((step + 1) * batch)
-    return model.eval()

@@ -10,10 +10,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-KID_SUBSETS, KID_SIZE = (
-    100,
-    1000,
-)  # as in torch-fidelity; subsets of a smaller set are the whole set
+KID_SUBSETS, KID_SIZE = (100, 1000)  # as in torch-fidelity; subsets of a smaller set are the whole set
 NEIGHBOUR = 3  # k of improved precision and recall (Kynkäänniemi et al. 2019)
 SPLITS = 10  # of the inception score
 SEED = 2020  # as in torch-fidelity
@@ -48,9 +45,7 @@ def kernel(features: Tensor, reference: Tensor) -> float:
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
     """The share of samples in the k-nearest-neighbour balls of the reference, and the reverse.
-
-    In FID's features as in ADM (Dhariwal & Nichol 2021); torch-fidelity's default is those of VGG-16.
-    """
+    In FID's features as in ADM (Dhariwal & Nichol 2021); torch-fidelity's default is those of VGG-16."""
     values = prc_features_to_metric(
         features,
         reference,

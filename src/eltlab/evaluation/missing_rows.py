@@ -7,8 +7,7 @@ from typing import Any
 from eltlab.config.flat import flatten
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config, MetricsConfig
-from eltlab.runs.row_facts import recorded_config
-from eltlab.runs.row_files import read_rows, requested_loops
+from eltlab.runs.row_files import read_rows, recorded_config, requested_loops
 from eltlab.runs.run_folder import Run
 
 # The columns of a row name the schedule and the threshold of halting; where images are stored changes
@@ -22,8 +21,7 @@ def default_schedules(config: Config) -> list[LoopSchedule]:
         return []
     if config.sampler.loops is not None:
         return [config.sampler.loops]
-    assert config.evaluate_loops  # filled in by the rules
-    return list(config.evaluate_loops)
+    return list(config.evaluate_loops or [])  # never empty in a resolved configuration
 
 
 def left_to_measure(run: Run) -> list[LoopSchedule]:
@@ -72,10 +70,7 @@ def _has_settings(row: dict[str, Any], config: Config) -> bool:
 
 
 def requested_columns(schedule: LoopSchedule, config: Config) -> dict[str, Any]:
-    """The columns that name the requested schedule: loop_schedule, and loops if it is a constant count.
-
-    loop_schedule is constant, 4to1 or a JSON list; "…, halting τ" if passes may halt.
-    """
+    """loop_schedule (constant, 4to1 or a JSON list; may name halting), and loops if it is constant."""
     name = schedule if isinstance(schedule, str) else json.dumps(schedule)
     if config.sampler.halting is not None:
         return {"loop_schedule": f"{name}, halting {config.sampler.halting}", "loops": None}

@@ -38,9 +38,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """The run of a configuration, checked: devices, packages, data, and the metrics of its schedules.
-
-    Prints what the run costs. Raises UserError; nothing has been written by then.
-    """
+    Prints what the run costs. Raises UserError; nothing has been written by then."""
     adopt_launcher_devices(config)
     print(f"fit: {config.name}, seed {config.seed}", file=sys.stderr, flush=True)
 

@@ -25,11 +25,8 @@ def evaluation_protocol(config: Config, precision: str, extractor: str, referenc
 def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
-    """The part that every evaluation of samples has.
-
-    Excluded are the keys that say how many loops a pass runs, which studies vary, and keys that were
-    added later (`since`) and have their default.
-    """
+    """The part that every evaluation of samples has."""
+    # Without the loops of a pass, which studies vary, and without newer keys (`since`) at their default.
     fixed = stable_dict(sampler)
     del fixed["loops"], fixed["halting"]
     return {

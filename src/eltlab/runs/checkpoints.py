@@ -39,10 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_architecture(module: Any, state: dict[str, Any], path: Path, code: str | None = None) -> None:
-    """Raises UserError naming the first tensor that is missing, unknown or has a different shape.
-
-    code: the version that wrote the file, if it is known.
-    """
+    """Raises UserError naming the first different tensor. code: the version that wrote the file, if known."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     writer = f", written by eltlab {code}" if code else ""

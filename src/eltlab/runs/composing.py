@@ -19,9 +19,7 @@ from eltlab.data.fill_from_files import fill_from_files
 
 def compose(overrides: list[str]) -> Config:
     """The checked configuration of these Hydra overrides, e.g. ``["model=elt_b", "loops=12"]``.
-
-    Raises UserError for an unknown key or option, a value of the wrong type, or a broken rule.
-    """
+    Raises UserError for an unknown key or option, a value of the wrong type, or a broken rule."""
     return compose_parsed(parse_overrides(overrides))
 
 

@@ -30,10 +30,8 @@ def write_export(
     tokenizer: Tokenizer | None,
     counters: dict[str, Any],
 ) -> None:
-    """Writes the averaged weights under the backbone's names, and the tokenizer.
-
-    The metadata contain the configuration (YAML), the images seen and the version that trained the run.
-    """
+    """Writes the averaged weights under the backbone's names, the tokenizer, and (as metadata) the
+    configuration, the images seen and the version that trained the run."""
     metadata = {
         "format": "pt",
         "eltlab.config": to_yaml(config),

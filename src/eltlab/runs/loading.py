@@ -40,9 +40,7 @@ def load(run: str | Path, accelerator: str = "auto") -> AnytimeSampler:
 
 def load_run(folder: Path, config: Config) -> tuple[AnytimeSampler, dict[str, Any]]:
     """The EMA model of a run under this configuration, and the counters of its checkpoint.
-
-    The codebook over patches is in the checkpoint; an encoded set has its own tokenizer. Raises UserError.
-    """
+    The codebook over patches is in the checkpoint; an encoded set has its own tokenizer. Raises UserError."""
     path = Run(folder, config).checkpoint
     checkpoint = read_checkpoint(path)
     state, counters = checkpoint["state_dict"], checkpoint["eltlab"]

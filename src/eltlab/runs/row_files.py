@@ -1,23 +1,79 @@
-"""Files of rows (JSON lines): reading them, and appending new measurements."""
+"""Rows: the facts that they record, and the files (JSON lines) that hold them."""
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
+from eltlab.common.package import code_version
+from eltlab.config.cost.bill import model_bill
+from eltlab.config.flat import flatten
+from eltlab.config.schema import Config, EncodeConfig
+
+if TYPE_CHECKING:
+    import torch
 
 ROWS = "rows.jsonl"  # of every run, and of an encoded set
 
 # The columns that every evaluation must have.
-REQUIRED = (
-    *("name", "run", "seed", "data", "protocol", "protocol_text"),
-    *("loop_schedule", "images_seen"),
-)
+REQUIRED = (*("name", "run", "seed", "data", "protocol", "protocol_text"), *("loop_schedule", "images_seen"))
 
 # Rows of one run that agree in these columns are the same measurement, which is written once.
 MEASUREMENT = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
+
+# Rows are published: they record only the last component of these paths.
+PATHS = (
+    *("runs_dir", "out", "data.root", "metrics.weights", "metrics.images", "tokenizer.weights"),
+    *("objective.file", "supervision.file"),
+)
+
+
+def row_facts(
+    config: Config, device: "torch.device", precision: str, timespec: str = "seconds"
+) -> dict[str, Any]:
+    """The columns that all rows of a model have. timespec: the resolution of the column `created`."""
+    return {
+        **model_bill(config, device.type, precision),
+        **machine_facts(device, timespec),
+        **config_facts(config),
+    }
+
+
+def machine_facts(device: "torch.device", timespec: str = "seconds") -> dict[str, Any]:
+    """The columns that say when, by which version and on which device something is measured."""
+    # Imported here because it loads torch, which readers of rows do not need.
+    from eltlab.common.torch_device import device_name
+
+    return {"created": timestamp(timespec), "code": code_version(), "device": device_name(device)}
+
+
+def timestamp(timespec: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=timespec)
+
+
+def config_facts(config: Config) -> dict[str, Any]:
+    """The columns that describe a configuration, and the whole configuration as cfg."""
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "data": config.data.name,
+        "objective": config.objective.name,
+        "supervision": config.supervision.name,
+        "model": config.model.name,
+        "loops_train": config.loops,
+        "cfg": recorded_config(config),
+    }
+
+
+def recorded_config(config: Config | EncodeConfig) -> dict[str, Any]:
+    """Dotted keys to values, with paths shortened to their last component."""
+    return {
+        key: Path(value).name if key in PATHS and value is not None else value
+        for key, value in flatten(config).items()
+    }
 
 
 def measurement_key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -59,15 +115,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_rows(path: Path, new: Iterable[dict[str, Any]]) -> int:
-    """Appends the rows whose measurements are not in the file yet; returns their number.
-
-    The whole file is rewritten and renamed, under a lock, so that readers never see half a line.
-    """
+    """Appends the rows whose measurements are not in the file yet; returns their number."""
     with file_lock(path.with_suffix(".lock")):
         rows = read_rows(path)
         known = {measurement_key(row) for row in rows}
         added = [row for row in new if measurement_key(row) not in known]
-        if added:
+        if added:  # the whole file is rewritten and renamed: readers never see half a line
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows + added)
             write_atomic(path, text)
     return len(added)

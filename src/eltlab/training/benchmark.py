@@ -22,8 +22,7 @@ from eltlab.config.depths import DepthDistribution
 from eltlab.config.schema import Config
 from eltlab.data.build import TrainingData, build_data
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.runs.row_facts import row_facts
-from eltlab.runs.row_files import append_rows
+from eltlab.runs.row_files import append_rows, row_facts
 from eltlab.training.timing import PHASES, TimedModel, interleave, measure_matmul_rate
 
 Rows = list[dict[str, Any]]

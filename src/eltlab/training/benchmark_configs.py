@@ -50,8 +50,7 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
         if loops > 1 and chosen.supervision.name != "final":
             configs.append(compose(looped))
     check_one_device(chosen, "bench times one device")
-    trainer = chosen.trainer
-    machine = find_machine(trainer.accelerator, trainer.precision)
+    machine = find_machine(chosen.trainer.accelerator, chosen.trainer.precision)
     what = f"{len(configs)} models of batch_size={chosen.batch_size}"
     check_memory(configs, machine, what, "give fewer loop_counts or a smaller batch_size")
     images = (rounds + 2) * chosen.batch_size  # two more steps measure the peak of memory

@@ -12,18 +12,14 @@ from eltlab.training.benchmark_configs import check_memory
 
 
 def calibrate(configs: list[Config], machine: Machine) -> None:
-    """Times training steps and passes of these configurations and stores their rates.
-
-    Raises UserError if the machine is not this one, or if they do not fit into its memory.
-    """
+    """Times training steps and passes of these configurations and stores their rates. Raises UserError."""
     if machine.name is None:
         raise UserError(
             "calibrate=true: trainer.accelerator=cuda, but there is no GPU here; remove calibrate"
         )
     # Configurations that share an entry of the file are timed once.
     different = list({unmeasured_rate(config, machine): config for config in configs}.values())
-    fix = "calibrate a smaller batch_size or model"
-    check_memory(different, machine, "calibrate=true: its steps", fix)
+    check_memory(different, machine, "calibrate=true: its steps", "calibrate a smaller batch_size or model")
     from eltlab.training.timing import measure_rates  # imports torch
 
     with file_lock(rates_file().with_suffix(".lock")):  # two timings at once would slow each other

@@ -25,10 +25,7 @@ from eltlab.training.module import LoopedModule
 
 
 class StepCallback(Callback):
-    """Calls `after_step` on every rank after each optimizer step.
-
-    Lightning's own hook runs after each micro-batch.
-    """
+    """Calls `after_step` on every rank after each optimizer step; Lightning's hook runs per micro-batch."""
 
     def on_train_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -48,9 +45,8 @@ class MetricsWriter(StepCallback):
         self.path = folder / "metrics.csv"
         loops = range(1, config.loops + 1)
         exits, updates = [f"loss_exit_{n}" for n in loops], [f"update_{n}" for n in loops]
-        self.columns = ["step", "images", "loss", *exits, "gap", "loss_distill", "weight"]
-        self.columns += ["student", "depth", *updates, "grad_norm", "lr", "skipped"]
-        self.columns += ["images_per_second"]
+        self.columns = ["step", "images", "loss", *exits, "gap", "loss_distill", "weight", "student", "depth"]
+        self.columns += [*updates, "grad_norm", "lr", "skipped", "images_per_second"]
         self.resources = ExitStack()  # closed when training ends, also by an error
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
@@ -59,8 +55,7 @@ class MetricsWriter(StepCallback):
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             truncate_csv(self.path, self.columns, module.start)
-            events = str(self.path.parent / "tensorboard")
-            self.writer = SummaryWriter(events, purge_step=module.start + 1)
+            self.writer = SummaryWriter(self.path.parent / "tensorboard", purge_step=module.start + 1)
             self.resources.callback(self.writer.close)
             self.wandb = start_wandb(self.path.parent, config)
             if self.wandb is not None:
@@ -114,10 +109,7 @@ def truncate_csv(path: Path, columns: list[str], step: int) -> None:
 
 
 def start_wandb(folder: Path, config: Config) -> Any:
-    """The Weights & Biases run of this run folder, resumed under the same id; None without trainer.wandb.
-
-    Raises UserError if wandb does not start.
-    """
+    """The Weights & Biases run of this folder, resumed under the same id; None without trainer.wandb."""
     if not config.trainer.wandb:
         return None
     import wandb
@@ -176,9 +168,7 @@ class Agreement:
 
 class CheckpointWriter(StepCallback):
     """Writes checkpoints/last.ckpt atomically: every `seconds`, at the end, and after a signal to stop.
-
-    At a signal it then raises Stopped, on all ranks after the same step.
-    """
+    At a signal it then raises Stopped, on all ranks after the same step."""
 
     SAVE, STOP = 1, 2  # what a rank may request
 
@@ -210,8 +200,7 @@ class CheckpointWriter(StepCallback):
 
     def save(self, trainer: Trainer) -> None:
         """Called on every rank, because shards are gathered; only the main process writes the file."""
-        main = ranks.is_main_process()
-        with atomic_path(self.path) if main else nullcontext(self.path) as path:
+        with atomic_path(self.path) if ranks.is_main_process() else nullcontext(self.path) as path:
             trainer.save_checkpoint(path)
         self.saved = time.monotonic()
 
@@ -234,9 +223,8 @@ class SampleGrids(StepCallback):
         loops = self.config.evaluate_loops or []  # never empty in a resolved configuration
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
         if ranks.is_main_process():
-            suffix = grid_suffixes(self.config.data.frames)[0]
-            path = self.folder / f"images_{module.images_seen:012}{suffix}"
-            save_grid(path, rows, [format_loops(count) for count in loops])
+            file = f"images_{module.images_seen:012}{grid_suffixes(self.config.data.frames)[0]}"
+            save_grid(self.folder / file, rows, [format_loops(count) for count in loops])
         module.tick(count=False)
 
 

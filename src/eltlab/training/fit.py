@@ -11,11 +11,8 @@ from eltlab.runs.run_folder import Run
 
 
 def fit(config: Config, wait: bool = False) -> None:
-    """Takes the run of a configuration from its last checkpoint to its last row.
-
-    wait: if another process trains the run, wait for it and continue from there; else UserError.
-    Raises Stopped at a signal.
-    """
+    """Takes the run of a configuration from its last checkpoint to its last row. Raises Stopped at a signal.
+    wait: if another process trains the run, wait for it and continue from there; else UserError."""
     with listening() as requests:
         prepared = prepare(config)
 

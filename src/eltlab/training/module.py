@@ -135,10 +135,7 @@ class LoopedModule(LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """The optimizer step of `fit` (called by Lightning) and of `bench`.
-
-        optimizer_closure: called by the optimizer first; it computes and clips the gradients.
-        """
+        """The optimizer step of `fit` and of `bench`. The closure computes and clips the gradients."""
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         optimizer.step(closure=optimizer_closure)
@@ -148,14 +145,10 @@ class LoopedModule(LightningModule):
     # --- reports and state ------------------------------------------------------------------------
 
     def report(self) -> dict[str, float]:
-        """The values of a line of metrics.csv: means since the last report. Waits for the device.
-
-        Raises Diverged if BAD_STEPS steps in a row were skipped.
-        """
+        """The means since the last report, for metrics.csv. Waits for the device. Raises Diverged."""
         lr, skipped = learning_rate(self.config, self.step - 1), self.skipped.item()
         values = self.meter.flush() | {"lr": lr, "skipped": skipped}
-        longest = int(self.longest_bad.item())
-        if longest >= BAD_STEPS:
+        if (longest := int(self.longest_bad.item())) >= BAD_STEPS:
             raise Diverged(
                 f"the loss was not finite for {longest} steps in a row by image "
                 f"{self.images_seen:,}; the last good checkpoint is kept. "

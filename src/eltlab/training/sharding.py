@@ -44,10 +44,8 @@ def shard_networks(backbone: nn.Module, average: nn.Module, mesh: DeviceMesh, bf
 
 
 def gather_state(state: Any) -> Any:
-    """The state on the CPU with every sharded tensor gathered on the main process.
-
-    All ranks must call this. The other ranks get empty tensors in place of gathered ones.
-    """
+    """The state on the CPU with every sharded tensor gathered on the main process. All ranks must call this.
+    The other ranks get empty tensors in place of gathered ones."""
 
     def gather(value: Tensor) -> Tensor:
         if not isinstance(value, DTensor):

@@ -12,13 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from eltlab.common.seeds import fold
-from eltlab.config.schema import (
-    DeepConfig,
-    IlsdConfig,
-    RandomDepthConfig,
-    SupervisionConfig,
-    WeightConfig,
-)
+from eltlab.config.schema import DeepConfig, IlsdConfig, RandomDepthConfig, SupervisionConfig, WeightConfig
 from eltlab.generation.objective import Objective
 
 Predictions = dict[int, Tensor]  # by exit, i.e. by loop count
@@ -117,10 +111,7 @@ class Deep:
 
 
 class RandomDepth(Final):
-    """Ground truth on the last exit of a pass with a random number of loops (as in Huginn).
-
-    The loop count is drawn from the depth distribution by (seed, step), so it is the same on every rank.
-    """
+    """Ground truth on the last exit of a pass of random depth (as in Huginn), the same on every rank."""
 
     def __init__(self, loops: int, config: RandomDepthConfig, seed: int) -> None:
         super().__init__(loops)

@@ -60,10 +60,7 @@ class Clock:
 
 
 class TimedModel:
-    """A model in training whose steps are taken one at a time, as the main process of `fit` takes them.
-
-    batches: micro-batches of the main process.
-    """
+    """A model whose training steps are taken one at a time, as the main process of `fit` takes them."""
 
     def __init__(
         self, config: Config, device: torch.device, precision: str, batches: Iterable[Batch]
@@ -171,14 +168,11 @@ def interleave(
     on_round: Callable[[int], None] = lambda rounds: None,
 ) -> list[list[Any]]:
     """Calls every action once per round. Returns the results of each action without the warm-up rounds.
-
-    Every second round runs in reverse order, so that a steady drift of the machine's speed cancels.
-
-    on_round: called after each round with the number of rounds done.
-    """
+    on_round: called after each round with the number of rounds done."""
     results: list[list[Any]] = [[] for _ in actions]
     for n in range(warmup + repeats):
         pairs = list(zip(actions, results, strict=True))
+        # Every second round is reversed, so that a steady drift of the machine's speed cancels.
         for action, found in pairs if n % 2 == 0 else reversed(pairs):
             found.append(action())
         on_round(n + 1)

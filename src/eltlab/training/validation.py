@@ -46,8 +46,7 @@ class Validation(StepCallback):
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         if ranks.is_main_process():
             truncate_csv(self.path, COLUMNS, module.start)
-        self.inputs = self.inputs.to(module.device)
-        self.labels = self.labels.to(module.device)
+        self.inputs, self.labels = self.inputs.to(module.device), self.labels.to(module.device)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
