@@ -19,7 +19,7 @@ from eltlab.common.cache import cache_dir
 from eltlab.config.keys import walk
 from eltlab.config.parsing import is_set_by_group
 from eltlab.runs.composing import compose
-from eltlab.studies.sweep_keys import SweepKeys
+from eltlab.studies.study_file import SweepKeys
 
 TINY = [
     "model.width=16",

@@ -35,7 +35,7 @@ from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.loading import load
 from eltlab.runs.run_folder import Run
 from eltlab.studies.study import grid_trials
-from eltlab.studies.trial_process import preload
+from eltlab.studies.worker import preload
 from eltlab.training.callbacks import CheckpointWriter
 
 SMALL = [

@@ -12,7 +12,7 @@ from test_devices import SMALL, assert_same_run, fitted, folder, processes, stop
 
 from eltlab import evaluate, fit
 from eltlab.runs.checkpoints import read_checkpoint
-from eltlab.studies.trial_process import preload
+from eltlab.studies.worker import preload
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eltlab.common.errors import UserError
-from eltlab.studies.constraints import holds, keys_in
-from eltlab.studies.space import Dice, check_space, draw, fixed_keys, grid, keys_of
+from eltlab.studies.space import Dice, check_space, draw, fixed_keys, grid, holds, keys_in, keys_of
 
 CONDITIONAL = {
     "loops": [2, 4],

@@ -13,7 +13,7 @@ from eltlab.common.errors import UserError
 from eltlab.config.identity import identity
 from eltlab.studies import run_study
 from eltlab.studies.study import grid_trials, load_study
-from eltlab.studies.sweep_keys import SweepKeys
+from eltlab.studies.study_file import SweepKeys
 
 # --- the file -------------------------------------------------------------------------------------
 

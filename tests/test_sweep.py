@@ -24,10 +24,9 @@ from eltlab.studies import run_study, worker
 from eltlab.studies.pruning import Pruned, Watcher, validation_curve
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
-from eltlab.studies.sweep_keys import SweepKeys
-from eltlab.studies.trial_process import last_lines
+from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import TrialQueue, is_expired
-from eltlab.studies.worker import Worker
+from eltlab.studies.worker import Worker, last_lines
 from eltlab.training.validation import LEVELS
 
 

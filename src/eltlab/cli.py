@@ -15,7 +15,7 @@ from eltlab.config.parsing import parse_overrides, set_key, typed
 from eltlab.config.schema import Config
 from eltlab.runs.composing import resolve_node
 from eltlab.runs.run_folder import Run
-from eltlab.studies.sweep_keys import storage_url
+from eltlab.studies.study_file import storage_url
 
 Keys = TypeVar("Keys")  # the dataclass of a verb's own keys
 

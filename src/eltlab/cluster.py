@@ -28,7 +28,7 @@ from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.composing import parse_config
 from eltlab.runs.run_folder import Run
 from eltlab.studies.study import Study, load_study
-from eltlab.studies.sweep_keys import PLACES, STORAGE_VARIABLE, SweepKeys
+from eltlab.studies.study_file import PLACES, STORAGE_VARIABLE, SweepKeys
 
 TIME_LIMITS = 100  # after which a job is not queued again; pre-emptions do not count
 

@@ -19,9 +19,8 @@ from eltlab.config.key_help import help_text, key_help
 from eltlab.config.schema import TrainerConfig
 from eltlab.runs.composing import compose
 from eltlab.studies.study import load_study
-from eltlab.studies.study_file import known_studies
+from eltlab.studies.study_file import PLACES, SweepKeys, known_studies
 from eltlab.studies.study_plan import plan_lines
-from eltlab.studies.sweep_keys import PLACES, SweepKeys
 
 
 def usage(arguments: list[str]) -> str:

@@ -11,8 +11,8 @@ from eltlab.common.processes import cores, terminate
 from eltlab.studies.monitor import Monitor
 from eltlab.studies.storage import retry_refused
 from eltlab.studies.study import Study, grid_trials
+from eltlab.studies.study_file import STORAGE_VARIABLE, SweepKeys
 from eltlab.studies.summary import summarise
-from eltlab.studies.sweep_keys import STORAGE_VARIABLE, SweepKeys
 from eltlab.studies.trial_queue import TrialQueue, open_queue
 
 GRACE = 30.0  # seconds that workers have to end their trials and release them

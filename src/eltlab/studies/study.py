@@ -21,8 +21,7 @@ from eltlab.config.schema import Config
 from eltlab.runs.composing import compose_parsed
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
-from eltlab.studies.constraints import holds, keys_in
-from eltlab.studies.space import LABEL, Dice, Params, draw, fixed_keys, grid, keys_of
+from eltlab.studies.space import LABEL, Dice, Params, draw, fixed_keys, grid, holds, keys_in, keys_of
 from eltlab.studies.study_file import SET_BY_STUDY, StudyFile, read_study, split_metric, study_path
 
 # The measured columns of rows, by metrics.extractor. The first one is a study's default objective.
