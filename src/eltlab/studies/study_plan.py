@@ -20,10 +20,7 @@ def plan_lines(study: Study) -> list[str]:
         file, base = study.file, study.base
         runs = (file.trials or 0) * len(file.seeds)
         flops = format_si(runs * (study.budget or budget_flops(base)))
-        return [
-            head,
-            f"{file.trials} trials x {len(file.seeds)} seeds, about {flops} training FLOPs",
-        ]
+        return [head, f"{file.trials} trials x {len(file.seeds)} seeds, about {flops} training FLOPs"]
     planned = grid_trials(study)
     machine = find_machine(study.base.trainer.accelerator, study.base.trainer.precision)
     seeds = Counter(study.arm(trial.params, trial.config) for trial in planned)

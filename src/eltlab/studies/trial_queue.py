@@ -20,13 +20,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.common.errors import UserError
-from eltlab.studies.samplers import (
-    draw_params,
-    make_pruner,
-    make_sampler,
-    name_parameters,
-    suggest_enqueued,
-)
+from eltlab.studies.samplers import draw_params, make_pruner, make_sampler, name_parameters, suggest_enqueued
 from eltlab.studies.space import Params
 from eltlab.studies.storage import Storage, open_storage
 from eltlab.studies.study import PlannedTrial, Study, identifying_overrides
