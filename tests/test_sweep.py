@@ -21,12 +21,11 @@ from eltlab.runs.result_table import load
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
 from eltlab.studies import run_study, worker
-from eltlab.studies.pruning import Pruned, Watcher, validation_curve
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
 from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import TrialQueue, is_expired
-from eltlab.studies.worker import Worker, last_lines
+from eltlab.studies.worker import Pruned, Watcher, Worker, last_lines, validation_curve
 from eltlab.training.validation import LEVELS
 
 

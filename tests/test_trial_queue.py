@@ -11,12 +11,12 @@ from optuna.trial import Trial, TrialState, create_trial
 from studies import GRID, filled, opened, queue_of, written
 
 from eltlab.common.errors import UserError
-from eltlab.studies.pruning import Watcher
 from eltlab.studies.samplers import POPULATION
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.summary import best_trials
 from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired
+from eltlab.studies.worker import Watcher
 from eltlab.training.validation import LEVELS
 
 # --- the queue -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A worker of a study: claims trials, runs each in a separate process, and stores how it ended."""
 
+import csv
 import importlib
 import os
 import signal
@@ -11,17 +12,19 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from optuna.study import StudyDirection
+
 from eltlab.common.errors import UserError
 from eltlab.common.processes import Fork, cores, die_with_parent, terminate
 from eltlab.common.signals import ALL_STOPS, Requests, Stopped, listening
 from eltlab.config.schema import Config
 from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.run_folder import Run
-from eltlab.studies.pruning import Pruned, Watcher
 from eltlab.studies.storage import RETRY_SECONDS, Answer, Refused, retry_refused
 from eltlab.studies.study import Study
-from eltlab.studies.study_file import SweepKeys
+from eltlab.studies.study_file import SweepKeys, split_metric
 from eltlab.studies.trial_queue import ClaimedTrial, TrialQueue, open_queue
+from eltlab.training.validation import LEVELS
 
 POLL_SECONDS = 0.05  # between two polls of a running trial
 IDLE_SECONDS = 0.5  # between two claims while other workers run the last trials
@@ -34,6 +37,10 @@ PRELOADED = (
     *("eltlab.data.build", "eltlab.runs.loading", "eltlab.evaluation.metrics"),
     *("eltlab.evaluation.evaluate", "eltlab.training.fit", "eltlab.training.train"),
 )
+
+
+class Pruned(Exception):
+    """The pruner ended a trial."""
 
 
 class LeaseLost(Exception):
@@ -211,3 +218,65 @@ def last_lines(log: Path) -> str:
         return ""
     lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
     return "\n".join([f"; {log}:", *lines])
+
+
+# --- pruning --------------------------------------------------------------------------------------
+
+
+class Watcher:
+    """Watches a running trial for the pruner.
+
+    Optuna compares trials at equal steps, but trials of equal compute see different numbers of images. So a
+    step is the fraction of the trial's own budget, in images of the study's base. If all trials see equally
+    many images, it is the number of images seen.
+    """
+
+    def __init__(self, queue: TrialQueue, claimed: ClaimedTrial, config: Config) -> None:
+        study = queue.study
+        self.queue, self.claimed = queue, claimed
+        self.path = Run.of(config).folder / "validation.csv"
+        self.column, loops = split_metric(study.file.watch)
+        # Lower losses are better, but Optuna's pruners follow the direction of the objective.
+        self.sign = -1 if queue.optuna.direction == StudyDirection.MAXIMIZE else 1
+        self.exit = loops or config.loops
+        self.images, self.validations = study.base.images, config.trainer.validations
+        self.size = 0  # of the file when it was last read
+        # If the trial was taken over, its former worker has reported some steps.
+        self.reported = set(queue.trials()[claimed.number].intermediate_values)
+
+    def prune_if_hopeless(self) -> None:
+        """Reports new values. Raises Pruned if the pruner gives up the trial."""
+        if not self.report():
+            return
+        with self.queue.storage.refusals():
+            hopeless = self.claimed.trial.should_prune()
+        if hopeless:
+            raise Pruned
+
+    def report(self) -> bool:
+        """Reports the new values of validation.csv; whether there were any."""
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        if size == self.size:
+            return False
+        before = len(self.reported)
+        values = validation_curve(self.path, self.column, self.exit)
+        for number, value in enumerate(values, start=1):
+            step = round(number / self.validations * self.images)
+            if step not in self.reported:
+                self.queue.report(self.claimed, self.sign * value, step)
+                self.reported.add(step)
+        self.size = size  # last: if the storage refused, the values are reported again
+        return len(self.reported) > before
+
+
+def validation_curve(path: Path, column: str, exit: int) -> list[float]:
+    """A column of validation.csv at an exit, one value per complete validation: the mean over levels."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    values: dict[str, list[float]] = {}
+    # The last line may be half written.
+    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+        if row["exit"] == str(exit):
+            values.setdefault(row["step"], []).append(float(row[column]))
+    return [sum(found) / LEVELS for found in values.values() if len(found) == LEVELS]
