@@ -70,9 +70,8 @@ def submit_fit(config: Config) -> None:
         # Jobs that wait hold no lock: of two, the one that starts second finds the run locked.
         with run.lock():
             pass
-        job = FitJob(to_yaml(config))
         resources = job_resources(config, trainer.nodes, trainer.devices)
-        submit([job], run.folder / "slurm", trainer.slurm, resources)
+        submit([FitJob(to_yaml(config))], run.folder / "slurm", trainer.slurm, resources)
     print(f"run: {run.folder}")
 
 
@@ -89,8 +88,7 @@ def submit_workers(
             "locks (flock) reach all of them; else set storage=postgresql://…",
             file=sys.stderr,
         )
-    for_submission = ("storage=", "workers=", "retry=", *PLACES)
-    rest = [text for text in arguments if not text.startswith(for_submission)]
+    rest = [text for text in arguments if not text.startswith(("storage=", "workers=", "retry=", *PLACES))]
     job = WorkerJob(rest, None if keys.storage is None else mask_password(keys.storage))
     config = replace(study.base, name=study.name, trainer=replace(study.base.trainer, slurm=slurm))
     with import_submitit().helpers.environment_variables(**variables):

@@ -35,7 +35,14 @@ def main(arguments: list[str]) -> None:
     name, keys, overrides = study_keys(arguments, Keys())
     study = load_study(name, keys.preset, overrides, keys.runs_dir, keys.changes())
     page, where = application(study, keys.storage)
-    with make_dashboard_server(page, keys.host, keys.port) as server:
+    try:
+        server = make_server(keys.host, keys.port, page, server_class=Server, handler_class=QuietHandler)
+    except OSError as error:
+        raise UserError(
+            f"host={keys.host} port={keys.port}: {error.strerror}; set a different port, or port=0 for any "
+            "free port"
+        ) from error
+    with server:
         print(f"dashboard: http://{keys.host}:{server.server_port}/", flush=True)
         print(f"{study.name} in {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
         server.serve_forever()
@@ -72,16 +79,6 @@ class QuietHandler(WSGIRequestHandler):
 
 class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-
-
-def make_dashboard_server(page: Any, host: str, port: int) -> WSGIServer:
-    """A listening server. Raises UserError if it cannot listen."""
-    try:
-        return make_server(host, port, page, server_class=Server, handler_class=QuietHandler)
-    except OSError as error:
-        raise UserError(
-            f"host={host} port={port}: {error.strerror}; set a different port, or port=0 for any free port"
-        ) from error
 
 
 if __name__ == "__main__":

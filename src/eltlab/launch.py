@@ -24,8 +24,7 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     # By default each process would use all cores, and the processes would slow each other many times over.
-    threads = max(1, cores() // devices)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
     with tempfile.TemporaryDirectory(prefix="eltlab-") as folder:
         config = LaunchConfig(
             min_nodes=1,

@@ -29,7 +29,9 @@ def usage(arguments: list[str]) -> str:
 
 def main(arguments: list[str]) -> None:
     name, keys, overrides = study_keys(arguments, SweepKeys())
-    trainer, overrides = compose_place(overrides)
+    place = [text for text in overrides if text.startswith(PLACES)]
+    overrides = [text for text in overrides if text not in place]
+    trainer = compose(place).trainer
     check_place(keys, trainer)
     study = load_study(name, keys.preset, overrides, keys.runs_dir, keys.changes())
     if keys.plan:
@@ -56,12 +58,6 @@ def main(arguments: list[str]) -> None:
         submit_workers(study, keys, trainer.slurm, min(workers, left), arguments)
     else:
         run_study(queue, workers, arguments)
-
-
-def compose_place(overrides: list[str]) -> tuple[TrainerConfig, list[str]]:
-    """Where the workers run, and the overrides that are part of the study. Raises UserError."""
-    place = [text for text in overrides if text.startswith(PLACES)]
-    return compose(place).trainer, [text for text in overrides if text not in place]
 
 
 def check_place(keys: SweepKeys, trainer: TrainerConfig) -> None:

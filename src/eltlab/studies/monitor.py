@@ -16,8 +16,7 @@ from eltlab.studies.trial_queue import TrialQueue, counted, failure_reason
 class Monitor:
     """Prints the state of a study: ``with Monitor(queue, workers) as monitor: monitor.update()``.
 
-    A terminal shows one line that changes; a file gets a line every half minute. Each trial that ends has
-    a line.
+    A terminal shows one line that changes, a file a line every half minute; a trial that ends has a line.
     """
 
     def __init__(self, queue: TrialQueue, workers: int) -> None:
@@ -85,8 +84,7 @@ def status_line(queue: TrialQueue, trials: list[FrozenTrial], workers: int) -> s
     count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     left, running = queue.left(), count[TrialState.RUNNING]
-    parts = [f"{queue.study.name}: {len(complete)} done"]
-    parts.append(f"{running} running, {left - running} to come")
+    parts = [f"{queue.study.name}: {len(complete)} done", f"{running} running, {left - running} to come"]
     for state, word in ((TrialState.FAIL, "failed"), (TrialState.PRUNED, "pruned")):
         if count[state]:
             parts.append(f"{count[state]} {word}")

@@ -39,24 +39,17 @@ def run_study(queue: TrialQueue, workers: int, arguments: list[str]) -> None:
     if not left:
         print(f"sweep: {study.name} is finished", file=sys.stderr)
     elif not workers:
-        watch(queue)
+        print(f"sweep: {study.name}, run by workers elsewhere; Ctrl-C ends the watching", file=sys.stderr)
+        with Monitor(queue, 0) as monitor:
+            while retry_refused(queue.left, queue.lease):
+                time.sleep(1)
+                monitor.update()
     else:
         workers = min(workers, left)
-        count = f"{left} trials to do, {workers} at a time"
-        print(f"sweep: {study.name}, {count}", file=sys.stderr, flush=True)
+        print(f"sweep: {study.name}, {left} trials to do, {workers} at a time", file=sys.stderr, flush=True)
         run_workers(Monitor(queue, workers), workers, [*arguments, f"workers={workers}"])
     print(*summarise(queue), sep="\n")
     print(f"study: {study.folder}")
-
-
-def watch(queue: TrialQueue) -> None:
-    """Shows how workers elsewhere run the trials, until none is left."""
-    name = queue.study.name
-    print(f"sweep: {name}, run by workers elsewhere; Ctrl-C ends the watching", file=sys.stderr)
-    with Monitor(queue, 0) as monitor:
-        while retry_refused(queue.left, queue.lease):
-            time.sleep(1)
-            monitor.update()
 
 
 # --- workers on this machine -----------------------------------------------------------------------
@@ -93,8 +86,7 @@ def run_workers(monitor: Monitor, count: int, arguments: list[str]) -> None:
                 done = monitor.update()
                 crashes, finished = (0, done) if done > finished else (crashes, finished)
                 for number, process in list(workers.items()):
-                    code = process.poll()
-                    if code is None:
+                    if (code := process.poll()) is None:
                         continue
                     del workers[number]
                     if code == 2:
@@ -115,13 +107,11 @@ def start_worker(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]"
     ends its workers in order.
     """
     environment = dict(os.environ)
-    gpus = visible_gpus()
-    if gpus:
+    if gpus := visible_gpus():
         environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-    urls = [text for text in arguments if text.startswith("storage=")]
-    if urls:  # every user can list the arguments of a process, but not its environment
+    if urls := [text for text in arguments if text.startswith("storage=")]:
+        # Every user can list the arguments of a process, but not its environment.
         environment[STORAGE_VARIABLE] = urls[-1].removeprefix("storage=")
     rest = [text for text in arguments if text not in urls]
-    command = [sys.executable, "-m", "eltlab.sweep", *rest]
-    command += [f"worker={number}", f"sweep={os.getpid()}"]
+    command = [sys.executable, "-m", "eltlab.sweep", *rest, f"worker={number}", f"sweep={os.getpid()}"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -31,7 +31,7 @@ def make_sampler(study: Study, number: int, kind: str) -> optuna.samplers.BaseSa
 
 
 def make_pruner(study: Study) -> optuna.pruners.BasePruner:
-    """The pruner of the study file. Its steps are images, as pruning.Watcher counts them."""
+    """The pruner of the study file. Its steps are images, as worker.Watcher counts them."""
     images = study.base.images
     match study.file.pruner:
         case "median":

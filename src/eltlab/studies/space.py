@@ -147,7 +147,7 @@ class Dice:
 
 def draw(space: Mapping[str, Any], trial: Any) -> Params:
     """Draws parameters from a space. trial: a trial of Optuna, or Dice."""
-    everywhere = {
+    variants = {
         key: {repr(inner[key]) for inner in spaces_in(space) if key in inner} for key in keys_of(space)
     }
 
@@ -155,7 +155,7 @@ def draw(space: Mapping[str, Any], trial: Any) -> Params:
         params: Params = {}
         for key, values in inner.items():
             # Optuna allows one distribution per name. If branches differ, each has a separate name.
-            name = key if len(everywhere[key]) == 1 else f"{key} of {branch}"
+            name = key if len(variants[key]) == 1 else f"{key} of {branch}"
             if is_range(values):
                 params[key] = _draw_range(name, values, trial)
                 continue
@@ -164,8 +164,7 @@ def draw(space: Mapping[str, Any], trial: Any) -> Params:
             if len(choices) == 1:
                 [params[key]] = choices.values()
             else:
-                plain_choices = [plain(choice) for choice in values]
-                params[key] = choices[repr(trial.suggest_categorical(name, plain_choices))]
+                params[key] = choices[repr(trial.suggest_categorical(name, [*map(plain, values)]))]
             if isinstance(values, Mapping):
                 params |= draw_branch(values[params[key]] or {}, f"{key}={params[key]}")
         return params

@@ -44,8 +44,7 @@ class PlannedTrial(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Equal for trials that are the same run, measured the same way. The run's name and the place of
-        its data do not count."""
+        """Equal for trials that are the same run, measured the same way, whatever its name and folders."""
         places: dict[str, Any] = dict.fromkeys(place_keys(self.config.data))
         data = replace(self.config.data, **places)
         return digest(replace(self.config, name="", runs_dir="", data=data))
@@ -72,8 +71,7 @@ class Study:
 
     def config(self, params: Params, seed: int, trial: int | None = None) -> Config:
         """The configuration of these parameters and a seed. Raises UserError if it is invalid."""
-        parsed = [*parse_overrides(self.file.base), *params.items()]
-        parsed = [(key, value) for key, value in parsed if key != LABEL]
+        parsed = [pair for pair in [*parse_overrides(self.file.base), *params.items()] if pair[0] != LABEL]
         if self.budget is not None:  # replaces the budget in base, from which it was computed
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
             parsed.append(("budget.train_flops", self.budget))
@@ -130,13 +128,9 @@ def check_measured(file: StudyFile, config: Config, name: str) -> None:
 def final_value(config: Config, objective: str) -> float:
     """An objective in the last row of a run at its constant loop count. Raises UserError."""
     metric, loops = split_metric(objective)
-    measured = ("eval", loops or config.loops, "constant")
-    rows = read_rows(Run.of(config).rows)
-    values = [
-        row.get(metric)
-        for row in rows
-        if (row["kind"], row.get("loops"), row.get("loop_schedule")) == measured
-    ]
+    columns, wanted = ("kind", "loops", "loop_schedule"), ("eval", loops or config.loops, "constant")
+    rows = [row for row in read_rows(Run.of(config).rows) if tuple(map(row.get, columns)) == wanted]
+    values = [row.get(metric) for row in rows]
     if not values or not isinstance(values[-1], int | float):
         raise UserError(f"objectives.{objective}: no such number in the rows of {config.name}")
     return values[-1]
@@ -177,15 +171,13 @@ def load_study(
     file = replace(file, base=[*file.base, *overrides])
     base = compose_parsed(parse_overrides(file.base))
     if not file.objectives:
-        first = METRICS[str(base.metrics.extractor)][0]
-        file = replace(file, objectives={first: "minimize"})
+        file = replace(file, objectives={METRICS[str(base.metrics.extractor)][0]: "minimize"})
     check_objectives(file, base, path)
     check_where(file, base, path)
     identifying = identifying_overrides(overrides, base)
     parts = [path.stem, preset, digest(sorted(identifying))[:6] if identifying else None]
-    full_name = "-".join(part for part in parts if part)
     budget = budget_flops(twin(base)) if file.matched == "train_flops" else None
-    study = Study(full_name, file, runs_dir, base, budget)
+    study = Study("-".join(filter(None, parts)), file, runs_dir, base, budget)
     if file.sampler != "grid":
         check_draws(study, path)
     return study
@@ -237,8 +229,7 @@ def check_where(file: StudyFile, base: Config, path: Path) -> None:
     Its value is known only when a configuration is composed, which is too slow for a sampler's draws.
     """
     space, known = keys_of(file.space), flatten(base)
-    used = [(rule, key) for rule in file.where for key in keys_in(rule)]
-    used = [(rule, key) for rule, key in used if key in known and key not in space]
+    used = [(rule, key) for rule in file.where for key in keys_in(rule) if key in known and key not in space]
     if not used:
         return
     requested = compose_node(parse_overrides(file.base))
@@ -263,8 +254,7 @@ def check_where(file: StudyFile, base: Config, path: Path) -> None:
 def check_draws(study: Study, path: Path) -> None:
     """Raises UserError if constraints allow too little of a space, or a key of it is no key of fit."""
     dice = Dice(random.Random(0))
-    draws = (draw(study.file.space, dice) for _ in range(DRAWS))
-    allowed = [params for params in draws if study.allows(params)]
+    allowed = [p for _ in range(DRAWS) if study.allows(p := draw(study.file.space, dice))]
     if len(allowed) < ALLOWED:
         raise UserError(
             f"{path}: where={study.file.where} allows {len(allowed) or 'none'} of {DRAWS} random draws "

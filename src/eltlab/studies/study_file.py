@@ -32,10 +32,7 @@ PLACES = ("trainer=", "trainer.slurm.")
 
 @dataclass
 class StudyFile:
-    """The keys of a study file.
-
-    A metric may name a loop count: fid@2. Without one it is measured at all loops.
-    """
+    """The keys of a study file. A metric may name a loop count (fid@2); else it is measured at all loops."""
 
     base: list[str] = key(list, "overrides of fit that all trials share")
     space: Any = key(dict, "keys of fit and their choices or ranges, as in space.py")
@@ -97,9 +94,8 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
     if preset is not None:
         if preset not in presets:
             raise UserError(f"preset={preset}: {suggest(preset, [*presets], 'presets')}")
-        chosen = dict(presets[preset])
-        chosen["base"] = [*plain.get("base", []), *chosen.get("base", [])]
-        plain |= chosen
+        base = [*plain.get("base", []), *presets[preset].get("base", [])]
+        plain |= presets[preset] | {"base": base}
     try:
         file = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), plain | changes))
     except OmegaConfBaseException as error:
@@ -147,7 +143,17 @@ def check_study(file: StudyFile, path: Path) -> None:
     if (file.sampler == "grid") != (file.trials is None):
         fix = "remove trials: the space gives their number" if file.trials else "give trials: N"
         raise UserError(f"{path}: sampler={file.sampler}: {fix}")
-    check_pruner(file, path)
+    here = f"{path}: pruner={file.pruner}"
+    if file.pruner != "none" and len(file.objectives) > 1:
+        raise UserError(
+            f"{here}: a study with several objectives cannot be pruned, because its unfinished trials "
+            "have no order; remove the pruner"
+        )
+    if file.pruner != "none" and file.sampler != "grid" and len(file.seeds) > 1:
+        raise UserError(
+            f"{here}: a trial of sampler={file.sampler} trains all of seeds={file.seeds} one after "
+            "the other, and one seed says nothing about the rest; give one seed, or remove the pruner"
+        )
     if not file.space:
         raise UserError(f"{path}: space is empty; give a key of fit and its choices, e.g. loops: [1, 2]")
     check_space(file.space, f"{path}: space")
@@ -159,22 +165,6 @@ def check_study(file: StudyFile, path: Path) -> None:
                 f"{path}: space.{name}: matched=train_flops gives all trials the budget of base; write "
                 "matched: images"
             )
-
-
-def check_pruner(file: StudyFile, path: Path) -> None:
-    if file.pruner == "none":
-        return
-    here = f"{path}: pruner={file.pruner}"
-    if len(file.objectives) > 1:
-        raise UserError(
-            f"{here}: a study with several objectives cannot be pruned, because its unfinished trials "
-            "have no order; remove the pruner"
-        )
-    if file.sampler != "grid" and len(file.seeds) > 1:
-        raise UserError(
-            f"{here}: a trial of sampler={file.sampler} trains all of seeds={file.seeds} one after "
-            "the other, and one seed says nothing about the rest; give one seed, or remove the pruner"
-        )
 
 
 # --- the command line -----------------------------------------------------------------------------

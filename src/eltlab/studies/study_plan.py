@@ -17,10 +17,9 @@ def plan_lines(study: Study) -> list[str]:
     matched = "images" if study.budget is None else f"{format_si(study.budget)} training FLOPs"
     head = f"{study.name}: matched on {matched}, in {study.folder}"
     if study.file.sampler != "grid":
-        file, base = study.file, study.base
-        runs = (file.trials or 0) * len(file.seeds)
-        flops = format_si(runs * (study.budget or budget_flops(base)))
-        return [head, f"{file.trials} trials x {len(file.seeds)} seeds, about {flops} training FLOPs"]
+        trials, repeats = study.file.trials or 0, len(study.file.seeds)
+        flops = format_si(trials * repeats * (study.budget or budget_flops(study.base)))
+        return [head, f"{trials} trials x {repeats} seeds, about {flops} training FLOPs"]
     planned = grid_trials(study)
     machine = find_machine(study.base.trainer.accelerator, study.base.trainer.precision)
     seeds = Counter(study.arm(trial.params, trial.config) for trial in planned)

@@ -56,9 +56,8 @@ def open_queue(study: Study, keys: SweepKeys, workers: int) -> "TrialQueue":
 class TrialQueue:
     """The trials of a study in a storage. Every method may raise Refused.
 
-    Args:
-        worker: a name that no other worker has.
-        lease: seconds without a renewal after which any worker may take over a trial.
+    worker: a name that no other worker has. lease: seconds without a renewal after which any worker may
+    take over a trial.
     """
 
     def __init__(self, study: Study, storage: Storage, worker: str, lease: float) -> None:
@@ -99,12 +98,11 @@ class TrialQueue:
                 facts = trial.user_attrs
                 names = identities(facts["cell"], facts["seeds"], facts["key"])
                 if not trial.state.is_finished() and not names & wanted:
-                    raise contradiction(
-                        self.study,
-                        self.storage,
+                    what = (
                         f"trial {trial.number} ({facts['arm']}, seed {facts['seeds'][0]}) is still to run, "
-                        "and the space or the seeds no longer contain it",
                     )
+                    what += "and the space or the seeds no longer contain it"
+                    raise contradiction(self.study, self.storage, what)
                 stored |= names
             for each in planned:
                 if not identities(each.params, [each.seed], each.key) & stored:
@@ -119,8 +117,7 @@ class TrialQueue:
             "key": planned.key,
             "choices": {name: choices for name, (_, choices) in named.items()},
         }
-        values = {name: value for name, (value, _) in named.items()}
-        self.optuna.enqueue_trial(values, user_attrs=attributes)
+        self.optuna.enqueue_trial({name: value for name, (value, _) in named.items()}, user_attrs=attributes)
 
     def retry(self) -> None:
         """Enqueues every trial that failed and was not retried yet."""
@@ -134,8 +131,7 @@ class TrialQueue:
     # --- claiming ---------------------------------------------------------------------------------
 
     def claim(self) -> ClaimedTrial | None:
-        """The next trial, now this worker's: one with an expired lease, a waiting one, or a new one of the
-        sampler. None if there is none at the moment."""
+        """The next trial, now this worker's: of an expired lease, waiting or newly drawn; None if none is left."""
         with self.storage.exclusive():
             trials, wanted = self.trials(), self.study.file.trials
             for frozen in trials:
@@ -179,10 +175,9 @@ class TrialQueue:
     def renew(self, claimed: ClaimedTrial) -> bool:
         """Renews the lease; False if it expired and a different worker has the trial."""
         with self.storage.exclusive():
-            if not self._owns(claimed):
-                return False
-            self._sign(claimed.trial)
-        return True
+            if owned := self._owns(claimed):
+                self._sign(claimed.trial)
+        return owned
 
     def release(self, claimed: ClaimedTrial) -> None:
         """Ends the lease, so that any worker may take the trial at once."""

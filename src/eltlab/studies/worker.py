@@ -61,12 +61,7 @@ def run_worker(study: Study, keys: SweepKeys, workers: int) -> None:
 
 
 class Worker:
-    """Runs the trials of a queue.
-
-    Args:
-        threads: of torch in each trial.
-        requests: notes a signal to stop.
-    """
+    """Runs the trials of a queue, each with `threads` of torch; `requests` notes a signal to stop."""
 
     def __init__(self, queue: TrialQueue, threads: int, requests: Requests) -> None:
         self.queue, self.threads, self.requests = queue, threads, requests
@@ -171,8 +166,7 @@ def fork_fit(config: Config, log: Path, threads: int) -> Fork:
     sys.stdout.flush()  # else the child would print what is buffered here a second time
     sys.stderr.flush()
     parent = os.getpid()
-    child = os.fork()
-    if child:
+    if child := os.fork():
         return Fork(child)
     code = 1
     try:
@@ -246,12 +240,10 @@ class Watcher:
 
     def prune_if_hopeless(self) -> None:
         """Reports new values. Raises Pruned if the pruner gives up the trial."""
-        if not self.report():
-            return
-        with self.queue.storage.refusals():
-            hopeless = self.claimed.trial.should_prune()
-        if hopeless:
-            raise Pruned
+        if self.report():
+            with self.queue.storage.refusals():
+                if self.claimed.trial.should_prune():
+                    raise Pruned
 
     def report(self) -> bool:
         """Reports the new values of validation.csv; whether there were any."""
@@ -259,8 +251,7 @@ class Watcher:
         if size == self.size:
             return False
         before = len(self.reported)
-        values = validation_curve(self.path, self.column, self.exit)
-        for number, value in enumerate(values, start=1):
+        for number, value in enumerate(validation_curve(self.path, self.column, self.exit), start=1):
             step = round(number / self.validations * self.images)
             if step not in self.reported:
                 self.queue.report(self.claimed, self.sign * value, step)
