@@ -179,9 +179,8 @@ class FitJob(Job):
     def work(self) -> None:
         from eltlab.training.fit import fit
 
-        config = parse_config(self.config, Path("the job's configuration"))
         export_ranks()
-        fit(config)
+        fit(parse_config(self.config, Path("the job's configuration")))
 
 
 @dataclass

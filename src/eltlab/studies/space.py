@@ -147,15 +147,13 @@ class Dice:
 
 def draw(space: Mapping[str, Any], trial: Any) -> Params:
     """Draws parameters from a space. trial: a trial of Optuna, or Dice."""
-    variants = {
-        key: {repr(inner[key]) for inner in spaces_in(space) if key in inner} for key in keys_of(space)
-    }
+    texts = {key: {repr(inner[key]) for inner in spaces_in(space) if key in inner} for key in keys_of(space)}
 
     def draw_branch(inner: Mapping[str, Any], branch: str) -> Params:
         params: Params = {}
         for key, values in inner.items():
             # Optuna allows one distribution per name. If branches differ, each has a separate name.
-            name = key if len(variants[key]) == 1 else f"{key} of {branch}"
+            name = key if len(texts[key]) == 1 else f"{key} of {branch}"
             if is_range(values):
                 params[key] = _draw_range(name, values, trial)
                 continue

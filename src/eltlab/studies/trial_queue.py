@@ -56,8 +56,7 @@ def open_queue(study: Study, keys: SweepKeys, workers: int) -> "TrialQueue":
 class TrialQueue:
     """The trials of a study in a storage. Every method may raise Refused.
 
-    worker: a name that no other worker has. lease: seconds without a renewal after which any worker may
-    take over a trial.
+    worker: its unique name. lease: seconds without a renewal after which any worker may take over a trial.
     """
 
     def __init__(self, study: Study, storage: Storage, worker: str, lease: float) -> None:
@@ -131,7 +130,7 @@ class TrialQueue:
     # --- claiming ---------------------------------------------------------------------------------
 
     def claim(self) -> ClaimedTrial | None:
-        """The next trial, now this worker's: of an expired lease, waiting or newly drawn; None if none is left."""
+        """The next trial, now this worker's: abandoned, waiting or newly drawn. None if there is none now."""
         with self.storage.exclusive():
             trials, wanted = self.trials(), self.study.file.trials
             for frozen in trials:

@@ -115,8 +115,7 @@ class Worker:
         if queue.study.file.pruner != "none":
             watcher = self._retry(lambda: Watcher(queue, claimed, config))
         child = fork_fit(config, log, self.threads)
-        renewed = time.monotonic()
-        next_call = 0.0  # of the storage
+        renewed, next_call = time.monotonic(), 0.0  # the next call is of the storage
         try:
             while (code := child.poll()) is None:
                 self.requests.raise_if_stopped()
