@@ -12,8 +12,8 @@ from eltlab.common.errors import UserError
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops, train_flops
 from eltlab.config.cost.twins import twin
-from eltlab.config.flat import to_yaml
 from eltlab.config.identity import identity
+from eltlab.config.keys import to_yaml
 from eltlab.config.parsing import typed
 from eltlab.config.schema import DEFAULT_IMAGES
 from eltlab.runs.composing import compose

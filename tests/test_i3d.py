@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from eltlab.common.errors import UserError
-from eltlab.config.flat import leaves
+from eltlab.config.keys import leaves
 from eltlab.evaluation import i3d
 from eltlab.evaluation.distances import frechet, statistics
 from eltlab.evaluation.i3d import (

@@ -200,8 +200,8 @@ def test_rows_and_run_ids_agree_on_what_defines_a_model() -> None:
 
     from conftest import tiny
 
-    from eltlab.config.flat import flatten
     from eltlab.config.identity import defines, identity
+    from eltlab.config.keys import flatten
 
     config = tiny()
     for key in flatten(config):

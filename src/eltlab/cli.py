@@ -2,16 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from eltlab.common.command import is_key_value
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import mask_password
-from eltlab.config.flat import flatten
-from eltlab.config.keys import check_keys
-from eltlab.config.parsing import parse_overrides, set_key, typed
+from eltlab.config.keys import flatten
+from eltlab.config.parsing import parse_overrides, set_key, to_config, typed
 from eltlab.config.schema import Config
 from eltlab.runs.composing import resolve_node
 from eltlab.runs.run_folder import Run
@@ -38,13 +37,7 @@ def own_keys(overrides: list[str], defaults: Keys) -> tuple[Keys, list[str]]:
         set_key(own, "storage", storage_url(text.removeprefix("storage=")))
     for key, value in parse_overrides([text for text in mine if text not in urls]):
         set_key(own, key, value)
-    return _to_keys(own), [text for text in overrides if text not in mine]
-
-
-def _to_keys(own: DictConfig) -> Any:
-    keys = OmegaConf.to_object(own)
-    check_keys(keys)
-    return keys
+    return to_config(own), [text for text in overrides if text not in mine]
 
 
 def study_keys(arguments: list[str], defaults: Keys) -> tuple[str, Keys, list[str]]:
@@ -78,5 +71,5 @@ def open_run(overrides: list[str], defaults: Keys) -> tuple[Run, Config, Keys]:
         else:
             known = [*own, *(k for k in flatten(run.config) if k.startswith(OPEN_KEYS))]
             raise UserError(f"{key}={value}: not a key of a trained run: {suggest(key, known, 'keys')}")
-    keys = _to_keys(own)  # before the rules, which may read files
+    keys = to_config(own)  # before the rules, which may read files
     return run, resolve_node(node), keys

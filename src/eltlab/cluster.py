@@ -20,7 +20,7 @@ from eltlab.cli import study_keys
 from eltlab.common.errors import UserError, first_line
 from eltlab.common.signals import Stopped, listening
 from eltlab.common.text import mask_password
-from eltlab.config.flat import to_yaml
+from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config, SlurmConfig
 from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.evaluation.prepare import check_wandb

@@ -1,9 +1,11 @@
-"""The sentence, range and choices of a key, declared next to its field, and the function that checks them."""
+"""Keys: the sentence, range and choices next to a field, their check, and all keys of a configuration."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from eltlab.common.errors import UserError
 
@@ -104,3 +106,19 @@ def stable_dict(config: Any) -> dict[str, Any]:
         elif declared.since is None or value != each.default:
             found[each.name] = value
     return found
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted keys to plain values, in order."""
+    return {k: v for section, value in asdict(config).items() for k, v in leaves(section, value)}
+
+
+def leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in leaves(f"{prefix}.{key}", inner)]
+    return [(prefix, value)]
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML, the form that `load_config` reads."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))

@@ -14,8 +14,7 @@ from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package import package_folder
 from eltlab.common.text import mask_password
 from eltlab.config.extensions import is_extension, load_extension, source_hash
-from eltlab.config.flat import leaves
-from eltlab.config.keys import check_keys
+from eltlab.config.keys import check_keys, leaves
 from eltlab.config.rules import BUDGETS
 from eltlab.config.schema import Config, EncodeConfig
 
@@ -133,7 +132,7 @@ def typed(composed: DictConfig, schema: Config | EncodeConfig | None = None) -> 
 
 
 def to_config(node: DictConfig) -> Any:
-    """The Config or EncodeConfig of a node, with every key checked on its own. Raises UserError."""
+    """The dataclass of a node, with every key checked on its own. Raises UserError."""
     try:
         config = OmegaConf.to_object(node)
     except MissingMandatoryValue as error:  # a field of an extension without a default

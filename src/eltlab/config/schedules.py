@@ -25,7 +25,7 @@ def is_loop_count(value: object) -> bool:
 def is_loop_schedule(loops: object, steps: int) -> bool:
     """Whether it is one loop count, a ramp "AtoB", or a list of one count per step."""
     if isinstance(loops, str):
-        return _ends(loops) is not None
+        return re.fullmatch(r"[1-9]\d{0,5}to[1-9]\d{0,5}", loops) is not None
     if isinstance(loops, list):
         return len(loops) == steps and all(is_loop_count(count) for count in loops)
     return is_loop_count(loops)
@@ -54,17 +54,10 @@ def loop_schedule(loops: LoopSchedule, steps: int) -> list[int]:
         return [loops] * steps
     if isinstance(loops, list):
         return loops
-    ends = _ends(loops)
-    assert ends is not None
-    first, last = ends
+    first, last = map(int, loops.split("to"))
     # Rounded half up, in integers: the same on every machine.
     span = max(steps - 1, 1)
     return [(2 * (first * (span - k) + last * k) + span) // (2 * span) for k in range(steps)]
-
-
-def _ends(ramp: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", ramp)
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def parse_schedules(loops: object, steps: int) -> list[LoopSchedule]:

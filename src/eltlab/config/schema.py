@@ -21,8 +21,8 @@ MODULATED_BLOCKS = ("adaln", "film")
 
 
 @dataclass
-class Dimensions:
-    """The size of a network: width, heads, MLP width and effective depth D (layers per pass)."""
+class ModelConfig:
+    """The size of a network, and additions to the plain loop from related work, which are off by default."""
 
     name: str = MISSING
     width: int = key(MISSING, "features per token", low=1)
@@ -32,23 +32,12 @@ class Dimensions:
     block: str | None = key(None, "kind of layer; null: the objective's own", choices=BLOCKS)
     cond_width: int | None = key(None, "width of the time and class embedding; null: width", low=1)
     dropout: float | None = key(None, "dropout; null: 0.1 if masked, else 0", low=0, below=1)
-
-
-@dataclass
-class Anatomy:
-    """Additions to the plain loop from related work. All are off by default."""
-
     prelude: int = key(0, "layers before the loop, run once per pass; counted in depth", low=0)
     coda: int = key(0, "layers after the loop, run once per exit; counted in depth", low=0)
     loop_embedding: bool = key(False, "add a learned vector per loop to every token")
     inject_input: bool = key(False, "add a linear map of the loop's input at every later loop")
     residual_scale: bool = key(False, "scale the residual branches of looped layers by 1/(N·√L)")
     exclusive_attention: bool = key(False, "remove each token's own value from its attention output")
-
-
-@dataclass
-class ModelConfig(Anatomy, Dimensions):
-    """The keys of model: dimensions first, because dataclasses collect fields from the last base."""
 
 
 @dataclass

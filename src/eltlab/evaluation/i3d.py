@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from eltlab.common.errors import UserError
-from eltlab.config.flat import leaves
+from eltlab.config.keys import leaves
 from eltlab.config.schema import Config, EncodeConfig
 from eltlab.data.images.image_files import Images
 from eltlab.evaluation.classifier import ClassifierMetrics, training_examples

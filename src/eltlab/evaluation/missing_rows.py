@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from eltlab.config.flat import flatten
+from eltlab.config.keys import flatten
 from eltlab.config.schedules import LoopSchedule
 from eltlab.config.schema import Config, MetricsConfig
 from eltlab.runs.row_files import read_rows, recorded_config, requested_loops

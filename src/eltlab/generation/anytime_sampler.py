@@ -143,8 +143,8 @@ class AnytimeSampler:
                 bar.update(sum(len(part.images) for part in parts))
         if not parts:
             return None
-        images = [drawn.images for drawn in parts]
-        return SampleBatch(torch.cat(images), average_depths(parts), parts[0].updates)
+        images = torch.cat([drawn.images for drawn in parts])
+        return SampleBatch(images, average_depths(parts), parts[0].updates)
 
     def _draw_and_decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
         """Draws with the objective's sampler, and decodes to uint8 images on the CPU."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from eltlab.common.errors import UserError
 from eltlab.common.files import atomic_path
 from eltlab.common.tensor_files import read_tensors
-from eltlab.config.flat import to_yaml
+from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.data.tokenizers.tokenizer import PerFrame, Tokenizer, adapt_to_clips

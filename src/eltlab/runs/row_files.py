@@ -10,7 +10,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.package import code_version
 from eltlab.config.cost.bill import model_bill
-from eltlab.config.flat import flatten
+from eltlab.config.keys import flatten
 from eltlab.config.schema import Config, EncodeConfig
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
-from eltlab.config.flat import to_yaml
 from eltlab.config.identity import identity
+from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config
 from eltlab.runs.composing import load_config
 from eltlab.runs.row_files import ROWS

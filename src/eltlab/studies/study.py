@@ -14,8 +14,8 @@ from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
 from eltlab.config.devices import check_one_device
-from eltlab.config.flat import flatten
 from eltlab.config.identity import place_keys
+from eltlab.config.keys import flatten
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.config.schema import Config
 from eltlab.runs.composing import compose_parsed

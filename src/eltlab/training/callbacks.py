@@ -17,7 +17,7 @@ from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.progress import Bar
 from eltlab.common.signals import STOPS, Requests
 from eltlab.common.text import example_unit, format_loops
-from eltlab.config.flat import flatten
+from eltlab.config.keys import flatten
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler

@@ -1,9 +1,8 @@
 """Parameters, MACs and FLOPs of a network, in closed formulas. Pure Python, no torch.
 
-1 MAC (multiply and add) = 2 FLOPs. The literature's "GFLOPs" of looped and diffusion transformers
-are MACs (PAPER, What the counts mean). Only matrix products are counted, as in torch's
-FlopCounterMode; norms, activations and softmax are not. Exclusive attention and residual scaling add
-no matrix product.
+1 MAC (multiply and add) = 2 FLOPs. The literature's "GFLOPs" of looped and diffusion transformers are MACs
+(PAPER, What the counts mean). Only matrix products are counted, as in torch's FlopCounterMode; norms,
+activations and softmax are not. Exclusive attention and residual scaling add no matrix product.
 
 Symbols: d width, m MLP width, c condition width, T tokens in the trunk, T′ tokens of the image,
 N unique layers, L loops, D effective depth, K codes, P values in a patch.
