@@ -93,7 +93,6 @@ def status_line(queue: TrialQueue, trials: list[FrozenTrial], workers: int) -> s
         parts.append(f"best {best.value:.4g} ({best.user_attrs.get('arm')})")
     seconds = [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
     if seconds and left:
-        parts.append(
-            f"{format_duration(sum(seconds) / len(seconds) * left / (workers or running or 1))} left"
-        )
+        rest = sum(seconds) / len(seconds) * left / (workers or running or 1)
+        parts.append(f"{format_duration(rest)} left")
     return ", ".join(parts)

@@ -97,10 +97,8 @@ class TrialQueue:
                 facts = trial.user_attrs
                 names = identities(facts["cell"], facts["seeds"], facts["key"])
                 if not trial.state.is_finished() and not names & wanted:
-                    what = (
-                        f"trial {trial.number} ({facts['arm']}, seed {facts['seeds'][0]}) is still to run, "
-                    )
-                    what += "and the space or the seeds no longer contain it"
+                    what = f"trial {trial.number} ({facts['arm']}, seed {facts['seeds'][0]}) is still to run"
+                    what += ", and the space or the seeds no longer contain it"
                     raise contradiction(self.study, self.storage, what)
                 stored |= names
             for each in planned:
