@@ -22,7 +22,8 @@ from test_runs import assert_same, outcome
 
 from eltlab.runs.result_table import load
 from eltlab.runs.run_folder import Run
-from eltlab.studies.storage import JournalLock, open_storage
+from eltlab.studies.journal import JournalLock
+from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.trial_queue import TrialQueue, failed
 

@@ -25,7 +25,8 @@ from postgres import PASSWORD, QUOTED, USER
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock
 from eltlab.common.text import mask_password
-from eltlab.studies.storage import JournalLock, open_storage
+from eltlab.studies.journal import JournalLock
+from eltlab.studies.storage import open_storage
 
 # Children come from a server that has the imports done, and inherit none of our locks.
 PROCESSES = multiprocessing.get_context("forkserver")
