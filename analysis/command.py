@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab.common.command import is_key_value, run_command
 from eltlab.common.errors import UserError, suggest
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.runs import result_table
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from textwrap import fill
 
 from eltlab.analysis.table_files import replace_block
 from eltlab.common.files import write_atomic
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.common.text import format_si, format_table
 from eltlab.config.cost.flops import (
     budget_flops,
@@ -28,7 +28,7 @@ from eltlab.config.cost.flops import (
     params_total,
     requested_depths,
 )
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.parsing import compose_node, parse_overrides, to_config
 from eltlab.config.rules import resolve
 from eltlab.config.schema import Config

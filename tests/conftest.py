@@ -17,7 +17,7 @@ from torch import nn
 
 from eltlab.common.errors import UserError
 from eltlab.config.schema import Config
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the commands whose answer to it is tested.

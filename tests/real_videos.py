@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eltlab.data.clips.video_decoding import frame_to_image
-from eltlab.evaluation.weight_files import installed_file
+from eltlab.evaluation.network_hash import installed_file
 
 
 def real_video(name: str) -> Path:

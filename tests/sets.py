@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from eltlab.data.encoded.manifest import Manifest, read_manifest
 from eltlab.evaluation.encode_set import encode
-from eltlab.runs.composing import compose_encode
+from eltlab.runs.compose_config import compose_encode
 
 # Two levels: one latent position of two channels covers 2x2 pixels.
 KL = {

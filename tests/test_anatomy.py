@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import perturbed, tiny
 
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.common.seeds import BatchNoise
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.generation.objective import build_objective
 from eltlab.model.backbone import build_backbone, initialise_backbone
 from eltlab.model.layers import Attention, exclude_own
 from eltlab.model.loop import build_stack, relative_update
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 LAYERS, LOOPS = 2, 4
 SWITCHES = {

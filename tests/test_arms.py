@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from eltlab import fit
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.runs.result_table import load
 
 SMALL = ["budget.images=64", "batch_size=32", "metrics.samples=40", "sampler.steps=2"]

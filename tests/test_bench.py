@@ -18,7 +18,7 @@ from eltlab.analysis.comparable_rows import comparable
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import slice_of_this_process
 from eltlab.config.cost.flops import train_flops_per_image
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.schema import Spent
 from eltlab.data.build import build_data
 from eltlab.runs.result_table import load

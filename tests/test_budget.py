@@ -16,7 +16,7 @@ from eltlab.config.identity import identity
 from eltlab.config.keys import to_yaml
 from eltlab.config.parsing import typed
 from eltlab.config.schema import DEFAULT_IMAGES
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 from eltlab.runs.row_files import read_rows
 
 FREE = [text for text in TINY if not text.startswith("budget.")]

@@ -15,10 +15,10 @@ from eltlab import bench, dashboard, encode, evaluate, export, fit, plan, report
 from eltlab.analysis.command import read
 from eltlab.analysis.comparable_rows import comparable
 from eltlab.common import command
-from eltlab.common.cache import cache_dir
+from eltlab.common.disk_cache import cache_dir
 from eltlab.config.keys import walk
 from eltlab.config.parsing import is_set_by_group
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 from eltlab.studies.study_file import SweepKeys
 
 TINY = [

@@ -25,11 +25,11 @@ from eltlab.data.clips import open_video, timelines, video_decoding
 from eltlab.data.clips.clip_files import ClipFiles, load_clips
 from eltlab.data.clips.timelines import Timeline, read_timeline
 from eltlab.data.clips.video_decoding import Video, frame_to_image
+from eltlab.data.image_sources import class_names, load_splits
 from eltlab.data.images.image_decoding import decode_image
 from eltlab.data.images.image_set import ImageSet
 from eltlab.data.sets.listing import ListedSplit
 from eltlab.data.sets.video_listing import list_videos
-from eltlab.data.sources import class_names, load_splits
 from eltlab.evaluation.features import Extractor, Reference
 
 # --- videos for the tests -------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from eltlab.config.cost.flops import (
     train_flops,
     train_flops_per_image,
 )
-from eltlab.config.network import Network, network
+from eltlab.config.network_shape import Network, network
 from eltlab.config.schema import Spent
 from eltlab.model.backbone import PatchBackbone, TokenBackbone, build_backbone
 from eltlab.model.patches import Patches

@@ -24,7 +24,7 @@ from studies import opened
 
 import eltlab.training.sharding  # noqa: F401  # imported before any fork, for speed
 from eltlab import evaluate, fit
-from eltlab.common import distributed, files, ranks
+from eltlab.common import collectives, files, ranks
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice, slice_of_this_process
 from eltlab.config import devices
@@ -32,7 +32,7 @@ from eltlab.data.batches import BatchLoader
 from eltlab.generation.masked import Masked
 from eltlab.launch import exit_code
 from eltlab.runs.checkpoints import read_checkpoint
-from eltlab.runs.loading import load
+from eltlab.runs.load_model import load
 from eltlab.runs.run_folder import Run
 from eltlab.studies.study import grid_trials
 from eltlab.studies.worker import preload
@@ -274,7 +274,7 @@ def test_evaluation_over_processes_draws_the_same_samples(
     labels = torch.arange(20) % 10  # batches of 8, 8 and 4
 
     def draw() -> None:
-        distributed.init_process_group(torch.device("cpu"))
+        collectives.init_process_group(torch.device("cpu"))
         drawn = load(run).sample_all(labels, 3, 5, "test")
         assert (drawn is None) == (ranks.rank() > 0)
         if drawn is not None:
@@ -305,19 +305,19 @@ def test_rows_of_two_processes_are_those_of_one(trained: Callable[..., Path]) ->
 
 def test_ranks_wait_for_the_main_process_but_not_for_a_step_that_hangs() -> None:
     def work() -> None:
-        distributed.WAIT = timedelta(seconds=2)
-        distributed.init_process_group(torch.device("cpu"))
+        collectives.WAIT = timedelta(seconds=2)
+        collectives.init_process_group(torch.device("cpu"))
         if ranks.is_main_process():
             time.sleep(3)
-        distributed.barrier()
+        collectives.barrier()
         if ranks.is_main_process():
             time.sleep(3)
-        assert distributed.broadcast(7 if ranks.is_main_process() else None) == 7
+        assert collectives.broadcast(7 if ranks.is_main_process() else None) == 7
         if not ranks.is_main_process():
             time.sleep(5)  # stands for a step that hangs
             return
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
-            distributed.all_reduce_mean(torch.ones(1))
+            collectives.all_reduce_mean(torch.ones(1))
 
     assert processes(2, work) == [0, 0]
 

@@ -18,7 +18,7 @@ from eltlab.common.files import atomic_path
 from eltlab.common.seeds import BatchNoise, generator
 from eltlab.data.build import build_data
 from eltlab.data.images.image_set import as_input
-from eltlab.runs.loading import load_run
+from eltlab.runs.load_model import load_run
 from eltlab.runs.run_folder import Run
 from eltlab.training.validation import LEVELS, Validation, micro_batch_count
 

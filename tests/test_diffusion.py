@@ -7,7 +7,7 @@ import torch
 from conftest import perturbed, tiny
 
 from eltlab.common.seeds import BatchNoise, SampleNoise
-from eltlab.config.schedules import evaluations, guidance_scale, loop_schedule
+from eltlab.config.sampling_schedules import evaluations, guidance_scale, loop_schedule
 from eltlab.config.schema import DiffusionSamplerConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.generation.diffusion import Diffusion, alpha_sigma, ancestral_step, ddim_step

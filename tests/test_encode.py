@@ -28,14 +28,14 @@ from eltlab.config.identity import identity
 from eltlab.data.build import build_data
 from eltlab.data.encoded import shard_files, shard_writing
 from eltlab.data.encoded.manifest import TOKENIZER, read_manifest
+from eltlab.data.image_sources import load_source_splits
 from eltlab.data.sets import image_listing
-from eltlab.data.sources import load_source_splits
 from eltlab.data.tokenizers import kmeans
 from eltlab.data.tokenizers.tokenizer_files import load_tokenizer
 from eltlab.evaluation import encode_set
-from eltlab.evaluation.prepare import prepare_evaluation
-from eltlab.runs.composing import compose_encode
-from eltlab.runs.loading import load_run
+from eltlab.evaluation.prepare_run import prepare_evaluation
+from eltlab.runs.compose_config import compose_encode
+from eltlab.runs.load_model import load_run
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
 from eltlab.training import fit

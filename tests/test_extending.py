@@ -15,7 +15,7 @@ from eltlab.config.identity import identity
 from eltlab.generation.objective import build_objective
 from eltlab.model.backbone import build_backbone
 from eltlab.runs.checkpoints import read_checkpoint
-from eltlab.runs.composing import compose, load_config
+from eltlab.runs.compose_config import compose, load_config
 from eltlab.runs.row_files import read_rows
 from eltlab.training.supervision import build_supervision
 

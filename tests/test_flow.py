@@ -16,7 +16,7 @@ from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.generation.flow import Flow
 from eltlab.generation.objective import build_objective
 from eltlab.model.backbone import build_backbone
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 from eltlab.runs.row_files import read_rows
 from eltlab.training import fit
 

@@ -38,7 +38,7 @@ from eltlab.evaluation.i3d import (
     load_i3d,
     preprocess,
 )
-from eltlab.evaluation.weight_files import installed_file
+from eltlab.evaluation.network_hash import installed_file
 
 # Lines of deepmind/kinetics-i3d's data/label_map.txt, counted from 0.
 ACTIONS = {

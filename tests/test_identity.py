@@ -13,7 +13,7 @@ from eltlab.config.keys import key, stable_dict
 from eltlab.config.parsing import to_config, typed
 from eltlab.config.schema import Config, DataConfig, FinalConfig, MaskedSamplerConfig
 from eltlab.evaluation.protocol import protocol_id, sampling_protocol
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 ROWS = sorted((Path(__file__).parents[1] / "analysis" / "data").glob("*.jsonl"))
 

@@ -14,8 +14,8 @@ from sets import photographs
 from studies import queue_of
 from test_studies import SMALL, check_trials
 
-from eltlab.common.package import package_folder
-from eltlab.runs.composing import compose, compose_encode
+from eltlab.common.package_info import package_folder
+from eltlab.runs.compose_config import compose, compose_encode
 from eltlab.studies.study import grid_trials, load_study
 
 PAGE = package_folder("docs") / "imagenet.md"

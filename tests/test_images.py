@@ -22,7 +22,7 @@ from conftest import fails, tiny
 from PIL import Image
 
 from eltlab import evaluate, fit
-from eltlab.common.cache import cache_dir
+from eltlab.common.disk_cache import cache_dir
 from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchSlice
 from eltlab.config.schema import DataConfig
@@ -34,7 +34,7 @@ from eltlab.data.images.image_set import ImageSet
 from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
 from eltlab.data.sets.image_listing import SUFFIXES, list_images
 from eltlab.data.sets.listing import ListedSplit
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 # --- files for the tests --------------------------------------------------------------------------
 

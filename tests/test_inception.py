@@ -34,7 +34,7 @@ from eltlab.evaluation.inception import (
     read_inception_weights,
 )
 from eltlab.evaluation.metrics import check_metrics
-from eltlab.evaluation.weight_files import Tensors, installed_file
+from eltlab.evaluation.network_hash import Tensors, installed_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 

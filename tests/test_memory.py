@@ -22,7 +22,7 @@ from eltlab.config.cost.memory import (
     training_moments,
     training_pass,
 )
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.schema import Spent, SupervisionConfig
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.backbone import build_backbone

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import tiny
 
-from eltlab.config.schedules import LoopSchedule
+from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.evaluation.missing_rows import (
     default_schedules,

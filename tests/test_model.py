@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import perturbed, tiny
 
-from eltlab.config.network import Network
+from eltlab.config.network_shape import Network
 from eltlab.model.backbone import (
     PatchBackbone,
     TokenBackbone,

@@ -35,7 +35,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     script = (
-        "import eltlab; from eltlab.common.package import package_folder; "
+        "import eltlab; from eltlab.common.package_info import package_folder; "
         "print(eltlab.__file__); print(package_folder('conf')); "
         "from eltlab.analysis.command import read; print(len(read('anytime_quick'))); "
         "from eltlab import fit; fit.main(['budget.images=32', 'batch_size=32', 'evaluate=false', "

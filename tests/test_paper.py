@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from eltlab import fit
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.config.parsing import options_of
 from eltlab.model.backbone import build_backbone
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "analysis"))  # as for its scripts, which import each other

@@ -14,7 +14,7 @@ from test_images import encoded, fails, image_config, noise, put
 
 from eltlab.data.images.image_files import ImageFiles, load_images
 from eltlab.data.sets.image_listing import list_images
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 NAMES = ["cat", "dog", "owl"]
 # What the library datasets (2 and later) writes into the schema for Image and ClassLabel columns.

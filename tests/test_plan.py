@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eltlab import plan
-from eltlab.common import machine
+from eltlab.common import machine_facts
 from eltlab.common.errors import UserError
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.common.text import format_bytes, format_duration, format_si, format_table
-from eltlab.config.cost import rates
+from eltlab.config.cost import measured_rates
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import macs_per_pass, macs_trunk, params_blocks, train_flops
 from eltlab.config.cost.memory import training_memory
 from eltlab.config.cost.twins import TOLERANCE, count_params, iso_params, twin
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.parsing import options_of
 from eltlab.model.backbone import build_backbone
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 KEYS = """unique_layers loops depth width tokens params_total params_blocks params_embedding
     params_head macs_per_pass macs_per_pass_trunk macs_per_pass_attention nfe macs_per_sample
@@ -275,7 +275,7 @@ def test_times_come_from_a_calibration(capsys):
 
 def test_what_is_no_entry_of_the_cache_is_passed_over(capsys):
     planned(capsys, *TINY, "loops=1", "calibrate=true")
-    file = rates.rates_file()
+    file = measured_rates.rates_file()
     file.write_text('{"machine": "x"}\n' + file.read_text() + '{"torn')
     assert planned(capsys, *TINY, "loops=1")["train_seconds"] > 0
 
@@ -303,13 +303,13 @@ def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, 
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if found is not None and visible == "1":
         found = ("--id=1", found[1])
-    assert machine.find_gpu() == found
+    assert machine_facts.find_gpu() == found
 
 
 def test_a_second_calibration_takes_the_place_of_the_first(capsys):
     for _ in range(2):
         planned(capsys, *TINY, "loops=1", "calibrate=true")
-    from eltlab.config.cost.rates import read_rates
+    from eltlab.config.cost.measured_rates import read_rates
 
     assert len(read_rates()) == 1
 
@@ -333,7 +333,7 @@ def test_mistakes_are_told(wrong, said):
 
 
 def test_calibrating_what_is_not_here_or_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(machine, "find_gpu", lambda: None)
+    monkeypatch.setattr(machine_facts, "find_gpu", lambda: None)
     with pytest.raises(UserError, match="there is no GPU here"):
         plan.main(["trainer.accelerator=cuda", "calibrate=true"])
     with pytest.raises(UserError, match="calibrate a smaller batch_size or model"):

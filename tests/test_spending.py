@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from eltlab import evaluate, fit
 from eltlab.analysis.comparable_rows import comparable
 from eltlab.config.cost import flops
-from eltlab.config.schedules import is_loop_schedule, loop_schedule
+from eltlab.config.sampling_schedules import is_loop_schedule, loop_schedule
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.runs.composing import compose
-from eltlab.runs.loading import load
+from eltlab.runs.compose_config import compose
+from eltlab.runs.load_model import load
 from eltlab.runs.result_table import load as load_rows
 from eltlab.runs.row_files import read_rows
 

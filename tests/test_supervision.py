@@ -8,7 +8,7 @@ import torch
 from conftest import perturbed, tiny
 
 from eltlab.common.seeds import BatchNoise
-from eltlab.config.depths import depth_distribution
+from eltlab.config.depth_distribution import depth_distribution
 from eltlab.config.schema import (
     DeepConfig,
     FinalConfig,
@@ -18,7 +18,7 @@ from eltlab.config.schema import (
 )
 from eltlab.generation.objective import build_objective
 from eltlab.model.backbone import build_backbone
-from eltlab.training.module import LoopedModule
+from eltlab.training.looped_module import LoopedModule
 from eltlab.training.supervision import Deep, Final, Ilsd, RandomDepth, build_supervision, ramp
 
 LOOPS, STEPS = 4, 11

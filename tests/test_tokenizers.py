@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 
 from eltlab.common.errors import UserError
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.config.encode_rules import check_tokenizer
 from eltlab.config.schema import DataConfig, TokenizerConfig
 from eltlab.data.images.image_files import load_images

@@ -11,9 +11,9 @@ from eltlab import fit
 from eltlab.common.errors import Diverged
 from eltlab.common.seeds import BatchNoise
 from eltlab.generation.masked import Masked
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
-from eltlab.training.module import LoopedModule, learning_rate
+from eltlab.training.looped_module import LoopedModule, learning_rate
 
 TINY = [
     "model.width=16",

@@ -26,8 +26,8 @@ from eltlab.data.tokenizers.tokenizer import PerFrame
 from eltlab.evaluation.classifier import Classifier
 from eltlab.evaluation.encode_set import encode
 from eltlab.runs import row_files
-from eltlab.runs.composing import compose, compose_encode
-from eltlab.runs.loading import load
+from eltlab.runs.compose_config import compose, compose_encode
+from eltlab.runs.load_model import load
 from eltlab.runs.run_folder import Run
 from eltlab.training.fit import fit
 

@@ -6,14 +6,14 @@
 
 from typing import Any
 
-from eltlab.common.package import __version__
+from eltlab.common.package_info import __version__
 
 __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from eltlab.runs.loading import load
+        from eltlab.runs.load_model import load
 
         return load
     raise AttributeError(f"module 'eltlab' has no attribute {name!r}")

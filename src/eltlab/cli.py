@@ -12,7 +12,7 @@ from eltlab.common.text import mask_password
 from eltlab.config.keys import flatten
 from eltlab.config.parsing import parse_overrides, set_key, to_config, typed
 from eltlab.config.schema import Config
-from eltlab.runs.composing import resolve_node
+from eltlab.runs.compose_config import resolve_node
 from eltlab.runs.run_folder import Run
 from eltlab.studies.study_file import storage_url
 

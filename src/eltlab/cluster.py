@@ -23,9 +23,9 @@ from eltlab.common.text import mask_password
 from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config, SlurmConfig
 from eltlab.evaluation.missing_rows import left_to_measure
-from eltlab.evaluation.prepare import check_wandb
+from eltlab.evaluation.prepare_run import check_wandb
 from eltlab.runs.checkpoints import read_checkpoint
-from eltlab.runs.composing import parse_config
+from eltlab.runs.compose_config import parse_config
 from eltlab.runs.run_folder import Run
 from eltlab.studies.study import Study, load_study
 from eltlab.studies.study_file import PLACES, STORAGE_VARIABLE, SweepKeys

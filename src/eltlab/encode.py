@@ -16,7 +16,7 @@ from eltlab.common.command import run_command
 from eltlab.config.encode_rules import NO_EFFECT
 from eltlab.config.key_help import config_help, help_text
 from eltlab.data.sets.image_listing import list_each_root_once
-from eltlab.runs.composing import compose_encode
+from eltlab.runs.compose_config import compose_encode
 
 
 def usage(arguments: list[str]) -> str:

@@ -20,9 +20,9 @@ from eltlab.config.data_rules import check_samples
 from eltlab.config.devices import needs_launch
 from eltlab.config.key_help import help_text, key_help
 from eltlab.config.keys import key
-from eltlab.config.schedules import parse_schedules
+from eltlab.config.sampling_schedules import parse_schedules
 from eltlab.evaluation.missing_rows import default_schedules
-from eltlab.evaluation.prepare import prepare_evaluation
+from eltlab.evaluation.prepare_run import prepare_evaluation
 from eltlab.launch import launch
 
 

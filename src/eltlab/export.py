@@ -30,7 +30,7 @@ def main(overrides: list[str]) -> None:
         raise UserError(f"out={keys.out}: exports are safetensors files; end the name in .safetensors")
 
     from eltlab.runs.export_file import write_export
-    from eltlab.runs.loading import load_run
+    from eltlab.runs.load_model import load_run
 
     model, counters = load_run(run.folder, config)
     write_export(out, config, model.backbone.state_dict(), model.tokenizer, counters)

@@ -13,7 +13,7 @@ from eltlab.common.command import run_command
 from eltlab.config.devices import needs_launch
 from eltlab.config.key_help import config_help, help_text
 from eltlab.launch import launch
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 
 def usage(arguments: list[str]) -> str:

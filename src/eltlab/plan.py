@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from eltlab.cli import own_keys
 from eltlab.common.command import run_command
-from eltlab.common.machine import find_machine
+from eltlab.common.machine_facts import find_machine
 from eltlab.config.cost.bill import bill_lines, note_lines, timed_bill, with_twins
 from eltlab.config.key_help import choice_help, help_text, key_help
 from eltlab.config.keys import key
 from eltlab.config.parsing import compose_node, parse_overrides
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 from eltlab.training.calibration import calibrate
 
 GIB = 2**30

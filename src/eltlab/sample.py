@@ -18,7 +18,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.image_grids import grid_suffixes
 from eltlab.config.key_help import help_text, key_help
 from eltlab.config.keys import key
-from eltlab.config.schedules import parse_schedules
+from eltlab.config.sampling_schedules import parse_schedules
 from eltlab.config.schema import Config
 
 MAX_COUNT = 4096
@@ -51,7 +51,7 @@ def main(overrides: list[str]) -> None:
     import torch
 
     from eltlab.common.image_grids import save_grid
-    from eltlab.runs.loading import load_run
+    from eltlab.runs.load_model import load_run
 
     model, _ = load_run(run.folder, config)
     rows, names = [], []

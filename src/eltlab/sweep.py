@@ -17,7 +17,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.signals import STOPS_AND_HANGUP, Stopped, listening
 from eltlab.config.key_help import help_text, key_help
 from eltlab.config.schema import TrainerConfig
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 from eltlab.studies.study import load_study
 from eltlab.studies.study_file import PLACES, SweepKeys, known_studies
 from eltlab.studies.study_plan import plan_lines

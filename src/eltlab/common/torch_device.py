@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from eltlab.common.errors import UserError
-from eltlab.common.machine import processor_name
+from eltlab.common.machine_facts import processor_name
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.common.text import mask_password
 from eltlab.config.keys import Key, walk
 from eltlab.config.parsing import compose_node, groups_of, is_set_by_group, options_of, parse_overrides

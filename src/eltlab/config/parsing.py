@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from eltlab.common.errors import UserError, first_line, suggest
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.common.text import mask_password
 from eltlab.config.extensions import is_extension, load_extension, source_hash
 from eltlab.config.keys import check_keys, leaves

@@ -10,7 +10,7 @@ from eltlab.config.cost.flops import train_flops
 from eltlab.config.data_rules import NATIVE, check_data, check_samples, choose_extractor
 from eltlab.config.devices import check_shares
 from eltlab.config.keys import check_divides, check_keys
-from eltlab.config.schedules import check_schedule
+from eltlab.config.sampling_schedules import check_schedule
 from eltlab.config.schema import (
     DEFAULT_IMAGES,
     MODULATED_BLOCKS,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING
 
-from eltlab.config.depths import DepthDistribution, depth_distribution
+from eltlab.config.depth_distribution import DepthDistribution, depth_distribution
 from eltlab.config.keys import key
 
 DEFAULT_IMAGES = 192_000  # the budget of a run that sets none

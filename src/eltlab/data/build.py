@@ -11,8 +11,8 @@ from eltlab.data.batches import FLIPPED, LABELS, BatchLoader, Rows
 from eltlab.data.encoded.encoded_split import EncodedSplit, load_set_tokenizer
 from eltlab.data.encoded.manifest import open_set
 from eltlab.data.encoded.shard_files import check_set
+from eltlab.data.image_sources import Splits, load_source_splits, load_splits
 from eltlab.data.images.image_files import ImageFiles, Images
-from eltlab.data.sources import Splits, load_source_splits, load_splits
 from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.model.patches import patches_of

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from eltlab.common.cache import cache_dir, digest, make_once
+from eltlab.common.disk_cache import cache_dir, digest, make_once
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import fold, generator
 from eltlab.common.text import example_unit

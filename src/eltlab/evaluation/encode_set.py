@@ -4,13 +4,13 @@ import math
 import sys
 from pathlib import Path
 
-from eltlab.common import distributed, ranks
+from eltlab.common import collectives, ranks
 from eltlab.common.torch_device import choose_device
 from eltlab.config.schema import EncodeConfig
 from eltlab.data.encoded.manifest import SPLITS
 from eltlab.data.encoded.set_folder import describe_encoding, finish_set, load_started_codebook, start_set
 from eltlab.data.encoded.shard_writing import encode_missing
-from eltlab.data.sources import class_names, load_splits
+from eltlab.data.image_sources import class_names, load_splits
 from eltlab.data.tokenizers.tokenizer import adapt_to_clips, clips_per_batch, network_batch
 from eltlab.data.tokenizers.tokenizer_files import build_tokenizer
 from eltlab.evaluation.metrics import build_metrics, check_metrics, describe_metrics
@@ -22,7 +22,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     """Writes the missing shards of a set, divided among the ranks; the main process then checks the set
     and writes its row. Raises UserError."""
     device = choose_device(config.accelerator)
-    distributed.init_process_group(device)
+    collectives.init_process_group(device)
     train, test = load_splits(config.data)
     if config.evaluate:
         check_metrics(config, len(train), 1, device)
@@ -37,7 +37,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     pace = encode_missing(out, encoding, images, tokenizer, batch)
     if pace.images:
         print(f"encoded {pace}", file=sys.stderr)
-    distributed.barrier()
+    collectives.barrier()
     if not ranks.is_main_process():
         return
     finish_set(out, encoding, again=config.verify)

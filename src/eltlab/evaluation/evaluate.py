@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eltlab.common import distributed, ranks
-from eltlab.common.cache import digest
+from eltlab.common import collectives, ranks
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.image_grids import grid_suffixes, save_grid
 from eltlab.common.text import format_loops
 from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
-from eltlab.config.depths import DepthDistribution
+from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.identity import identity
-from eltlab.config.schedules import LoopSchedule
+from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import missing, requested_columns
-from eltlab.evaluation.prepare import Prepared
+from eltlab.evaluation.prepare_run import Prepared
 from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
 from eltlab.evaluation.tokenizer_floor import measure_floor
-from eltlab.runs.loading import load_run
+from eltlab.runs.load_model import load_run
 from eltlab.runs.row_files import ROWS, append_rows, row_facts, timestamp
 from eltlab.runs.run_folder import Run
 
@@ -42,11 +42,11 @@ def evaluate(prepared: Prepared) -> None:
     """Measures the schedules that the run has no row of. Each row is on disk before the next one starts.
     Every process samples its batches; the main process measures and writes. Raises UserError."""
     run, config, seed = prepared.run, prepared.config, prepared.seed
-    distributed.barrier()  # the main process may have just written the checkpoint
+    collectives.barrier()  # the main process may have just written the checkpoint
     model, counters = load_run(run.folder, config)
     labels = torch.arange(config.metrics.samples) % config.data.classes  # balanced
     if not ranks.is_main_process():
-        while (schedule := distributed.broadcast()) is not None:  # by measure_schedule
+        while (schedule := collectives.broadcast()) is not None:  # by measure_schedule
             model.sample_all(labels, schedule, seed, "")
         return
     metrics, facts = measure_tokenizer(prepared, model, counters)
@@ -64,7 +64,7 @@ def evaluate(prepared: Prepared) -> None:
             measure_schedule(run, model, metrics, schedule, labels, row)
         else:
             print(f"{describe(schedule, config)}: measured before", file=sys.stderr)
-    distributed.broadcast(None)  # ends the other processes' loops
+    collectives.broadcast(None)  # ends the other processes' loops
 
 
 def measure_tokenizer(
@@ -98,7 +98,7 @@ def measure_schedule(
 ) -> None:
     """Samples one schedule on all ranks and measures it. common: the columns that all rows share."""
     config, name = model.config, describe(schedule, model.config)
-    distributed.broadcast(schedule)
+    collectives.broadcast(schedule)
     drawn = model.sample_all(labels, schedule, common["sample_seed"], name)
     assert drawn is not None  # of the main process
     row = common | {"created": timestamp()} | requested_columns(schedule, config)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eltlab.common.cache import cache_dir, cached_array, digest
+from eltlab.common.disk_cache import cache_dir, cached_array, digest
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import generator
 from eltlab.common.text import example_unit

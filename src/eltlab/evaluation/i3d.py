@@ -25,7 +25,7 @@ from eltlab.data.images.image_files import Images
 from eltlab.evaluation.classifier import ClassifierMetrics, training_examples
 from eltlab.evaluation.distances import frechet, statistics
 from eltlab.evaluation.features import Extractor, Reference
-from eltlab.evaluation.weight_files import Tensors, installed_file, network_hash, unusable
+from eltlab.evaluation.network_hash import Tensors, installed_file, network_hash, unusable
 
 CLASSES = 400
 SIDE = 224  # pixels

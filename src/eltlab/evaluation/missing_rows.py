@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from eltlab.config.keys import flatten
-from eltlab.config.schedules import LoopSchedule
+from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config, MetricsConfig
 from eltlab.runs.row_files import read_rows, recorded_config, requested_loops
 from eltlab.runs.run_folder import Run

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config, SamplerConfig
-from eltlab.data.sources import pixel_data
+from eltlab.data.image_sources import pixel_data
 
 
 def evaluation_protocol(config: Config, precision: str, extractor: str, reference: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eltlab.common.cache import cache_dir, make_once
+from eltlab.common.disk_cache import cache_dir, make_once
 from eltlab.data.images.image_files import Images
 from eltlab.data.tokenizers.tokenizer import Tokenizer, psnr, reconstruct
 from eltlab.evaluation.metrics import Metrics

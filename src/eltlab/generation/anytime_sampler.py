@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eltlab.common import distributed
+from eltlab.common import collectives
 from eltlab.common.errors import UserError
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import SampleNoise
 from eltlab.common.text import example_unit
 from eltlab.common.torch_device import autocast, choose_precision
-from eltlab.config.depths import DepthDistribution
-from eltlab.config.schedules import LoopSchedule, guidance_scale, loop_schedule
+from eltlab.config.depth_distribution import DepthDistribution
+from eltlab.config.sampling_schedules import LoopSchedule, guidance_scale, loop_schedule
 from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.images.image_set import to_uint8
 from eltlab.data.tokenizers.tokenizer import RECONSTRUCTED, Tokenizer, clips_per_batch
@@ -130,7 +130,7 @@ class AnytimeSampler:
         are shares of all images; updates are those of the first batch.
         """
         batches = list(torch.arange(len(labels)).split(self.config.batch_size))
-        world, rank = distributed.world_size_and_rank()
+        world, rank = collectives.world_size_and_rank()
         parts: list[SampleBatch] = []
         with Bar(title, len(labels), unit=example_unit(self.config.data.shape)) as bar:
             for turn in range(0, len(batches), world):
@@ -138,7 +138,7 @@ class AnytimeSampler:
                 if mine < len(batches):
                     chosen = batches[mine]
                     drawn = self.sample_batch(labels[chosen], loops, seed, chosen.tolist(), track=mine == 0)
-                given = distributed.gather(drawn) or []
+                given = collectives.gather(drawn) or []
                 parts += [part for part in given if part is not None]
                 bar.update(sum(len(part.images) for part in parts))
         if not parts:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eltlab.common.seeds import generator
-from eltlab.config.network import TIME_FEATURES, Network, network
+from eltlab.config.network_shape import TIME_FEATURES, Network, network
 from eltlab.config.schema import Config
 from eltlab.model.layers import ZeroLinear, initialise
 from eltlab.model.loop import PassOutput, build_stack

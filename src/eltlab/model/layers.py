@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltlab.config.network import Network
+from eltlab.config.network_shape import Network
 
 
 class Attention(nn.Module):

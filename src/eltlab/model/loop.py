@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eltlab.config.network import Network
+from eltlab.config.network_shape import Network
 from eltlab.model.layers import BLOCKS, Block, ZeroLinear
 
 

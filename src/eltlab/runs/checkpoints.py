@@ -6,7 +6,7 @@ from typing import Any
 
 from eltlab.common.errors import UserError
 
-# The keys of a checkpoint's entry "eltlab", which training/module.py writes.
+# The keys of a checkpoint's entry "eltlab", which training/looped_module.py writes.
 COUNTERS = {
     *("step", "images_seen", "train_seconds", "skipped", "skipped_in_row", "longest_bad", "meter"),
     *("codebook", "data", "precision", "device", "code", "peak_memory_bytes"),

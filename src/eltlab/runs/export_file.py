@@ -16,7 +16,7 @@ from eltlab.data.tokenizers.patch_codebook import PatchCodebook
 from eltlab.data.tokenizers.tokenizer import PerFrame, Tokenizer, adapt_to_clips
 from eltlab.data.tokenizers.tokenizer_files import pack_tokenizer, unpack_tokenizer
 from eltlab.model.patches import patches_of
-from eltlab.runs.composing import parse_config
+from eltlab.runs.compose_config import parse_config
 
 # Names of tensors that are not the backbone's: the codes over patches, or a prefix for a tokenizer.
 CODEBOOK, TOKENIZER = "codebook", "tokenizer."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
-from eltlab.common.package import code_version
+from eltlab.common.package_info import code_version
 from eltlab.config.cost.bill import model_bill
 from eltlab.config.keys import flatten
 from eltlab.config.schema import Config, EncodeConfig

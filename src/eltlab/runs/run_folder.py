@@ -10,7 +10,7 @@ from eltlab.common.files import file_lock, write_atomic
 from eltlab.config.identity import identity
 from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config
-from eltlab.runs.composing import load_config
+from eltlab.runs.compose_config import load_config
 from eltlab.runs.row_files import ROWS
 
 

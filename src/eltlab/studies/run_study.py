@@ -8,10 +8,10 @@ from pathlib import Path
 
 from eltlab.common.errors import UserError
 from eltlab.common.processes import cores, terminate
-from eltlab.studies.monitor import Monitor
 from eltlab.studies.storage import retry_refused
 from eltlab.studies.study import Study, grid_trials
 from eltlab.studies.study_file import STORAGE_VARIABLE, SweepKeys
+from eltlab.studies.study_monitor import Monitor
 from eltlab.studies.summary import summarise
 from eltlab.studies.trial_queue import TrialQueue, open_queue
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.studies.space import Params, draw, plain, values_of
 from eltlab.studies.study import Study

@@ -13,12 +13,9 @@ children by exec, which closes both files and connections.
 
 import errno
 import hashlib
-import json
-import mmap
-import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError, suggest
 from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops
@@ -18,7 +18,7 @@ from eltlab.config.identity import place_keys
 from eltlab.config.keys import flatten
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.config.schema import Config
-from eltlab.runs.composing import compose_parsed
+from eltlab.runs.compose_config import compose_parsed
 from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
 from eltlab.studies.space import LABEL, Dice, Params, draw, fixed_keys, grid, holds, keys_in, keys_of

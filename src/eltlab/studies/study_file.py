@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from eltlab.common.errors import UserError, first_line, suggest
-from eltlab.common.package import package_folder
+from eltlab.common.package_info import package_folder
 from eltlab.config.keys import check_keys, key
 from eltlab.studies.space import check_space, keys_of
 

@@ -2,11 +2,11 @@
 
 from collections import Counter
 
-from eltlab.common.machine import find_machine
+from eltlab.common.machine_facts import find_machine
 from eltlab.common.text import format_duration, format_si, format_table
 from eltlab.config.cost.bill import timed_bill
 from eltlab.config.cost.flops import budget_flops
-from eltlab.config.cost.rates import rate_lines
+from eltlab.config.cost.measured_rates import rate_lines
 from eltlab.studies.study import Study, grid_trials
 
 HEADERS = ["arm", "layers x loops", "width", "parameters", "MACs per sample", "images", "FLOPs"]

@@ -34,7 +34,7 @@ LAST_LINES = 20  # of a failed trial's log, which are stored with the trial
 # All that a fit imports; none of these modules starts a thread.
 PRELOADED = (
     *("torch", "torch.utils.tensorboard", "torch_fidelity", "sklearn.cluster", "sklearn.datasets"),
-    *("eltlab.data.build", "eltlab.runs.loading", "eltlab.evaluation.metrics"),
+    *("eltlab.data.build", "eltlab.runs.load_model", "eltlab.evaluation.metrics"),
     *("eltlab.evaluation.evaluate", "eltlab.training.fit", "eltlab.training.train"),
 )
 

@@ -18,7 +18,7 @@ from eltlab.common.seeds import slice_of_this_process
 from eltlab.common.text import example_unit
 from eltlab.common.torch_device import choose_device, choose_precision
 from eltlab.config.cost.bill import model_bill, sampling_bill
-from eltlab.config.depths import DepthDistribution
+from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.schema import Config
 from eltlab.data.build import TrainingData, build_data
 from eltlab.generation.anytime_sampler import AnytimeSampler

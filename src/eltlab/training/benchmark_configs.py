@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from eltlab.common.errors import UserError
-from eltlab.common.machine import Machine, find_machine
+from eltlab.common.machine_facts import Machine, find_machine
 from eltlab.common.text import format_bytes
 from eltlab.config.cost.memory import side_by_side
 from eltlab.config.devices import check_one_device
 from eltlab.config.keys import check_divides
-from eltlab.config.schedules import is_loop_count
+from eltlab.config.sampling_schedules import is_loop_count
 from eltlab.config.schema import Config
-from eltlab.runs.composing import compose
+from eltlab.runs.compose_config import compose
 
 
 def check_counts(key: str, value: Any) -> list[int]:

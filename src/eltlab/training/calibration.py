@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
-from eltlab.common.machine import Machine
-from eltlab.config.cost.rates import rates_file, read_rates, unmeasured_rate
+from eltlab.common.machine_facts import Machine
+from eltlab.config.cost.measured_rates import rates_file, read_rates, unmeasured_rate
 from eltlab.config.schema import Config
 from eltlab.training.benchmark_configs import check_memory
 

@@ -21,7 +21,7 @@ from eltlab.config.keys import flatten
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from eltlab.training.module import LoopedModule
+from eltlab.training.looped_module import LoopedModule
 
 
 class StepCallback(Callback):

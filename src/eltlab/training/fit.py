@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from eltlab.common import distributed, ranks
+from eltlab.common import collectives, ranks
 from eltlab.common.signals import listening
 from eltlab.config.schema import Config
-from eltlab.evaluation.prepare import prepare
+from eltlab.evaluation.prepare_run import prepare
 from eltlab.runs.run_folder import Run
 
 
@@ -31,5 +31,5 @@ def fit(config: Config, wait: bool = False) -> None:
 def hold(run: Run, wait: bool) -> Iterator[None]:
     """Locks the run for all of its processes: the main process takes the lock, the others wait for it."""
     with run.lock(wait) if ranks.is_main_process() else nullcontext():
-        distributed.barrier()
+        collectives.barrier()
         yield

@@ -13,10 +13,10 @@ from torch import Tensor
 from eltlab.common.seeds import BatchNoise, BatchSlice
 from eltlab.common.torch_device import autocast
 from eltlab.config.cost.flops import macs_per_pass, train_flops_per_image
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.schema import Config, Spent
 from eltlab.training.live_memory import LiveMemory
-from eltlab.training.module import LoopedModule
+from eltlab.training.looped_module import LoopedModule
 
 PHASES = ("data", "forward", "backward", "optimizer")  # of a training step, in order
 Batch = tuple[Tensor, Tensor]

@@ -15,10 +15,10 @@ from eltlab.common.seeds import slice_of_this_process
 from eltlab.common.signals import Requests
 from eltlab.config.schema import Config
 from eltlab.data.build import TrainingData
-from eltlab.evaluation.prepare import Prepared
+from eltlab.evaluation.prepare_run import Prepared
 from eltlab.runs.checkpoints import check_architecture, read_checkpoint
 from eltlab.training.callbacks import CheckpointWriter, MetricsWriter, SampleGrids
-from eltlab.training.module import LoopedModule
+from eltlab.training.looped_module import LoopedModule
 from eltlab.training.sharding import ShardedStrategy
 from eltlab.training.validation import Validation
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from eltlab.common.machine import Machine
+from eltlab.common.machine_facts import Machine
 from eltlab.common.text import format_bytes, format_duration, format_si, format_table
 from eltlab.config.cost import flops
+from eltlab.config.cost.measured_rates import find_rate, rate_lines
 from eltlab.config.cost.memory import inference_memory, training_memory
-from eltlab.config.cost.rates import find_rate, rate_lines
 from eltlab.config.cost.twins import iso_params, twin
-from eltlab.config.depths import DepthDistribution
-from eltlab.config.network import Network, network
-from eltlab.config.schedules import LoopSchedule
+from eltlab.config.depth_distribution import DepthDistribution
+from eltlab.config.network_shape import Network, network
+from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
 
 # What is printed: the name of a line, the key of the bill, and how its value is written.

@@ -10,9 +10,9 @@ N unique layers, L loops, D effective depth, K codes, P values in a patch.
 
 from collections.abc import Callable, Sequence
 
-from eltlab.config.depths import DepthDistribution
-from eltlab.config.network import TIME_FEATURES, Network, network
-from eltlab.config.schedules import LoopSchedule, evaluations, loop_schedule
+from eltlab.config.depth_distribution import DepthDistribution
+from eltlab.config.network_shape import TIME_FEATURES, Network, network
+from eltlab.config.sampling_schedules import LoopSchedule, evaluations, loop_schedule
 from eltlab.config.schema import Config, Spent
 
 

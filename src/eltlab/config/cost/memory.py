@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from eltlab.config.cost.flops import params_blocks, params_embedding, params_total
-from eltlab.config.network import TIME_FEATURES, Network, network
-from eltlab.config.schedules import evaluations
+from eltlab.config.network_shape import TIME_FEATURES, Network, network
+from eltlab.config.sampling_schedules import evaluations
 from eltlab.config.schema import Config
 
 F32, BF16 = 4, 2

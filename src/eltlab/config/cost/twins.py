@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from eltlab.config.cost.flops import params_total
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.schema import Config, FinalConfig
 
 # Relative to the parameters. If the iso-parameter twin misses by more, its layers are narrowed.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eltlab.common.cache import cache_dir, cached_array, digest
+from eltlab.common.disk_cache import cache_dir, cached_array, digest
 from eltlab.common.errors import UserError, first_line
 from eltlab.common.progress import Bar
 from eltlab.data.images.image_set import ImageSet

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import av
 from torch.utils.data import Dataset
 
-from eltlab.common.cache import cache_dir, digest
+from eltlab.common.disk_cache import cache_dir, digest
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.progress import Bar

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
-from eltlab.common.machine import physical_memory
+from eltlab.common.machine_facts import physical_memory
 from eltlab.common.seeds import BatchNoise, generator
 from eltlab.data.batches import FLIPPED, LABELS, Rows, select_rows, to_inputs
 from eltlab.data.encoded.manifest import TOKENIZER, Manifest

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.common.files import write_atomic
 from eltlab.config.schema import DataConfig

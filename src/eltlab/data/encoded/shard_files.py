@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from eltlab.common.cache import cache_dir, digest, make_once
+from eltlab.common.disk_cache import cache_dir, digest, make_once
 from eltlab.common.errors import UserError
 from eltlab.common.files import atomic_path, write_atomic
 from eltlab.common.progress import Bar

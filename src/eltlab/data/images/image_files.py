@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eltlab.common.cache import cache_dir, cached_array, digest
+from eltlab.common.disk_cache import cache_dir, cached_array, digest
 from eltlab.common.errors import UserError
-from eltlab.common.machine import physical_memory
+from eltlab.common.machine_facts import physical_memory
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit, printable_name
 from eltlab.config.schema import DataConfig

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 
 

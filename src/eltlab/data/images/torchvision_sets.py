@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.cache import cache_dir
+from eltlab.common.disk_cache import cache_dir
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock
 from eltlab.data.images.image_set import ImageSet, sort_by_class

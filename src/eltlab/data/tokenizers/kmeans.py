@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.cache import cache_dir, cached_array, digest
+from eltlab.common.disk_cache import cache_dir, cached_array, digest
 from eltlab.common.errors import UserError
 from eltlab.data.images.image_files import Images
 from eltlab.data.images.image_set import ImageSet

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.data.images.image_files import CHUNK_BYTES, Images, read_with_bar
 from eltlab.data.images.image_set import to_float, to_uint8
 from eltlab.data.tokenizers.kmeans import choose_sample, fit_codes

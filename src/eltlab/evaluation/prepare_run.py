@@ -5,12 +5,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eltlab.common import distributed, ranks
+from eltlab.common import collectives, ranks
 from eltlab.common.errors import UserError
-from eltlab.common.machine import find_machine
+from eltlab.common.machine_facts import find_machine
 from eltlab.config.cost.bill import bill_lines
 from eltlab.config.devices import adopt_launcher_devices
-from eltlab.config.schedules import LoopSchedule
+from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.evaluation.missing_rows import default_schedules, missing
 from eltlab.runs.run_folder import Run
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from eltlab.data.build import TrainingData
-    from eltlab.data.sources import Splits
+    from eltlab.data.image_sources import Splits
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _start_device(config: Config) -> "tuple[torch.device, str]":
 
     device = choose_device(config.trainer.accelerator)
     precision = choose_precision(config.trainer.precision, device)
-    distributed.init_process_group(device)
+    collectives.init_process_group(device)
     return device, precision
 
 

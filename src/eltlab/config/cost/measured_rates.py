@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eltlab.common.cache import cache_dir, digest
-from eltlab.common.machine import Machine
+from eltlab.common.disk_cache import cache_dir, digest
+from eltlab.common.machine_facts import Machine
 from eltlab.common.text import format_si
 from eltlab.config.cost.flops import params_total
-from eltlab.config.network import network
+from eltlab.config.network_shape import network
 from eltlab.config.schema import Config
 
 # The numbers of a network that a rate depends on. Its repr is hashed into the entries of the cache, so

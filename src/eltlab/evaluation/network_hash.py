@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from eltlab.common.cache import digest
+from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 
 Tensors = dict[str, Tensor]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eltlab.common import distributed
+from eltlab.common import collectives
 
 
 class Meter:
@@ -47,5 +47,5 @@ class Meter:
         tensors = {n: total.float() for n, total in self.sums.items() if isinstance(total, Tensor)}
         if not tensors:
             return dict(self.sums)
-        means = distributed.all_reduce_mean(torch.stack(list(tensors.values()))).tolist()
+        means = collectives.all_reduce_mean(torch.stack(list(tensors.values()))).tolist()
         return self.sums | dict(zip(tensors, means, strict=True))

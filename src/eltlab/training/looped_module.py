@@ -11,14 +11,14 @@ from torch.distributed.tensor import DTensor
 
 from eltlab.common import seeds
 from eltlab.common.errors import Diverged
-from eltlab.common.package import code_version
+from eltlab.common.package_info import code_version
 from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
 from eltlab.common.torch_device import device_name, peak_memory_bytes
 from eltlab.config.schema import Config
 from eltlab.generation.objective import build_objective
 from eltlab.model.backbone import build_backbone
 from eltlab.training.ema import ema_copy, ema_decay, ema_update
-from eltlab.training.meter import Meter
+from eltlab.training.running_means import Meter
 from eltlab.training.sharding import shard_networks, shard_optimizer_state
 from eltlab.training.supervision import build_supervision
 
