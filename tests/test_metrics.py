@@ -498,5 +498,5 @@ def test_the_settings_of_distances_are_in_the_extractor(small, digits, monkeypat
     assert extractor == f"small-1, {PROTOCOL}"
     for setting in ("kid 100x1000 seed 2020", "k 3", "isc 10 splits", torch_fidelity.__version__):
         assert setting in extractor
-    monkeypatch.setattr(inception, "PROTOCOL", "kid 100x500")
+    monkeypatch.setattr(inception.distances, "PROTOCOL", "kid 100x500")
     assert InceptionMetrics(None, train, CPU).extractor == "small-1, kid 100x500"

@@ -59,7 +59,7 @@ class Refused(UserError):
     """The storage failed, perhaps only for a moment: the server is down, or the disk is full."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a repr would show the password that the bound URLs hold
 class Storage:
     """An open storage, as `open_storage` returns it."""
 
