@@ -16,7 +16,7 @@ from eltlab.data.readahead import read_ahead
 
 CPU = torch.device("cpu")
 LABELS = "labels"
-FLIPPED = "_flipped"  # suffix of the tensor that holds the mirrored version of every row
+FLIPPED = "_flipped"  # suffix of the tensor that contains every row mirrored
 
 
 class Rows(Protocol):
@@ -64,7 +64,7 @@ def select_rows(tensors: Mapping[str, Rows], indices: Tensor, flipped_B: Tensor 
 
 def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise | None) -> Tensor:
     """What the objective corrupts: pixels float32 in [−1, 1], ids int64 [B, T], or latents float32
-    [B, C, H, W], drawn with the noise from their posterior if they have a logvar."""
+    [B, C, H, W], sampled with the noise from their posterior if they have a logvar."""
     if "images" in rows:
         return to_float(rows["images"])
     if "ids" in rows:

@@ -20,7 +20,7 @@ from eltlab.model.patches import patches_of
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The splits of a run and the tokenizer between them and images; None if a run trains on pixels."""
+    """The splits of a run and its tokenizer, which is None if the run trains on pixels."""
 
     train: Images | EncodedSplit
     test: Images | EncodedSplit
@@ -74,8 +74,8 @@ class TrainingData:
         return self.tokenizer.codes if isinstance(self.tokenizer, PatchCodebook) else None
 
     def with_codebook(self, codes: Tensor | None) -> "TrainingData":
-        """The same splits with the codes of a checkpoint, which a run must resume with: fitted on another
-        machine, k-means may give different ones."""
+        """The same splits with the codes of a checkpoint. A resumed run must keep them, because k-means may
+        give different codes on a different machine."""
         if codes is None or not isinstance(self.tokenizer, PatchCodebook):
             return self
         return replace(self, tokenizer=PatchCodebook(codes, self.tokenizer.patches))
@@ -83,7 +83,7 @@ class TrainingData:
 
 def build_splits(config: Config) -> Splits:
     """(train, test) images that samples are compared with. Raises UserError if they are missing, damaged
-    or not those that an encoded set was made of."""
+    or not those that the set was encoded from."""
     return load_splits(config.data) if config.data.kind == "pixels" else load_source_splits(config)
 
 

@@ -1,4 +1,4 @@
-"""Fills in what the files of data.root decide: classes and the shape of an encoded set. Without torch."""
+"""Fills in the keys that the files in data.root decide, such as data.classes. Does not import torch."""
 
 from eltlab.common.errors import UserError
 from eltlab.config.data_rules import check_clips

@@ -51,7 +51,7 @@ def read_ahead(dataset: Dataset, items: Iterable[Any], workers: int, pin: bool) 
     )
     try:
         for item in loader:
-            # Raised here and not by the caller: an error keeps its frames alive, and these the workers.
+            # Raised here and not by the caller: an error keeps its frames alive, and they keep the workers.
             if isinstance(item, UserError):
                 raise item
             yield item

@@ -44,7 +44,7 @@ class ClipFiles(ImageFiles):
         return [stamps[video] for video in videos]
 
     def decode_into(self, images: np.ndarray, indices: list[int]) -> None:
-        """Fills images, uint8 [B, F, C, H, W], with the clips of these indices. Raises UserError."""
+        """Fills images, uint8 [B, F, C, H, W], with the clips at these indices. Raises UserError."""
         frames, channels, size, _ = self.shape
         windows: dict[str, list[tuple[int, int]]] = {}
         for row, index in enumerate(indices):

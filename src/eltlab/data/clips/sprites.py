@@ -75,7 +75,7 @@ def compose_figure(sheets: Sheets, figure: int) -> np.ndarray:
 
 
 def read_sheets(root: str | None) -> Sheets:
-    """Raises UserError if a sheet is missing or broken."""
+    """The sheets in a folder or a tar of it. Raises UserError if one is missing or broken."""
     if root is None:
         raise UserError(
             "data.root is missing: data=sprites is composed from sprite sheets; give their folder, or a "

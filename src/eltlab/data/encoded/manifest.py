@@ -1,4 +1,4 @@
-"""The manifest of an encoded set, DIR/manifest.json: how it was encoded and its shards. Free of torch."""
+"""The manifest of an encoded set, DIR/manifest.json: its encoding and shards. Does not import torch."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from eltlab.common.files import write_atomic
 from eltlab.config.schema import DataConfig
 
 NAME = "manifest.json"
-ENCODING = "encoding.json"  # in the folder from the start; the manifest follows at the end
+ENCODING = "encoding.json"  # written before the shards; the manifest is written last
 TOKENIZER = "tokenizer.safetensors"
 LOCK = ".lock"
 SPLITS = ("train", "test")
@@ -33,7 +33,7 @@ class Source:
     channels: int
     transform: str  # names how files are decoded to pixels
     hashes: dict[str, str]  # of each split
-    root: str | None = None  # of the images when they were encoded; not part of the identity
+    root: str | None = None  # path of the images when they were encoded; not part of the identity
     frames: int = 1
     stride: int = 1
     split: int = 1
@@ -57,7 +57,7 @@ class Encoding:
     source: Source
 
     def identity(self) -> dict[str, Any]:
-        """What identifies the encoding: without the root, and for images without the keys of clips."""
+        """What identifies the encoding: all keys but the root, and keys of clips only if they are not 1."""
         identity = asdict(self)
         del identity["source"]["root"]
         for key in ("frames", "stride", "split"):

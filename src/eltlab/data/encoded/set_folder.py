@@ -40,7 +40,7 @@ def describe_encoding(
     flips: bool,
     shard: int,
 ) -> Encoding:
-    """Raises UserError if the size of the images is no multiple of the factor of the tokenizer."""
+    """The encoding of a set. Raises UserError if the tokenizer's factor does not divide the image size."""
     *clip, channels, size, _ = images["train"].shape
     if size % tokenizer.factor:
         raise UserError(
@@ -86,7 +86,7 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
                     return
             save_tokenizer(tokenizer, out / TOKENIZER)
             return
-        # A process that was killed here left the tokenizer, or part of it under a hidden name.
+        # A process that was killed here left only the tokenizer, or part of it under a hidden name.
         left = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
         if left not in ([], [TOKENIZER]):
             raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
@@ -96,7 +96,7 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
 
 def load_started_codebook(out: Path) -> LatentCodebook | None:
     """The k-means codebook with which the set was started, or None if it is missing or damaged. Fitted
-    again without the cache, k-means may give other codes, with which the set cannot be resumed."""
+    again without the cache, k-means may give different codes, with which the set cannot be resumed."""
     try:
         encoding, tokenizer = _read_encoding(out), load_tokenizer(out / TOKENIZER)
     except UserError:
@@ -114,8 +114,8 @@ def _read_encoding(out: Path) -> Encoding:
 
 def _withdraw_stale_manifest(out: Path, encoding: Encoding) -> None:
     """Removes the manifest if shards are missing or if it was changed. A shard that is encoded again on
-    another device has other bits. So only the shards that are still there must have the hashes of the
-    manifest, which HASHES keeps until there is a new manifest."""
+    another device may have different bits, so the new manifest requires the old hashes only of shards that
+    still exist. HASHES stores them until then."""
     try:
         manifest = read_manifest(out)
     except UserError:

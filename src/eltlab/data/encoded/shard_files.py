@@ -80,7 +80,7 @@ def corrupt_shard(path: Path, what: str) -> UserError:
 
 
 def check_set(manifest: Manifest, again: bool = False) -> None:
-    """Checks every shard, unless these very files were checked before. If several processes call it, one
+    """Checks every shard, unless exactly these files were checked before. If several processes call it, one
     checks and the others wait. Raises UserError that names the shard. again: check in any case."""
 
     def check(temporary: Path) -> None:
@@ -99,7 +99,7 @@ def mark_checked(manifest: Manifest) -> None:
 
 
 def _marker(manifest: Manifest) -> Path:
-    """The file in the cache that says that these very files were checked."""
+    """The file in the cache whose existence says that exactly these files were checked."""
     paths = [manifest.root / shard.file for split in manifest.shards.values() for shard in split]
     stats = [path.stat() if path.is_file() else None for path in paths]
     # The time of change, unlike that of modification, cannot be set: it changes with the content.

@@ -1,4 +1,4 @@
-"""Encodes images into the missing shards of a set, which any number of processes share."""
+"""Encodes images into the missing shards of a set. Any number of processes can share the work."""
 
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from eltlab.data.tokenizers.tokenizer import FrozenTokenizer, adapt_to_clips
 
 @dataclass
 class Pace:
-    """How fast one process encoded. unit: images or clips."""
+    """How fast one process encoded. unit: "images" or "clips"."""
 
     unit: str
     images: int = 0
@@ -35,7 +35,7 @@ class Pace:
 def encode_missing(
     out: Path, encoding: Encoding, images: dict[str, Images], tokenizer: FrozenTokenizer, batch: int
 ) -> Pace:
-    """Writes the missing shards of this rank's part, each whole or not at all."""
+    """Writes those missing shards that are this rank's, each whole or not at all."""
     mine = list_shards(encoding)[ranks.rank() :: ranks.world_size()]
     missing = [shard for shard in mine if not (out / shard[0]).is_file()]
     total, todo = (sum(len(rows) for _, _, rows in shards) for shards in (mine, missing))

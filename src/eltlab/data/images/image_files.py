@@ -44,7 +44,7 @@ class ImageFiles(Dataset):
     """
 
     transform = TRANSFORM
-    versions: tuple[str, ...] = (PIL.__version__,)  # another version may decode to other pixels
+    versions: tuple[str, ...] = (PIL.__version__,)  # another version may decode to different pixels
 
     def __init__(self, name: str, root: Path, split: ListedSplit, data: DataConfig) -> None:
         self.name, self.root, self.names, self.workers = name, root, split.names, data.workers
@@ -63,7 +63,7 @@ class ImageFiles(Dataset):
     @cached_property
     def origin(self) -> str:
         """Identifies the set and its copies without reading an image."""
-        # A copied file has another time of change; the CRC in a zip or Parquet file stays the same.
+        # A copied file has a different time of change; the CRC in a zip or Parquet file stays the same.
         length = 2 if self.root.is_file() or self._in_parquet else 1
         stamps = [stamp[:length] for stamp in self.stamps]
         return digest(self.names, self.labels.numpy(), stamps, self.shape, self.transform)
@@ -142,7 +142,7 @@ Images = ImageSet | ImageFiles
 
 
 def read_with_bar(verb: str, images: Images, batch: int) -> Iterator[Tensor]:
-    """All images, in batches of this size. The bar says what the caller does with them."""
+    """All images, in batches of this size. verb: what the caller does with them, for the bar."""
     done = 0
     with Bar(f"{verb} {images.name}", len(images), unit=example_unit(images.shape)) as bar:
         for part in images.read_in_order(batch):

@@ -13,7 +13,7 @@ from eltlab.common.errors import UserError
 
 class ImageSet:
     """Images uint8 [N, C, H, W], or clips [N, F, C, H, W], and labels int64 [N]. origin: identifies the
-    data of a run: a hash of the files of the images; None: the hash of the images."""
+    data of a run, by a hash of the files of the images; None: by the hash of the images."""
 
     def __init__(self, name: str, images: Tensor, labels: Tensor, origin: str | None = None) -> None:
         assert images.dtype == torch.uint8 and images.dim() in (4, 5) and len(images) == len(labels)

@@ -11,7 +11,7 @@ HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$))")  # files and folders that are no
 
 
 def walk_folder(root: Path) -> list[str]:
-    """Every file below root, as a relative path. Follows links; loops of links end."""
+    """Every file below root, as a relative path. Follows links, and stops at cycles."""
 
     def fail(error: OSError) -> None:
         raise error  # os.walk would skip an unreadable folder silently

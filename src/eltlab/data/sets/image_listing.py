@@ -36,7 +36,7 @@ def list_images(root: str | None) -> Listing:
     path = Path(root).expanduser()
     if _listings is None:
         return _list(path)
-    path = path.resolve()  # the rules of data resolve data.root between two requests
+    path = path.resolve()  # data.root is made absolute between two calls
     return _listings.get(path) or _listings.setdefault(path, _list(path))
 
 
@@ -74,7 +74,7 @@ def _check_unmixed(root: Path) -> None:
 
 
 def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
-    """(size in bytes, change marker) of each file: one differs if its content does. Raises UserError."""
+    """(size in bytes, change marker) of each file, which differ if its content does. Raises UserError."""
     # Parquet: the CRC of the file's footer. Zip: the CRC of the entry. Folder: the time of the inode's last
     # change, which no program can set, unlike the time of modification.
     if parquet.parquet_files(root):

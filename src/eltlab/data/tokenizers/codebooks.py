@@ -129,7 +129,7 @@ class LatentCodebook(Codebook):
 
 
 def fit_latent_codebook(name: str, base: Autoencoder, train: Images, codes: int) -> LatentCodebook:
-    """From the cache, or fitted to a subset. Raises UserError if fewer latents are distinct."""
+    """From the cache, or fitted to `choose_sample`. Raises UserError if fewer latents are distinct."""
     sample = choose_sample(train)
 
     def encode() -> np.ndarray:

@@ -80,7 +80,7 @@ def load_pretrained(name: str, weights: str, subfolder: str | None) -> nn.Module
         raise
     except Exception as error:  # diffusers, its hub client, torch and safetensors raise their own
         raise (hub_error(weights, error) if place is None else refuse(first_line(error))) from None
-    # diffusers only warns of these, and keeps random weights for missing tensors.
+    # diffusers only warns about unknown tensors, and about missing ones, which keep random weights.
     wrong = [key for keys in report.values() for key in keys]
     if wrong:
         raise refuse(f"missing or unknown: {wrong[0]}")

@@ -14,7 +14,7 @@ from eltlab.common.errors import UserError
 from eltlab.data.images.image_files import Images
 from eltlab.data.images.image_set import ImageSet
 
-# k-means is fitted to at most this much: its vectors then take 1 GiB.
+# k-means is fitted to at most this many images and values. 2**28 values take 1 GiB in float32.
 SAMPLE_IMAGES, SAMPLE_VALUES = 50_000, 2**28
 
 
@@ -29,7 +29,7 @@ def fit_codes(
 ) -> Tensor:
     """The centres of k-means (seed 0), float32 [count, F], from the cache or fitted and cached.
 
-    name, identity: of the cached file. identity is all that the vectors depend on.
+    name, identity: name of the cached file, and everything that the vectors depend on.
     key: the configuration key that gives count. kind: what the vectors are.
     make_vectors: returns float32 [M, F]. Raises UserError if fewer than count vectors are distinct.
     """
@@ -60,7 +60,7 @@ def fit_means(vectors: np.ndarray, count: int, kind: str) -> np.ndarray:
 
 
 def count_distinct(vectors: np.ndarray, enough: int) -> int:
-    """How many rows are distinct. Stops at enough, because sorting all rows is slow."""
+    """How many rows are distinct. Stops once there are enough, because sorting all rows is slow."""
     rows = 4 * enough
     while (distinct := len(np.unique(vectors[:rows], axis=0))) < enough and rows < len(vectors):
         rows *= 4

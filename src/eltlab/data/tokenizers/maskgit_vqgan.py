@@ -19,7 +19,7 @@ conv = partial(nn.Conv2d, padding="same")
 
 
 class Shape(NamedTuple):
-    """Published for 256 and 512 pixels per side: 128, (128, 128, 256, 256, 512), 2, 256 and 1,024."""
+    """Published, for 256 and 512 pixels per side: Shape(128, (128, 128, 256, 256, 512), 2, 256, 1024)."""
 
     filters: int  # after the first convolution
     widths: tuple[int, ...]  # of the levels, from full resolution down; each level halves the side
@@ -102,7 +102,7 @@ def residuals(before: int, width: int, blocks: int) -> nn.Sequential:
 
 
 def build_vqgan(tensors: Tensors) -> VQGAN:
-    """The frozen network of a checkpoint. Raises KeyError, ValueError or RuntimeError for any other."""
+    """A frozen network of these tensors. Raises KeyError, ValueError or RuntimeError if they do not fit."""
     levels = len({name.split(".")[2] for name in tensors if name.startswith("encoder.down.")})
     blocks = {name.split(".")[4] for name in tensors if name.startswith("encoder.down.0.block.")}
     widths = (tensors[f"encoder.down.{n}.block.0.conv1.weight"].shape[0] for n in range(levels))

@@ -1,4 +1,4 @@
-"""Reads checkpoints of MaskGIT's VQGAN, flax's and those of its PyTorch ports, without running pickle."""
+"""Reads checkpoints of MaskGIT's VQGAN, from flax or its PyTorch ports, without running pickled code."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ def load_vqgan(weights: str, subfolder: str | None) -> VQGAN:
 
 
 def read_checkpoint(path: Path) -> Tensors:
-    """The tensors under the names of VQGAN. Raises UserError, and what the reader of its format raises."""
+    """The tensors under the names of VQGAN. Raises UserError, or whatever the reader of its format raises."""
     if not path.is_file():
         raise weights_error(path, "there is no such file", FIX)
     if path.stat().st_size > MOST_BYTES:

@@ -64,7 +64,7 @@ def _power_of_two(limit: int) -> int:
 def encode_set(
     tokenizer: PatchCodebook, images: Images, mirror: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """ids [N, T] of a whole set, and if mirror is on, those of the mirrored images."""
+    """ids [N, T] of a whole set and, if mirror is true, those of the mirrored images."""
     straight, mirrored = [], []
     batch = stream_batch(images.shape, math.prod(tokenizer.patches.grid))
     for part in read_with_bar("encode", images, batch):
@@ -75,7 +75,7 @@ def encode_set(
 
 
 def fit_codebook(train: Images, patches: Patches, codebook: int) -> PatchCodebook:
-    """The codebook of a training split, from the cache or fitted to a subset of the images. Raises UserError
+    """The codebook of a training split, from the cache or fitted to `choose_sample`. Raises UserError
     if there are fewer distinct patches than codes."""
     sample = choose_sample(train)
     size = "x".join(map(str, (*patches.across, patches.patch, patches.patch)))

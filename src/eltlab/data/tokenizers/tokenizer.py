@@ -1,4 +1,4 @@
-"""What tokenizers share: frozen networks in full precision, frame by frame on clips, and what they lose."""
+"""Shared by tokenizers: frozen networks in full precision, clips frame by frame, reconstruction error."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class FrozenTokenizer(Tokenizer):
     """A pretrained or fitted tokenizer of images.
 
     factor: pixels per side of one position. channels: of a latent or code. codebook: the number of codes.
-    variance: whether encode returns a log-variance. hash: of all that affects ids, latents and images.
+    variance: whether encode returns a log-variance. hash: covers all that affects ids, latents and images.
     """
 
     kind: Literal["latents", "tokens"]
@@ -119,7 +119,7 @@ def freeze(network: nn.Module) -> nn.Module:
 
 def assign_tensors(network: nn.Module, tensors: Tensors) -> nn.Module:
     """Gives a network from the meta device these tensors in float32, and freezes it. Raises RuntimeError if a
-    tensor is missing, unknown or of another shape."""
+    tensor is missing, unknown or has a different shape."""
     # Contiguous whatever file they come from: PyTorch chooses kernels by the memory layout.
     plain = {name: value.float().contiguous() for name, value in tensors.items()}
     network.load_state_dict(plain, assign=True)
@@ -178,7 +178,7 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor) -> Tensor:
 
 def psnr(images: Tensor, reconstructed: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of uint8 images, from the mean squared error over all of them."""
-    # Not by torchmetrics: it takes logarithms in float32, which changes the sixth decimal.
+    # Not with torchmetrics, which takes logarithms in float32: that changes the sixth decimal.
     squares = 0  # integers are exact; in parts, because all clips as int32 would not fit in memory
     for part, copy in zip(images.split(RECONSTRUCTED), reconstructed.split(RECONSTRUCTED), strict=True):
         squares += int((part.int() - copy.int()).square().sum(dtype=torch.int64))

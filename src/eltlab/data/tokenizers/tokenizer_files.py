@@ -46,7 +46,7 @@ def build_tokenizer(
 
 
 def pack_tokenizer(tokenizer: FrozenTokenizer) -> tuple[Tensors, Settings]:
-    """Everything that a tokenizer is: its tensors on the CPU, and settings that JSON can hold."""
+    """The whole tokenizer: its tensors on the CPU, and settings that can be written as JSON."""
     tensors = {name: value.cpu().contiguous() for name, value in tokenizer.tensors().items()}
     return tensors, {**tokenizer.settings(), "hash": tokenizer.hash}
 
