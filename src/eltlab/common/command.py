@@ -18,7 +18,8 @@ def run_command(
 ) -> None:
     """Runs main(arguments) on the command line and exits.
 
-    Exit codes: 0, 2 for invalid input, 130 for Ctrl-C, 143 and 140 for SIGTERM and SIGUSR2.
+    Exit codes: 0, 1 for an unexpected error or a diverged run, 2 for invalid input, 130 for Ctrl-C, 143 and
+    140 for SIGTERM and SIGUSR2.
     usage: the text of --help, given the other arguments.
     stopped: what to tell a user who stops the command.
     """

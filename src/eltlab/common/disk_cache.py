@@ -12,7 +12,7 @@ from eltlab.common.files import atomic_path, file_lock
 
 
 def cache_dir() -> Path:
-    """$ELTLAB_CACHE, or ~/.cache/eltlab: codebooks, classifiers and reference features."""
+    """$ELTLAB_CACHE, or ~/.cache/eltlab: everything that is made, measured or downloaded once."""
     return Path(os.environ.get("ELTLAB_CACHE") or Path.home() / ".cache" / "eltlab")
 
 
@@ -37,7 +37,7 @@ def cached_array(path: Path, write: Callable[[BinaryIO], None], mapped: bool = F
 
 
 def digest(*parts: Any) -> str:
-    """Twelve hex digits: of an array's type, shape and bytes, and of any other value's repr."""
+    """Twelve hex digits that hash an array's type, shape and bytes, and any other value's repr."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -1,4 +1,4 @@
-"""Child processes: they are terminated in order, and do not outlive the process that started them."""
+"""Child processes: how they are terminated, and how they end with the process that started them."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
-KILL_SECONDS = 60.0  # in which the kernel ends a process after SIGKILL, unless a device blocks it
+KILL_SECONDS = 60.0  # how long to wait after SIGKILL, because a device can block a process
 
 
 def cores() -> int:

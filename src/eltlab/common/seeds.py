@@ -1,6 +1,6 @@
 """All randomness is a function of (seed, purpose, step or sample index); no state is carried along.
 
-So a resumed run draws the numbers of an uninterrupted one (docs/architecture.md, decision 2).
+A resumed run therefore draws the same numbers as an uninterrupted one (docs/architecture.md, decision 2).
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class SampleNoise:
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """The rows of a global batch that one rank processes in one micro-batch. All slices are equally large."""
+    """The rows of a global batch that a rank processes in one micro-batch. All slices have the same size."""
 
     rank: int = 0
     world_size: int = 1
@@ -86,7 +86,7 @@ def slice_of_this_process(micro_batches: int) -> BatchSlice:
 class BatchNoise:
     """Noise of a training step. It is drawn for the global batch, and each slice takes its own rows.
 
-    So the noise of a row depends neither on the number of ranks nor on the number of micro-batches.
+    The noise of a row therefore depends neither on the number of ranks nor on the number of micro-batches.
 
     Args:
         generator: the generator of the step, on the device of the noise.

@@ -83,4 +83,4 @@ def outlive_stops(*_: Any) -> None:
     still has to finish.
     """
     for number in STOPS:
-        signal.signal(number, lambda *_: signal.alarm(LOADER_SECONDS))
+        signal.signal(number, lambda *_: signal.alarm(LOADER_SECONDS))  # SIGALRM ends it

@@ -29,7 +29,7 @@ def place_keys(data: DataConfig) -> tuple[str, ...]:
 
 
 def identity(config: Config) -> str:
-    """Ten hex digits of everything that affects the trained weights (DESIGN decision 3).
+    """Ten hex digits that hash what affects the trained weights (docs/architecture.md, decision 3).
 
     How a run is observed, sampled and measured (sampler, metrics, evaluate, checkpoints) is not part of it:
     that can change without training again, and the rows record it. Keys declared with `since` are part of

@@ -12,7 +12,7 @@ from eltlab.common.errors import UserError
 
 @dataclass(frozen=True)
 class Key:
-    """The metadata of a field. A plain dataclass field, as in extension files, has the defaults."""
+    """The metadata of a field. A plain dataclass field, as in extension files, gets the defaults."""
 
     sentence: str = ""
     low: float = -math.inf  # the smallest value allowed
@@ -94,14 +94,14 @@ def divisors(number: int) -> str:
 def stable_dict(config: Any) -> dict[str, Any]:
     """`asdict` for hashes, without the keys with `since` that have their default value.
 
-    So a new key that is declared with `since` changes no hash that was computed before.
+    A new key that is declared with `since` therefore changes no existing hash.
     """
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
         declared = each.metadata.get("key", NO_METADATA)
         if is_dataclass(value):
-            if inner := stable_dict(value):  # empty if a later section has only default values
+            if inner := stable_dict(value):  # empty if all keys have `since` and their defaults
                 found[each.name] = inner
         elif declared.since is None or value != each.default:
             found[each.name] = value

@@ -166,7 +166,7 @@ def check_one_budget(budget: Any) -> None:
 
 
 def _check_budget(config: Config) -> None:
-    """Converts any budget to whole batches of images, so that equal runs have equal configurations."""
+    """Converts FLOPs to images, or sets the default, so that equal runs have equal configurations."""
     budget = config.budget
     check_one_budget(vars(budget))
     if budget.train_flops is not None:

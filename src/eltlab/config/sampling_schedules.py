@@ -13,7 +13,7 @@ def guidance_scale(guidance: float, schedule: str, step: int, steps: int) -> flo
 
 
 def evaluations(guidance: float, schedule: str, steps: int) -> list[int]:
-    """Network evaluations of one sample at each step: one if w is 0 or 1, else two. Their sum is the NFE."""
+    """Passes that guidance needs for one prediction at each step: one if w is 0 or 1, else two."""
     scales = [guidance_scale(guidance, schedule, step, steps) for step in range(steps)]
     return [1 if scale in (0, 1) else 2 for scale in scales]
 
@@ -23,7 +23,7 @@ def is_loop_count(value: object) -> bool:
 
 
 def is_loop_schedule(loops: object, steps: int) -> bool:
-    """Whether it is one loop count, a ramp "AtoB", or a list of one count per step."""
+    """Whether loops is one loop count, a ramp "AtoB", or a list of one count per step."""
     if isinstance(loops, str):
         return re.fullmatch(r"[1-9]\d{0,5}to[1-9]\d{0,5}", loops) is not None
     if isinstance(loops, list):
@@ -32,7 +32,7 @@ def is_loop_schedule(loops: object, steps: int) -> bool:
 
 
 def check_schedule(key: str, loops: object, steps: int) -> None:
-    """Raises UserError unless loops is a loop schedule; key is how the user set it."""
+    """Raises UserError unless loops is a loop schedule; key: its name in the message."""
     if is_loop_schedule(loops, steps):
         return
     entries = isinstance(loops, list) and bool(loops) and all(is_loop_count(n) for n in loops)
@@ -61,7 +61,7 @@ def loop_schedule(loops: LoopSchedule, steps: int) -> list[int]:
 
 
 def parse_schedules(loops: object, steps: int) -> list[LoopSchedule]:
-    """The list of schedules that loops= of a verb names: one, or a list of them. Raises UserError."""
+    """The schedules of a verb's loops=: one schedule, or a list of them. Raises UserError."""
     schedules = [loops] if isinstance(loops, int | str) else loops
     if not isinstance(schedules, list) or not schedules:
         raise UserError(f"loops={loops}: give loop counts of at least 1, e.g. loops=[1,2,4]")

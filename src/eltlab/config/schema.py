@@ -79,7 +79,7 @@ class FlowSamplerConfig(SamplerConfig):
 
 @dataclass
 class ObjectiveConfig:
-    """The class variables are the defaults of model.block and model.dropout, and the kind of sampler."""
+    """The class variables: inputs, defaults of model.block and model.dropout, and the kind of sampler."""
 
     INPUTS: ClassVar[str] = "images"  # what it corrupts: images, or the tokens of a codebook
     BLOCK: ClassVar[str] = "adaln"
@@ -92,7 +92,7 @@ class ObjectiveConfig:
     source: str | None = None  # the hash of that file
 
     def build(self, config: "Config") -> Any:
-        """The objective of an extension: corrupt, loss, distill, sample (as generation/diffusion.py)."""
+        """The objective of an extension, with the methods of `Objective` (generation/objective.py)."""
         raise NotImplementedError(f"{type(self).__name__} has no method build")
 
 
@@ -126,7 +126,7 @@ class FlowConfig(ObjectiveConfig):
 
 @dataclass
 class WeightConfig:
-    """λ over the run: the weight of the ground truth against the teacher (PAPER: linear, 1 to 0)."""
+    """λ over the run: the weight of the ground truth against the teacher (the paper: linear, 1 to 0)."""
 
     shape: str = key("linear", "how λ goes from start to end", choices=("linear", "cosine", "constant"))
     start: float = key(1.0, "λ at the first step, and throughout if constant", low=0, high=1)
@@ -148,7 +148,7 @@ class SupervisionConfig:
     source: str | None = None  # the hash of that file
 
     def spent(self, loops: int) -> Spent:
-        """What a model with loop count L spends. By default: one pass of L loops, read once."""
+        """What a training pass of a model with L loops computes. By default: L loops, read once."""
         return Spent({loops: 1.0}, 1)
 
     def build(self, loops: int, seed: int, steps: int) -> Any:
@@ -309,7 +309,7 @@ class MetricsConfig:
 
 @dataclass
 class BudgetConfig:
-    """How long a run trains; set at most one key. Resolved, it is in images, in whole batches."""
+    """How long a run trains; set at most one key. Resolved, it is in images; see Config.images."""
 
     images: int | None = key(None, f"in whole batches; null: {DEFAULT_IMAGES:,}", low=1)
     train_flops: float | None = key(None, "training FLOPs, in place of images", above=0)

@@ -59,7 +59,7 @@ class AnytimeSampler:
         """Samples one image or clip per label: uint8 [N, C, H, W] or [N, F, C, H, W].
 
         Args:
-            labels: class of each image. `classes`, the null label, samples without a class.
+            labels: class of each image. The null label, data.classes, samples without a class.
             loops: a loop count, a ramp such as "4to1", or one count per step; None: the run's.
             steps, guidance, halting: replace those of the run's sampler.
             seed, indices: the noise of image i is a function of (seed, indices[i]); None: 0, 1, …

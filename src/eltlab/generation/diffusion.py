@@ -2,7 +2,7 @@
 
 z_t = α·x + σ·ε with α² = sigmoid(ζ) and σ² = sigmoid(−ζ), where ζ is the log-SNR. Sources: Variational
 Diffusion Models (VDM, arXiv 2107.00630), Simple Diffusion (2301.11093), Simpler Diffusion (2410.19324);
-PAPER, ILSD.
+ELT (2604.09168).
 """
 
 import math
@@ -67,7 +67,7 @@ class Diffusion:
     def corrupt(
         self, x: Tensor, noise: BatchNoise, t: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], NoisyTarget]:
-        """The network's inputs (z, time), and the target. t: the times; None: t ~ U(0, 1)."""
+        """The network's inputs (z, time), and the target. t: times of the whole batch; None: U(0, 1)."""
         t = noise.uniform() if t is None else noise.own_rows(t)
         logsnr = self.logsnr(t)
         zeta = logsnr.view(-1, *[1] * (x.dim() - 1))

@@ -37,7 +37,7 @@ class Flow:
     def corrupt(
         self, x: Tensor, noise: BatchNoise, u: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """The network's inputs (z, t), and the velocity. u: quantiles of t; None: u ~ U(0, 1)."""
+        """The network's inputs (z, t), and the velocity. u: quantiles of t, whole batch; None: U(0, 1)."""
         time = self.level(noise.uniform() if u is None else noise.own_rows(u))
         epsilon = noise.normal(*x.shape[1:])
         t = time.view(-1, *[1] * (x.dim() - 1))

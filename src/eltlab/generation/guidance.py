@@ -15,7 +15,7 @@ def guide(
 ) -> Tensor:
     """The guided prediction: one pass of twice the batch, or of one half alone if scale is 0 or 1.
 
-    null: the label without a class.
+    null: the label that stands for no class.
     """
     null_B = torch.full_like(labels_B, null)
     if scale == 1:

@@ -33,7 +33,10 @@ class Masked:
     def corrupt(
         self, ids_BT: Tensor, noise: BatchNoise, u_B: Tensor | None = None
     ) -> tuple[tuple[Tensor], MaskedTarget]:
-        """Masks ⌈T·cos(π/2·u)⌉ random tokens of each sample, at least one. u ~ U(0, 1), or that given."""
+        """Masks ⌈T·cos(π/2·u)⌉ random tokens of each sample, at least one.
+
+        u_B: u of each sample of the whole batch; None: u ~ U(0, 1).
+        """
         T = ids_BT.shape[1]
         # Counted over the whole batch, so that every masked position has the same weight in any slice.
         all_B = noise.uniform_whole_batch() if u_B is None else u_B
@@ -75,7 +78,7 @@ class Masked:
 
         At step k of K, with r = (k + 1)/K, every masked token is drawn from softmax(logits/T_k) with
         T_k = temperature + temperature_range·(1 − r). The tokens of the highest confidence, log p +
-        Gumbel·confidence_noise·(1 − r), are kept; the rest stays [MASK] (PAPER, Settings).
+        Gumbel·confidence_noise·(1 − r), are kept; the rest stays [MASK].
         """
         (tokens,), steps = shape, sampler.steps
         masked_before = tokens
@@ -88,7 +91,7 @@ class Masked:
             log_p = F.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
             gumbel = -torch.log(-torch.log(noise.uniform(tokens).clamp(1e-20, 1 - 1e-7)))
             confidence = log_p + sampler.confidence_noise * (1 - r) * gumbel
-            # Only masked tokens can be chosen: a token that is written is never drawn again.
+            # Only masked tokens can be chosen: an unmasked token is never drawn again.
             confidence = confidence.masked_fill(ids != self.codes, -math.inf)
             chosen = confidence.topk(masked_before - masked_after, dim=1).indices
             ids = ids.scatter(1, chosen, drawn.gather(1, chosen))

@@ -26,7 +26,7 @@ class Objective(Protocol):
         """What u stands for: the time of diffusion and flow, the mask ratio of masked models."""
 
     def loss(self, pred: Tensor, target: Any) -> Tensor:
-        """Ground truth: a scalar, the mean over the slice; the mean over all slices is that of the batch."""
+        """Loss against the data: a scalar for the slice. Its mean over the slices is that of the batch."""
 
     def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor:
         """The student's loss against the teacher, without a gradient to the teacher."""

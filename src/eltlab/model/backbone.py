@@ -53,7 +53,7 @@ class TokenBackbone(nn.Module):
 
 
 class PatchBackbone(nn.Module):
-    """DiT's frame: patches, fixed sine-cosine positions, time + class as a condition vector.
+    """As in DiT: patches, fixed sine-cosine positions, time + class as a condition vector.
 
     Modulated blocks (adaln, film) get the condition as a vector, other blocks as a token in front. Label
     net.classes is the null label of classifier-free guidance.

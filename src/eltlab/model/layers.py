@@ -1,7 +1,7 @@
 """Attention, MLP and the four kinds of block. Suffixes: B batch, T tokens, D width, C condition.
 
-Every block has one signature, ``block(x_BTD, cond)``. It computes ``cond`` from the condition vector
-by ``block.condition(c_BC)``, once per pass, because it is the same in every loop.
+Every block has the signature ``block(x_BTD, cond)``. The stack computes ``cond`` by
+``block.condition(c_BC)`` once per pass, because the condition vector is the same in every loop.
 """
 
 import torch
@@ -14,7 +14,7 @@ from eltlab.config.network_shape import Network
 class Attention(nn.Module):
     """Multi-head self-attention, with dropout on the attention probabilities as in BERT.
 
-    With model.exclusive_attention, each output is freed of the token's own value (`exclude_own`).
+    With model.exclusive_attention, the token's own value is removed from its output (`exclude_own`).
     """
 
     def __init__(self, net: Network) -> None:
@@ -128,7 +128,7 @@ class AdaLN(Modulated):
 class Film(Modulated):
     """The paper's diffusion block: pre-norm, h = GELU(W₁·LN x)·(1 + s) + b, no gates.
 
-    s and b come from the condition and are zero at first (our reading of PAPER, Settings).
+    s and b come from the condition and are zero at first (our reading of the paper).
     """
 
     def __init__(self, net: Network, scale: float = 1.0) -> None:

@@ -24,7 +24,7 @@ class LoopedStack(nn.Module):
     """N unique blocks g = f_N ∘ … ∘ f_1, applied L times with the same weights: F_(N,L) = g^L.
 
     The state after ℓ loops does not depend on how many follow, so one pass of max(exits) loops
-    serves every exit (PAPER, Architecture).
+    serves every exit.
 
     Args:
         blocks: the N unique blocks.
@@ -64,7 +64,7 @@ class LoopedStack(nn.Module):
         """The states [B, T, D] after the loop counts in exits (each at least 1), through the coda.
 
         track: also return the relative update of every loop that ran, the mean over the batch of
-            ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ (PAPER, Results: updates of late loops shrink).
+            ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ (the paper: updates of late loops shrink).
         halt: end the pass after the first loop whose relative update is below this, and return that
             state for the exit. Takes a single exit, and synchronises host and device after every loop.
 

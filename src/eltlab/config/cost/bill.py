@@ -112,7 +112,7 @@ def timed_bill(config: Config, machine: Machine) -> dict[str, Any]:
 
 
 def bill_lines(config: Config, machine: Machine) -> list[str]:
-    """The bill next to those of the twins, with their ratios to it. A unique-layer model stands alone."""
+    """The bill next to those of the twins, with their ratios to it. A unique-layer model has no twins."""
     arms = with_twins(config) if config.loops > 1 else [config]
     own, *twins = bills = [timed_bill(arm, machine) for arm in arms]
     header, splits = ["", "this"], ["layers x loops"]

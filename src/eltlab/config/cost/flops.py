@@ -1,7 +1,7 @@
 """Parameters, MACs and FLOPs of a network, in closed formulas. Pure Python, no torch.
 
 1 MAC (multiply and add) = 2 FLOPs. The literature's "GFLOPs" of looped and diffusion transformers are MACs
-(PAPER, What the counts mean). Only matrix products are counted, as in torch's FlopCounterMode; norms,
+(docs/compute.md). Only matrix products are counted, as in torch's FlopCounterMode; norms,
 activations and softmax are not. Exclusive attention and residual scaling add no matrix product.
 
 Symbols: d width, m MLP width, c condition width, T tokens in the trunk, T′ tokens of the image,
@@ -17,7 +17,7 @@ from eltlab.config.schema import Config, Spent
 
 
 def params_blocks(net: Network) -> int:
-    """Parameters of the layers: prelude, N looped ones, coda.
+    """Parameters of all layers: prelude, N looped layers, coda.
 
     A layer has 4d² + 4d in attention, 2dm + d + m in the MLP and 4d in two norms. adaln has
     6d(c + 1) of modulation instead of norm gains, and film 2m(c + 1) in addition.

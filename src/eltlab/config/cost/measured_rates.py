@@ -1,7 +1,7 @@
 """How fast this machine is: measured by plan calibrate=true, stored in the cache, and read by plan.
 
-Reading needs no torch. An entry belongs to one configuration on one machine. A plan takes, among the
-entries of its machine and precision, the one whose sizes are the closest, and prints which that was.
+Reading needs no torch. An entry belongs to one configuration on one machine. A plan takes its own
+entry, or else the one closest in size with its machine, precision and inputs, and prints which that was.
 """
 
 import json
@@ -87,7 +87,7 @@ def unmeasured_rate(config: Config, machine: Machine) -> Rate:
 
 
 def find_rate(config: Config, machine: Machine) -> Rate | None:
-    """The entry of this configuration, or else the closest one of its machine and precision, or None."""
+    """The entry of this configuration, else the closest of its machine, precision and inputs, or None."""
     wanted = unmeasured_rate(config, machine)
     keys = ("machine", "precision", "inputs")
     known = [r for r in read_rates() if all(getattr(r, k) == getattr(wanted, k) for k in keys)]

@@ -45,7 +45,7 @@ def training_memory(config: Config, device: str, precision: str) -> Memory:
 
 
 def inference_memory(config: Config, device: str, precision: str) -> Memory:
-    """Bytes of sampling a batch at the trained loop count in two steps or more."""
+    """Bytes of sampling a batch at the trained loop count, in at least two steps."""
     net, sampler = network(config), config.sampler
     guided = max(evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)) == 2
     samples = config.batch_size * (1 + guided)  # both halves of a guided pass run at once
@@ -105,7 +105,7 @@ class Pass:
         self.adds_to_loops = net.loop_embedding or (net.inject_input and self.loops > 1)
         # Bytes per token of a norm's output before a branch. post_norm has no norm there.
         self.normed = 0 if net.block == "post_norm" else F32 * self.d
-        # Gradients exist as the pass starts: those of an earlier micro-batch, or DDP's buckets.
+        # Gradients exist when the pass starts: those of an earlier micro-batch, or DDP's buckets.
         self.keeps_gradients = self.batch > self.samples
 
 
@@ -222,7 +222,7 @@ def layer_backward(run: Pass) -> int:
 
 
 def gradients_at_first_loop(run: Pass) -> Terms:
-    """As the backward reaches the first loop: gradients of shared weights, which are summed over the
+    """When the backward reaches the first loop: gradients of shared weights, which are summed over the
     loops in e bytes, and, unless all gradients exist already, those that are still missing."""
     net, layer = run.net, params_blocks(run.net) // run.net.layers
     looped = net.unique_layers * layer * (run.loops > 1)

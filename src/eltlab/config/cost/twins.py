@@ -23,7 +23,7 @@ def iso_params(config: Config) -> Config:
     """The iso-parameter twin: the unique-layer model (L = 1) of the same size.
 
     It has N layers of the same width. They cannot replace the parameters of an injection or a loop
-    embedding. If they therefore miss the size by more than TOLERANCE, the twin has one layer more, all
+    embedding. If they therefore miss the size by more than TOLERANCE, the twin has one more layer, all
     its layers are narrower, and the MLP width makes up for the rest.
     """
     assert config.unique_layers is not None
