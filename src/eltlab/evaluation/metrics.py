@@ -1,4 +1,4 @@
-"""The metrics of a configuration, by its extractor, and their checks."""
+"""Builds the metrics that metrics.extractor selects, and checks them before training."""
 
 import sys
 import time

@@ -21,7 +21,7 @@ def installed_file(package: str, file: str) -> Path | None:
 
 
 def unusable(path: Path, reason: str | RuntimeError, fix: str, network: str = "") -> UserError:
-    """reason: text, or what load_state_dict of the network raised."""
+    """The error about a weights file. reason: text, or what load_state_dict of the network raised."""
     if isinstance(reason, RuntimeError):
         problem = textwrap.shorten(str(reason).partition(":")[2], 100)
         reason = f"not the tensors of {network} ({problem})"

@@ -1,4 +1,4 @@
-"""The protocol of a row: everything that must be equal for two values to be comparable (decision 6)."""
+"""The protocol of a row: what all comparable values share (docs/architecture.md, decision 16)."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
     """The part that every evaluation of samples has."""
-    # Without the loops of a pass, which studies vary, and without newer keys (`since`) at their default.
+    # Without loops and halting, which studies vary, and without newer keys (`since`) at their default.
     fixed = stable_dict(sampler)
     del fixed["loops"], fixed["halting"]
     return {

@@ -19,8 +19,8 @@ def measure_floor(
 ) -> dict[str, Any]:
     """Columns of a row of kind tokenizer, measured once per protocol and then read from the cache.
 
-    The metrics are of `samples` reconstructed training images, as many as a model is measured by, because
-    distances depend on the number. The PSNR, in dB, is of at most PSNR_IMAGES test images.
+    The metrics compare `samples` reconstructed training images with the reference. A model is measured with
+    as many samples, because distances depend on the number. PSNR, in dB: of at most PSNR_IMAGES test images.
     """
     images = train.subset(min(samples, len(train)))
     held_out = test.subset(min(PSNR_IMAGES, samples, len(test)))

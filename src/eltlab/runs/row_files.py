@@ -84,7 +84,7 @@ def measurement_key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def requested_loops(row: dict[str, Any]) -> int | None:
     """The requested loop count, or None if a schedule or halting was requested."""
-    # In the latter cases, the column is the mean that the passes ran, which is a result.
+    # Otherwise the column holds the mean loops that the passes ran, which is a result.
     return row.get("loops") if row.get("loop_schedule") == "constant" else None
 
 

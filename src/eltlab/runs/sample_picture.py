@@ -1,4 +1,4 @@
-"""A picture of samples: rows of images of the same noise and labels, a block per loop schedule."""
+"""A picture of samples: a block of rows per loop schedule, with the same noise and labels in each."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ MAX_COUNT = 4096  # images in one picture
 
 
 def check_picture(config: Config, schedules: int, count: int, labels: Any, out: str) -> list[int]:
-    """The label of each of the count images of a schedule. Raises UserError."""
+    """The labels of the `count` images that each schedule samples. Raises UserError."""
     classes = config.data.classes
     if count * schedules > MAX_COUNT:
         raise UserError(

@@ -29,7 +29,7 @@ Rows = list[dict[str, Any]]
 
 
 class Call(NamedTuple):
-    """The columns that all rows of one call of bench have in common: its models were timed interleaved."""
+    """The columns that all rows of one call of bench share; its models were timed interleaved."""
 
     call: str  # a random id
     repeats: int  # timed rounds
@@ -90,7 +90,7 @@ def train_rows(models: list[TimedModel], call: Call) -> Rows:
 def sample_rows(
     models: list[TimedModel], data: TrainingData, batches: list[int], call: Call, peak: float
 ) -> Rows:
-    """A row per batch and loop count: the twin's, and each vanilla loop's at its own count and at one loop.
+    """A row per batch size and loop count: the twin, and each vanilla loop at its own count and at one loop.
 
     The other supervisions are not timed, because a pass costs the same whatever the model was trained with.
     """
@@ -132,7 +132,7 @@ def sample_rows(
 def run_rounds(
     label: str, actions: Sequence[Callable[[], Any]], images: int, call: Call, unit: str
 ) -> list[list[Any]]:
-    """The interleaved results of the actions, under a progress bar. images: of one round."""
+    """The interleaved results of the actions, under a progress bar. images: per round."""
     with Bar(label, (call.warmup + call.repeats) * images, unit=unit) as bar:
         return interleave(actions, call.repeats, call.warmup, lambda n: bar.update(n * images))
 

@@ -29,7 +29,7 @@ def benchmark_configs(overrides: list[str], loop_counts: Any, rounds: int) -> li
 
     Args:
         loop_counts: None for the loop count of the overrides.
-        rounds: how many training steps are timed.
+        rounds: how many training steps each model takes, warm-up included.
 
     Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""Lightning callbacks that write what a run leaves: progress, metrics, checkpoints, sample grids."""
+"""Lightning callbacks that show progress, and write metrics, checkpoints and sample grids."""
 
 import csv
 import time

@@ -59,7 +59,7 @@ class LoopedModule(LightningModule):
         self.supervision = build_supervision(config.supervision, config.loops, config.seed, config.steps)
         self.meter = Meter()
         self.start = self.step = 0  # steps done when this process started, and so far
-        # Steps without a finite gradient: all, those since the last good one, the longest such row.
+        # Steps without a finite gradient: in total, since the last good step, and the most in a row.
         self.skipped = self.skipped_in_row = self.longest_bad = torch.zeros(())
         self.peak_memory = 0  # bytes, in the processes before this one
         self.train_seconds = 0.0

@@ -49,7 +49,7 @@ class Final:
 
 
 class Ilsd:
-    """Intra-Loop Self Distillation (PAPER, ILSD):
+    """Intra-Loop Self Distillation (ELT, arXiv 2604.09168):
 
     loss = GT(F_Lmax) + λ·GT(F_Lint) + (1 − λ)·distill·Dist(F_Lint, stopgrad(F_Lmax))
 

@@ -22,8 +22,8 @@ COLUMNS = ["step", "images", "exit", "level", "loss", "gap"]
 class Validation(StepCallback):
     """Measures the loss of every exit at LEVELS levels, trainer.validations times per run.
 
-    level is the mean time (diffusion) or mask ratio (masked) of the bin. gap is the loss minus that of the
-    last exit. Images, corruption and levels are the same at every step and for every seed.
+    level is the mean time (diffusion, flow) or mask ratio (masked) of the bin. gap is the loss minus that
+    of the last exit. Images, corruption and levels are the same at every step and for every seed.
 
     Args:
         inputs, labels: held-out examples, as uint8 images or as inputs of the objective.
