@@ -1,4 +1,4 @@
-"""A real browser, headless: Debian's Chromium, driven by playwright, which brings none of its own."""
+"""A real headless browser: Debian's Chromium, driven by playwright, which is installed without one."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A playwright Browser; tests skip, with a reason, where there is none."""
+    """A playwright Browser; tests skip, with a reason, if there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
@@ -27,7 +27,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A new page, with what it printed to its console (.said) and what it asked for (.asked)."""
+    """A new page that records its console messages (.said) and the URLs that it requests (.asked)."""
     opened = browser.new_page()
     opened.said, opened.asked = [], []
     opened.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))

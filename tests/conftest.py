@@ -1,4 +1,4 @@
-"""One torch thread a process, a cache that is not the user's, small configurations and networks."""
+"""One torch thread per process, a cache separate from the user's, small configurations and networks."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-# Before torch is imported, and for the subprocesses that tests start.
+# Set before torch is imported; the subprocesses that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
@@ -20,7 +20,7 @@ from eltlab.config.schema import Config
 from eltlab.runs.compose_config import compose
 
 torch.set_num_threads(1)
-# A shell's background job ignores Ctrl-C, and so would the commands whose answer to it is tested.
+# A shell starts background jobs with Ctrl-C ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["browser", "postgres"]
@@ -32,16 +32,16 @@ settings.load_profile("eltlab")
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """One cache for all workers of this test run, so that each thing is fitted once."""
+    """One cache for all workers of this test run, so that nothing is fitted twice."""
     base = tmp_path_factory.getbasetemp()
-    # Under xdist each worker has a folder of its own inside that of the run.
+    # Under xdist each worker has its own folder inside the folder of the test run.
     run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ELTLAB_CACHE", str(run / "cache"))
         yield run / "cache"
 
 
-# A run of moments: width 16, one unique layer x four loops, eight steps.
+# A run that takes moments: width 16, one unique layer x four loops, eight steps.
 TINY = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16
     batch_size=8 budget.images=64 sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu""".split()  # noqa: SIM905
 
@@ -70,8 +70,8 @@ def until(condition: Callable[[], object], seconds: float = 600.0, log: Path | N
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that torch.compile makes in a test. A backend that counts stands in for inductor:
-    dynamo makes the graphs, nothing is built."""
+    """The graphs that torch.compile makes in a test. A counting backend replaces inductor: dynamo traces
+    the graphs, but nothing is compiled."""
     made = []
 
     def counting(graph, example_inputs):

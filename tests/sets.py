@@ -1,4 +1,4 @@
-"""Small encoded sets for tests: real photographs where they are, tokenizers of random weights."""
+"""Small encoded sets for tests: real photographs if available, tokenizers with random weights."""
 
 import os
 import zipfile
@@ -30,7 +30,7 @@ TINY = {
 
 
 def tokenizer_weights(root: Path) -> Path:
-    """Folders sd_vae and taesd of networks with random weights, as diffusers saves them."""
+    """Saves networks with random weights in folders sd_vae and taesd, in the format of diffusers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoencoderKL(**KL).save_pretrained(root / "sd_vae")
@@ -39,7 +39,7 @@ def tokenizer_weights(root: Path) -> Path:
 
 
 def photographs(root: Path, classes: int = 3, train: int = 12, test: int = 4) -> Path:
-    """A folder of so many Imagenette photographs of each class; skips where there are none."""
+    """A folder of this many Imagenette photographs per class; skips if ELTLAB_DATA is not set."""
     data = os.environ.get("ELTLAB_DATA")
     if not data:
         pytest.skip("ELTLAB_DATA is not set: no photographs")

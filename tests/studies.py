@@ -12,7 +12,7 @@ SMALL = [*TINY, "trainer.grids=0", "trainer.validations=2", "budget.images=32"]
 
 
 def written(tmp_path: Path, text: str, name: str = "small.yaml") -> str:
-    """A study file; base is that of moments."""
+    """Writes a study file whose base is a run that takes moments; returns its path."""
     base = "\n".join(f"  - {override!r}" for override in SMALL)
     path = tmp_path / name
     path.write_text(f"base:\n{base}\nthreads: 1\n{text}")

@@ -1,4 +1,4 @@
-"""Paired differences, their intervals and corrections, and importance, against known ones."""
+"""Paired differences, their intervals and corrections, and importance, against known values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the loop can be built with beside the plain one: each switch, all pairs, all at once; halting."""
+"""The anatomy switches of the loop: each alone, all pairs, all at once. And halting."""
 
 import copy
 import math
@@ -49,7 +49,7 @@ def fresh(objective: str, on: tuple[str, ...] = ()):
 
 
 def moved(objective: str, on: tuple[str, ...] = ()):
-    """A network whose every weight has a say."""
+    """A network in which every weight affects the output."""
     return perturbed(fresh(objective, on))
 
 
@@ -129,7 +129,7 @@ def test_every_combination_reads_out_what_that_many_loops_give(objective, on):
 @objectives
 @combined
 def test_every_combination_differs_from_every_other(objective, on):
-    """Each switch has a say, alone and beside each other one."""
+    """Each switch changes the output, alone and combined with each other switch."""
     net = moved(objective, on)
     got = read(net, objective).exits[LOOPS]
     for name in on:
@@ -171,7 +171,7 @@ def test_off_is_the_plain_network(objective):
 
 
 def test_initial_weights_of_the_plain_network_are_drawn_in_one_fixed_order():
-    """Runs that were trained before there were switches begin from these weights."""
+    """Runs that were trained before the switches existed start from these weights."""
     generator = torch.Generator().manual_seed(5)
     net = fresh("masked")
     initialise_backbone(net, torch.Generator().manual_seed(5))
@@ -202,7 +202,9 @@ def test_what_is_added_to_a_loop_starts_at_zero(objective, switch):
 
 
 def unrolled(stack, x, c, loops: int):
-    """Prelude; loops that begin with their embedding and the input; coda. And the looped states."""
+    """The stack written out: prelude, loops (each first adds its embedding and the input), coda.
+
+    Returns the output and the looped states."""
 
     def through(layers, x):
         for layer in layers:
@@ -223,13 +225,13 @@ def unrolled(stack, x, c, loops: int):
 @blocks
 def test_the_stack_equals_its_parts_written_out(block):
     stack, x, c = stack_of(block)
-    exits = (1, 2, LOOPS, LOOPS + 2)  # beyond the trained count the last embedding goes on
+    exits = (1, 2, LOOPS, LOOPS + 2)  # beyond the trained count the last embedding is reused
     states, updates, loops = stack(x, c, exits, track=True)
     assert loops == len(updates) == LOOPS + 2
     for exit in exits:
         expected, path = unrolled(stack, x, c, exit)
         torch.testing.assert_close(states[exit], expected)
-        # An update is that of the looped state, what the loop adds at its beginning included.
+        # An update covers the looped state, including what the loop adds at its start.
         torch.testing.assert_close(updates[exit - 1], relative_update(path[-2], path[-1]))
 
 
@@ -244,7 +246,7 @@ def test_gradients_flow_through_every_use_of_the_input(block):
 
 
 @blocks
-def test_prelude_runs_once_a_pass_and_the_coda_once_an_exit(block):
+def test_prelude_runs_once_per_pass_and_the_coda_once_per_exit(block):
     stack, x, c = stack_of(block)
     calls = {
         name: [calls_of(layer) for layer in getattr(stack, name)] for name in ("prelude", "blocks", "coda")
@@ -255,7 +257,7 @@ def test_prelude_runs_once_a_pass_and_the_coda_once_an_exit(block):
 
 
 @pytest.mark.parametrize("block", ["adaln", "film"])
-def test_conditions_of_all_layers_are_computed_once_a_pass(block):
+def test_conditions_of_all_layers_are_computed_once_per_pass(block):
     stack, x, c = stack_of(block)
     layers = [*stack.prelude, *stack.blocks, *stack.coda]
     calls = [calls_of(layer.modulation) for layer in layers]
@@ -263,7 +265,7 @@ def test_conditions_of_all_layers_are_computed_once_a_pass(block):
     assert [len(made) for made in calls] == [1] * (LAYERS + 3)
 
 
-def test_the_injection_is_computed_once_a_pass_and_not_for_one_loop():
+def test_the_injection_is_computed_once_per_pass_and_not_for_one_loop():
     stack, x, c = stack_of("adaln")
     calls = calls_of(stack.injection)
     stack(x, c, (1,))
@@ -289,7 +291,7 @@ def test_a_row_of_the_embedding_acts_from_its_loop_on(loop):
 @blocks
 @pytest.mark.parametrize(("layers", "loops"), [(1, 1), (2, 4), (3, 2)])
 def test_residual_branches_of_looped_layers_are_scaled(block, layers, loops):
-    """By 1/(N·√L) (arXiv 2606.18524): the last matrix of each branch, as much smaller, does the same."""
+    """By 1/(N·√L) (arXiv 2606.18524), which equals scaling the last linear layer of each branch."""
     on = ("prelude_coda", "residual_scale")
     stack, x, c = stack_of(block, on, layers, loops)
     plain, _, _ = stack_of(block, ("prelude_coda",), layers, loops)
@@ -376,7 +378,7 @@ def test_a_pass_halts_after_the_first_loop_whose_update_falls_below(objective, o
     updates = tracked.updates.tolist()
     for loop in range(1, asked):
         lowest = min(updates[:loop])
-        # Just above this loop's update, and not at it: below means below.
+        # At the lowest update so far and just above it: halting requires an update strictly below.
         for halt in (lowest, math.nextafter(lowest, math.inf)):
             below = [n for n, update in enumerate(updates, start=1) if update < halt]
             expected = below[0] if below else asked
@@ -389,7 +391,7 @@ def test_a_pass_halts_after_the_first_loop_whose_update_falls_below(objective, o
 
 @objectives
 @pytest.mark.parametrize("on", [(), ALL], ids=["plain", "all"])
-def test_halting_of_nothing_and_of_everything(objective, on):
+def test_a_tiny_threshold_never_halts_and_a_huge_one_halts_after_one_loop(objective, on):
     net = moved(objective, on)
     plain = read(net, objective, (5,), track=True)
     for halt, loops in ((1e-9, 5), (1e9, 1)):
@@ -429,7 +431,7 @@ def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(graphs):
 
 
 @singles
-def test_each_switch_has_an_experiment_that_turns_it_on_and_says_its_command(switch):
+def test_each_switch_has_an_experiment_that_turns_it_on_and_names_its_command(switch):
     text = (package_folder("conf") / "experiment" / "anatomy" / f"{switch}.yaml").read_text()
     assert f"python -m eltlab.fit experiment=anatomy/{switch}\n" in text and "arXiv" in text
     plain, config = compose([]), compose([f"experiment=anatomy/{switch}"])

@@ -32,7 +32,7 @@ def test_a_model_that_is_a_quarter_worse_everywhere_has_that_tax() -> None:
 
 
 def test_the_tax_is_the_area_between_the_curves_in_logarithms() -> None:
-    """Twice as far at one loop and equal at two gives a triangle, then nothing, of equal widths."""
+    """Twice the distance at one loop and equal at two: a triangle, then nothing, of equal widths."""
     rows = [
         *unique("u2", 2, 10.0),
         *vanilla("v2", {2: 10.0}, trained=2),
@@ -99,7 +99,7 @@ def test_the_tax_names_its_loop_counts() -> None:
     assert "over 1 to 2 of 8 loops" in anytime.describe_tax(line)
 
 
-def test_layers_around_the_loop_are_another_block() -> None:
+def test_layers_around_the_loop_make_a_different_block() -> None:
     sandwich = [{**each, "depth": 8} for each in arm("e", {1: 9.0, 2: 5.0}, trained=2)]
     assert anytime.elasticity_tax(table([*apart(), *sandwich])).empty
 

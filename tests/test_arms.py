@@ -1,4 +1,4 @@
-"""Every arm of the demo starts, trains and is measured: the commands are read off its script."""
+"""Every arm of the demo starts, trains and is measured: the commands are taken from its script."""
 
 import os
 import shlex

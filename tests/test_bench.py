@@ -76,7 +76,7 @@ SMALL = [*TINY, "sampler.steps=2", "repeats=3", "warmup=1", "batches=[1,3]"]
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """The rows of a call of bench, and the timed steps of each model behind them."""
+    """The output file of one call of bench, its rows, and the timed steps of each model behind them."""
     out, taken = tmp_path_factory.mktemp("bench") / "rows.jsonl", []
 
     def recording(actions, *rest):
@@ -133,7 +133,7 @@ def test_a_row_says_what_was_measured_and_how(rows):
 
 
 def test_the_phases_of_a_step_add_up_to_it(measured):
-    """In every step; rows have the medians of phases and of steps."""
+    """In every step; a row holds the medians of the phases and of the steps."""
     train = [row for row in measured[1] if row["measure"] == "train"]
     for row, steps in zip(train, measured[2], strict=True):
         assert len(steps) == row["repeats"]
@@ -158,7 +158,7 @@ def test_peak_memory_is_what_the_formula_says(rows):
             assert row["peak_memory_bytes"] == pytest.approx(row["memory_training_bytes"], rel=0.15)
 
 
-def test_a_machine_is_measured_again_and_again(rows, tmp_path):
+def test_a_second_call_appends_its_rows(rows, tmp_path):
     out = tmp_path / "rows.jsonl"
     for _ in range(2):
         bench.main([*SMALL, "loop_counts=[]", "batches=[]", f"out={out}"])
@@ -197,7 +197,7 @@ def test_all_models_run_the_same_number_of_layers_per_pass(tmp_path):
     assert [row["unique_layers"] for row in read_rows(out)] == [12, 3, 3, 2, 2]
 
 
-def test_a_step_of_random_depth_is_worth_its_own_flops():
+def test_a_step_of_random_depth_counts_its_own_flops():
     config = tiny("supervision=random_depth", "model.inject_input=true")
     stepped, net = model(config), network(config)
     for step in range(8):
@@ -224,7 +224,7 @@ def test_what_it_counts_is_what_a_training_step_of_fit_computes():
         config.trainer.recompute = recompute == "true"
         stepped = model(config)
         exits = stepped.module.supervision.exits(0)
-        # On the CPU torch counts attention as zero unless it is computed by plain products.
+        # On the CPU torch counts attention as zero unless it is computed as plain matrix products.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             stepped.module.training_step(next(stepped.batches), 0).backward()
         assert counter.get_total_flops() == stepped.flops(exits, config.trainer.recompute), case

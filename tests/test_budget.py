@@ -1,4 +1,4 @@
-"""Budgets in images, in training FLOPs, or those of something else: settled before the run is named."""
+"""Budgets in images, in training FLOPs, or equal to another run's: resolved before the run is named."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ MATCHES = {
 @pytest.mark.parametrize("supervision", ["ilsd", "deep", "random_depth"])
 @pytest.mark.parametrize("source", [["experiment=demo"], []], ids=["demo", "default"])
 def test_a_match_costs_what_it_names(match, supervision, source):
-    """The other keeps the budget that it has without the match: the file's, or the default."""
+    """The named configuration keeps the budget that it has without the match: the file's, or the default."""
     given = [*source, f"supervision={supervision}"]
     config = compose([*given, f"budget.match={match}"])
     named = MATCHES[match](given)
@@ -59,7 +59,7 @@ def test_a_match_costs_what_it_names(match, supervision, source):
     assert config.budget.match is None and config.budget.train_flops is None
 
 
-def test_the_match_of_a_split_of_its_own_depth_keeps_that_depth():
+def test_matching_the_twin_keeps_a_depth_set_by_unique_layers_and_loops():
     config = compose(["unique_layers=3", "loops=4", "budget.match=twin"])
     named = compose(["unique_layers=12", "loops=1"])
     assert abs(budget_flops(config) - budget_flops(named)) <= half_a_step(config)
@@ -73,12 +73,12 @@ def test_the_match_of_a_run_costs_what_that_run_does(tmp_path):
     assert abs(budget_flops(config) - budget_flops(tiny())) <= half_a_step(config)
 
 
-def test_what_is_asked_for_takes_the_place_of_the_files_budget():
+def test_a_requested_budget_replaces_that_of_the_file():
     config = compose(["experiment=demo", "budget.train_flops=1e12"])
     assert abs(budget_flops(config) - 1e12) <= half_a_step(config)
 
 
-def test_however_it_was_asked_for_it_is_one_run():
+def test_a_run_is_the_same_however_its_budget_is_given():
     flops = budget_flops(tiny())
     by_flops = compose([*FREE, f"budget.train_flops={flops!r}"])
     assert identity(by_flops) == identity(tiny()) and to_yaml(by_flops) == to_yaml(tiny())
@@ -108,12 +108,12 @@ def test_a_file_may_match_a_mapping():
         ("budget.match={loops:3}", "loops=3 does not divide"),
     ],
 )
-def test_mistakes_are_told(wrong, said):
+def test_mistakes_are_reported(wrong, said):
     with pytest.raises(UserError, match=said):
         compose([*FREE, *wrong.split()])
 
 
-def test_the_match_of_a_broken_run_is_told(tmp_path):
+def test_a_match_with_a_broken_run_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("loops: [")
     with pytest.raises(UserError, match="is not the configuration of a run"):
         compose([*FREE, f"budget.match={tmp_path}"])

@@ -1,8 +1,8 @@
 """A study under SIGKILLs at random moments: every trial completed once, as if nothing had happened.
 
-Killed are single workers, single trials, and a whole sweep with all its workers. Between kills the
-journal gets a torn line, as a process leaves that dies while it writes. `make chaos` kills twenty times,
-`make test` three.
+A kill hits a single worker, a single trial, or a whole sweep with all its workers. Between kills the
+journal gets a torn line, like that of a process that dies while it writes. `make chaos` kills twenty
+times, `make test` three.
 """
 
 import os
@@ -27,7 +27,7 @@ from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.trial_queue import TrialQueue, failed
 
-# Trainings of some seconds each, with a checkpoint every moment.
+# Each training takes a few seconds and writes a checkpoint every fifth of a second.
 STUDY = "space:\n  loops: [2, 4]\n  optim.lr: {rates}\nseeds: [0]\n"
 MORE = ["budget.images=1600", "trainer.checkpoint_seconds=0.2"]
 
@@ -36,7 +36,7 @@ KINDS = ("worker", "trial", "sweep")
 
 
 class Sweep:
-    """The command of a study of so many trials, which may be killed and started again."""
+    """The sweep command for a study of this many trials, which may be killed and restarted."""
 
     def __init__(self, folder: Path, trials: int, url: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Sweep:
         return self.process is not None and self.process.poll() is None
 
     def processes(self) -> dict[str, list[int]]:
-        """The sweep, its workers and their trials that live, those of a killed sweep too."""
+        """The living processes by kind: sweeps, workers and trials, including those of a killed sweep."""
         ours: dict[int, tuple[bool, int]] = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -75,7 +75,7 @@ class Sweep:
         return found
 
     def kill(self, kind: str, dice: random.Random) -> bool:
-        """SIGKILL for one of a kind, or for the sweep and all its workers; whether there was one."""
+        """Sends SIGKILL to one process of this kind, or to the sweep with all workers; whether any lived."""
         living = self.processes()
         chosen = [*living["sweep"], *living["worker"]] if kind == "sweep" else living[kind]
         if kind != "sweep" and chosen:
@@ -90,7 +90,7 @@ class Sweep:
         return bool(chosen)
 
     def tear(self) -> None:
-        """Half a line at the end of the journal; nobody else writes meanwhile."""
+        """Appends half a line to the journal, under its lock."""
         journal = self.study.folder / "journal.log"
         lock = JournalLock(journal)
         lock.acquire()
@@ -99,7 +99,7 @@ class Sweep:
         lock.release()
 
     def finish(self) -> None:
-        for _ in range(5):  # a trial that was killed alone has failed: the command tries it again
+        for _ in range(5):  # a trial that was killed alone has failed: the command retries it
             if not self.running():
                 self.begin()
             assert self.process is not None and self.process.wait(300) == 0, self.log.read_text()
@@ -113,7 +113,7 @@ class Sweep:
 
 
 def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:
-    """Kills as often as this, each kind at least once, with the command started again; what was killed."""
+    """Kills this many times, each kind at least once, and restarts the command; returns the counts."""
     plan = [*KINDS, *dice.choices(KINDS, [5, 2, 2], k=kills)]
     done: Counter = Counter()
     deadline = time.monotonic() + 60 * kills
@@ -136,7 +136,7 @@ def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, Sweep]:
-    """How many kills there will be, and a study that is long enough for them, run without any."""
+    """The number of kills, and a study that is long enough for them and ran without any."""
     sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), trials=2 * request.param)
     sweep.finish()
     return request.param, sweep
@@ -176,7 +176,7 @@ def check_equal(sweep: Sweep, undisturbed: Sweep) -> None:
         (first, rows, metrics), (second, other_rows, other_metrics) = (
             outcome(Run.of(trial.config).folder.parent) for trial in (one, other)
         )
-        for row in [*rows, *other_rows]:  # one that was tried again has another number
+        for row in [*rows, *other_rows]:  # a retried trial has a different number
             del row["trial"], row["cfg"]["trial"]
         assert_same(first["state_dict"], second["state_dict"])
         assert rows == other_rows and metrics == other_metrics

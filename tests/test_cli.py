@@ -228,7 +228,7 @@ def test_a_picture_is_not_written_over_a_folder(
     assert list(tmp_path.iterdir()) == [out] and list(out.iterdir()) == []
 
 
-def test_a_run_keeps_its_name_wherever_its_folder_lies(
+def test_a_run_keeps_its_name_wherever_its_folder_is(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = tmp_path / "a=b" / "mine"
@@ -251,7 +251,7 @@ class Evil:
 
 
 def checkpoint_mistakes(path: Path, kind: str) -> str:
-    """Breaks the checkpoint in one way; returns what the user is to be told."""
+    """Breaks the checkpoint in one way; returns the expected message."""
     if kind == "missing":
         path.unlink()
         return "no checkpoint there; train the run first"
@@ -336,7 +336,7 @@ def test_evaluate_and_sample_as_typed(
     assert typed_in(sample, [*asked, "seed=1"], monkeypatch) == 0 and out.read_bytes() != first
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eltlab.fit", *TINY, "budget.images=10000000"]
     process = subprocess.Popen(
         [*command, "trainer.log_every=1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -394,7 +394,7 @@ def test_help_shows_the_keys_of_the_chosen_objective_and_supervision(monkeypatch
 
 
 def test_every_key_has_a_sentence_in_help(monkeypatch, capsys) -> None:
-    """Also those of verbs; only labels that a group sets, such as data.name, are not shown."""
+    """Including the verbs' own keys; only internal ones and labels that a group sets are hidden."""
     own = {evaluate: evaluate.Keys(), sample: sample.Keys(), plan: plan.Keys(), bench: bench.Keys()}
     own |= {sweep: SweepKeys(), dashboard: dashboard.Keys(), report: report.Keys()}
     own |= {export: export.Keys(), fit: compose([])}
@@ -416,7 +416,7 @@ def test_a_mistake_before_help_is_one_line(monkeypatch, capsys) -> None:
 
 
 def test_help_shows_no_password(monkeypatch, capsys) -> None:
-    """The address of the storage may be in the environment, where it hides its password."""
+    """The default of storage= comes from the environment and may contain a password."""
     monkeypatch.setenv("ELTLAB_STORAGE", "postgresql://me:secret@host/db")
     assert "secret" not in help_of(sweep, "", monkeypatch, capsys)
 
@@ -434,7 +434,7 @@ def test_sample_draws_a_block_of_rows_per_loop_count(trained: Path, tmp_path: Pa
     (several, names), (single, no_names), (_, schedules) = saved
     assert names == ["1", "", "2", "", "4", ""] and no_names == ["", ""]
     assert schedules == ["[2, 2, 1, 1]", "", "4to1", ""]
-    # The block of two loops has the pictures that two loops alone have.
+    # The block for two loops shows the same pictures as two loops alone.
     assert all(torch.equal(*pair) for pair in zip(several[2:4], single, strict=True))
 
 
@@ -453,7 +453,7 @@ def test_defaults_are_what_the_readme_says() -> None:
 
 
 def test_elt_b_with_twelve_loops_as_typed(tmp_path: Path) -> None:
-    """The README's command at a small budget, as a user types it, to its end."""
+    """The README's command at a small budget, as a user types it, run to the end."""
     command = [sys.executable, "-m", "eltlab.fit", "model=elt_b", "loops=12"]
     small = ["budget.images=256", "batch_size=32", "metrics.samples=20", "evaluate_loops=[1,12]"]
     done = subprocess.run(

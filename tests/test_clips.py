@@ -73,7 +73,7 @@ def write(
     options: dict[str, str] | None = None,
     **codec_options: str,
 ) -> Path:
-    """times: when each frame is shown, counted in frames; None: at an even rate."""
+    """Writes a video. times: when each frame is shown, counted in frames; None: at an even rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate, options=codec_options)

@@ -1,4 +1,4 @@
-"""Jobs through submitit: its local executor with real signals, and what SLURM would be given."""
+"""Jobs through submitit: its local executor with real signals, and what SLURM would get."""
 
 import os
 import pickle
@@ -33,7 +33,7 @@ def text(path: Path) -> str:
 
 
 def children(process: int) -> list[int]:
-    """Of the local executor's controller, whose id is the job's: the job's tasks."""
+    """The job's tasks: the children of the local executor's controller, whose pid is the job's id."""
     try:
         listed = Path(f"/proc/{process}/task/{process}/children").read_text()
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def test_a_job_that_is_stopped_is_queued_again_and_ends_as_if_undisturbed(
     assert printed.err == "finished before, at 3,200 images\n" and str(run) in printed.out
 
 
-def test_a_run_that_wants_another_measurement_is_not_finished(tmp_path: Path) -> None:
+def test_a_run_with_a_missing_measurement_is_not_finished(tmp_path: Path) -> None:
     asked = [*TINY, f"runs_dir={tmp_path}", "trainer.grids=0", "evaluate_loops=[1,2]"]
     fit.main(asked)
     for more, done in (
@@ -106,7 +106,7 @@ def test_a_run_that_wants_another_measurement_is_not_finished(tmp_path: Path) ->
 def test_workers_in_jobs_finish_a_study_on_postgresql(
     postgres: Callable[[], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of two is stopped by a signal to all its processes: its trial is given back, not failed."""
+    """One of two jobs is stopped by a signal to all its processes: its trial is released, not failed."""
     study_text = "space:\n  optim.lr: [0.001, 0.002, 0.003]\nseeds: [0]\nmatched: images\n"
     more = ["budget.images=800", "evaluate_loops=[4]"]
     file, runs, url = written(tmp_path, study_text), tmp_path / "runs", postgres()
@@ -139,13 +139,13 @@ def test_workers_in_jobs_finish_a_study_on_postgresql(
         assert b"s3cret" not in path.read_bytes()
 
 
-def test_a_storage_that_did_not_come_with_the_job_is_missed(monkeypatch) -> None:
+def test_a_storage_that_did_not_come_with_the_job_is_reported(monkeypatch) -> None:
     monkeypatch.delenv("ELTLAB_STORAGE", raising=False)
     with pytest.raises(UserError, match="ELTLAB_STORAGE did not come with the job"):
         cluster.WorkerJob(["loops_vs_depth"], "postgresql://me:***@host/sweeps").work()
 
 
-def test_without_a_database_the_journal_is_warned_of(tmp_path, monkeypatch, capsys) -> None:
+def test_jobs_that_share_a_journal_get_a_warning(tmp_path, monkeypatch, capsys) -> None:
     asked = []
     monkeypatch.setattr(cluster, "submit", lambda *given: asked.append(given))
     file = written(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n")
@@ -179,12 +179,12 @@ def test_mistakes_about_workers_in_jobs(tmp_path, monkeypatch, arguments, said) 
     assert said in str(error.value)
 
 
-# --- what SLURM is given, and says ----------------------------------------------------------------
+# --- what SLURM gets and answers ------------------------------------------------------------------
 
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts commands of SLURM on the path: a name, and what it does, in sh."""
+    """Puts stand-ins for SLURM's commands on the path: a name, and its shell script."""
     there = tmp_path / "bin"
     there.mkdir()
     monkeypatch.setenv("PATH", f"{there}:{os.environ['PATH']}")
@@ -201,7 +201,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 MANY = ["trainer.nodes=4", "trainer.devices=8", "trainer.accelerator=cuda", "batch_size=32"]
 
 
-def test_sbatch_is_given_what_was_asked_for(slurm, tmp_path, capsys) -> None:
+def test_sbatch_gets_the_requested_resources(slurm, tmp_path, capsys) -> None:
     asked = [*TINY, *MANY, "trainer=slurm", f"runs_dir={tmp_path / 'runs'}", "name=a/b"]
     asked += ["trainer.slurm.hours=1.5", "trainer.slurm.memory=64", "trainer.slurm.cpus_per_task=6"]
     asked += ["trainer.slurm.partition=gpu", "trainer.slurm.account=vision"]
@@ -236,7 +236,7 @@ def test_what_sbatch_refuses_is_one_line(slurm, tmp_path) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_ranks_are_told_by_torchruns_variables(monkeypatch) -> None:
+def test_ranks_are_exported_as_torchruns_variables(monkeypatch) -> None:
     task = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "n[3-4]"}
     task |= {"SLURM_NTASKS": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1"}
     task |= {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
@@ -246,7 +246,7 @@ def test_ranks_are_told_by_torchruns_variables(monkeypatch) -> None:
     for key in (*told, "MASTER_PORT", "TORCHELASTIC_RUN_ID", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)
-    # Lightning would see SLURM here, and requeue by itself.
+    # Lightning would detect SLURM here and requeue by itself.
     assert type(strategy_arguments(tiny())["plugins"]).__name__ == "LightningEnvironment"
     cluster.export_ranks()
     assert [os.environ[key] for key in told] == ["3", "4", "1", "2", "1", "n3"]
@@ -260,7 +260,7 @@ def test_ranks_are_told_by_torchruns_variables(monkeypatch) -> None:
     ("squeue", "scontrol", "rank", "requeued", "said"),
     [
         ("echo RUNNING", "true", "0", True, ""),
-        ("exit 1", "true", "0", True, ""),  # it does not answer
+        ("exit 1", "true", "0", True, ""),  # squeue does not answer
         ("echo COMPLETING", "true", "0", False, "SLURM is ending it"),  # scancel
         ("echo RUNNING", "exit 1", "0", True, "not queued again"),
         ("echo RUNNING", "true", "1", False, ""),  # rank 0 does it for all
@@ -326,6 +326,6 @@ def test_without_submitit_its_installation_is_named(tmp_path, monkeypatch) -> No
         fit.main([*TINY, *LOCAL, f"runs_dir={tmp_path / 'runs'}"])
 
 
-def test_where_a_run_trains_is_no_part_of_what_it_is() -> None:
+def test_where_a_run_trains_is_not_part_of_its_identity() -> None:
     assert cluster.Run.of(tiny(*LOCAL, "trainer.slurm.hours=3")) != cluster.Run.of(tiny())
     assert cluster.Run.of(tiny("trainer=slurm", *MANY)).folder == cluster.Run.of(tiny(MANY[-1])).folder

@@ -113,7 +113,7 @@ def test_the_package_lists_its_verbs(capsys) -> None:
         assert re.search(rf"^  {verb} +\S+ ", listed, re.MULTILINE), verb
 
 
-def test_a_verb_after_the_package_is_one_line() -> None:
+def test_a_verb_given_to_the_package_is_one_line() -> None:
     done = subprocess.run([sys.executable, "-m", "eltlab", "fitt"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: fitt: run a verb as python -m eltlab.VERB; did you mean fit?\n"

@@ -32,7 +32,7 @@ from eltlab.model.patches import Patches
 
 @st.composite
 def networks(draw):
-    """A network of any shape and anatomy, and how its images are cut."""
+    """A network of any shape and anatomy, and how its images are cut into patches."""
     masked = draw(st.booleans())
     block = draw(st.sampled_from(["post_norm", "pre_norm"] + ["adaln", "film"] * (not masked)))
     heads, grid = draw(st.integers(1, 3)), draw(st.integers(1, 4))
@@ -65,7 +65,7 @@ def networks(draw):
 
 
 def build(case):
-    """The backbone on the meta device, and one input of it: shapes without numbers."""
+    """The backbone on the meta device, and one input for it: shapes without numbers."""
     net, patches = case
     with torch.device("meta"):
         if net.masked:
@@ -74,7 +74,7 @@ def build(case):
 
 
 def counted_flops(backbone, inputs, exits, backward=False) -> int:
-    """By torch, on the meta device (on the CPU it counts attention as zero)."""
+    """FLOPs counted by torch on the meta device (on the CPU it counts attention as zero)."""
     labels = torch.zeros(1, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         done = backbone(*inputs, labels_B=labels, exits=exits)
@@ -122,7 +122,7 @@ def test_macs_equal_torchs_flop_counter_on_the_meta_device(case, exits):
 @settings(max_examples=200)
 @given(networks(), EXITS, st.booleans())
 def test_training_flops_equal_torchs_flop_counter(case, exits, recompute):
-    """Forward and backward: every exit pays coda and head, and what is recomputed is paid again."""
+    """Forward and backward: coda and head count once per exit, and what is recomputed counts again."""
     net, (backbone, inputs) = case[0], build(case)
     backbone.stack.recompute = recompute
     counted = counted_flops(backbone, inputs, exits, backward=True)
@@ -131,8 +131,8 @@ def test_training_flops_equal_torchs_flop_counter(case, exits, recompute):
 
 
 @given(networks(), st.integers(1, 4))
-def test_the_trunk_is_the_layers_and_its_attention_what_grows_with_the_square(case, loops):
-    """The published form, D·(12d²T + 2T²d), where the MLP is four times the width."""
+def test_trunk_and_attention_macs_equal_the_published_form(case, loops):
+    """The published form, D·(12d²T + 2T²d), for an MLP of four times the width."""
     net = replace(case[0], mlp_width=4 * case[0].width)
     d, t = net.width, net.trunk_tokens
     depth = net.prelude + net.unique_layers * loops + net.coda
@@ -162,7 +162,7 @@ def test_the_formulas_read_the_configuration_as_the_builder_does(overrides):
 
 
 @given(networks())
-def test_macs_are_linear_in_the_loops_but_for_the_injection(case):
+def test_macs_are_linear_in_the_loops_except_for_the_injection(case):
     net = case[0]
     looped = net.unique_layers * macs_layer(net)
     injection = net.inject_input * net.width**2 * net.trunk_tokens
@@ -173,7 +173,7 @@ def test_macs_are_linear_in_the_loops_but_for_the_injection(case):
 
 
 def test_training_flops_are_those_of_the_supervision():
-    """ilsd reads two exits of every pass, deep all; random_depth runs its law."""
+    """ilsd reads two exits of every pass, deep all of them; random_depth runs its depth distribution."""
     once, anatomy = "objective=diffusion", "model.inject_input=true"
     net = network(tiny(once, anatomy))
     flops = {
@@ -183,13 +183,13 @@ def test_training_flops_are_those_of_the_supervision():
     assert flops["final"] == train_flops_per_image(net, Spent({4: 1.0}, 1))
     assert flops["ilsd"] == train_flops_per_image(net, Spent({4: 1.0}, 2))
     assert flops["deep"] == train_flops_per_image(net, Spent({4: 1.0}, 4))
-    # Not the cost of the mean count: a pass of one loop makes no injection.
+    # Not the cost of the mean count: a pass of one loop has no injection.
     assert flops["random_depth"] == pytest.approx(
         sum(train_flops_per_image(net, Spent({n: 1.0}, 1)) for n in (1, 2, 3, 4)) / 4
     )
 
 
-def test_recomputing_costs_at_most_one_forward_more():
+def test_recomputing_costs_one_more_forward_of_the_trunk():
     plain, again = (
         train_flops(tiny("supervision=final", f"trainer.recompute={flag}")) for flag in ("false", "true")
     )
@@ -215,11 +215,11 @@ def test_the_twin_of_a_modulated_network_pays_for_its_modulations_only():
     assert macs_per_pass(twin, 1) - macs_per_pass(looped, 4) == (8 - 2) * modulation
 
 
-# --- of a sample ----------------------------------------------------------------------------------
+# --- per sample -----------------------------------------------------------------------------------
 
 
 def sample_macs(config, loops):
-    """MACs of a sample that spends what was asked for."""
+    """MACs per sample at the requested loops."""
     spent = requested_depths(loops, config.sampler.steps)
     return cost_per_sample(config, spent, partial(macs_per_pass, network(config)))
 
@@ -239,7 +239,7 @@ def test_a_sample_costs_its_evaluations_at_their_loops():
 
 
 def test_a_sample_whose_passes_halt_costs_what_they_ran():
-    """Exactly, also where a pass of one loop makes no injection."""
+    """Exactly, even though a pass of one loop has no injection."""
     config = tiny("objective=diffusion", "model.inject_input=true")
     net = network(config)
     one, two, four = (macs_per_pass(net, n) for n in (1, 2, 4))
@@ -251,6 +251,6 @@ def test_a_sample_whose_passes_halt_costs_what_they_ran():
 def test_a_sample_with_falling_guidance_pays_twice_only_where_it_guides():
     falling = tiny("objective=diffusion", "sampler.guidance=0", "sampler.guidance_schedule=linear")
     net = network(falling)
-    # Scales 3/4, 1/2, 1/4 and 0: the last step needs the unconditional half alone.
+    # Scales 3/4, 1/2, 1/4 and 0: the last step needs only the unconditional half.
     costs = [macs_per_pass(net, n) for n in (1, 2, 3, 4)]
     assert sample_macs(falling, [1, 2, 3, 4]) == 2 * sum(costs[:3]) + costs[3]

@@ -20,7 +20,7 @@ from eltlab.studies.trial_queue import TrialQueue
 
 
 def told(tmp_path: Path, url: str | None) -> None:
-    """A study whose trials are finished without a training."""
+    """Starts a study and finishes its trials without training."""
     study = opened(tmp_path)
     storage = open_storage(url, study.folder, study=study.name)
     queue = TrialQueue(study, storage, "me", 60.0)
@@ -32,7 +32,7 @@ def told(tmp_path: Path, url: str | None) -> None:
 
 @contextmanager
 def running(tmp_path: Path, url: str | None) -> Iterator[str]:
-    """The verb in a process of its own; its address."""
+    """Runs the verb in its own process; yields its address."""
     more = [f"storage={url}"] if url else []
     command = [sys.executable, "-m", "eltlab.dashboard", written(tmp_path, GRID), "port=0"]
     process = subprocess.Popen(
@@ -61,15 +61,15 @@ def test_a_study_is_shown(kind: str, tmp_path: Path, page: Any, request: pytest.
         page.goto(address)
         page.get_by_text("small").first.click()
         page.get_by_text("Best Trial (number=0)").wait_for()
-        # A grid's drawn are parameters here, so that there is something to draw.
+        # The values of a grid are stored as parameters, so that there is something to plot.
         assert "supervision" in page.get_by_text("Params = [").inner_text()
         page.get_by_text("Study User Attributes").wait_for()
-        page.get_by_text("fd_classifier").first.wait_for()  # the axis is called what it shows
+        page.get_by_text("fd_classifier").first.wait_for()  # the axis is named after the metric
     assert not page.said
     assert all(asked.startswith(address) for asked in page.asked)
 
 
-def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+def test_mistakes_are_reported_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     file, runs = written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"
     with pytest.raises(UserError, match=r"small was not started in .*; start it by python -m eltlab.sweep"):
         dashboard.main([file, runs])
@@ -83,7 +83,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        # The keys of the sweep change nothing here, and a study may need them to be one.
+        # The sweep's keys change nothing here, but a study may be invalid without them.
         (tmp_path / "small.yaml").write_text(f"{Path(file).read_text()}sampler: random\n")
         taken_keys = ["workers=2", "seeds=[0,1]", "trials=3", "threads=1", "lease=9", "retry=true"]
         with pytest.raises(UserError, match=f"port={port}: Address already in use"):

@@ -225,7 +225,7 @@ def test_a_set_is_encoded_whole_and_mirrored(digits):
 
 
 @pytest.mark.parametrize(("frames", "parts"), [(1, [8, 1]), (4, [2, 2, 2, 2, 1]), (16, [1] * 9)])
-def test_clips_with_eight_frames_in_total_are_reconstructed_at_a_time(frames, parts):
+def test_clips_are_reconstructed_eight_frames_or_one_clip_at_a_time(frames, parts):
     seen = []
 
     class Watched:

@@ -142,7 +142,7 @@ SPREAD: dict[str, tuple[int, tuple[str, ...]]] = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The run folder of an arm under a distribution of SPREAD. Each is trained once."""
+    """The run folder of an arm, trained as a key of SPREAD says. Each is trained once."""
     preload()
     tiny()  # imports what the forks use, once
 
@@ -166,7 +166,7 @@ def test_devices_and_micro_batches_train_as_one_process_does(
     trained: Callable[..., Path], arm: str, spread: str
 ) -> None:
     one, other = trained(arm), trained(arm, spread)
-    assert other.name == one.name  # the same run id: world size is no part of it
+    assert other.name == one.name  # the same run id: world size is not part of it
     assert_same_run(one, other)
     assert len(list((other / "samples").glob("*.png"))) == 1
 
@@ -200,7 +200,7 @@ def stop_at(step: int) -> None:
 
 
 def test_a_run_resumes_at_another_world_size(trained: Callable[..., Path], tmp_path: Path) -> None:
-    """One process, two sharded, two replicated, one with micro-batches: as a run that was never stopped."""
+    """One process, two sharded, two replicated, one with micro-batches: equal to a run never stopped."""
     legs = [
         (2, 1, ()),
         (4, 2, ("trainer.strategy=fsdp",)),
@@ -251,7 +251,7 @@ def test_shards_compute_in_bf16_and_reduce_in_float32(tmp_path: Path) -> None:
     assert {value.dtype for value in weights(other).values()} == {torch.float32}
 
 
-def test_a_checkpoint_of_shards_is_one_of_a_single_device(trained: Callable[..., Path]) -> None:
+def test_a_sharded_checkpoint_equals_that_of_a_single_device(trained: Callable[..., Path]) -> None:
     """Key by key, also in the optimizer state."""
     runs = [trained("masked", spread) for spread in ("alone", "fsdp")]
     left, right = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs)
@@ -314,7 +314,7 @@ def test_ranks_wait_for_the_main_process_but_not_for_a_step_that_hangs() -> None
             time.sleep(3)
         assert collectives.broadcast(7 if ranks.is_main_process() else None) == 7
         if not ranks.is_main_process():
-            time.sleep(5)  # stands for a step that hangs
+            time.sleep(5)  # simulates a step that hangs
             return
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
             collectives.all_reduce_mean(torch.ones(1))
@@ -364,7 +364,7 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
         devices.adopt_launcher_devices(tiny("batch_size=12", "trainer.accumulate=2"))
 
 
-def test_a_trial_of_a_study_keeps_to_one_device(tmp_path: Path) -> None:
+def test_a_trial_of_a_study_runs_on_one_device(tmp_path: Path) -> None:
     study = opened(tmp_path, overrides=["trainer.devices=2"])
     with pytest.raises(UserError, match="a trial of a study runs on one device; leave both out"):
         grid_trials(study)
@@ -403,7 +403,7 @@ def test_a_signal_to_the_launcher_stops_all_processes(tmp_path: Path, number: si
 
 
 def test_a_mistake_ends_all_processes_with_its_message_and_its_code(tmp_path: Path) -> None:
-    """Only the main process meets this one: the run is locked."""
+    """Only the main process raises this error: the run is locked."""
     run = Run.of(tiny(*SMALL, f"runs_dir={tmp_path}"))
     with files.file_lock(run.folder / ".lock"):
         process = command("eltlab.fit", *SMALL, f"runs_dir={tmp_path}", "trainer.devices=2")

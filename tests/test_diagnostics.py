@@ -105,7 +105,7 @@ def test_validation_in_micro_batches_equals_validation_at_once(
     assert micro_batches == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
 
 
-def test_micro_batches_are_equal_and_leave_little_out():
+def test_micro_batches_are_equal_and_drop_few_images():
     for count, at_once in product(range(1, 110), range(1, 40)):
         micro_batches, least = micro_batch_count(count, at_once), math.ceil(count / at_once)
         assert 1 <= count // micro_batches <= at_once and micro_batches <= 2 * least
@@ -196,7 +196,7 @@ def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
         assert row == pytest.approx(line)
 
 
-def test_the_real_wandb_takes_it(tmp_path, monkeypatch):
+def test_the_real_wandb_logs_the_run(tmp_path, monkeypatch):
     """Offline, if wandb is installed: reads back what it wrote to disk."""
     pytest.importorskip("wandb", reason="pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -35,7 +35,7 @@ def exact(prediction: str, x, z, alpha, sigma):
 
 
 def level(time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """α and σ of the time that the network is told."""
+    """α and σ at the time that the network is given."""
     time = time.view(-1, 1, 1, 1)
     return torch.cos(math.pi / 2 * time), torch.sin(math.pi / 2 * time)
 
@@ -44,7 +44,7 @@ def level(time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_terminal_signal_is_below_a_thousandth():
-    """Sampling begins at pure noise, so training must end there."""
+    """Sampling starts from pure noise, so training must reach it."""
     for objective in (Diffusion(), build_objective(tiny("objective=diffusion"))):
         alpha, sigma = alpha_sigma(objective.logsnr(torch.tensor(1.0)))
         assert alpha < 1e-3 and sigma > 0.999999
@@ -57,7 +57,7 @@ def test_logsnr_falls_between_its_bounds():
 
 
 def test_logsnr_is_the_cosine_schedule():
-    """ζ = −2·ln tan(π·t/2) up to the rescaling of t, which moves the middle by nothing visible."""
+    """ζ = −2·ln tan(π·t/2) up to the rescaling of t, which hardly moves the middle."""
     t = torch.linspace(0.1, 0.9, 9)
     cosine = -2 * torch.log(torch.tan(math.pi * t / 2))
     torch.testing.assert_close(Diffusion().logsnr(t), cosine, atol=0.01, rtol=0)
@@ -83,7 +83,7 @@ def test_weight_is_minus_the_slope_of_logsnr_times_the_sigmoid(bias, shift):
 
 
 def test_weight_is_exact_and_finite_up_to_both_ends():
-    """−dζ/dt alone has no bound there: the rescaling of t keeps it finite."""
+    """−dζ/dt alone is unbounded there: the rescaling of t keeps it finite."""
     objective = Diffusion()
     t = torch.tensor([0.0, 1e-6, 0.3, 1.0], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(objective.logsnr(t).sum(), t)
@@ -107,19 +107,19 @@ def test_shift_moves_logsnr_and_the_noise_that_training_sees():
 # --- corruption and losses ------------------------------------------------------------------------
 
 
-def test_corrupt_adds_standard_noise_at_the_told_level():
+def test_corrupt_adds_standard_noise_at_the_level_it_reports():
     x = images(4000)
     (z, time), target = Diffusion(bias=0.7).corrupt(x, BatchNoise(generator(), len(x)))
     alpha, sigma = alpha_sigma(target.logsnr)
     noise = (z - alpha * x) / sigma
-    # At σ = 5e-4 float32 leaves three digits of the noise; moments do not feel it.
+    # At σ = 5e-4 float32 leaves three digits of the noise, which is enough for its moments.
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
     assert abs((noise * x).mean()) < 0.02
     assert torch.equal(target.x, x) and torch.equal(target.z, z)
     told_alpha, told_sigma = level(time)
     torch.testing.assert_close(told_alpha, alpha, atol=1e-5, rtol=0)
     torch.testing.assert_close(told_sigma, sigma, atol=1e-5, rtol=0)
-    # One time a sample, uniform on (0, 1).
+    # One time per example, uniform on (0, 1).
     assert time.unique().numel() > 3900
     quarters = torch.histc(time, 4, 0, 1) / 4000
     assert (quarters - 0.25).abs().max() < 0.03
@@ -151,14 +151,14 @@ def test_to_x_inverts_the_exact_prediction(prediction, zeta):
     alpha, sigma = alpha_sigma(logsnr)
     z = alpha * x + sigma * noise
     given = {"x": x, "epsilon": noise, "v": alpha * noise - sigma * x}[prediction]
-    # x out of ε divides the rounding of z by α.
+    # Recovering x from ε divides the rounding error of z by α.
     tolerance = 1e-6 / float(alpha) if prediction == "epsilon" else 1e-6
     got = Diffusion(prediction).to_x(given, z, logsnr)
     torch.testing.assert_close(got, x, atol=tolerance, rtol=0)
 
 
 @every_prediction
-def test_loss_is_zero_for_the_perfect_prediction_and_above_it_otherwise(prediction):
+def test_loss_is_zero_for_the_perfect_prediction_and_positive_otherwise(prediction):
     objective, x = Diffusion(prediction), images(64)
     (z, _), target = objective.corrupt(x, BatchNoise(generator(), len(x)))
     alpha, sigma = alpha_sigma(target.logsnr)
@@ -221,8 +221,8 @@ def test_a_perfect_denoiser_reproduces_the_data_at_any_step_count(prediction, an
 @both_samplers
 @pytest.mark.parametrize("steps", [2, 7, 50])
 def test_respaced_sampling_keeps_the_marginals(ancestral, steps):
-    """At each time the samples are distributed as q(z_t | x): a posterior of one-step posteriors
-    under longer steps is not (the last step alone would hide it by returning x̂)."""
+    """At each time the samples follow q(z_t | x). Posteriors of single steps, used for longer ones, would
+    break this (which the last step alone would hide, because it returns x̂)."""
     x = torch.linspace(-1, 1, 1024).view(1, 1, 32, 32).expand(100, -1, -1, -1)
     _, seen = drawn_with_a_perfect_denoiser(x, "x", steps, ancestral)
     count = x.numel()
@@ -234,7 +234,7 @@ def test_respaced_sampling_keeps_the_marginals(ancestral, steps):
 
 
 @pytest.mark.parametrize("steps", [2, 7, 50])
-def test_ddim_keeps_the_noise_it_began_with(steps):
+def test_ddim_keeps_the_noise_it_started_with(steps):
     x = images(4)
     _, seen = drawn_with_a_perfect_denoiser(x, "x", steps, ancestral=False)
     alpha, sigma = level(seen[0][1])
@@ -273,7 +273,7 @@ def test_ancestral_posterior_is_gaussian_conditioning():
 
 
 @both_samplers
-def test_the_best_denoiser_of_two_values_draws_both_in_their_shares(ancestral):
+def test_the_optimal_denoiser_of_two_values_draws_both_in_proportion(ancestral):
     """E[x | z] of a known distribution, x = −0.8 (30 %) or 0.5 (70 %), draws that distribution."""
     values, shares = torch.tensor([-0.8, 0.5]), torch.tensor([0.3, 0.7])
 
@@ -322,7 +322,7 @@ NULL = 10
 
 
 def recording(rows: list[int]):
-    """A network whose answer is its input times the label (of the null label: 0.5)."""
+    """A network that scales its input by the label (the null label: 0.5) and records its batch sizes."""
 
     def predict(parts, labels_B):
         rows.append(len(labels_B))

@@ -1,4 +1,4 @@
-"""What each loop does, from the files next to the rows, and collecting rows to commit."""
+"""What each loop does, read from the files next to the rows. And collecting rows to commit."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_collect_keeps_the_rows_and_the_files_that_figures_need(runs: Path, tmp_
     tiles = [path.parts[-5:] for path in out.with_suffix("").rglob("*.png")]
     assert tiles == [("elastic", "1", "samples", "aaaa", "loops_002.png")]  # of one seed
     with pytest.raises(UserError, match="no samples next to these rows"):
-        samples.find_tiles(again)  # pictures are of the first seed, and those of the other were kept
+        samples.find_tiles(again)  # pictures show the first seed, but the other seed's were kept
 
 
 def test_a_damaged_file_is_named(rows: list[dict]) -> None:

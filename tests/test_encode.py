@@ -270,7 +270,7 @@ def test_encode_lists_the_images_once(images, weights, tmp_path, monkeypatch) ->
     assert len(listed) == 2  # after encode, the folder is listed again
 
 
-def test_the_first_process_alone_lists_the_images_of_an_encoded_set(latents, tmp_path, monkeypatch) -> None:
+def test_only_the_main_process_lists_the_images_of_an_encoded_set(latents, tmp_path, monkeypatch) -> None:
     asked_for: list[int] = []
     monkeypatch.setattr("eltlab.data.build.load_source_splits", lambda config: asked_for.append(1))
     monkeypatch.setattr(ranks, "is_main_process", lambda: False)
@@ -326,7 +326,7 @@ def test_a_set_with_fitted_codes_is_resumed_without_the_cache(
     out = Path(shutil.copytree(tokens, tmp_path / "set"))
     (out / "test-00000.safetensors").unlink()
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
-    real = kmeans.fit_means  # as another processor would
+    real = kmeans.fit_means  # codes fitted on another processor may differ
     monkeypatch.setattr(kmeans, "fit_means", lambda *given: real(*given) + 1e-3)
     make(images, weights, out, tokenizer="kmeans")
     assert contents(out) == contents(tokens)
@@ -516,7 +516,7 @@ def test_latents_are_drawn_from_their_posterior_at_each_step(latents) -> None:
     for (x, _), (again, _) in zip(draws[0], draws[1], strict=True):
         assert torch.equal(x, again)
     assert not torch.equal(draws[0][0][0], draws[2][0][0])
-    # 80 images see each of 36 more than once: their residuals are unit normal, and differ.
+    # 80 draws include each of 36 images more than once: residuals are unit normal, and all differ.
     residuals = []
     for x, _ in draws[0]:
         for image in x:
@@ -587,7 +587,7 @@ def test_an_exported_run_does_not_need_its_set(kind, request, tmp_path, monkeypa
     assert torch.equal(eltlab.load(tmp_path / "model.safetensors").sample(labels), drawn)
     config.data.root = str(moved)
     assert torch.equal(load_run(run.folder, config)[0].sample(labels), drawn)
-    # Neither with another set, nor with another tokenizer in it.
+    # Refused: a different set, and the right set with a different tokenizer.
     other = request.getfixturevalue({"latents": "tokens", "tokens": "latents"}[kind])
     config.data.root = str(other)
     assert "another encoded set" in fails(load_run, run.folder, config)
@@ -616,7 +616,7 @@ def test_samples_are_compared_with_the_images_wherever_they_are(images, weights,
 
 
 def replace_tensors(root: Path, **tensors: torch.Tensor) -> None:
-    """A shard with other tensors, and a manifest that knows its hash."""
+    """Replaces tensors of a shard and updates its hash in the manifest."""
     path = root / "train-00001.safetensors"
     save_file(load_file(path) | tensors, path)
     manifest = read_manifest(root)
@@ -632,7 +632,7 @@ def test_a_truncated_shard_is_named(copied) -> None:
 
 
 def test_a_shard_with_one_bit_flipped_is_named(copied) -> None:
-    build_data(on(copied))  # checked, and to be checked again once a file has changed
+    build_data(on(copied))  # checked once; must be checked again after a file changes
     path = copied / "test-00001.safetensors"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
@@ -678,7 +678,7 @@ def test_a_manifest_that_was_changed_is_refused(copied) -> None:
 
 
 def test_a_manifest_of_another_tokenizer_is_refused(copied, weights, images, tmp_path) -> None:
-    """Its own id is right, but the tokenizer beside it has another hash."""
+    """The manifest's own id is right, but the tokenizer next to it has a different hash."""
     manifest = read_manifest(copied)
     manifest.encoding.tokenizer["hash"] = "0" * 12
     manifest.write()
@@ -701,7 +701,7 @@ def test_verify_reads_every_shard_again(images, weights, copied, monkeypatch, ca
     )
     make(images, weights, copied)
     make(images, weights, copied)
-    assert len(read) == len(set(read)) == 11  # the second time it was known
+    assert len(read) == len(set(read)) == 11  # the second call reads no shard: the set is known
     make(images, weights, copied, "verify=true")
     assert len(read) == 22
 

@@ -47,7 +47,7 @@ def test_two_ranks_on_an_encoded_set_give_the_run_of_one(
     one = fitted(tmp_path / "one", 1, *asked)
     two = fitted(tmp_path / "two", 2, *asked, f"trainer.strategy={strategy}")
     assert_same_run(one, two)
-    # The grid's samples, which every rank decodes with a whole tokenizer; a pixel rounds either way.
+    # The grid's samples, which every rank decodes with a whole tokenizer; a pixel may round either way.
     assert np.abs(pixels(one) - pixels(two)).max() <= 1
     measured = [rows(two)]
     (two / "rows.jsonl").unlink()

@@ -1,4 +1,4 @@
-"""docs/extending.md: its two examples are run just as they stand there."""
+"""docs/extending.md: its two examples are run exactly as printed there."""
 
 import re
 from pathlib import Path
@@ -62,11 +62,11 @@ def test_the_examples_train_measure_and_load(files: Path, tmp_path: Path, overri
     assert torch.equal(*images)
 
 
-def test_an_extension_goes_on_where_it_was_stopped(files: Path, tmp_path: Path) -> None:
+def test_an_extension_resumes_where_it_was_stopped(files: Path, tmp_path: Path) -> None:
     arm = ["objective={}/flow.py", "supervision={}/chain.py", "evaluate=false"]
     whole = trained(files, tmp_path / "whole", *arm)
     half = trained(files, tmp_path / "half", *arm, "budget.images=32")
-    # The same run, shortened: its checkpoint stands where the longer one passed through.
+    # The same run with half the budget: the longer one passed through the state of its checkpoint.
     target = tmp_path / "resumed" / load_config(whole / "config.yaml").name / whole.name
     (target / "checkpoints").mkdir(parents=True)
     (target / "checkpoints" / "last.ckpt").write_bytes((half / "checkpoints" / "last.ckpt").read_bytes())
@@ -95,13 +95,13 @@ def test_the_content_of_an_extension_is_part_of_the_identity(files: Path, tmp_pa
     copy = tmp_path / "chain.py"
     copy.write_text((files / "chain.py").read_text())
     here, there = (compose([f"supervision={path}"]) for path in (files / "chain.py", copy))
-    assert identity(here) == identity(there)  # what it does, not where it lies
+    assert identity(here) == identity(there)  # its content counts, not its path
     copy.write_text(copy.read_text().replace("self.weight * distilled", "2 * distilled"))
     assert identity(compose([f"supervision={copy}"])) != identity(here)
 
 
-def test_a_changed_extension_is_not_taken_for_the_one_of_a_run(files: Path, tmp_path: Path) -> None:
-    """Its sampler would draw other samples under the protocol of the old ones."""
+def test_a_run_refuses_its_extension_if_the_file_changed(files: Path, tmp_path: Path) -> None:
+    """Its sampler would draw different samples under the protocol of the old ones."""
     flow = tmp_path / "flow.py"
     flow.write_text((files / "flow.py").read_text())
     run = trained(tmp_path, tmp_path / "runs", "objective={}/flow.py", "evaluate=false")
@@ -112,7 +112,7 @@ def test_a_changed_extension_is_not_taken_for_the_one_of_a_run(files: Path, tmp_
 
 
 def test_an_objective_on_tokens_is_counted_as_one(tmp_path: Path) -> None:
-    """By what it is built on, not by its name."""
+    """Its base class decides, not its name."""
     (tmp_path / "unsmoothed.py").write_text(
         "from dataclasses import dataclass\n"
         "from eltlab.config import MaskedConfig\n"
@@ -153,7 +153,7 @@ def test_log_terms_of_an_extension_do_not_stop_the_run(files: Path, tmp_path: Pa
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_a_key_without_a_default_is_asked_for(tmp_path: Path) -> None:
+def test_a_key_without_a_default_is_required(tmp_path: Path) -> None:
     (tmp_path / "bare.py").write_text(
         "from dataclasses import dataclass\n"
         "from omegaconf import MISSING\n"

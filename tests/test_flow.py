@@ -61,7 +61,7 @@ def test_times_are_logit_normal(mean, std):
     logit = torch.logit(t.double())
     assert abs(logit.mean() - mean) < 5 * std / math.sqrt(count)
     assert abs(logit.std() - std) < 5 * std / math.sqrt(2 * count)
-    third = ((logit - mean) / std).pow(3).mean()  # of a normal law: 0, with variance 15
+    third = ((logit - mean) / std).pow(3).mean()  # of a normal distribution: 0, with variance 15
     assert abs(third) < 5 * math.sqrt(15 / count)
 
 
@@ -75,7 +75,7 @@ def test_a_level_is_the_time_at_its_quantile():
 
 
 def test_shift_multiplies_the_ratio_of_noise_to_signal():
-    """s·t/(1 + (s − 1)·t): noise over signal, t/(1 − t), becomes s times it."""
+    """s·t/(1 + (s − 1)·t): noise over signal, t/(1 − t), is multiplied by s."""
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     shifted = Flow(shift=2.5).shift_time(t)
     torch.testing.assert_close(shifted / (1 - shifted), 2.5 * t / (1 - t))
@@ -137,8 +137,8 @@ def test_times_run_from_one_to_zero_under_the_shift():
 
 @pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2)])
 def test_the_error_falls_with_the_order_of_the_solver(name, order):
-    """Against the exact flow of normal data N(0, 0.5²): z_0 = 0.5·z_1. Its last step is Euler's, whose
-    share of the error falls with the square of the steps too."""
+    """Against the exact flow of normal data N(0, 0.5²): z_0 = 0.5·z_1. Heun's last step is Euler's;
+    the error of a single step falls with the square of the step count too."""
     variance = 0.5**2
 
     def velocity(z, t):
@@ -153,7 +153,7 @@ def test_the_error_falls_with_the_order_of_the_solver(name, order):
         assert math.log2(before / after) == pytest.approx(order, abs=0.35)
 
 
-# --- accounts -------------------------------------------------------------------------------------
+# --- evaluations and costs ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
@@ -192,7 +192,7 @@ def test_class_and_time_reach_the_velocity():
 
 
 @pytest.mark.parametrize("supervision", ["final", "ilsd", "deep", "random_depth"])
-def test_a_flow_trains_and_measures_under_every_supervision(tmp_path, supervision):
+def test_a_flow_is_trained_and_measured_under_every_supervision(tmp_path, supervision):
     config = tiny(
         *("objective=flow", f"supervision={supervision}", "sampler.name=heun"),
         *("trainer.grids=1", f"runs_dir={tmp_path}"),
@@ -221,6 +221,6 @@ def test_settings_reach_the_objective():
         (["model.width=18", "model.heads=2"], "need a multiple of 4"),
     ],
 )
-def test_mistakes_are_told(overrides, message):
+def test_mistakes_are_reported(overrides, message):
     with pytest.raises(UserError, match=message):
         compose(["objective=flow", *overrides])

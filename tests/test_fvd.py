@@ -1,4 +1,4 @@
-"""FVD separates real clips from noised ones, by the real I3D on real sprites. Twenty minutes on one core."""
+"""FVD separates real clips from noised ones, with the real I3D on real sprites. Twenty minutes on a core."""
 
 import os
 from pathlib import Path
