@@ -65,7 +65,7 @@ def paired_differences(
     loops: int | None = None,
     protocol: str | None = None,
 ) -> pd.DataFrame:
-    """Each level of a factor against the baseline, over the seeds that both have.
+    """Compares each level of a factor with the baseline, over the seeds that both have.
 
     Returns one line per level: level, baseline, seeds, difference (mean of level − baseline, in the
     metric's units), plus_minus (half its 95 % t interval), ratio (geometric mean of level / baseline),

@@ -1,4 +1,4 @@
-"""What bench prints of its rows: a table of training steps, and one of sampling."""
+"""The tables that bench prints of its rows: training steps and sampling."""
 
 from typing import Any
 

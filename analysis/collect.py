@@ -49,7 +49,7 @@ def collect(table: pd.DataFrame, out: Path, seed: int | None, diagnostics: bool)
 
 
 def clear_previous(beside: Path, sources: list[Path]) -> None:
-    """Removes the files of an earlier call. Raises UserError if there are other files or sources."""
+    """Removes the files of an earlier call. Raises UserError if the folder has other files, or a source."""
     files = [path for path in beside.rglob("*") if path.is_file()]
     strange = [p for p in files if p.name not in DIAGNOSTICS and not p.match("samples/*/loops_*.*")]
     among = [

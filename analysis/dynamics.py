@@ -56,7 +56,8 @@ def read_run_files(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 def relative_updates(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """The relative update of each loop at each sampling step, for constant loop counts, mean over seeds.
 
-    Columns: arm, loops (of the pass), step, loop, update. Only measurements under the rows' protocol.
+    Columns: arm, loops (of the pass), step, loop, update, loops_train. Only measurements under the rows'
+    protocol.
     """
     runs = select_runs(table, protocol)
     lines = read_run_files(runs, "dynamics.csv")

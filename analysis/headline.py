@@ -53,7 +53,7 @@ def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | Non
 
 
 def find_twin(line: Any, lines: pd.DataFrame) -> str | None:
-    """The name of the only unique-layer arm that matches the line's arm, if it is not one itself."""
+    """The unique-layer arm that matches the line; None unless exactly one does, or if the line is one."""
     if line.kind == UNIQUE:
         return None
     found = lines[lines["kind"] == UNIQUE]
@@ -75,7 +75,7 @@ def ratio_of_means(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
 
 
 def headline_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
-    """The cells of the table, headings first, as printed, in the README and on the report page."""
+    """The cells of the table, headings first: for the terminal, the README and the report page."""
     titles = ["arm", "layers x loops", "parameters", "MACs per sample", "training FLOPs"]
     shape = format_counts(lines["unique_layers"]) + " x " + format_counts(lines["loops_train"])
     rows = [[*titles, metric, "÷ twin", "seeds"]]

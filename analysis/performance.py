@@ -2,7 +2,7 @@
 
     python -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
 
-Writes between the markers <!-- performance --> of a Markdown file. There is one line per width and division
+Writes between the markers <!-- performance --> of a Markdown file. There is one line per width and split
 into layers x loops, with medians. Ratios compare steps, or samples, of the same round.
 """
 

@@ -63,8 +63,8 @@ def arm_kinds(rows: pd.DataFrame) -> pd.Series:
 def seed_points(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """One line per arm, loop count (or schedule) and training seed.
 
-    Sampling seeds of one training seed are averaged, because they are not independent runs. Halting is
-    listed under the loops that it ran. Raises UserError if the rows cannot be compared (`comparable`).
+    Sampling seeds of one training seed are averaged, because they are not independent runs. With
+    halting, loops is the mean number that ran. Raises UserError if rows cannot be compared (`comparable`).
 
     Columns: arm, requested (the loop count or schedule), seed, kind, width, depth (layers per pass at this
     loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.

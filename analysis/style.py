@@ -129,6 +129,7 @@ def label_ends(axes: Axes, places: list[Place]) -> None:
     figure.canvas.draw()  # type: ignore[union-attr]  # constrained layout places the axes
     places = sorted(places, key=lambda place: place[1])
     ends = axes.transData.transform([(x, y) for x, y, *_ in places])
+    # / 60 and not / 72, the points per inch: a line is 1.2 times as high as its text.
     heights = spread_heights(ends[:, 1], TEXT * figure.dpi / 60)  # type: ignore[union-attr]
     at = axes.transData.inverted().transform([(0, height) for height in heights])[:, 1]
     for (x, y, text, colour), height in zip(places, at, strict=True):

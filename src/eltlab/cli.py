@@ -1,4 +1,4 @@
-"""From command lines to keys: those of a verb, of fit, of a trained run and of a study."""
+"""Parses command lines into keys: those of a verb, of fit, of a trained run and of a study."""
 
 from dataclasses import asdict
 from pathlib import Path

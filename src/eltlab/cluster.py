@@ -1,7 +1,7 @@
 """Jobs on a cluster, through submitit: a run is one job, a study an array of workers.
 
-A job that is stopped is queued again, and does the same work: a run resumes from its checkpoint, and a worker
-claims the next trial.
+A job that is stopped is queued again, and continues: a run resumes from its checkpoint, and a worker claims
+the next trial.
 """
 
 import math
@@ -30,12 +30,12 @@ from eltlab.runs.run_folder import Run
 from eltlab.studies.study import Study, load_study
 from eltlab.studies.study_file import PLACES, STORAGE_VARIABLE, SweepKeys
 
-TIME_LIMITS = 100  # after which a job is not queued again; pre-emptions do not count
+TIME_LIMITS = 100  # a job is not queued again after this many; pre-emptions do not count
 
 
 def import_submitit() -> Any:
-    """The package. Raises UserError if it is not installed."""
-    # submitit reads it at import, here as in the job; a cluster may have set a different signal.
+    """Returns the package submitit. Raises UserError if it is not installed."""
+    # submitit reads this at import, here and in the job; a cluster may have set a different signal.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
     try:
         import submitit
@@ -67,7 +67,7 @@ def submit_fit(config: Config) -> None:
     if is_finished(run):
         print(f"finished before, at {config.images:,} images", file=sys.stderr)
     else:
-        # Jobs that wait hold no lock: of two, the one that starts second finds the run locked.
+        # Jobs that wait hold no lock: if there are two, the one that starts second finds the run locked.
         with run.lock():
             pass
         resources = job_resources(config, trainer.nodes, trainer.devices)
@@ -104,7 +104,7 @@ def submit(jobs: "Sequence[Job]", folder: Path, slurm: SlurmConfig, resources: d
     try:
         executor = submitit.AutoExecutor(folder, cluster=slurm.cluster, **limits)
         executor.update_parameters(**resources)
-        with submitit.helpers.clean_env():  # else a job in a job inherits its settings
+        with submitit.helpers.clean_env():  # otherwise a job submitted by a job inherits its settings
             ids = [str(job.job_id) for job in executor.submit_array(jobs)]
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         said = " ".join(str(error).split()) or first_line(error)
@@ -130,7 +130,7 @@ def job_resources(config: Config, nodes: int, devices: int) -> dict[str, Any]:
         "stderr_to_stdout": True,
         "slurm_signal_delay_s": slurm.signal_seconds,
         # srun does not inherit cpus-per-task from sbatch (since SLURM 22.05). kill-on-bad-exit: a rank
-        # that dies ends the job; else the other ranks would wait for it until the job's time is up.
+        # that dies ends the job; otherwise the other ranks would wait for it until the job's time is up.
         "slurm_srun_args": [f"--cpus-per-task={slurm.cpus_per_task}", "--kill-on-bad-exit=1"],
         "slurm_additional_parameters": {"requeue": True},  # a cluster's default may be not to
     }

@@ -1,7 +1,7 @@
 """python -m eltlab.evaluate run=DIR loops=[1,2,4] samples=N: measures a run, one row per loop count.
 
-Rows are appended to DIR/rows.jsonl (a measurement that exists is not repeated), relative updates to
-DIR/dynamics.csv, pictures are stored in DIR/samples/. Read rows with eltlab.results.load('runs').
+Rows are appended to DIR/rows.jsonl (a measurement that exists is not repeated) and relative updates to
+DIR/dynamics.csv; pictures are stored in DIR/samples/. Read rows with eltlab.results.load('runs').
 Keys of fit: sampler.*, metrics.*, trainer.accelerator, trainer.devices, and data.root or metrics.images if
 the images are stored elsewhere now.
 

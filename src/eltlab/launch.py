@@ -19,7 +19,7 @@ def launch(verb: str, overrides: list[str], devices: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Each imported module of torch has a logger with a separate level.
+    # Each imported module of torch has a logger with its own level.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

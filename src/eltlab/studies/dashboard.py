@@ -25,7 +25,7 @@ def serve(study: Study, url: str | None, host: str, port: int) -> None:
 
 
 def application(study: Study, url: str | None) -> tuple[Any, str]:
-    """The dashboard of a study, and where its trials are stored. Raises UserError."""
+    """The dashboard of a study as a WSGI application, and where its trials are stored. Raises UserError."""
     try:
         from optuna_dashboard import wsgi
     except ImportError as error:

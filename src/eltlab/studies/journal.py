@@ -69,8 +69,8 @@ def cut_torn_line(journal: Path) -> None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             end = content.rfind(b"\n") + 1
             start = content.rfind(b"\n", 0, max(end - 1, 0)) + 1
-            # After a power failure the last line may have its newline and not its start. One such line
-            # is cut and no more: a file that is no journal must not be eaten from its end.
+            # After a power failure the last line may have its newline and not its start. Only one such
+            # line is cut: a file that is not a journal must not be eaten from its end.
             complete = end if is_record(content[start:end]) else start
         if complete < size:
             file.truncate(complete)

@@ -1,4 +1,4 @@
-"""Takes a study from its last state to its table: fills the queue, and runs worker processes or watches."""
+"""Runs a study from its stored state to its table: fills the queue, and starts workers or watches them."""
 
 import os
 import subprocess
@@ -74,7 +74,7 @@ def visible_gpus() -> list[str]:
 
 
 def run_workers(monitor: Monitor, count: int, arguments: list[str]) -> None:
-    """Runs workers until no trial is left; one that dies is replaced. Raises UserError if too many die."""
+    """Runs workers until no trial is left; replaces dead ones. Raises UserError after CRASHES crashes."""
     workers: dict[int, subprocess.Popen[bytes]] = {}
     crashes, finished = 0, -1
     try:
@@ -103,8 +103,8 @@ def run_workers(monitor: Monitor, count: int, arguments: list[str]) -> None:
 def start_worker(number: int, arguments: list[str]) -> "subprocess.Popen[bytes]":
     """Starts a worker process, with one of the GPUs if there are any.
 
-    It has a separate session: what a terminal sends to all its processes reaches the sweep only, which
-    ends its workers in order.
+    It has its own session: a signal that a terminal sends to all its processes reaches the sweep only,
+    which then ends its workers cleanly.
     """
     environment = dict(os.environ)
     if gpus := visible_gpus():

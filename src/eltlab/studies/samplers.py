@@ -1,4 +1,4 @@
-"""A trial's parameters in Optuna: its samplers and pruners, and the names of a grid's parameters."""
+"""Optuna's samplers and pruners for a study, and the names that a grid's parameters have in Optuna."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,7 +61,7 @@ def draw_params(study: Study, queue: optuna.Study, trial: Trial) -> Params | Non
 
 # --- the parameters of a grid, for Optuna's plots and tables --------------------------------------
 #
-# Optuna fixes the kind and the choices of a name for ever, but a grid may grow. So a name stands either for
+# Optuna never lets the kind or the choices of a name change, but a grid may grow. So a name stands either for
 # numbers, whose bounds may change, or for one set of choices. All numbers are floats, because fractions may
 # be added to whole numbers later.
 
@@ -70,7 +70,7 @@ def name_parameters(
     record: optuna.Study, space: Mapping[str, Any], params: Params
 ) -> dict[str, tuple[Any, list[Any]]]:
     """The value and the choices of each parameter by its name, for a trial to enqueue."""
-    first = dict(record.user_attrs.get("choices", {}))  # that each key had
+    first = dict(record.user_attrs.get("choices", {}))  # the first choices of each key
     named = {}
     for key, value in params.items():
         choices = [plain(each) for each in values_of(space, key)]
@@ -90,7 +90,7 @@ def name_of(key: str, first: list[Any], choices: list[Any]) -> str:
 
 
 def suggest_enqueued(trial: optuna.Trial) -> None:
-    """Has Optuna take the parameters that a trial was enqueued with."""
+    """Makes Optuna record the parameters that a trial was enqueued with."""
     for name, choices in trial.user_attrs["choices"].items():
         # If Optuna refuses a value, it is missing in plots; the trial still runs.
         with suppress(ValueError):

@@ -67,7 +67,7 @@ def fixed_keys(space: Mapping[str, Any], params: Params) -> set[str]:
 
 
 def check_space(space: Any, where: str) -> None:
-    """Raises UserError if this is no valid space. where: its place in the study file."""
+    """Raises UserError if this is not a valid space. where: its place in the study file."""
     if not isinstance(space, Mapping) or not all(isinstance(key, str) for key in space):
         raise UserError(f"{where}: {space} is not a mapping of keys of fit to choices or ranges")
     for key, values in space.items():
@@ -206,7 +206,7 @@ OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 def holds(rule: str, values: Mapping[str, Any]) -> bool:
     """Whether a constraint such as "loops divides model.depth" or "unique_layers * loops <= 12" holds.
 
-    values: of the keys that the constraint names. Raises UserError if the rule is no constraint.
+    values: those of the keys that the constraint names. Raises UserError if the rule is not a constraint.
     """
     left, relation, right = _split(rule)
     try:
@@ -216,7 +216,7 @@ def holds(rule: str, values: Mapping[str, Any]) -> bool:
 
 
 def keys_in(rule: str) -> list[str]:
-    """The keys that a constraint names. Raises UserError if the rule is no constraint."""
+    """The keys that a constraint names. Raises UserError if the rule is not a constraint."""
 
     def walk(node: ast.AST) -> list[str]:
         if isinstance(node, ast.Name | ast.Attribute):  # "model.depth" parses as an attribute

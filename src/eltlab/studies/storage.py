@@ -66,7 +66,7 @@ class Storage:
     optuna: BaseStorage
     where: str  # the URL without its password, or the journal's path
     _lock: Callable[[], AbstractContextManager[Any]]
-    refusals: Callable[[], AbstractContextManager[None]]  # turns what fails inside into Refused
+    refusals: Callable[[], AbstractContextManager[None]]  # turns errors inside into Refused
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -84,7 +84,7 @@ class Storage:
 
 
 def retry_refused(call: Callable[[], Answer], lease: float, requests: Requests | None = None) -> Answer:
-    """Calls until the storage does not refuse, and returns the answer. Raises Refused after LEASES leases."""
+    """Repeats a call until the storage answers; returns the answer. Raises Refused after LEASES leases."""
     started = time.monotonic()
     while True:
         try:
@@ -100,8 +100,8 @@ def retry_refused(call: Callable[[], Answer], lease: float, requests: Requests |
 def open_storage(url: str | None, folder: Path, workers: int = 1, study: str = "") -> Storage:
     """The storage at url, or the journal in folder if url is empty. Raises UserError, or Refused.
 
-    study: names the lock in a PostgreSQL database, which may hold many studies: the same for all workers
-    of a study. Studies without a name share a lock. A journal and SQLite have a lock file next to them.
+    study: names the lock in a PostgreSQL database, which may hold many studies; all workers of a study
+    give the same name. Studies without a name share a lock. A journal and SQLite have a lock file instead.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url:
@@ -152,7 +152,7 @@ def _open_sqlite(url: str) -> Storage:
 
 @contextmanager
 def _file_errors(path: Path) -> Iterator[None]:
-    """Turns an error of the file system into one line."""
+    """Turns an error of the file system into Refused, in one line."""
     try:
         yield
     except OSError as error:
@@ -175,7 +175,7 @@ def _open_postgres(url: str, study: str) -> Storage:
             storage = _open_tables(
                 url,
                 target.render_as_string(hide_password=False),
-                # max_overflow: Optuna compares the schema's version inside a session.
+                # max_overflow: Optuna compares the schema's version over a second connection.
                 engine_kwargs=dict(pool_pre_ping=True, pool_size=1, max_overflow=1, connect_args=options),
             )
     lock = partial(_advisory_lock, locks, f"study {study}", url)
@@ -227,7 +227,7 @@ def _advisory_lock(locks: Engine, name: str, url: str) -> Iterator[None]:
 
 @contextmanager
 def _database_errors(url: str, what: str = "", fix: str = CHECK_SERVER) -> Iterator[None]:
-    """Turns an error of the database into one line without the password."""
+    """Turns an error of the database into Refused, in one line without the password."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:

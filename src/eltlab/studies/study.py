@@ -32,7 +32,7 @@ METRICS = {
 }
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow
-ALLOWED = 20  # at least this many must be allowed; then a sampler will find some (trial_queue.MOST_DRAWS)
+ALLOWED = 20  # at least this many of them must be allowed; then a sampler finds some (trial_queue.MOST_DRAWS)
 
 
 class PlannedTrial(NamedTuple):
@@ -252,7 +252,7 @@ def check_where(file: StudyFile, base: Config, path: Path) -> None:
 
 
 def check_draws(study: Study, path: Path) -> None:
-    """Raises UserError if constraints allow too little of a space, or a key of it is no key of fit."""
+    """Raises UserError if constraints allow too little of a space, or a key of it is not a key of fit."""
     dice = Dice(random.Random(0))
     allowed = [p for _ in range(DRAWS) if study.allows(p := draw(study.file.space, dice))]
     if len(allowed) < ALLOWED:

@@ -26,7 +26,7 @@ FORMS: dict[str, tuple[type, str]] = {
 SET_BY_STUDY = ("seed", "name", "runs_dir", "study", "trial")
 # The environment variable in place of storage=, which every user could read in the list of processes.
 STORAGE_VARIABLE = "ELTLAB_STORAGE"
-# Keys that say where workers run. They are no part of the study.
+# Keys that say where workers run. They are not part of the study.
 PLACES = ("trainer=", "trainer.slurm.")
 
 
@@ -107,7 +107,7 @@ def read_study(path: Path, preset: str | None, changes: dict[str, Any]) -> Study
 
 
 def check_form(plain: Any, where: str) -> None:
-    """Raises UserError if what YAML holds is no set of keys of a study. where: its place."""
+    """Raises UserError if the YAML is not a mapping of a study's keys. where: the place that errors name."""
     if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
         raise UserError(f"{where}: not a mapping of keys to values")
     known = [each.name for each in fields(StudyFile)]

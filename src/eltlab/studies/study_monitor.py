@@ -16,7 +16,8 @@ from eltlab.studies.trial_queue import TrialQueue, counted, failure_reason
 class Monitor:
     """Prints the state of a study: ``with Monitor(queue, workers) as monitor: monitor.update()``.
 
-    A terminal shows one line that changes, a file a line every half minute; a trial that ends has a line.
+    A terminal shows one line that changes; a file gets a line every half minute. Each trial that ends
+    adds a line.
     """
 
     def __init__(self, queue: TrialQueue, workers: int) -> None:
@@ -33,7 +34,7 @@ class Monitor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.live.stop()  # nothing, if it was not started
+        self.live.stop()  # does nothing if it was not started
 
     def update(self) -> int:
         """Shows the state of the study, at most once a second. Returns how many trials have ended."""

@@ -26,10 +26,11 @@ from eltlab.studies.storage import Storage, open_storage
 from eltlab.studies.study import PlannedTrial, Study, identifying_overrides
 from eltlab.studies.study_file import SweepKeys
 
-# User attributes of each trial of a grid. These and "lease", "error", "retry_of" and "forbidden" are stored.
+# User attributes of each trial of a grid; "cell" holds its parameters. The storage has these names and
+# "lease", "error", "retry_of" and "forbidden": do not rename them.
 GRID_ATTRIBUTES = ("cell", "seeds", "arm", "key", "choices")
 # Draws in a row that the constraints may forbid. After SAMPLER_DRAWS the next ones are random, because not
-# every sampler learns what is forbidden; MOST_DRAWS do not happen, by study.check_draws.
+# every sampler learns what is forbidden. study.check_draws makes sure that MOST_DRAWS are not reached.
 SAMPLER_DRAWS, MOST_DRAWS = 50, 2000
 
 
@@ -128,7 +129,7 @@ class TrialQueue:
     # --- claiming ---------------------------------------------------------------------------------
 
     def claim(self) -> ClaimedTrial | None:
-        """The next trial, now this worker's: abandoned, waiting or newly drawn. None if there is none now."""
+        """Claims the next trial: an abandoned, a waiting or a newly drawn one. None if there is none now."""
         with self.storage.exclusive():
             trials, wanted = self.trials(), self.study.file.trials
             for frozen in trials:
@@ -144,7 +145,7 @@ class TrialQueue:
         return None
 
     def _take(self, trial: Trial) -> ClaimedTrial | None:
-        """Signs an enqueued or abandoned trial; None if constraints forbid what is drawn for it."""
+        """Signs a trial for this worker; None if constraints forbid what is drawn for it."""
         self._sign(trial)
         attributes = trial.user_attrs
         if "cell" not in attributes:  # a retry, or its worker died before the draw was stored
@@ -218,14 +219,14 @@ class TrialQueue:
 def identities(params: Params, seeds: list[int], key: str) -> set[str]:
     """What identifies a trial of a grid: its parameters, or its run.
 
-    A different version of eltlab may have more keys, and so a different key for the same run; a changed
+    A different version of eltlab may have more keys, and so a different digest of the same run; a changed
     study file may give the same run different parameters.
     """
     return {json.dumps([params, seeds], sort_keys=True), key}
 
 
 def is_expired(trial: FrozenTrial) -> bool:
-    """Whether the lease of a running trial has expired. A trial that was never signed has no lease."""
+    """Whether the lease of a running trial has expired. A trial that was never signed counts as expired."""
     _, until = trial.user_attrs.get("lease", (None, 0.0))
     return until < time.time()
 

@@ -52,7 +52,7 @@ def run_worker(study: Study, keys: SweepKeys, workers: int) -> None:
     if keys.sweep is not None:
         die_with_parent(keys.sweep, signal.SIGTERM)
     threads = study.file.threads or max(1, cores() // workers)
-    # The storage was open when this worker was started, so a refusal may pass.
+    # The storage was open when this worker was started, so a refusal may be temporary.
     queue = retry_refused(lambda: open_queue(study, keys, workers), keys.lease)
     preload()
     # Deferred: Stopped could interrupt a write to the storage, or the release of a trial.
@@ -61,7 +61,7 @@ def run_worker(study: Study, keys: SweepKeys, workers: int) -> None:
 
 
 class Worker:
-    """Runs the trials of a queue, each with `threads` of torch; `requests` notes a signal to stop."""
+    """Runs the trials of a queue, each with `threads` threads of torch; `requests` notes a signal to stop."""
 
     def __init__(self, queue: TrialQueue, threads: int, requests: Requests) -> None:
         self.queue, self.threads, self.requests = queue, threads, requests
@@ -115,7 +115,7 @@ class Worker:
         if queue.study.file.pruner != "none":
             watcher = self._retry(lambda: Watcher(queue, claimed, config))
         child = fork_fit(config, log, self.threads)
-        renewed, next_call = time.monotonic(), 0.0  # the next call is of the storage
+        renewed, next_call = time.monotonic(), 0.0  # next_call: of the storage, after a refusal
         try:
             while (code := child.poll()) is None:
                 self.requests.raise_if_stopped()
@@ -182,7 +182,7 @@ def fork_fit(config: Config, log: Path, threads: int) -> Fork:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # without the cleaning up that the worker will do
+        os._exit(code)  # skips the clean-up, which is the worker's
 
 
 def fit_quietly(config: Config, threads: int) -> int:
@@ -206,7 +206,7 @@ def fit_quietly(config: Config, threads: int) -> int:
 
 
 def last_lines(log: Path) -> str:
-    """The path of a log and, each behind a line break, its last lines; empty if there is no log."""
+    """The path of a log and its last lines, each on its own line; empty if there is no log."""
     if not log.is_file():
         return ""
     lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
@@ -238,14 +238,14 @@ class Watcher:
         self.reported = set(queue.trials()[claimed.number].intermediate_values)
 
     def prune_if_hopeless(self) -> None:
-        """Reports new values. Raises Pruned if the pruner gives up the trial."""
+        """Reports new values. Raises Pruned if the pruner gives up on the trial."""
         if self.report():
             with self.queue.storage.refusals():
                 if self.claimed.trial.should_prune():
                     raise Pruned
 
     def report(self) -> bool:
-        """Reports the new values of validation.csv; whether there were any."""
+        """Reports the new values of validation.csv. Returns whether there were any."""
         size = self.path.stat().st_size if self.path.is_file() else 0
         if size == self.size:
             return False
