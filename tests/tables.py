@@ -1,4 +1,4 @@
-"""Tables of made-up rows with the columns that analysis reads: what is to be found in them is known."""
+"""Tables of made-up rows with the columns that analysis reads: the results to be found in them are known."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,9 +16,9 @@ def row(
     seed: int = 0,
     **more: Any,
 ) -> dict[str, Any]:
-    """One evaluation: an arm of so many unique layers, trained for so many loops, measured at loops.
+    """One evaluation of an arm: its unique layers, the loops it was trained for, the loops measured.
 
-    more: other columns; a pass of one layer costs a million MACs, and a layer has a thousand parameters.
+    more: other columns. A pass of one layer costs a million MACs, and a layer has a thousand parameters.
     """
     own = {
         "kind": "eval",

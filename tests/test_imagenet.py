@@ -1,4 +1,4 @@
-"""docs/imagenet.md: its commands as they are written, on few photographs; its study."""
+"""docs/imagenet.md: its commands run as written, on a few photographs, and so does its study."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def commands(block: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder in which the page's three commands were given, for few images."""
+    """A folder in which the page's three commands have run, on few images."""
     place = tmp_path_factory.mktemp("imagenet")
     images = photographs(place / "images", 10, 4, 2)
     with zipfile.ZipFile(place / "imagenette.zip", "w") as archive:
@@ -67,14 +67,14 @@ def test_three_commands_lead_from_a_zip_to_a_row_with_fid_and_its_floor(place) -
     rows = table[table["kind"] == "eval"]
     assert rows["loops"].tolist() == [1, 2, 3, 4] and (rows["fid"] > 0).all()
     floors = table[table["kind"] == "tokenizer"]
-    assert len(floors) == 2 and floors["protocol"].nunique() == 1  # of the set, and the run's
+    assert len(floors) == 2 and floors["protocol"].nunique() == 1  # one of the set, one of the run
     assert floors["fid"].nunique() == 1 and (floors["fid"] < rows["fid"].min()).all()
     assert (floors["psnr"] > 15).all()
     assert rows["protocol_text"].str.contains("inception").all()
 
 
-def test_the_same_three_commands_stand_for_imagenet() -> None:
-    """Their keys are right: what they would need is not here."""
+def test_the_commands_for_imagenet_are_the_same_three() -> None:
+    """Only their keys are checked: ImageNet is not available here."""
     here, there = commands(0), commands(1)
     verbs = [[re.search(r"-m (eltlab\.\S+)", line)[1] for line in lines] for lines in (here, there)]
     assert verbs[0] == verbs[1] == ["eltlab.encode", "eltlab.fit", "eltlab.analysis.table"]

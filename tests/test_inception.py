@@ -210,7 +210,7 @@ def test_grey_images_are_colour_images_of_equal_channels(tensors):
     assert features.shape == (3, 2048) and features.dtype == torch.float32
 
 
-# --- what weights are known by --------------------------------------------------------------------
+# --- how weights are identified -------------------------------------------------------------------
 
 
 def test_the_name_contains_source_and_weights(tensors, whole):

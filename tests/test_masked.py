@@ -47,10 +47,10 @@ def test_corrupt_masks_a_cosine_share_of_each_sample():
     assert torch.equal(target.ids, ids)
 
 
-def test_corrupt_masks_every_position_as_often():
+def test_corrupt_masks_every_position_equally_often():
     _, target = Masked(CODES).corrupt(random_ids(4000), BatchNoise(generator(), 4000))
     share = target.masked.float().mean(dim=0)
-    # E[⌈T·cos(π/2·u)⌉/T] is 2/π and a little from rounding up.
+    # E[⌈T·cos(π/2·u)⌉/T] is 2/π plus a little from rounding up.
     assert abs(share.mean() - (2 / math.pi + 0.5 / TOKENS)) < 0.02
     assert share.max() - share.min() < 0.05
 
@@ -180,8 +180,8 @@ def test_a_perfect_predictor_reproduces_the_ids():
     assert torch.equal(done, ids)
 
 
-def test_written_tokens_are_drawn_by_what_the_network_said():
-    """Codes without probability never appear, whatever step writes them."""
+def test_tokens_are_drawn_from_the_predicted_distribution():
+    """Codes of probability zero never appear, at any step."""
     allowed = torch.randint(CODES, (5, TOKENS, 2), generator=generator(9))
     logits = torch.full((5, TOKENS, CODES), -math.inf).scatter(-1, allowed, 0.0)
     done, _ = sampled(lambda step, ids: logits)
@@ -219,8 +219,8 @@ def test_the_most_confident_tokens_are_written_first():
 
 @pytest.mark.parametrize("amount", [4.5, 1.0])
 def test_confidence_is_log_p_plus_gumbel_noise_of_the_step(amount):
-    """Two tokens in two steps: with noise·(1 − r), r = 1/2, on log p the surer one is written first
-    with probability sigmoid(Δ log p / (noise/2)), the law of Gumbel's argmax."""
+    """Two tokens in two steps: with noise·(1 − r), r = 1/2, on log p the likelier one is written first
+    with probability sigmoid(Δ log p / (noise/2)), the distribution of Gumbel's argmax."""
     margins = torch.tensor([50.0, 0.1])
     logits = torch.zeros(3000, 2, CODES)
     logits[..., 0] = margins

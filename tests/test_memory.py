@@ -1,4 +1,4 @@
-"""Closed formulas of memory against the measured bytes of live tensors."""
+"""The closed formulas for memory, compared with the measured bytes of live tensors."""
 
 import random
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ SWITCHES = ("loop_embedding", "inject_input", "residual_scale", "exclusive_atten
 
 
 def overrides(objective, block, width, heads, mlp, layers, grid, patch, channels, frames=(1, 1), **keys):
-    """Overrides of a network. layers: of prelude, loop and coda, then the loop count."""
+    """Overrides of a network. layers: those of prelude, loop and coda, then the loop count."""
     prelude, looped, coda, loops = layers
     times, frame_patch = frames
     return [
@@ -130,7 +130,7 @@ def a_batch(config):
 
 
 def batches(config) -> Iterator:
-    """A new batch each time, alive during the step as that of a loader is."""
+    """A new batch each time, alive during the step as a loader's batch is."""
     while True:
         yield a_batch(config)
 
@@ -147,7 +147,7 @@ def measured_training(config, precision):
 
 
 class Codes:
-    """A stub of the tokenizer, because decoding is no part of the pass."""
+    """A stub of the tokenizer, because decoding is not part of the pass."""
 
     def to(self, device):
         return self
@@ -171,8 +171,8 @@ BOTH = {
 
 
 def deviations(kind, seeds):
-    """Relative deviations by seed: of activations that are at least half of the static bytes (15 % is
-    promised for these), of smaller activations, and of the total."""
+    """Relative deviations by seed: for activations that are at least half of the static bytes (15 % is
+    promised for these), for smaller activations, and for the total."""
     closed, measured = BOTH[kind]
     inside, outside, total = {}, {}, {}
     for seed in seeds:
@@ -201,7 +201,7 @@ def test_static_bytes_are_those_of_a_step(config):
     model = timed_model(config, "32-true")
     model.step()
     module, ema = model.module, model.module.ema
-    # The module counts its skipped steps in three scalars.
+    # The module has no buffers but those of its two networks.
     buffers = [*module.backbone.buffers(), *ema.buffers()]
     held = model.static_bytes() - nbytes(module.buffers()) + nbytes(buffers)
     averaged = nbytes([*ema.parameters(), *ema.buffers()])
@@ -238,7 +238,7 @@ def kept_per_token(run):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("objective", "block"), KINDS)
 def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
-    """Exactly, from two and four loops. Besides its rows, a layer keeps 1 + scale once per sample."""
+    """Exactly: four loops against two. Besides its rows, a layer keeps 1 + scale once per sample."""
     for dropout, exclusive in product((0.0, 0.1), (False, True)):
         few, many = (
             tiny(
@@ -257,7 +257,7 @@ def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_peaks_are_where_the_formula_says(kind):
+def test_peaks_match_the_formula(kind):
     """Within 15 %, if activations are at least half of the static bytes (by the formula)."""
     inside, _, total = deviations(kind, range(1000, 1030))
     assert len(inside) > 15 and worst(inside) <= 0.15, inside
@@ -266,7 +266,7 @@ def test_peaks_are_where_the_formula_says(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH)
-def test_peaks_are_where_the_formula_says_in_many_runs(kind):
+def test_peaks_match_the_formula_in_many_runs(kind):
     inside, _, total = deviations(kind, range(20_000, 20_340))
     assert len(inside) >= 150 and worst(inside) <= 0.15, inside
     assert worst(total) <= 0.1, total

@@ -376,7 +376,7 @@ def test_classifier_trains_for_its_epochs_or_its_steps(digits, monkeypatch, imag
 
 
 class Small(nn.Module):
-    """Replaces Inception: the features are the pixels; has_classes as of the weights."""
+    """Replaces Inception: the features are the pixels, and has_classes stands for the weights."""
 
     name = "small-1"
     class_hash = "small-2"

@@ -21,7 +21,7 @@ from eltlab.runs.run_folder import Run
 
 
 def write(run: Run, config: Config, *schedules: LoopSchedule, **columns: Any) -> None:
-    """Writes the rows that an evaluation under config writes. columns: what they have instead."""
+    """Writes the rows that an evaluation under config writes. columns: values that replace theirs."""
     row = config_facts(config) | {
         "kind": "eval",
         "run": "a/0",
@@ -119,7 +119,7 @@ def test_a_row_without_a_newer_key_has_its_default(tmp_path: Path) -> None:
     assert missing(run, config, [1, 2], 0, config.images) == [1, 2]
 
 
-def test_a_row_of_hand_made_columns_alone_counts_as_no_measurement(tmp_path: Path) -> None:
+def test_a_row_without_a_configuration_is_no_measurement(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     row = dict.fromkeys(("name", "run", "seed", "data", "protocol", "protocol_text"), "a")
     row |= {"kind": "eval", "loop_schedule": "constant", "loops": 1, "images_seen": 64}

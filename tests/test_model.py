@@ -23,7 +23,7 @@ from eltlab.model.patches import Patches
 
 WIDTH, LAYERS, CLASSES, CODES, TOKENS = 16, 2, 5, 7, 9
 
-# Modulated blocks need a condition vector, which the token backbone has not (config refuses them).
+# Modulated blocks need a condition vector, which the token backbone does not have (config refuses them).
 TOKEN = [("token", "post_norm"), ("token", "pre_norm")]
 PATCH = [("patch", block) for block in ("post_norm", "pre_norm", "adaln", "film")]
 both_backbones = pytest.mark.parametrize(("kind", "block"), TOKEN + PATCH)
@@ -101,7 +101,7 @@ def test_teacher_and_student_share_one_forward_and_its_dropout_masks(kind, block
     for loop in (2, 4):
         torch.manual_seed(0)
         assert torch.equal(together[loop], read(net, kind, exits=(loop,)).exits[loop])
-    # Without the seed the masks are others: dropout is on.
+    # Without the seed the masks differ, so dropout is on.
     assert not torch.allclose(together[2], read(net, kind, exits=(2,)).exits[2])
 
 
@@ -175,7 +175,7 @@ def test_changing_the_time_changes_the_output(block):
 
 @pytest.mark.parametrize("block", ["adaln", "film"])
 @pytest.mark.parametrize("loops", [1, 5])
-def test_conditions_are_computed_once_a_pass_whatever_the_loops(block, loops):
+def test_conditions_are_computed_once_per_pass(block, loops):
     net = make("patch", block)
     calls = [counted_calls(layer.modulation) for layer in net.stack.blocks]
     read(net, "patch", exits=tuple(range(1, loops + 1)))
@@ -201,13 +201,13 @@ def test_unmodulated_blocks_get_time_and_class_as_a_token_in_front(block):
 
 
 @pytest.mark.parametrize("block", ["adaln", "film"])
-def test_modulation_starts_at_zero_and_so_has_no_say_at_first(block):
+def test_modulation_starts_at_zero(block):
     net = build_backbone(tiny("objective=diffusion", f"model.block={block}"))
     for layer in net.stack.blocks:
         assert not layer.condition(torch.randn(2, 16)).any()
     x = torch.randn(2, 16, 16)
     states = net.stack(x, torch.randn(2, 16), (2,)).exits
-    # adaLN's gates close both branches; film only leaves its hidden layer as it is.
+    # adaLN's gates close both branches; film only leaves its hidden layer unchanged.
     assert torch.equal(states[2], x) == (block == "adaln")
 
 
@@ -224,7 +224,7 @@ def test_the_head_never_emits_the_mask_id(block):
 
 @both_backbones
 def test_positions_matter(kind, block):
-    """Attention alone would move with its tokens."""
+    """Without positions, permuting the tokens would only permute the output."""
     net = make(kind, block)
     order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(2))
     given = inputs(kind)
@@ -251,7 +251,7 @@ CUTS = [
 
 
 @pytest.mark.parametrize("patches", CUTS)
-def test_what_is_cut_is_joined_again(patches):
+def test_join_is_the_inverse_of_cut(patches):
     x = torch.randn(2, *patches.shape)
     tokens = patches.cut(x)
     assert tokens.shape == (2, math.prod(patches.grid), patches.values)
@@ -259,8 +259,8 @@ def test_what_is_cut_is_joined_again(patches):
     assert torch.equal(patches.join(tokens), x)
 
 
-def test_a_pixel_lies_in_its_own_patch():
-    """A plain reshape makes the round trip too, but mixes channels and rows in one token."""
+def test_a_pixel_is_in_its_own_patch():
+    """A plain reshape survives the round trip too, but mixes channels and rows in one token."""
     for channel, row, column in [(0, 0, 1), (1, 3, 4), (2, 5, 0)]:
         x = torch.zeros(1, 3, 6, 6)
         x[0, channel, row, column] = 1
@@ -269,7 +269,7 @@ def test_a_pixel_lies_in_its_own_patch():
         assert value == channel * 4 + (row % 2) * 2 + column % 2
 
 
-def test_a_pixel_of_a_clip_lies_in_the_patch_of_its_frames():
+def test_a_pixel_of_a_clip_is_in_the_patch_of_its_frames():
     for frame, channel, row, column in [(0, 2, 3, 4), (3, 0, 5, 1), (5, 1, 0, 0)]:
         x = torch.zeros(1, 6, 3, 6, 6)
         x[0, frame, channel, row, column] = 1
@@ -324,7 +324,7 @@ def test_film_scales_and_shifts_the_hidden_layer():
 @pytest.mark.parametrize("objective", ["masked", "diffusion"])
 def test_initial_weights_are_a_function_of_the_seed(objective):
     def weights(seed: int, before: int) -> torch.Tensor:
-        torch.manual_seed(before)  # the global state has no say
+        torch.manual_seed(before)  # the global state has no effect
         net = build_backbone(tiny(f"objective={objective}", f"seed={seed}"))
         return torch.cat([p.flatten() for p in net.parameters()])
 

@@ -1,4 +1,4 @@
-"""Fronts, hypervolumes and attainment against known ones."""
+"""Fronts, hypervolumes and attainment, compared with known ones."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_the_corner_is_published_and_does_not_move() -> None:
     }
 
 
-def test_what_has_no_logarithm_has_no_hypervolume() -> None:
+def test_values_without_a_logarithm_are_refused() -> None:
     with pytest.raises(UserError, match=r"params_total and kid: .* above 0"):
         pareto.hypervolume([1e9], [-0.001], ("params_total", "kid"))
 

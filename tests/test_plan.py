@@ -1,4 +1,4 @@
-"""What plan prints: the bill, the twins beside it, times, and what would make it fit."""
+"""What plan prints: the bill, that of the twins, times, and what would make it fit."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ KEYS = """unique_layers loops depth width tokens params_total params_blocks para
 
 
 def planned(capsys, *overrides: str) -> dict:
-    """What format=json prints, which is all there is on stdout."""
+    """What format=json prints; nothing else is on stdout."""
     plan.main([*overrides, "format=json"])
     return json.loads(capsys.readouterr().out)
 
@@ -69,7 +69,7 @@ def test_json_has_every_key_for_the_configuration_and_both_twins(capsys):
     "overrides",
     ["", "objective=diffusion sampler.guidance=3", "sampler.loops=4to1", "supervision=deep"],
 )
-def test_the_bill_is_what_compute_says(capsys, overrides):
+def test_the_bill_equals_the_formulas(capsys, overrides):
     asked = [*TINY, *overrides.split()]
     costs, config = planned(capsys, *asked), compose(asked)
     net = network(config)
@@ -107,7 +107,7 @@ def test_every_model_can_be_planned(capsys, model, objective):
 
 
 def test_plan_imports_neither_torch_nor_lightning():
-    """Also for 2.1 billion parameters. The time itself is in docs/compute.md."""
+    """Also for 2.1 billion parameters. The time that it takes is in docs/compute.md."""
     script = (
         "import sys; from eltlab import plan; plan.main(['experiment=paper/dit_32']); "
         "heavy = {'torch', 'lightning', 'pandas', 'scipy', 'sklearn'} & set(sys.modules); "
@@ -132,10 +132,10 @@ def test_a_unique_layer_model_is_its_own_twin(capsys):
     assert costs["twin"] == costs["iso_params"] == own
 
 
-def test_a_split_of_its_own_depth_is_told(capsys):
+def test_a_split_that_changes_the_depth_is_reported(capsys):
     [note] = [line for line in lines(capsys, "unique_layers=4", "loops=6") if "sets the split" in line]
     assert note == ("unique_layers=4 sets the split: 24 layers per pass, 3.00x the 8 of model=elt_tiny")
-    # Also where the plain depth could not be split so, or not be trained for this budget.
+    # Also if the model's own depth could not be split like this, or not trained for this budget.
     for split in (
         ["model.prelude=4", "model.coda=4", "unique_layers=2", "loops=2"],
         ["unique_layers=1", "loops=2", "budget.train_flops=1e9"],
@@ -173,7 +173,7 @@ def test_twins_match_what_they_are_named_for(keys):
     assert params_blocks(network(other)) == params_blocks(net) + more * per_layer
     assert abs(count_params(equal) / count_params(config) - 1) <= TOLERANCE
     assert macs_trunk(network(equal), 1) < macs_trunk(net, config.loops)
-    # They are configurations that fit trains as they are.
+    # They are configurations that fit can train unchanged.
     for arm in (other, equal):
         assert sum(p.numel() for p in meta(arm).parameters()) == count_params(arm)
 
@@ -183,7 +183,7 @@ def meta(config):
         return build_backbone(config)
 
 
-def test_fewer_layers_match_where_they_can():
+def test_fewer_layers_match_if_they_can():
     config = tiny("unique_layers=2", "loops=4")
     assert (iso_params(config).unique_layers, iso_params(config).model.width) == (2, 16)
     assert count_params(iso_params(config)) == count_params(config)
@@ -195,7 +195,7 @@ def test_a_width_that_cannot_be_narrowed_keeps_its_layers():
     assert iso_params(compose([*narrow, "model.heads=6"])).model.width in (6,)
 
 
-def test_layers_are_narrowed_where_an_injection_has_to_be_matched():
+def test_layers_are_narrowed_to_match_an_injection():
     config = compose(["model.inject_input=true", "unique_layers=1", "loops=8"])
     equal = iso_params(config)
     assert equal.unique_layers == 2 and equal.model.width < 64
@@ -205,7 +205,7 @@ def test_layers_are_narrowed_where_an_injection_has_to_be_matched():
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def test_what_is_said_to_fit_does(capsys):
+def test_proposed_settings_fit(capsys):
     """Every setting that plan proposes is a command line; each is planned again."""
     asked = ["model=elt_b", "batch_size=512", "memory=1", "trainer.accelerator=cpu"]
     text = lines(capsys, *asked)
@@ -237,7 +237,7 @@ def test_a_run_that_trains_and_cannot_sample_does_not_fit(capsys):
     assert format_bytes(costs["memory_inference_bytes"]) in line
 
 
-def test_what_fits_nowhere_says_so(capsys):
+def test_a_model_that_fits_at_no_batch_size_is_reported(capsys):
     text = lines(capsys, "experiment=paper/dit_32", "trainer.accelerator=cuda", "memory=24")
     assert text[-1] == "no batch_size fits"
     fits = lines(capsys, "memory=24")
@@ -259,21 +259,21 @@ def test_times_come_from_a_calibration(capsys):
     assert "calibrate=true" in lines(capsys, *TINY)[-1]
     calibrated = planned(capsys, *TINY, "calibrate=true")
     assert calibrated["train_seconds"] > 0 and calibrated["iso_params"]["train_seconds"] > 0
-    # Later, without measuring, the same; of another budget, in proportion.
+    # Later plans use it without measuring; times are proportional to the budget.
     assert planned(capsys, *TINY) == calibrated
     longer = planned(capsys, *TINY, "budget.images=640")
     assert longer["train_seconds"] == pytest.approx(10 * calibrated["train_seconds"])
     text = lines(capsys, *TINY)
     assert text[-1].endswith("with this configuration") and cell(text, "training time")
-    # Of as many parameters, but another network: not this configuration.
+    # As many parameters, but a different network: not this configuration.
     for other in ("supervision=deep", "trainer.recompute=true", "model.block=pre_norm"):
         assert "with this configuration" not in lines(capsys, *TINY, other)[-1]
-    # Another configuration takes the nearest, and says so.
+    # A different configuration uses the nearest calibration, and says so.
     other = lines(capsys, *TINY, "model.width=32")
     assert "width 16, 16 tokens, batch 8" in other[-1]
 
 
-def test_what_is_no_entry_of_the_cache_is_passed_over(capsys):
+def test_invalid_entries_of_the_cache_are_skipped(capsys):
     planned(capsys, *TINY, "loops=1", "calibrate=true")
     file = measured_rates.rates_file()
     file.write_text('{"machine": "x"}\n' + file.read_text() + '{"torn')
@@ -292,7 +292,7 @@ def test_what_is_no_entry_of_the_cache_is_passed_over(capsys):
     ],
 )
 def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, answer, found):
-    """Asked of a stand-in for nvidia-smi; it answers with its --id where that is the answer."""
+    """A stub replaces nvidia-smi; it prints the --id that it got if the answer contains one."""
     script = tmp_path / "nvidia-smi"
     words = answer.replace("--id=1", "$3") if "--id" in answer else answer
     script.write_text(f'#!/bin/sh\necho "{words}"\n')
@@ -306,7 +306,7 @@ def test_the_gpu_is_the_first_that_cuda_may_use(monkeypatch, tmp_path, visible, 
     assert machine_facts.find_gpu() == found
 
 
-def test_a_second_calibration_takes_the_place_of_the_first(capsys):
+def test_a_second_calibration_replaces_the_first(capsys):
     for _ in range(2):
         planned(capsys, *TINY, "loops=1", "calibrate=true")
     from eltlab.config.cost.measured_rates import read_rates
@@ -327,7 +327,7 @@ def test_a_second_calibration_takes_the_place_of_the_first(capsys):
         ("experiment=paper/base/masked_image", "did you mean"),
     ],
 )
-def test_mistakes_are_told(wrong, said):
+def test_mistakes_are_reported(wrong, said):
     with pytest.raises(UserError, match=said):
         plan.main(wrong.split())
 
@@ -347,11 +347,11 @@ def test_calibrating_what_is_not_here_or_does_not_fit_is_refused(monkeypatch):
     ("value", "text"),
     [(0, "0"), (12, "12"), (999, "999"), (1000, "1k"), (122880, "122.9k"), (999960, "1M")],
 )
-def test_si(value, text):
+def test_format_si(value, text):
     assert format_si(value) == text
 
 
-def test_units_stand_apart():
+def test_units_follow_a_space():
     assert format_si(29.9e9, "FLOP/s") == "29.9 GFLOP/s" and format_si(5, "FLOP/s") == "5 FLOP/s"
 
 
@@ -359,7 +359,7 @@ def test_units_stand_apart():
     ("size_in_bytes", "text"),
     [(512 * 1024, "512 KiB"), (3 * 2**20, "3 MiB"), (1.5 * 2**30, "1.5 GiB"), (2**41, "2,048 GiB")],
 )
-def test_binary(size_in_bytes, text):
+def test_format_bytes(size_in_bytes, text):
     assert format_bytes(size_in_bytes) == text
 
 
@@ -367,7 +367,7 @@ def test_binary(size_in_bytes, text):
     ("seconds", "text"),
     [(0.00421, "4.21 ms"), (58, "58 s"), (750, "12.5 min"), (11520, "3.2 h"), (1468800, "17 days")],
 )
-def test_span(seconds, text):
+def test_format_duration(seconds, text):
     assert format_duration(seconds) == text
 
 
@@ -382,6 +382,6 @@ def test_the_bill_does_not_change_the_configuration():
     assert repr(config) == before
 
 
-def test_a_plan_may_name_data_that_are_not_here(capsys):
+def test_a_plan_may_name_data_that_is_not_here(capsys):
     away = ["data=images", f"data.root={Path('/nowhere/at/all')}", "data.classes=10"]
     assert planned(capsys, *away)["tokens"] == 64

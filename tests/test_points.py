@@ -185,7 +185,7 @@ def test_the_twin_is_the_unique_layer_arm_of_equal_width_and_depth() -> None:
     lines = headline.headline(rows).set_index("arm")
     assert lines.loc["elastic", "twin"] == "twin" and lines.loc["elastic", "ratio"] == 1.25
     assert pd.isna(lines.loc["twin", "twin"]) and np.isnan(lines.loc["twin", "ratio"])
-    assert len(lines) == 4  # one line an arm: the elastic one at four loops
+    assert len(lines) == 4  # one line per arm: the elastic one at four loops
 
 
 @pytest.mark.parametrize(

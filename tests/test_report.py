@@ -133,7 +133,7 @@ def test_the_samples_of_clips_move(tmp_path: Path, page: Any) -> None:
 
 
 def tiled(tmp_path: Path, name: str, counts: list[int], **more: Any) -> dict[str, Any]:
-    """A folder with one tile per loop count, each in a different grey; as the column folder of rows."""
+    """A folder with one tile per loop count, each in a different grey; returns the columns for its rows."""
     folder = tmp_path / name / "samples" / "aaaa"
     folder.mkdir(parents=True)
     for loops in counts:
@@ -240,7 +240,7 @@ def test_the_page_says_why_something_is_missing(made: Path) -> None:
 
 
 def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
-    rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # a tile without its row
+    rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # the tile of 8 loops has no row
     (tmp_path / "e" / "dynamics.csv").write_text("")
     (tmp_path / "e" / "validation.csv").write_text("")
     rows += [{**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})]

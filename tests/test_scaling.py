@@ -1,4 +1,4 @@
-"""Fits against known exponents."""
+"""Fits recover known exponents."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ G = np.geomspace(1e6, 1e9, 12)
 
 @pytest.mark.parametrize("a, b, c", [(1922.5, -0.95, 1.48), (300.0, -0.3, 0.0), (5.0, 0.4, 2.0)])
 def test_a_power_law_is_recovered(a: float, b: float, c: float) -> None:
-    """The first law is the paper's, of FID over 10⁹ MACs."""
+    """The first law is the paper's, for FID over 10⁹ MACs."""
     fit = scaling.fit_power_law(G, a * (G / 1e9) ** b + c)
     height, exponent, floor, centre = fit.values
     assert exponent == pytest.approx(b, rel=1e-3)

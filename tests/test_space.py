@@ -46,7 +46,7 @@ def test_a_range_with_a_step_is_a_grid():
         grid({"n": {"low": 2, "high": 8}})
 
 
-def test_what_a_branch_decides_is_no_choice():
+def test_keys_with_one_choice_in_their_branch_are_fixed():
     space = {"arm": {"short": {"loops": [1]}, "long": {"loops": [2, 4]}}, "seed": [1]}
     assert fixed_keys(space, {"arm": "short", "loops": 1, "seed": 1}) == {"loops"}
     assert fixed_keys(space, {"arm": "long", "loops": 2, "seed": 1}) == set()
@@ -55,7 +55,7 @@ def test_what_a_branch_decides_is_no_choice():
 
 
 @pytest.mark.parametrize("by", ["a study", "dice"])
-def test_draws_lie_in_the_space(by):
+def test_draws_are_in_the_space(by):
     space = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "width": {"low": 32, "high": 96, "step": 32},
@@ -74,7 +74,7 @@ def test_draws_lie_in_the_space(by):
 
 
 def test_branches_may_have_different_spaces_for_one_key():
-    """Optuna allows one distribution a name; what is alike in all branches is one parameter."""
+    """Optuna allows one distribution per name; a key with equal choices in all branches is one parameter."""
     shared = {"low": 0.0, "high": 1.0}
     space = {"a": {"x": {"n": [1, 2], "w": shared, "k": [7]}, "y": {"n": [3, 4], "w": shared}}}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -125,7 +125,7 @@ def test_divides_is_divides(part, whole):
         ("0 divides loops", "modulo by zero|division"),
     ],
 )
-def test_what_is_no_constraint_is_told(rule, said):
+def test_invalid_constraints_are_reported(rule, said):
     with pytest.raises(UserError, match=said):
         holds(rule, {"loops": 4, "depth": 8})
 
@@ -148,6 +148,6 @@ def test_what_is_no_constraint_is_told(rule, said):
         ({"a": {"x": {"b": 3}}}, "space.a.x.b=3: give a list"),
     ],
 )
-def test_what_is_no_space_is_told(space, said):
+def test_invalid_spaces_are_reported(space, said):
     with pytest.raises(UserError, match=said):
         check_space(space, "space")

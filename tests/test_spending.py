@@ -35,12 +35,12 @@ SMALL = [*TINY, "batch_size=16", "sampler.steps=5", "metrics.samples=40", "train
         ("12to3", 4, [12, 9, 6, 3]),
     ],
 )
-def test_a_line_goes_from_its_first_to_its_last_count(line, steps, counts):
+def test_a_ramp_goes_from_its_first_to_its_last_count(line, steps, counts):
     assert loop_schedule(line, steps) == counts
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 60))
-def test_a_line_is_the_nearest_counts_to_a_straight_line(first, last, steps):
+def test_a_ramp_has_the_nearest_counts_to_a_straight_line(first, last, steps):
     counts = loop_schedule(f"{first}to{last}", steps)
     exact = [first + (last - first) * step / (steps - 1) for step in range(steps)]
     assert (counts[0], counts[-1]) == (first, last)
@@ -48,7 +48,7 @@ def test_a_line_is_the_nearest_counts_to_a_straight_line(first, last, steps):
 
 
 @pytest.mark.parametrize("wrong", ["4 to 1", "0to4", "4to", "to4", "4to-1", "four", "04to1", ""])
-def test_what_is_no_line_is_no_schedule(wrong):
+def test_invalid_ramps_are_refused(wrong):
     assert not is_loop_schedule(wrong, 4)
     with pytest.raises(ValueError, match="4to1"):
         loop_schedule(wrong, 4)
@@ -103,7 +103,7 @@ def test_halting_costs_the_loops_it_spends(trained):
     assert halted["protocol"] == full[4]["protocol"] and len(comparable(load_rows(trained))) >= 5
 
 
-def test_a_pass_halts_where_its_update_falls_below_the_threshold(trained):
+def test_a_pass_halts_when_its_update_falls_below_the_threshold(trained):
     model = load(trained)
     labels, threshold = torch.arange(16) % 10, halfway(model)
     drawn = model.sample_batch(labels, 4, seed=0, changes={"halting": threshold}, track=True)
@@ -112,7 +112,7 @@ def test_a_pass_halts_where_its_update_falls_below_the_threshold(trained):
         assert len(updates) == spent
         assert all(update >= threshold for update in updates[:-1])
         assert spent == 4 or updates[-1] < threshold
-    # What is drawn is what a schedule of these counts draws.
+    # A schedule of these counts draws the same images.
     counted = model.sample_batch(labels, counts, seed=0)
     assert torch.equal(counted.images, drawn.images)
 

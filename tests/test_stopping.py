@@ -19,7 +19,7 @@ from eltlab.common.command import run_command
 from eltlab.common.signals import Requests, Stopped, listening
 from eltlab.training.callbacks import Agreement
 
-# Some seconds of training, with checkpoints at the end and at a signal only.
+# A few seconds of training, with checkpoints only at the end and at a signal.
 OVERRIDES = [*TINY, "budget.images=2400", "trainer.checkpoint_seconds=1000", "trainer.log_every=10"]
 OVERRIDES += ["trainer.validations=4", "trainer.grids=0", "model.dropout=0.1", "evaluate_loops=[4]"]
 

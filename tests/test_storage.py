@@ -32,14 +32,14 @@ from eltlab.studies.storage import open_storage
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["eltlab.studies.storage", "psycopg", "pytest", "sqlalchemy.dialects"])
 PATIENCE = 120
-AT_ONCE = 25  # where a lock outlives its holder, Optuna's own does so for 30 s
-# Trials of a process that will be killed: it has not ended before.
+AT_ONCE = 25  # seconds; less than the 30 that Optuna's own lock may outlive its holder
+# Trials of a process that will be killed: more than it can finish before.
 ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a storage is, for processes to open it each for themselves."""
+    """Where a storage is; every process opens it for itself."""
 
     url: str | None
     folder: Path
@@ -68,7 +68,7 @@ def journal(tmp_path):
 
 @pytest.fixture
 def start():
-    """Starts a function in a process; gives the process and the pipe on which it reports."""
+    """Starts a function in a process; returns the process and the pipe on which it reports."""
     started = []
 
     def begin(function, *arguments):
@@ -104,7 +104,7 @@ def run_trials(study, count, name="here"):
 
 
 def told(study):
-    """Who has completed what."""
+    """The complete trials, each as the process that ran it and its index there."""
     return sorted(trial.user_attrs["by"] for trial in study.get_trials(states=[TrialState.COMPLETE]))
 
 
@@ -145,7 +145,7 @@ def opening(pipe, place):
     pipe.send(joined(place.open())._study_id)
 
 
-def test_workers_that_start_together_on_nothing_make_one_study(place, start):
+def test_workers_that_start_together_create_one_study(place, start):
     pipes = [start(opening, place)[1] for _ in range(4)]
     assert [heard(pipe) for pipe in pipes] == ["ready"] * 4
     for pipe in pipes:
@@ -167,7 +167,7 @@ def test_a_worker_needs_few_connections(postgres, tmp_path):
     with psycopg.connect(url, autocommit=True) as connection:
 
         def come_to(expected):
-            # Connections that are closed take a moment to go.
+            # Closed connections take a moment to disappear.
             count = f"select count(*) {OTHERS}"
             until(lambda: connection.execute(count).fetchone()[0] == expected)
 
@@ -235,7 +235,7 @@ def test_opening_a_journal_cuts_a_torn_line_and_nothing_else(torn, journal):
 
 
 @pytest.mark.parametrize("torn", [b"", *TORN.values()], ids=["empty", *TORN])
-def test_a_journal_of_nothing_but_a_torn_line_is_an_empty_one(torn, journal):
+def test_a_journal_with_only_a_torn_line_is_empty(torn, journal):
     append(journal, torn)
     study = journal.study()
     run_trials(study, 1)
@@ -271,7 +271,7 @@ def test_a_line_torn_under_open_journals_loses_nothing_else(torn, first, journal
 
 
 def torn_off(pipe, place, bytes_left):
-    """Dies by the kernel's hand in the middle of Optuna's write, with the lock in hand."""
+    """Is killed by the kernel in the middle of Optuna's write, while it holds the lock."""
     study = place.study()
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     size = (place.folder / "journal.log").stat().st_size
@@ -281,10 +281,10 @@ def torn_off(pipe, place, bytes_left):
 
 
 @pytest.mark.parametrize("bytes_left", [1, 40, 120])
-def test_a_worker_that_dies_within_its_write(bytes_left, journal, start):
+def test_a_worker_that_dies_during_its_write(bytes_left, journal, start):
     a, b = journal.study(), journal.study()
     run_trials(a, 1)
-    # The study is there: joining it is an attempt to create it, which is a record as well.
+    # The study exists: joining it tries to create it, and that writes a record too.
     lines = content(journal).count(b"\n")
     process, _ = start(torn_off, journal, bytes_left)
     process.join()
@@ -305,10 +305,10 @@ def test_a_bad_line_inside_a_journal_is_named(journal):
     with pytest.raises(UserError, match=r"journal\.log: line 3 is") as caught:
         journal.open()
     assert "\n" not in str(caught.value)
-    assert content(journal) == b"".join(damaged)  # nothing is cut that may be somebody's
+    assert content(journal) == b"".join(damaged)  # nothing that may be a record is cut
 
 
-def test_a_file_that_is_no_journal_is_not_eaten(journal):
+def test_a_file_that_is_no_journal_keeps_its_lines(journal):
     lines = b"".join(b"line %d\n" % number for number in range(5))
     append(journal, lines)
     with pytest.raises(UserError, match="line 1 is"):
@@ -316,8 +316,8 @@ def test_a_file_that_is_no_journal_is_not_eaten(journal):
     assert content(journal).count(b"\n") >= 4
 
 
-def test_readers_wait_for_the_one_who_writes(journal):
-    """Else a reader could join the halves of a line that is cut and of the next one."""
+def test_readers_wait_for_the_writer(journal):
+    """Otherwise a reader could join half of a line that is cut with half of the next one."""
     study = journal.study()
     lock = JournalLock(journal.folder / "journal.log")
     lock.acquire()
@@ -347,7 +347,7 @@ def test_a_forked_child_does_not_keep_the_journals_lock(journal):
     os.waitpid(child, 0)
 
 
-def test_no_flock_is_one_line(journal, monkeypatch):
+def test_a_file_system_without_locks_is_reported(journal, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -360,7 +360,7 @@ def test_no_flock_is_one_line(journal, monkeypatch):
 
 
 def holding(pipe, place, lock):
-    """Says when it waits, when it has the lock, and when it has let go of it."""
+    """Reports when it waits, when it has the lock, and when it has released it."""
     held = place.open()
     pipe.send("waits")
     if lock == "journal":
@@ -383,13 +383,13 @@ def waiting(start, place, lock):
 
 
 def has_not(pipe):
-    """It has not got the lock, though it had the time."""
+    """Whether nothing is reported in 0.3 s, so the process does not have the lock."""
     return not pipe.poll(0.3)
 
 
 @pytest.fixture(params=["journal", "exclusive on a journal", "postgres", "sqlite"])
 def lock(request, tmp_path):
-    """A place, and which of its locks."""
+    """A place, and the name of one of its locks."""
     name = request.param
     if name == "postgres":
         return Place(request.getfixturevalue("postgres")(), tmp_path), "exclusive"
@@ -402,7 +402,7 @@ def test_a_killed_holder_frees_its_lock_at_once(lock, start):
     holder, pipe = waiting(start, *lock)
     assert heard(pipe) == "holds"
     if lock[1] == "journal":
-        # Opening reads the journal, which takes its lock: the second can only be on its way.
+        # Opening reads the journal, which takes its lock, so the second cannot report that it waits.
         _, second = start(holding, *lock)
     else:
         _, second = waiting(start, *lock)
@@ -419,7 +419,7 @@ def test_a_killed_waiter_does_not_get_the_lock(lock, start):
     first, pipe = waiting(start, *lock)
     assert heard(pipe) == "holds"
     dead, _silent = start(holding, *lock)
-    time.sleep(0.2)  # so that it has come to wait
+    time.sleep(0.2)  # by now it waits
     kill(dead)
     third, last = start(holding, *lock)
     assert not any(word == "holds" for word in iter_words(last, 0.3))
@@ -460,8 +460,8 @@ CLAIMS = 16
 
 
 def claiming(pipe, place, killed_at):
-    """Claims number after number in a file; dies by SIGKILL with the lock in hand, when so many
-    are claimed."""
+    """Claims number after number in a file. Kills itself while it holds the lock, once killed_at
+    numbers are claimed."""
     held = place.open()
     claims = place.folder / "claims"
     while True:
@@ -487,7 +487,7 @@ def test_claims_are_unique_though_claimants_are_killed_holding_the_lock(place, s
         assert process.exitcode == -signal.SIGKILL
 
 
-def test_what_fails_under_exclusive_frees_it(place, start):
+def test_an_exception_under_exclusive_frees_the_lock(place, start):
     held = place.open()
     with pytest.raises(ZeroDivisionError), held.exclusive():
         _ = 1 / 0
@@ -545,7 +545,7 @@ def test_a_storm_of_kills_leaves_a_journal_that_all_can_read(seed, journal, star
         ]
     assert [trial.number for trial in watcher.trials] == list(range(len(watcher.trials)))
     assert told(watcher) == told(journal.study())
-    # Optuna's own reader, which the dashboard uses, and every line by itself.
+    # Optuna's own reader, which other tools use, and every line by itself.
     plain = optuna.storages.JournalStorage(
         JournalFileBackend(str(journal.folder / "journal.log"), JournalLock(journal.folder / "x"))
     )
@@ -643,7 +643,7 @@ def test_a_server_that_refuses(old, new, part, postgres, tmp_path):
     assert part in refused(postgres().replace(old, new), tmp_path)
 
 
-def test_the_drivers_name_may_stand_in_the_url(postgres, tmp_path):
+def test_the_url_may_name_the_driver(postgres, tmp_path):
     url = postgres()
     run_trials(Place(url, tmp_path).study(), 1)
     spelled = url.replace("postgresql://", "postgresql+psycopg://")
@@ -653,7 +653,7 @@ def test_the_drivers_name_may_stand_in_the_url(postgres, tmp_path):
     assert storage.where.startswith(f"postgresql+psycopg://{USER}:***@127.0.0.1:")
 
 
-def test_tables_of_another_optuna(postgres, tmp_path):
+def test_tables_of_another_optuna_are_refused(postgres, tmp_path):
     import psycopg
 
     url = postgres()
@@ -685,5 +685,5 @@ def test_a_missing_driver_says_how_to_get_it(tmp_path, monkeypatch):
         ("mysql+x://u:p\nq@h", "mysql+x://u:***@h"),
     ],
 )
-def test_shown_masks_the_password(url, expected):
+def test_mask_password(url, expected):
     assert mask_password(url) == expected

@@ -30,7 +30,7 @@ SMALL = ["budget.images=64", "metrics.samples=40", "sampler.steps=2", "trainer.v
 
 
 def configs(name: str, preset: str | None = None) -> dict[str, Config]:
-    """The arms of a grid study, with its first seed."""
+    """The arms of a grid study, with seed 0."""
     study = load_study(name, preset, [], "runs", {"seeds": [0]})
     return {trial.config.name.partition("/")[2]: trial.config for trial in grid_trials(study)}
 
@@ -118,7 +118,7 @@ def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("imagenette", "sprites_loops")])
 def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
-    """The first and the last of a grid, by a worker: it runs what the queue has."""
+    """The first and last trial of a grid, or two of a sampler, by a worker: it runs what the queue has."""
     own = [] if name in GRIDS else ["trials=2"]
     study = load_study(name, "quick", SMALL, str(tmp_path), {"trials": 2} if own else {})
     if name in GRIDS:

@@ -65,7 +65,7 @@ def supervision(request: pytest.FixtureRequest) -> pd.DataFrame:
 
 
 def values(rows: pd.DataFrame, loops: int) -> pd.DataFrame:
-    """fd_classifier: a column an arm, a row a seed."""
+    """fd_classifier: one column per arm, one row per seed."""
     chosen = rows[rows["loops"] == loops]
     arms = chosen["name"].str.partition("-")[2]
     table = chosen.assign(arm=arms).pivot(index="seed", columns="arm", values="fd_classifier")
@@ -165,7 +165,7 @@ def test_the_tables_of_the_studies_are_those_of_the_rows(path: Path) -> None:
 
 
 def quick(name: str) -> pd.DataFrame:
-    """The mean of fd_classifier over seeds: a line an arm, a column a loop count."""
+    """The mean of fd_classifier over seeds: one row per arm, one column per loop count."""
     rows = comparable(load(ROOT / "analysis" / "data" / f"{name}_quick.jsonl"))
     arms = rows["name"].str.partition("/")[2]
     return rows.assign(arm=arms).pivot_table("fd_classifier", "arm", "loops")
@@ -204,7 +204,7 @@ def test_what_else_the_quick_studies_say() -> None:
 
 
 def held_out(name: str) -> pd.DataFrame:
-    """The mean held-out loss over levels: a line an arm and time, a column an exit."""
+    """The mean held-out loss over levels: one row per arm and images seen, one column per exit."""
     paths = sorted((ROOT / "analysis" / "data" / name).rglob("validation.csv"))
     losses = {
         path.parts[-3]: pd.read_csv(path).groupby(["images", "exit"])["loss"].mean().unstack()

@@ -1,4 +1,4 @@
-"""What the files of studies say, and what is refused."""
+"""Study files: what they mean, and what is refused."""
 
 import subprocess
 from functools import partial
@@ -98,7 +98,7 @@ def test_an_arm_is_a_label_that_fit_does_not_see(tmp_path):
     ]
 
 
-def test_what_is_only_measured_differently_is_another_trial(tmp_path):
+def test_a_run_that_is_measured_differently_is_another_trial(tmp_path):
     study = opened(tmp_path, "space:\n  sampler.steps: [2, 4]\nseeds: [0]\n")
     assert [trial.config.sampler.steps for trial in grid_trials(study)] == [2, 4]
 
@@ -287,15 +287,15 @@ URL = "postgresql://u:s3cret@127.0.0.1:1/db?connect_timeout=5&application_name=a
         [URL.partition("?")[0]],
     ],
 )
-def test_no_message_says_the_password(tmp_path, arguments):
+def test_no_message_contains_the_password(tmp_path, arguments):
     file = written(tmp_path, GRID)
     with pytest.raises(UserError) as refused:
         sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *arguments])
     assert "s3cret" not in str(refused.value) and "postgresql://u:***@" in str(refused.value)
 
 
-def test_a_url_is_all_that_stands_behind_storage(monkeypatch):
-    """Also with a query, which the grammar of fit's overrides would take apart."""
+def test_a_url_is_everything_after_storage(monkeypatch):
+    """Also with a query, which the grammar of fit's overrides would split."""
     given = ["small", f"storage={URL}", "workers=2"]
     assert study_keys(given, SweepKeys())[1].storage == URL
     assert study_keys(["small", "storage=null"], SweepKeys())[1].storage is None
@@ -305,7 +305,7 @@ def test_a_url_is_all_that_stands_behind_storage(monkeypatch):
 
 
 @pytest.mark.parametrize("given", [[f"storage={URL}"], []])
-def test_workers_get_the_storage_by_the_environment(monkeypatch, given):
+def test_workers_get_the_storage_from_the_environment(monkeypatch, given):
     started = {}
     monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: started.update(rest, command=command))
     monkeypatch.setenv("ELTLAB_STORAGE", "" if given else URL)

@@ -53,7 +53,7 @@ def test_a_study_runs_resumes_and_grows(tmp_path, capsys):
     # Finished: says so, and trains nothing.
     assert swept(tmp_path, GRID) == 5
     assert "is finished" in capsys.readouterr().err
-    # Another seed: only that.
+    # A new seed: only its trials run.
     assert swept(tmp_path, GRID, "seeds=[0,1]") == 10
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
     assert len(after) == 10 and all(after[path] == time for path, time in before.items())
@@ -131,7 +131,7 @@ def test_last_lines_are_kept(tmp_path):
 
 
 def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
-    """The one that comes second waits for the first, and has its values."""
+    """The second waits for the first, and gets its values."""
     text = "space:\n  loops: [2]\nsampler: random\ntrials: 4\nseeds: [0]\nmatched: images\n"
     file, more = written(tmp_path, text), ["budget.images=1600"]
     sweep.main([file, f"runs_dir={tmp_path / 'runs'}", *more, "workers=2"])
@@ -143,7 +143,7 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
     assert sum("finished before" in text for text in logs) == len(logs) - 1
 
 
-# --- the machine is shared out --------------------------------------------------------------------
+# --- sharing the machine --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_the_gpus_are_those_that_this_process_may_use(monkeypatch, visible, gpus
         ("", [], 16, None, 1),
         ("", [], None, None, 1),
         ("0,1,2", [], 2, None, 4),  # trials on the CPU
-        ("0,1,2", ["trainer.accelerator=auto"], 2, None, 3),  # one a GPU
+        ("0,1,2", ["trainer.accelerator=auto"], 2, None, 3),  # one per GPU
         ("", ["trainer.accelerator=auto"], 2, None, 4),
         ("0,1,2", ["trainer.accelerator=auto"], 2, "sqlite:///a.db", 1),
     ],
 )
-def test_workers_are_one_a_gpu_else_as_many_as_the_cores_hold(
+def test_workers_are_one_per_gpu_or_as_many_as_the_cores_allow(
     tmp_path, monkeypatch, visible, more, threads, storage, workers
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -217,7 +217,7 @@ def test_a_pruner_sees_whole_validations_of_the_exit_it_watches(tmp_path):
         2.0,
         2.0,
     ]
-    path.write_text(path.read_text()[:-1])  # whether this line is whole nobody can know
+    path.write_text(path.read_text()[:-1])  # without a newline, the last line may be incomplete
     assert validation_curve(path, "loss", 2) == [5.0] and validation_curve(path, "loss", 1) == [
         4.0,
         5.0,
@@ -226,7 +226,7 @@ def test_a_pruner_sees_whole_validations_of_the_exit_it_watches(tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["fd_classifier: minimize", "accuracy: maximize"])
-def test_a_pruner_ends_the_trials_of_the_higher_loss(tmp_path, objective):
+def test_a_pruner_ends_the_trials_with_a_higher_loss(tmp_path, objective):
     """Whatever the objective: bad trials first, then good ones, and the worst last. Nothing is trained."""
     text = f"space:\n  optim.lr: [1, 2, 3, 4, 5, 6]\nseeds: [0]\nobjectives: {{{objective}}}\n"
     study = opened(tmp_path, f"{text}pruner: median\n")
@@ -285,12 +285,12 @@ def test_a_trial_that_falls_behind_is_ended_early(tmp_path, capsys, pruner):
     assert "is finished" in capsys.readouterr().err
 
 
-# --- a storage that is away -----------------------------------------------------------------------
+# --- a storage that cannot be reached -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lease", "pruner"), [(4, "none"), (40, "median")])
 def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease, pruner):
-    """For six seconds, while two trials train. Under a longer lease they continue training; under a
+    """It is away for six seconds while two trials train. Under a longer lease they continue training; under a
     shorter one another worker might have them, so they end, and resume from their checkpoints."""
     text = (
         "space:\n  loops: [2, 4]\n  optim.lr: [0.001, 0.002]\nseeds: [0]\nmatched: images\n"
@@ -317,8 +317,8 @@ def test_a_study_outlasts_a_server_that_is_away(tmp_path, postgres_server, lease
     assert logs.count("resumed at") == (2 if lease == 4 else 0)
 
 
-def test_a_server_that_stays_away_ends_the_study_in_words(tmp_path, postgres_server):
-    """What was trained meanwhile is there when the server is: the same command only writes it down."""
+def test_a_server_that_stays_away_ends_the_study_with_a_message(tmp_path, postgres_server):
+    """What was trained meanwhile is not lost: once the server is back, the same command records it."""
     text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
     more = ["budget.images=1600", "trainer.checkpoint_seconds=0.2"]
     file, runs, url = written(tmp_path, text), tmp_path / "runs", postgres_server.database()
@@ -412,7 +412,7 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
         ("as a terminal, twice", signal.SIGINT, 130),
         ("as a terminal", signal.SIGHUP, 129),
         ("alone", signal.SIGTERM, 143),
-        ("alone", signal.SIGKILL, -signal.SIGKILL),  # the workers live on to give the trials back
+        ("alone", signal.SIGKILL, -signal.SIGKILL),  # the workers survive to release the trials
     ],
 )
 def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, how, number, code):
@@ -441,7 +441,7 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     assert [trial.state for trial in queue.trials()] == [TrialState.RUNNING] * 2
 
 
-def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_path):
+def test_a_second_signal_does_not_keep_a_worker_from_releasing_its_trial(tmp_path):
     text = "space:\n  loops: [4]\nseeds: [0]\nmatched: images\n"
     more = ["budget.images=4000000", "trainer.checkpoint_seconds=0.2"]
     file, runs = written(tmp_path, text), tmp_path / "runs"
@@ -450,7 +450,7 @@ def test_a_second_signal_does_not_keep_a_worker_from_giving_its_trial_back(tmp_p
     worker = begin(file, runs, *more, "worker=0")
     try:
         until(lambda: list(runs.rglob("last.ckpt")))
-        with queue.storage.exclusive():  # so that it cannot be done before the second arrives
+        with queue.storage.exclusive():  # so that it cannot finish before the second arrives
             worker.send_signal(signal.SIGTERM)
             [folder] = {path.parents[1] for path in runs.rglob("last.ckpt")}
             until(lambda: not alive(folder))

@@ -63,9 +63,9 @@ def saved(kind, at: Path, **config) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = kind(**config)
-        for parameter in network.parameters():  # biases too, which begin at zero
+        for parameter in network.parameters():  # biases too, which start at zero
             parameter.data += 0.1 * torch.randn_like(parameter)
-    if kind is VQModel:  # its codes begin nearer to each other than what they are compared with
+    if kind is VQModel:  # its initial codes are close together compared with the latents
         network.quantize.embedding.weight.data.normal_(0, 0.5)
     network.save_pretrained(at)
     return at
@@ -78,7 +78,7 @@ def flax() -> dict:
     x = np.zeros((1, 4, 4, 3), np.float32)
     z = reference.encode(reference.Flax(params["encoder"], rng), x, *VQGAN, 4)
     reference.decode(reference.Flax(params["decoder"], rng), z, *VQGAN)
-    for part in params.values():  # so small that the norms' epsilon can be seen
+    for part in params.values():  # so small that the norms' epsilon matters
         part["Conv_0"]["kernel"] *= 0.002
     params["quantizer"] = {"codebook": rng.normal(0, 2, (12, 4)).astype(np.float32)}
     return {"params": params}
@@ -402,7 +402,7 @@ class Malice:
 
 
 def _flax(change):
-    """A checkpoint with a changed tree of parameters."""
+    """A function that makes a checkpoint with a changed tree of parameters."""
 
     def content(flax: dict) -> bytes:
         params = pickle.loads(pickle.dumps(flax["params"]))
@@ -604,7 +604,7 @@ def test_a_tokenizer_is_saved_in_one_file(places, name, tmp_path, monkeypatch):
     tokenizer, images = built(places, name), pictures(3)
     path = tmp_path / "tokenizer.safetensors"
     save_tokenizer(tokenizer, path)
-    # Neither weights nor cache nor hub are there any more.
+    # Weights, cache and hub are no longer available.
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("eltlab.data.tokenizers.diffusers_models.find_weights", None)

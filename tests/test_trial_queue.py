@@ -26,7 +26,7 @@ def test_trials_are_claimed_once_and_finished_once(tmp_path):
     study = opened(tmp_path)
     one, two = (queue_of(study, name) for name in ("one", "two"))
     one.fill(grid_trials(study))
-    two.fill(grid_trials(study))  # fills nothing a second time
+    two.fill(grid_trials(study))  # adds nothing
     assert one.left() == 5
     claimed = [queue.claim() for queue in (one, two, one, two, one)]
     assert sorted(each.number for each in claimed) == [0, 1, 2, 3, 4]
@@ -47,15 +47,15 @@ def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
     assert dead.renew(held)
     taken = alive.claim()
     assert (taken.number, taken.params, taken.seeds) == (held.number, held.params, held.seeds)
-    # The one that was thought dead learns it, and cannot write.
+    # The worker that was presumed dead learns of it, and cannot write.
     assert not dead.renew(held)
     dead.finish(held, [9.0])
     alive.finish(taken, [1.0])
     assert alive.trials()[held.number].values == [1.0]
 
 
-def test_what_a_trial_tells_too_late_is_not_told(tmp_path):
-    """A worker learns that it lost a trial only when it signs again; its fit may end before."""
+def test_late_reports_of_a_lost_trial_are_ignored(tmp_path):
+    """A worker learns that it lost a trial only when it renews its lease; its fit may end before."""
     study = opened(tmp_path, f"{GRID}pruner: median\n")
     late, other = queue_of(study, "late", lease=0.0), queue_of(study, "other")
     late.fill(grid_trials(study))
@@ -91,8 +91,8 @@ def test_a_worker_that_died_between_asking_and_drawing_loses_nothing(tmp_path):
     assert queue.claim().number == 1 and queue.claim() is None
 
 
-def test_a_worker_that_died_while_it_wrote_a_draw_down_loses_nothing(tmp_path, monkeypatch):
-    """Killed before each of what it writes; the next worker takes the same draw over, and it has a name."""
+def test_a_worker_that_died_while_it_stored_a_draw_loses_nothing(tmp_path, monkeypatch):
+    """Killed before each attribute it writes; the next worker takes over the same draw, with its name."""
     text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nsampler: random\n"
     study = opened(tmp_path, f"{text}trials: 3\nseeds: [0]\n")
     write = Trial.set_user_attr
@@ -116,8 +116,8 @@ def test_a_worker_that_died_while_it_wrote_a_draw_down_loses_nothing(tmp_path, m
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
-def test_what_a_worker_died_before_drawing_is_drawn_as_it_would_have_been(tmp_path, sampler):
-    """By the file's sampler, as the trial's own number: not twice the same."""
+def test_a_draw_does_not_depend_on_a_worker_that_died_before_it(tmp_path, sampler):
+    """It is made by the file's sampler from the trial's own number, so no two are equal."""
     text = f"space:\n  optim.lr: {{low: 1.0e-4, high: 1.0e-2}}\nsampler: {sampler}\n"
     text += "trials: 3\nseeds: [0]\n"
     drawn = []
@@ -161,7 +161,7 @@ def test_cells_that_constraints_forbid_are_not_run(tmp_path):
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
 def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
-    """One cell in thirty: fifty draws in a row miss it now and then."""
+    """One cell in thirty is allowed: even fifty draws sometimes miss it."""
     text = (
         "space:\n  optim.lr: {low: 0.0, high: 0.3}\nwhere: ['optim.lr >= 0.29']\n"
         f"sampler: {sampler}\ntrials: 15\nseeds: [0]\n"
@@ -183,8 +183,8 @@ def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monk
 
 
 def searched(tmp_path, sampler: str, objectives: list[str], trials: int):
-    """The trials of a search by two workers, which hold one each. Nothing is trained: a value is how far
-    optim.lr is from 0.3, and from 0.4. Every ninth fails, and a quarter of the space is forbidden."""
+    """The trials of a search by two workers, which hold one each. Nothing is trained: the values are the
+    distances of optim.lr from 0.3 and 0.4. Every ninth fails, and a quarter of the space is forbidden."""
     text = (
         "space:\n  optim.lr: {low: 0.0, high: 1.0}\n  loops: [1, 2, 4]\nwhere: ['optim.lr * loops <= 2']\n"
         f"sampler: {sampler}\ntrials: {trials}\nseeds: [0]\nobjectives: {{{', '.join(objectives)}}}\n"
@@ -224,12 +224,12 @@ def test_nsga2_breeds(tmp_path):
     trials = searched(tmp_path, "nsga2", objectives, 2 * POPULATION + 6)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     genes = [trial.params["optim.lr"] for trial in complete]
-    first, second = genes[:POPULATION], genes[POPULATION + 2 :]  # two came before it was whole
+    first, second = genes[:POPULATION], genes[POPULATION + 2 :]  # two were drawn before it was complete
     assert len(set(first)) == POPULATION and len(second) >= POPULATION - 2
     assert sum(gene in first for gene in second) > 0.5 * len(second)
 
 
-def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path):
+def test_failed_trials_count_and_are_retried_once_on_request(tmp_path):
     sampled = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 2\nseeds: [0]\n"
     for name, text in (("grid", GRID), ("sampler", sampled)):
         (tmp_path / name).mkdir()
@@ -244,7 +244,7 @@ def test_what_failed_counts_and_is_tried_once_more_where_that_is_asked(tmp_path)
             queue.finish(other, [1.0])
         assert queue.left() == 0
         queue.retry()
-        queue.retry()  # asks for it only once
+        queue.retry()  # adds no second retry
         assert queue.left() == 1
         again = queue.claim()
         assert (again.params, again.seeds) == (failed.params, failed.seeds)
@@ -261,7 +261,7 @@ def test_a_grid_grows(tmp_path):
     queue = queue_of(grown)
     while (claimed := queue.claim()) is not None:
         queue.finish(claimed, [1.0])
-    # One of the two is what all had before: those are known, however they would be called now.
+    # All had one of the two before: those trials are known, although their names would differ now.
     wider = opened(tmp_path, GRID.replace("[1, 2, 4]", "[1, 2, 4]\n  optim.lr: [0.001, 0.002]"))
     assert len(filled(wider).trials()) == 10 + 5 and queue.left() == 5
     while (claimed := queue.claim()) is not None:
@@ -271,7 +271,7 @@ def test_a_grid_grows(tmp_path):
     assert filled(opened(tmp_path)).left() == 0
 
 
-def test_a_trial_to_come_that_the_file_no_longer_has_is_refused(tmp_path):
+def test_a_queued_trial_that_the_file_no_longer_has_is_refused(tmp_path):
     filled(opened(tmp_path))
     said = r"trial 1 \(loops2-ilsd, seed 0\) is still to run, and the space .* no longer contain it; restore"
     with pytest.raises(UserError, match=said):
@@ -308,7 +308,7 @@ def test_the_order_of_the_objectives_does_not_change(tmp_path):
 
 def test_what_a_pruner_watches_does_not_change(tmp_path):
     filled(opened(tmp_path))
-    filled(opened(tmp_path, f"{GRID}pruner: median\nwatch: loss@1\n"))  # the first that does
+    filled(opened(tmp_path, f"{GRID}pruner: median\nwatch: loss@1\n"))  # the first to watch anything
     filled(opened(tmp_path, f"{GRID}pruner: hyperband\nwatch: loss@1\n"))
     filled(opened(tmp_path))
     with pytest.raises(UserError, match="watch was loss@1 and is gap"):
@@ -316,8 +316,8 @@ def test_what_a_pruner_watches_does_not_change(tmp_path):
 
 
 @pytest.mark.parametrize("matched", ["train_flops", "images"])
-def test_what_the_base_comes_to_does_not_change(tmp_path, matched):
-    """The file and its base are as they were, and a file of conf/ that base names is not."""
+def test_the_resolved_base_does_not_change(tmp_path, matched):
+    """The study file is unchanged, but a file of conf/ that its base names is not."""
     text = f"{GRID}matched: {matched}\n"
     filled(opened(tmp_path, text))
     longer = opened(tmp_path, text)
@@ -340,7 +340,7 @@ def test_the_way_out_on_a_database_is_another_database(tmp_path, postgres):
         storage.close()
 
 
-def test_a_changed_base_is_told_by_what_changed(tmp_path):
+def test_the_message_for_a_changed_base_shows_the_change(tmp_path):
     filled(opened(tmp_path))
     written(tmp_path, GRID)
     changed = (tmp_path / "small.yaml").read_text().replace("budget.images=32", "budget.images=16")
@@ -351,7 +351,7 @@ def test_a_changed_base_is_told_by_what_changed(tmp_path):
     assert "base was ['budget.images=32'] and is ['budget.images=16']" in str(refused.value)
 
 
-def test_a_study_in_a_database_says_where_its_runs_lie(tmp_path):
+def test_a_study_in_a_database_says_where_its_runs_are(tmp_path):
     """The same study from another runs_dir: joined while nothing is complete, then refused."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
 
@@ -372,7 +372,7 @@ def test_a_study_in_a_database_says_where_its_runs_lie(tmp_path):
 
 
 def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
-    """Optuna keeps the choices of a name for ever; the bounds of a number may change."""
+    """Optuna keeps the choices of a name forever; the bounds of a number may change."""
     queue = filled(opened(tmp_path, GRID.replace("[1, 2, 4]", "[2]")))
     assert [queue.claim().trial.params for _ in range(2)] == [
         {"loops": 2, "supervision": "ilsd"},
@@ -396,7 +396,7 @@ def test_a_grid_tells_optuna_its_cells_also_as_it_grows(tmp_path):
     ],
 )
 def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
-    """What become numbers, and choices in a different order, are separate parameters to Optuna."""
+    """Choices that become numbers or change their order are separate parameters to Optuna."""
     base = {"supervision.distill": "ilsd", "supervision.max_loops": "random_depth"}
     how = [f"supervision={base[key]}"] if key in base else []
     for number, each in enumerate(choices):
@@ -409,14 +409,14 @@ def test_a_grid_may_grow_in_any_way(tmp_path, key, choices):
             queue.finish(claimed, [1.0])
 
 
-def test_what_optuna_refuses_of_its_pictures_stops_no_trial(tmp_path):
+def test_parameters_that_optuna_refuses_stop_no_trial(tmp_path):
     queue = filled(opened(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n"))
-    text = CategoricalDistribution(["2"])  # as another version may have told it
+    text = CategoricalDistribution(["2"])  # as another version may have stored it
     queue.optuna.add_trial(create_trial(params={"loops": "2"}, distributions={"loops": text}, value=1.0))
     assert [queue.claim().params for _ in range(2)] == [{"loops": 2}, {"loops": 4}]
 
 
-def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
+def test_values_that_optuna_cannot_store_are_reported_as_text(tmp_path):
     queue = filled(opened(tmp_path, "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\nseeds: [0]\n"))
     claimed = queue.claim()
     assert claimed.trial.params == {"optim.betas": "[0.9, 0.95]"}
@@ -424,7 +424,7 @@ def test_what_optuna_cannot_hold_is_told_as_text(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
-def test_a_sampler_draws_what_optuna_cannot_hold_by_its_text(tmp_path, sampler, recwarn):
+def test_a_sampler_draws_values_that_optuna_cannot_store_as_text(tmp_path, sampler, recwarn):
     """And draws it again if it is retried."""
     text = "space:\n  optim.betas: [[0.9, 0.95], [0.9, 0.99]]\n  loops: [2, 4]\nseeds: [0]\n"
     queue = queue_of(opened(tmp_path, f"{text}sampler: {sampler}\ntrials: 2\n"))

@@ -12,7 +12,7 @@ import numpy as np
 class Flax:
     """Layers that are numbered by kind in the order in which they are called.
 
-    With a generator it makes the parameters that it is asked for; without, it reads them in tree.
+    With a generator it creates the requested parameters; without one, it reads them from tree.
     """
 
     def __init__(self, tree: dict, rng: np.random.Generator | None = None) -> None:
