@@ -14,7 +14,7 @@ from eltlab.model.backbone import build_backbone
 from eltlab.runs.compose_config import compose
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "analysis"))  # as for its scripts, which import each other
+sys.path.insert(0, str(ROOT / "analysis"))  # so that paper can be imported
 
 import paper  # noqa: E402
 
