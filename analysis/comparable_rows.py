@@ -23,7 +23,7 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
         if known:
             raise UserError(f"protocol={protocol}: no row has it; choose one of {known}")
         raise UserError(
-            f"no evaluations among {len(table)} rows; train with evaluate=true, or measure the runs by "
+            f"no evaluations among {len(table)} rows; train with evaluate=true, or measure the runs with "
             "python -m eltlab.evaluate run=DIR"
         )
     one_protocol(rows)

@@ -266,7 +266,7 @@ def checkpoint_mistakes(path: Path, kind: str) -> str:
         return "not safe to unpickle"
     if kind == "foreign":
         torch.save({"model": torch.zeros(1)}, path)
-        return "of another program"
+        return "not an eltlab checkpoint"
     checkpoint = torch.load(path, weights_only=True)
     version = checkpoint["eltlab"]["code"]
     if kind == "version":

@@ -231,7 +231,7 @@ def test_an_array_is_one_job_of_slurm(slurm, tmp_path, capsys) -> None:
 
 def test_what_sbatch_refuses_is_one_line(slurm, tmp_path) -> None:
     slurm("sbatch", "echo sbatch: error: invalid partition specified: gpu >&2; exit 1")
-    with pytest.raises(UserError, match=r"the cluster took no job: .*invalid partition") as error:
+    with pytest.raises(UserError, match=r"the cluster refused the job: .*invalid partition") as error:
         fit.main([*TINY, "trainer=slurm", f"runs_dir={tmp_path / 'runs'}"])
     assert len(str(error.value).splitlines()) == 1
 

@@ -71,7 +71,7 @@ def test_a_study_is_shown(kind: str, tmp_path: Path, page: Any, request: pytest.
 
 def test_mistakes_are_reported_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     file, runs = written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"
-    with pytest.raises(UserError, match=r"small was not started in .*; start it by python -m eltlab.sweep"):
+    with pytest.raises(UserError, match=r"small was not started in .*; start it with python -m eltlab.sweep"):
         dashboard.main([file, runs])
     with pytest.raises(UserError, match=r"port=70000: must be in \[0, 65535\]"):
         dashboard.main([file, runs, "port=70000"])

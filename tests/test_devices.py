@@ -366,7 +366,7 @@ def test_the_launcher_decides_how_many_devices_there_are(monkeypatch: pytest.Mon
 
 def test_a_trial_of_a_study_runs_on_one_device(tmp_path: Path) -> None:
     study = opened(tmp_path, overrides=["trainer.devices=2"])
-    with pytest.raises(UserError, match="a trial of a study runs on one device; leave both out"):
+    with pytest.raises(UserError, match="a trial of a study runs on one device; remove both keys"):
         grid_trials(study)
 
 

@@ -308,7 +308,9 @@ def test_a_deleted_shard_is_encoded_again(images, weights, copied) -> None:
 def test_a_different_encoding_does_not_continue_in_the_folder(
     changed, named, images, weights, latents
 ) -> None:
-    assert f"holds another encoding ({named} differ)" in fails(make, images, weights, latents, *changed)
+    assert f"contains a different encoding ({named} differ)" in fails(
+        make, images, weights, latents, *changed
+    )
 
 
 def test_a_missing_or_damaged_tokenizer_is_written_again(images, weights, copied) -> None:
@@ -332,14 +334,14 @@ def test_a_set_with_fitted_codes_is_resumed_without_the_cache(
     assert contents(out) == contents(tokens)
     eleven = compose_encode(asked(images, weights, out, "tokenizer.codes=11", tokenizer="kmeans"))
     message = fails(encode_set.encode, eleven, out)
-    assert "holds another encoding (codebook, tokenizer differ)" in message
+    assert "contains a different encoding (codebook, tokenizer differ)" in message
 
 
 def test_a_different_tokenizer_does_not_continue_in_the_folder(images, weights, latents) -> None:
     taesd = asked(images, weights, latents, tokenizer="taesd")
     config = compose_encode(taesd)
     message = fails(encode_set.encode, config, latents)
-    assert "holds another encoding (variance, tokenizer differ)" in message
+    assert "contains a different encoding (variance, tokenizer differ)" in message
 
 
 def test_different_images_do_not_continue_in_the_folder(images, weights, latents, tmp_path) -> None:
@@ -350,7 +352,7 @@ def test_different_images_do_not_continue_in_the_folder(images, weights, latents
 
 def test_a_folder_with_other_files_is_refused(images, weights, tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    assert "holds something else" in fails(make, images, weights, tmp_path)
+    assert "contains files that are not an encoded set" in fails(make, images, weights, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".lock"}
 
 
@@ -373,7 +375,7 @@ def test_a_full_disk_leaves_no_partial_shard(images, weights, tmp_path) -> None:
     again = asked(images, weights, out, "shard=64", "data.size=64")
     done = subprocess.run(command(*again), capture_output=True, text=True, preexec_fn=small_disk)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "train-00000.safetensors: not written (File too large); make room" in done.stderr
+    assert "train-00000.safetensors: not written (File too large); free disk space" in done.stderr
     assert {path.name for path in out.iterdir()} == {".lock", "encoding.json", TOKENIZER}
     assert subprocess.run(command(*again), capture_output=True).returncode == 0
     assert read_manifest(out).shards["train"][0].images == 36
@@ -583,7 +585,7 @@ def test_an_exported_run_does_not_need_its_set(kind, request, tmp_path, monkeypa
     assert drawn.shape == (3, 3, 16, 16) and drawn.dtype == torch.uint8
     export.main([f"run={run.folder}", f"out={tmp_path}/model.safetensors"])
     moved = root.rename(tmp_path / "elsewhere")
-    assert "no whole encoded set" in fails(eltlab.load, run.folder)
+    assert "no complete encoded set" in fails(eltlab.load, run.folder)
     assert torch.equal(eltlab.load(tmp_path / "model.safetensors").sample(labels), drawn)
     config.data.root = str(moved)
     assert torch.equal(load_run(run.folder, config)[0].sample(labels), drawn)

@@ -61,7 +61,7 @@ def test_a_file_that_is_not_an_export_is_refused_in_one_line(exported, tmp_path)
     save_file({"weight": torch.zeros(2)}, foreign)
     torn.write_bytes(file.read_bytes()[:-100])
     for path, message in [
-        (foreign, "of another program"),
+        (foreign, "not an exported model"),
         (torn, "truncated or not a safetensors file"),
         (tmp_path / "absent.safetensors", "no such file"),
     ]:

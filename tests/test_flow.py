@@ -218,7 +218,7 @@ def test_settings_reach_the_objective():
         (["objective.time_std=0"], r"objective.time_std=0.0: must be in \[0.01, 50\]"),
         (["objective.shift=0"], r"objective.shift=0.0: must be in \[0.01, 50\]"),
         (["objective.prediction=v"], "unknown key objective.prediction"),
-        (["model.width=18", "model.heads=2"], "need a multiple of 4"),
+        (["model.width=18", "model.heads=2"], "require a multiple of 4"),
     ],
 )
 def test_mistakes_are_reported(overrides, message):

@@ -114,7 +114,6 @@ def test_the_page_has_the_table():
 
 
 def test_fit_says_that_an_encoded_set_is_missing(tmp_path):
-    pass
     from eltlab.common.errors import UserError
 
     with pytest.raises(UserError, match=r"data\.root is missing: data=imagenet256_tokens needs the folder"):

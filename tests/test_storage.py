@@ -602,12 +602,12 @@ def test_sqlite_is_for_one_worker(tmp_path):
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("mysql://u:s3cret@host/db", "no known kind"),
-        ("postgresql+psycopg2://u:s3cret@host/db", "no known kind"),
-        ("postgres://u:s3cret@host/db", "no known kind"),
-        ("journal.log", "no known kind"),
-        ("postgresql:u:s3cret@host", "no known kind"),
-        ("host=h user=u password=s3cret", "no known kind"),
+        ("mysql://u:s3cret@host/db", "an unknown kind"),
+        ("postgresql+psycopg2://u:s3cret@host/db", "an unknown kind"),
+        ("postgres://u:s3cret@host/db", "an unknown kind"),
+        ("journal.log", "an unknown kind"),
+        ("postgresql:u:s3cret@host", "an unknown kind"),
+        ("host=h user=u password=s3cret", "an unknown kind"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///", "names no file"),

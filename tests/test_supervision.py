@@ -75,7 +75,7 @@ def test_exits_are_the_student_and_the_teacher():
 
 @pytest.mark.parametrize("steps", [2, 11, 1000])
 def test_lambda_falls_linearly_from_one_to_zero(steps):
-    """λ = 1 − s/(S − 1) (PAPER, ILSD)."""
+    """λ = 1 − s/(S − 1) (arXiv 2604.09168)."""
     got = [ramp(WeightConfig(), step, steps) for step in range(steps)]
     assert got[0] == 1 and got[-1] == 0
     assert got == pytest.approx([1 - step / (steps - 1) for step in range(steps)])

@@ -538,7 +538,7 @@ def test_weights_of_another_class_are_refused(places, tmp_path):
     for name, other in (("sd_vae", "vqmodel"), ("vqmodel", "taesd"), ("taesd", "sd_vae")):
         given = places[other]
         refused(TokenizerConfig(name, str(given)), f"tokenizer.weights={given}: ", "is of class")
-    refused(TokenizerConfig("sd_vae", str(tmp_path)), "not a whole AutoencoderKL", "save_pretrained")
+    refused(TokenizerConfig("sd_vae", str(tmp_path)), "not a complete AutoencoderKL", "save_pretrained")
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "truncated", "grey"])
@@ -560,7 +560,7 @@ def test_incomplete_weights_are_refused(places, tmp_path, damage):
     if damage == "grey":
         shutil.rmtree(place)
         saved(AutoencoderKL, place, **KL, in_channels=1, out_channels=1)
-    refused(TokenizerConfig("sd_vae", str(place)), "not a whole AutoencoderKL", "; give a folder")
+    refused(TokenizerConfig("sd_vae", str(place)), "not a complete AutoencoderKL", "; give a folder")
 
 
 @pytest.mark.parametrize("name", ["taesd", "vqmodel", "maskgit_vqgan"])
@@ -569,7 +569,7 @@ def test_an_unreachable_hub_gives_a_one_line_error(name, monkeypatch):
     refused(
         TokenizerConfig(name, "eltlab-tests/nothing"),
         "tokenizer.weights=eltlab-tests/nothing: ",
-        "the Hugging Face hub did not give it",
+        "the download from the Hugging Face hub failed",
         "tokenizer.weights=PATH",
     )
 
@@ -654,5 +654,5 @@ def test_a_file_that_is_not_a_tokenizer_is_refused(places, tmp_path):
         load_tokenizer(path)
     for metadata in (None, {METADATA: "{"}, {METADATA: "[1]"}, {METADATA: "1"}):
         save_file({"a": torch.zeros(1)}, path, metadata)
-        with pytest.raises(UserError, match=f"^{path}: of another program; "):
+        with pytest.raises(UserError, match=f"^{path}: not written by eltlab; "):
             load_tokenizer(path)

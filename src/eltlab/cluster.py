@@ -108,7 +108,7 @@ def submit(jobs: "Sequence[Job]", folder: Path, slurm: SlurmConfig, resources: d
             ids = [str(job.job_id) for job in executor.submit_array(jobs)]
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         said = " ".join(str(error).split()) or first_line(error)
-        raise UserError(f"the cluster took no job: {said}") from error
+        raise UserError(f"the cluster refused the job: {said}") from error
     print(f"submitted: {', '.join(ids)}", file=sys.stderr)
     print(f"logs: tail -F {folder / ids[0]}_0_log.out", file=sys.stderr)
     if slurm.cluster == "slurm":

@@ -29,7 +29,7 @@ GIB = 2**30
 @dataclass
 class Keys:
     format: str = key("text", "json: one JSON object on stdout, and nothing else", choices=("text", "json"))
-    calibrate: bool = key(False, "first time a few steps and passes here; later plans then show times")
+    calibrate: bool = key(False, "first time a few steps and passes on this machine; plans then show times")
     memory: float | None = key(None, "GiB of the device; null: of this machine", above=0)
 
 

@@ -162,7 +162,7 @@ def check_one_budget(budget: Any) -> None:
     given = {f"budget.{key}": budget[key] for key in BUDGETS if budget[key] is not None}
     if len(given) > 1:
         both = " and ".join(f"{key}={value}" for key, value in given.items())
-        raise UserError(f"{both}: two budgets at once; give one of them")
+        raise UserError(f"{both}: several budgets at once; give one of them")
 
 
 def _check_budget(config: Config) -> None:

@@ -213,7 +213,7 @@ class DataConfig:
     frame_patch: int = key(1, "frames covered by one token", low=1, since="0.1")
     codebook: int = key(MISSING, "masked: size K of the codebook", low=2, from_data=True)
     flip: bool = key(False, "mirror half of the training images horizontally")
-    workers: int = key(2, "processes that decode images", low=0)
+    workers: int = key(2, "processes that decode or read examples", low=0)
     in_memory: bool | None = key(None, "decode into memory; null: if it fits into a quarter of it")
 
     @property

@@ -27,7 +27,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             problem = "not safe to unpickle, so not loaded; use a checkpoint that eltlab wrote"
         raise UserError(f"{path}: {problem}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
-        raise UserError(f"{path}: of another program; use a checkpoint that eltlab wrote")
+        raise UserError(f"{path}: not an eltlab checkpoint; use one that eltlab wrote")
     absent = COUNTERS - checkpoint["eltlab"].keys()
     if absent:
         version = checkpoint["eltlab"].get("code", "of an unknown version")

@@ -56,7 +56,7 @@ def read_export(path: Path) -> tuple[Config, dict[str, Tensor], Tokenizer | None
         raise UserError(f"{path}: no such file; give a run folder or a file that export wrote")
     tensors, metadata = read_tensors(path, "export the run again")
     if "eltlab.config" not in metadata:
-        raise UserError(f"{path}: of another program; give a file that eltlab.export wrote")
+        raise UserError(f"{path}: not an exported model; give a file that eltlab.export wrote")
     config = parse_config(metadata["eltlab.config"], path)
     codes = tensors.pop(CODEBOOK, None)
     if codes is not None:

@@ -35,7 +35,7 @@ def application(study: Study, url: str | None) -> tuple[Any, str]:
     from eltlab.studies.storage import open_storage
 
     not_started = UserError(
-        f"{study.name} was not started in {url or study.folder}; start it by python -m eltlab.sweep, "
+        f"{study.name} was not started in {url or study.folder}; start it with python -m eltlab.sweep, "
         "with the same preset, storage, runs_dir and overrides"
     )
     if url is None and not (study.folder / "journal.log").is_file():

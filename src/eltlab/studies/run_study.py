@@ -39,7 +39,7 @@ def run_study(queue: TrialQueue, workers: int, arguments: list[str]) -> None:
     if not left:
         print(f"sweep: {study.name} is finished", file=sys.stderr)
     elif not workers:
-        print(f"sweep: {study.name}, run by workers elsewhere; Ctrl-C ends the watching", file=sys.stderr)
+        print(f"sweep: {study.name}, run by workers elsewhere; Ctrl-C stops watching", file=sys.stderr)
         with Monitor(queue, 0) as monitor:
             while retry_refused(queue.left, queue.lease):
                 time.sleep(1)

@@ -115,7 +115,7 @@ def open_storage(url: str | None, folder: Path, workers: int = 1, study: str = "
         return _open_sqlite(url)
     if url.startswith(("postgresql://", "postgresql+psycopg://")):
         return _open_postgres(url, study)
-    raise UserError(f"storage={mask_password(url)} is of no known kind; give {KINDS}")
+    raise UserError(f"storage={mask_password(url)} is of an unknown kind; give {KINDS}")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ def _open_journal(folder: Path) -> Storage:
             lines = enumerate(path.read_bytes().splitlines(), start=1)
             bad = next((number for number, line in lines if not is_record(line)), "?")
             raise UserError(
-                f"storage={path}: line {bad} is no record of Optuna's journal; delete that line with no "
-                "worker running, or choose another folder"
+                f"storage={path}: line {bad} is not a record of Optuna's journal; delete that line with no "
+                "worker running, or choose a different folder"
             ) from error
     lock = partial(file_lock, folder / "study.lock")
     return Storage(storage, str(path), lock, partial(_file_errors, path))
@@ -159,7 +159,9 @@ def _file_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             reason = "its file system has no file locks (flock)"
-        raise Refused(f"storage={path}: {reason}; choose another folder, or a PostgreSQL database") from error
+        raise Refused(
+            f"storage={path}: {reason}; choose a different folder, or a PostgreSQL database"
+        ) from error
 
 
 # --- databases ------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def _parse(url: str) -> URL:
         # Without its cause, which quotes what it took for the port: perhaps half a password.
         raise UserError(f"storage={mask_password(url)} cannot be read; {FORM}") from None
     if "@" in (target.host or ""):
-        raise UserError(f"storage={mask_password(url)} has an @ too many; {FORM}")
+        raise UserError(f"storage={mask_password(url)} has one @ too many; {FORM}")
     return target
 
 

@@ -89,7 +89,7 @@ def read_manifest(root: str | Path) -> Manifest:
     if not path.is_file():
         started = (folder / ENCODING).is_file()
         fix = "run the same encode command to finish it" if started else "give a folder that encode wrote"
-        raise UserError(f"data.root={folder}: no whole encoded set (no {NAME}); {fix}")
+        raise UserError(f"data.root={folder}: no complete encoded set (no {NAME}); {fix}")
     try:
         plain = json.loads(path.read_text())
         shards = {name: [Shard(*shard) for shard in plain["shards"][name]] for name in SPLITS}

@@ -78,7 +78,7 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
             differing = ", ".join(key for key in wanted if wanted[key] != started[key])
             if differing:
                 raise UserError(
-                    f"out={out}: holds another encoding ({differing} differ); choose another out="
+                    f"out={out}: contains a different encoding ({differing} differ); choose a different out="
                 )
             _withdraw_stale_manifest(out, encoding)
             with suppress(UserError):  # damaged or missing: it is written again
@@ -89,7 +89,9 @@ def start_set(out: Path, encoding: Encoding, tokenizer: FrozenTokenizer) -> None
         # A process that was killed here left only the tokenizer, or part of it under a hidden name.
         left = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
         if left not in ([], [TOKENIZER]):
-            raise UserError(f"out={out}: holds something else; choose an empty or a new folder")
+            raise UserError(
+                f"out={out}: contains files that are not an encoded set; choose an empty or new folder"
+            )
         save_tokenizer(tokenizer, out / TOKENIZER)
         write_atomic(out / ENCODING, json.dumps(asdict(encoding), indent=1) + "\n")
 
@@ -109,7 +111,7 @@ def _read_encoding(out: Path) -> Encoding:
     try:
         return parse_encoding(json.loads((out / ENCODING).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out / ENCODING}: damaged; choose another out=") from error
+        raise UserError(f"{out / ENCODING}: damaged; choose a different out=") from error
 
 
 def _withdraw_stale_manifest(out: Path, encoding: Encoding) -> None:

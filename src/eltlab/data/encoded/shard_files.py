@@ -59,7 +59,7 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         raise UserError(
-            f"{path}: not written ({error.strerror}); make room, and run the same command to continue"
+            f"{path}: not written ({error.strerror}); free disk space and run the same command to continue"
         ) from error
 
 

@@ -32,10 +32,10 @@ def _to_opaque_8_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 or 32 bits; Pillow's own conversion clips at 255
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("32-bit pixels, whose white is unknown")
+            raise ValueError("32-bit pixels, whose white level is unknown")
         return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("floating-point pixels, whose white is unknown")
+        raise ValueError("floating-point pixels, whose white level is unknown")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

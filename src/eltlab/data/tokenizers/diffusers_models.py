@@ -42,7 +42,7 @@ def hub_error(repository: str, error: Exception) -> UserError:
     problem = textwrap.shorten(first_line(error), 200)
     return weights_error(
         repository,
-        f"no such folder here, and the Hugging Face hub did not give it ({problem})",
+        f"not a local folder, and the download from the Hugging Face hub failed ({problem})",
         "tokenizer.weights=PATH of a copy, or try again with a connection",
     )
 
@@ -57,7 +57,7 @@ def load_pretrained(name: str, weights: str, subfolder: str | None) -> nn.Module
     def refuse(problem: str) -> UserError:
         return weights_error(
             place or weights,
-            f"not a whole {class_name} ({textwrap.shorten(problem, 120)})",
+            f"not a complete {class_name} ({textwrap.shorten(problem, 120)})",
             f"a folder that {class_name}.save_pretrained wrote, or a hub id",
         )
 

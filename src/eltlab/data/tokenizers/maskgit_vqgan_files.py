@@ -36,7 +36,7 @@ def load_vqgan(weights: str, subfolder: str | None) -> VQGAN:
     except UserError:
         raise
     except Exception as error:  # which error a reader raises depends on the bytes that are wrong
-        problem = f"not a whole checkpoint of MaskGIT's VQGAN ({first_line(error)[:120]})"
+        problem = f"not a complete checkpoint of MaskGIT's VQGAN ({first_line(error)[:120]})"
         raise weights_error(path, problem, FIX) from None
 
 

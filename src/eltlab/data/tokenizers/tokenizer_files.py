@@ -82,11 +82,11 @@ def load_tokenizer(path: Path) -> FrozenTokenizer:
     """The tokenizer that `save_tokenizer` wrote, on the CPU. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a tokenizer that eltlab wrote")
-    tensors, metadata = read_tensors(path, "make the tokenizer again")
+    tensors, metadata = read_tensors(path, "create the tokenizer again")
     try:
         settings = dict(json.loads(metadata[METADATA]))
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: of another program; give a tokenizer that eltlab wrote") from None
+        raise UserError(f"{path}: not written by eltlab; give a tokenizer that eltlab wrote") from None
     try:
         return unpack_tokenizer(tensors, settings)
     except UserError as error:
