@@ -540,7 +540,7 @@ def test_batches_in_memory_and_streamed_are_equal(folder, objective, flip, worke
         build_data(small(folder, *keys, f"data.in_memory={kind}")) for kind in ("true", "false")
     )
     assert isinstance(memory.train, ImageSet) and isinstance(streamed.train, ImageFiles)
-    assert memory.hash == streamed.hash
+    assert memory.train.origin == streamed.train.origin
     config, cpu = small(folder, *keys), torch.device("cpu")
     for start in (0, 7):
         one, other = memory.batches(config, start, cpu), streamed.batches(config, start, cpu)

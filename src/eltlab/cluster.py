@@ -179,8 +179,9 @@ class FitJob(Job):
     def work(self) -> None:
         from eltlab.training.fit import fit
 
+        config = parse_config(self.config, Path("the job's configuration"))
         export_ranks()
-        fit(parse_config(self.config, Path("the job's configuration")))
+        fit(config)
 
 
 @dataclass
