@@ -293,7 +293,7 @@ class Evaluated:
 def test_a_pickle_of_anything_but_arrays_is_refused_and_does_not_run(malice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path, pickle.dumps({"params": malice}))
-    with path.open("rb") as content, pytest.raises(pickle.UnpicklingError, match="no part of"):
+    with path.open("rb") as content, pytest.raises(pickle.UnpicklingError, match="not part of"):
         NumpyUnpickler(content).load()
     refused(path, "SHA-256")
     monkeypatch.setattr(i3d, "HASH", digest(path))
