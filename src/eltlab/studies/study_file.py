@@ -32,7 +32,7 @@ PLACES = ("trainer=", "trainer.slurm.")
 
 @dataclass
 class StudyFile:
-    """The keys of a study file. A metric may name a loop count (fid@2); else it is measured at all loops."""
+    """The keys of a study file. fid@2 is a metric at two loops; fid is the metric at the loops of the run."""
 
     base: list[str] = key(list, "overrides of fit that all trials share")
     space: Any = key(dict, "keys of fit and their choices or ranges, as in space.py")
