@@ -88,11 +88,8 @@ class LoopedStack(nn.Module):
             before_BTD = x_BTD
             if loop == 2 and self.injection is not None:  # loop 1 starts from the input itself
                 injected_BTD = self.injection(input_BTD)
-            if self.loop_embedding is not None:
-                x_BTD = x_BTD + self.loop_embedding[min(loop, len(self.loop_embedding)) - 1]
-            if injected_BTD is not None:
-                x_BTD = x_BTD + injected_BTD
-            x_BTD = self.run(looped, x_BTD)
+            # No name here holds the sum, so that it is freed after the first block.
+            x_BTD = self.run(looped, self.start_loop(loop, x_BTD, injected_BTD))
             if track or halt is not None:
                 updates.append(relative_update(before_BTD, x_BTD))
             if loop in exits:
@@ -102,6 +99,14 @@ class LoopedStack(nn.Module):
                 break
         states = {exit: self.run(coda, state_BTD) for exit, state_BTD in reached.items()}
         return PassOutput(states, torch.stack(updates) if track else None, loop)
+
+    def start_loop(self, loop: int, x_BTD: Tensor, injected_BTD: Tensor | None) -> Tensor:
+        """The state with the loop embedding and the injection added."""
+        if self.loop_embedding is not None:
+            x_BTD = x_BTD + self.loop_embedding[min(loop, len(self.loop_embedding)) - 1]
+        if injected_BTD is not None:
+            x_BTD = x_BTD + injected_BTD
+        return x_BTD
 
     def run(self, blocks: list[tuple[Block, Tensor | None]], x_BTD: Tensor) -> Tensor:
         """The state after these blocks, each with its condition."""
