@@ -25,7 +25,7 @@ SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$
   $(if $(DATA),'data.root=$(DATA)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-slow demo sweep dashboard chaos schedules cifar table report notebook readme paper-table bench lock wheel clean
+.PHONY: help setup lint format test-fast test test-slow demo sweep dashboard chaos schedules cifar table report notebook readme paper-table bench lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -60,10 +60,13 @@ format: setup ## format the code and apply ruff's automatic fixes
 	$(VPY) -m ruff check --fix-only .
 	$(VPY) -m ruff format .
 
-test: setup ## all tests except the slow and chaos ones (PYTEST_ARGS= passes options)
+test-fast: setup ## the tests that start no process: two minutes (PYTEST_ARGS= passes options)
+	$(VPY) -m pytest -m "not integration and not slow and not chaos" $(PYTEST_ARGS)
+
+test: setup ## one real case of every proof: ten minutes
 	$(VPY) -m pytest -m "not slow and not chaos" $(PYTEST_ARGS)
 
-test-slow: setup ## the slow tests
+test-slow: setup ## the full matrix, without what test runs: forty minutes
 	$(VPY) -m pytest -m slow $(PYTEST_ARGS)
 
 demo: setup ## a small study from training to table (DEMO_ARGS=short: a shorter one)

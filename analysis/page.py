@@ -106,7 +106,7 @@ def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     rows = table[table["kind"] == "eval"]
     if rows.empty:
         comparable_rows.comparable(table)  # raises UserError with the fix
-    title = rows["study"].fillna(rows["data"] + ", " + rows["objective"]).astype(str)
+    title = rows["study"].astype(object).fillna(rows["data"] + ", " + rows["objective"]).astype(str)
     groups = rows.groupby([title, "protocol"], sort=True)
     several = {name for name in title.unique() if rows.loc[title == name, "protocol"].nunique() > 1}
     return [

@@ -1,11 +1,8 @@
-"""One torch thread per process, a cache separate from the user's, small configurations and networks."""
+"""One torch thread per process, a cache separate from the user's, and the plugins in support/."""
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 # Set before torch is imported; the subprocesses that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,17 +10,21 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from hypothesis import settings
-from torch import nn
 
-from eltlab.common.errors import UserError
-from eltlab.config.schema import Config
-from eltlab.runs.compose_config import compose
+from eltlab.data.images.digits import load_digits
+from eltlab.evaluation.classifier import ClassifierMetrics
 
 torch.set_num_threads(1)
 # A shell starts background jobs with Ctrl-C ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["browser", "postgres"]
+pytest.register_assert_rewrite("support")
+PLUGINS = """
+    tiers browser postgres benchmarks classifier_metrics clip_files digits encoded_sets
+    extension_files image_files known_sets measured_runs rank_runs run_outcomes slurm
+    small_inception sprite_runs storages tokenizers trained_run
+"""
+pytest_plugins = [f"support.{name}" for name in PLUGINS.split()]
 
 # The same examples every time, and no deadline: a test counts or compares, it does not time.
 settings.register_profile("eltlab", deadline=None, derandomize=True, database=None)
@@ -31,41 +32,18 @@ settings.load_profile("eltlab")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
+def cache(tmp_path_factory, pytestconfig):
     """One cache for all workers of this test run, so that nothing is fitted twice."""
     base = tmp_path_factory.getbasetemp()
     # Under xdist each worker has its own folder inside the folder of the test run.
     run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ELTLAB_CACHE", str(run / "cache"))
+        if pytestconfig.getoption("limit") is not None:
+            # Here, so that the four seconds are not those of the test that needs it first.
+            train, _ = load_digits()
+            ClassifierMetrics(train, 10, train)
         yield run / "cache"
-
-
-# A run that takes moments: width 16, one unique layer x four loops, eight steps.
-TINY = """model.width=16 model.heads=2 model.mlp_width=24 model.depth=4 data.codebook=16
-    batch_size=8 budget.images=64 sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu""".split()  # noqa: SIM905
-
-
-def tiny(*overrides: str) -> Config:
-    return compose([*TINY, *overrides])
-
-
-def fails(function, *arguments: object) -> str:
-    """The message of the UserError, which is one line."""
-    with pytest.raises(UserError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert message and "\n" not in message
-    return message
-
-
-def until(condition: Callable[[], object], seconds: float = 600.0, log: Path | None = None) -> None:
-    """Waits until other processes make the condition true; if they do not, the log is shown."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        said = log.read_text() if log and log.is_file() else "it did not happen"
-        assert time.monotonic() < deadline, said
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -82,12 +60,3 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
     yield made
     torch._dynamo.reset()
-
-
-def perturbed(module: nn.Module, seed: int = 0, scale: float = 0.1) -> nn.Module:
-    """The module with noise on every parameter: layers that start at zero hide what feeds them."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return module

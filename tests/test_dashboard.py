@@ -1,75 +1,15 @@
-"""optuna-dashboard on a study, in a real browser."""
+"""The verb dashboard: it takes the arguments of the sweep, serves its study, and reports mistakes."""
 
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
-from studies import GRID, opened, written
+from support.small_studies import GRID, filled, opened, written
 
 from eltlab import dashboard
 from eltlab.common.errors import UserError
-from eltlab.studies.storage import open_storage
-from eltlab.studies.study import grid_trials
-from eltlab.studies.trial_queue import TrialQueue
 
 
-def told(tmp_path: Path, url: str | None) -> None:
-    """Starts a study and finishes its trials without training."""
-    study = opened(tmp_path)
-    storage = open_storage(url, study.folder, study=study.name)
-    queue = TrialQueue(study, storage, "me", 60.0)
-    queue.fill(grid_trials(study))
-    while (claimed := queue.claim()) is not None:
-        queue.finish(claimed, [10.0 + claimed.number])
-    storage.close()
-
-
-@contextmanager
-def running(tmp_path: Path, url: str | None) -> Iterator[str]:
-    """Runs the verb in its own process; yields its address."""
-    more = [f"storage={url}"] if url else []
-    command = [sys.executable, "-m", "eltlab.dashboard", written(tmp_path, GRID), "port=0"]
-    process = subprocess.Popen(
-        [*command, f"runs_dir={tmp_path / 'runs'}", *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("dashboard: http://127.0.0.1:"), process.communicate()
-    try:
-        yield line.removeprefix("dashboard: ").strip()
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert [text[:9] for text in said.splitlines()] == ["small in ", "stopped; "], said
-
-
-@pytest.mark.parametrize("kind", ["journal", "postgres"])
-def test_a_study_is_shown(kind: str, tmp_path: Path, page: Any, request: pytest.FixtureRequest) -> None:
-    url = request.getfixturevalue("postgres")() if kind == "postgres" else None
-    told(tmp_path, url)
-    with running(tmp_path, url) as address:
-        page.goto(address)
-        page.get_by_text("small").first.click()
-        page.get_by_text("Best Trial (number=0)").wait_for()
-        # The values of a grid are stored as parameters, so that there is something to plot.
-        assert "supervision" in page.get_by_text("Params = [").inner_text()
-        page.get_by_text("Study User Attributes").wait_for()
-        page.get_by_text("fd_classifier").first.wait_for()  # the axis is named after the metric
-    assert not page.said
-    assert all(asked.startswith(address) for asked in page.asked)
-
-
-def test_mistakes_are_reported_and_leave_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+def test_mistakes_are_reported_and_leave_nothing(tmp_path):
     file, runs = written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"
     with pytest.raises(UserError, match=r"small was not started in .*; start it with python -m eltlab.sweep"):
         dashboard.main([file, runs])
@@ -78,19 +18,37 @@ def test_mistakes_are_reported_and_leave_nothing(tmp_path: Path, monkeypatch: An
     with pytest.raises(UserError, match="give one study"):
         dashboard.main([runs])
     assert not (tmp_path / "runs").exists()
-    told(tmp_path, None)
+
+
+def test_a_port_that_is_taken_is_reported(tmp_path):
+    """So the study is found, although only the keys of the sweep make its file valid."""
+    filled(opened(tmp_path))
+    file = tmp_path / "small.yaml"
+    file.write_text(f"{file.read_text()}sampler: random\n")
+    keys = ["workers=2", "seeds=[0,1]", "trials=3", "threads=1", "lease=9", "retry=true"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        # The sweep's keys change nothing here, but a study may be invalid without them.
-        (tmp_path / "small.yaml").write_text(f"{Path(file).read_text()}sampler: random\n")
-        taken_keys = ["workers=2", "seeds=[0,1]", "trials=3", "threads=1", "lease=9", "retry=true"]
         with pytest.raises(UserError, match=f"port={port}: Address already in use"):
-            dashboard.main([file, runs, f"port={port}", *taken_keys])
-        written(tmp_path, GRID)
-        with pytest.raises(UserError, match=rf"port={port}: Address already in use; set a different port"):
-            dashboard.main([file, runs, f"port={port}"])
-    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    with pytest.raises(UserError, match="pip install optuna-dashboard"):
-        dashboard.main([file, runs])
+            dashboard.main([str(file), f"runs_dir={tmp_path / 'runs'}", f"port={port}", *keys])
+
+
+def test_the_study_and_the_address_are_passed_on(tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr(dashboard, "serve", lambda *given: served.append(given))
+    file, runs = written(tmp_path, GRID), tmp_path / "runs"
+    dashboard.main([file, f"runs_dir={runs}", "batch_size=4"])
+    dashboard.main([file, f"runs_dir={runs}", "host=0.0.0.0", "port=0", f"storage=sqlite:///{tmp_path}/a.db"])
+    (changed, *default), (study, *rest) = served
+    assert default == [None, "127.0.0.1", 8080]  # without a password, only this machine may read
+    assert rest == [f"sqlite:///{tmp_path}/a.db", "0.0.0.0", 0]
+    # An override makes another study, as it does for the sweep.
+    assert study.folder == runs / "small"
+    assert changed.name == opened(tmp_path, overrides=["batch_size=4"]).name != "small"
+
+
+def test_help_names_its_keys():
+    text = dashboard.usage([])
+    assert text.startswith("python -m eltlab.dashboard NAME") and "0.0.0.0: reachable" in text
+    assert "8080" in text and "storage" in text

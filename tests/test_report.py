@@ -1,261 +1,18 @@
-"""The report: its numbers are those of the table, and it works offline in a real browser."""
+"""The verb report: which rows its page shows, and mistakes that write no page."""
 
-import io
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from PIL import Image
-from scipy import stats
-from studies import written
-from tables import arm, row, table, unique, vanilla
+from support.html_tables import Tables
 
-from eltlab import report, sweep
-from eltlab.analysis.page import render_page as html_of
-from eltlab.analysis.page import split_sections
+from eltlab import report
+from eltlab.analysis import command
 from eltlab.common.errors import UserError
-from eltlab.common.text import format_si
-
-STUDY = """
-space:
-  loops: [1, 2]
-  supervision: [ilsd, final]
-seeds: [0, 1]
-"""
 
 
-class Tables(HTMLParser):
-    """The cells of every table of a page, by the class of the table."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: dict[str, list[list[list[str]]]] = {}
-        self.open = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag == "table":
-            self.rows: list[list[str]] = []
-            self.found.setdefault(dict(attrs).get("class", ""), []).append(self.rows)
-        elif tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.open = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self.open = False
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.rows[-1][-1] += data
-
-
-def numbers(text: str) -> list[float]:
-    return [float(found.replace(",", "")) for found in re.findall(r"[\d,]+\.\d+", text)]
-
-
-def swept(tmp_path: Path) -> Path:
-    """Trains and measures a study that takes seconds; returns its report."""
-    sweep.main([written(tmp_path, STUDY), f"runs_dir={tmp_path / 'runs'}", "workers=2"])
-    report.main([f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'report.html'}"])
-    return tmp_path / "report.html"
-
-
-def test_the_numbers_of_the_page_are_the_tables_and_the_slider_is_there(
-    tmp_path: Path, page: Any, capsys: Any
-) -> None:
-    path = swept(tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1] == f"report: {path}"
-    sheet = pd.read_csv(tmp_path / "runs" / "small" / "table.csv")
-    rows = sheet[sheet["kind"] == "eval"]
-    tables = Tables(path.read_text()).found
-    check_headline(tables["headline"][0], rows[rows["loops"] == rows["loops_train"]])
-    check_points(tables["points"][0], rows)
-    # Both looped arms can be chosen, and each has the twin next to it.
-    page.goto(path.as_uri())
-    assert page.locator("select option").all_inner_texts() == ["loops2-final", "loops2-ilsd"]
-    assert "its unique-layer twin" in page.locator(".pair").inner_text()
-    assert not page.said
-
-
-def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
-    titles, *lines = cells
-    assert titles[0] == "arm" and len(lines) == rows["name"].nunique() == 3
-    twin = rows.loc[rows["loops_train"] == 1, "fd_classifier"].mean()
-    for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
-        own = rows[rows["name"] == f"small/{line['arm']}"]
-        first = own.iloc[0]
-        assert line["layers x loops"] == f"{first['unique_layers']} x {first['loops_train']}"
-        for title, column in (("parameters", "params_total"), ("MACs per sample", "macs_per_sample"),
-                              ("training FLOPs", "train_flops_total")):  # fmt: skip
-            assert line[title] == format_si(first[column])
-        assert line["seeds"] == "2"
-        values = own["fd_classifier"]
-        mean, half = numbers(line["fd_classifier"])
-        assert mean == pytest.approx(values.mean(), abs=0.005)
-        assert half == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem(values), abs=0.005)
-        if line["arm"] == "loops1-final":
-            assert line["÷ twin"] == ""
-        else:
-            assert numbers(line["÷ twin"]) == [pytest.approx(values.mean() / twin, abs=0.005)]
-
-
-def check_points(cells: list[list[str]], rows: pd.DataFrame) -> None:
-    titles, *lines = cells
-    means = rows.groupby(["name", "loops"])["fd_classifier"].mean()
-    assert len(lines) == len(means)
-    for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
-        expected = means[f"small/{line['arm']}", float(line["loops"])]
-        assert numbers(line["fd_classifier"])[0] == pytest.approx(expected, abs=0.005)
-
-
-# --- in a browser ---------------------------------------------------------------------------------
-
-
-def test_the_samples_of_clips_move(tmp_path: Path, page: Any) -> None:
-    folder = tmp_path / "e" / "samples" / "aaaa"
-    folder.mkdir(parents=True)
-    for loops in (1, 4):
-        frames = [Image.new("L", (8, 4), 60 * n) for n in range(3)]
-        frames[0].save(folder / f"loops_{loops:03}.gif", save_all=True, append_images=frames[1:])
-    path = tmp_path / "report.html"
-    path.write_text(page_of(arm("elastic", {1: 40.0, 4: 10.0}, folder=str(tmp_path / "e"))))
-    page.goto(path.as_uri())
-    image = page.locator(".pair img").first
-    assert image.get_attribute("src").startswith("data:image/gif;base64,")
-    assert image.evaluate("image => image.naturalWidth") == 8
-    assert not page.said
-
-
-def tiled(tmp_path: Path, name: str, counts: list[int], **more: Any) -> dict[str, Any]:
-    """A folder with one tile per loop count, each in a different grey; returns the columns for its rows."""
-    folder = tmp_path / name / "samples" / "aaaa"
-    folder.mkdir(parents=True)
-    for loops in counts:
-        Image.new("L", (8, 4), 20 * loops).save(folder / f"loops_{loops:03}.png")
-    return {"folder": str(tmp_path / name), **more}
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    rows = [
-        *arm("elastic", {1: 40.0, 2: 20.0, 4: 10.0, 6: 11.0}, **tiled(tmp_path, "e", [1, 2, 4, 6])),
-        *vanilla("vanilla", {2: 90.0, 4: 9.0}, **tiled(tmp_path, "v", [2, 4])),
-        *unique("twin", 8, 8.0, **tiled(tmp_path, "t", [1])),
-        *arm("other<b>", {4: 5.0}, study="else", protocol="bbbb", protocol_text='{"samples": 9}'),
-    ]
-    path = tmp_path / "report.html"
-    path.write_text(page_of(rows))
-    return path
-
-
-def page_of(rows: list[dict[str, Any]]) -> str:
-    return html_of(table(rows), "made-up rows")
-
-
-def shown(browser_page: Any) -> list[str]:
-    """The captions of the visible pictures."""
-    return browser_page.locator(".pair figure:visible strong").all_inner_texts()
-
-
-def grey(browser_page: Any) -> int:
-    """The grey of the first visible picture, from its pixels on the screen."""
-    picture = browser_page.locator(".pair figure:visible img").first.screenshot()
-    pixels = Image.open(io.BytesIO(picture)).convert("L")
-    return pixels.getpixel((pixels.width // 2, pixels.height // 2))
-
-
-def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None:
-    page.goto(made.as_uri())
-    assert shown(page) == ["elastic, 4 loops", "its unique-layer twin"]  # the pair of equal compute
-    assert grey(page) == 80
-    page.keyboard.press("Tab")
-    while page.evaluate("document.activeElement.type") != "range":
-        page.keyboard.press("Tab")
-    steps = [("Right", 120, "6 loops (trained for 4)"), ("Left", 80, "4 loops")]
-    steps += [("Left", 40, "2 loops"), ("Left", 20, "1 loop"), ("Left", 20, "1 loop")]
-    for key, expected, loops in steps:
-        page.keyboard.press(f"Arrow{key}")
-        assert shown(page) == [f"elastic, {loops}", "its unique-layer twin"]
-        assert grey(page) == expected
-        assert page.evaluate("document.activeElement.getAttribute('aria-valuetext')") == loops
-    said = page.locator(".pair figure:visible .quiet").all_inner_texts()
-    assert said[0].startswith("fid 40.00 (no interval), 2M MACs") and "fid 8.00" in said[1]
-    page.locator("select").select_option("vanilla")
-    assert shown(page) == ["vanilla, 4 loops", "its unique-layer twin"] and grey(page) == 80
-    page.locator("input[type=range]").fill("0")
-    assert shown(page)[0] == "vanilla, 2 loops" and grey(page) == 40
-
-
-def test_the_page_loads_nothing_and_logs_nothing(made: Path, page: Any) -> None:
-    page.goto(made.as_uri())
-    page.wait_for_load_state("networkidle")
-    assert [url for url in page.asked if not url.startswith("data:")] == [made.as_uri()]
-    assert page.said == []
-    sizes = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth])")
-    assert len(sizes) > 8 and all(done and width > 0 for done, width in sizes)
-    assert page.evaluate("[...document.images].every(i => i.alt)")
-
-
-def test_the_page_fits_a_phone(made: Path, page: Any) -> None:
-    page.set_viewport_size({"width": 360, "height": 700})
-    page.goto(made.as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    # Figures keep a readable size and scroll sideways.
-    widths = page.evaluate("[...document.querySelectorAll('.drawing img')].map(i => i.width)")
-    assert widths and min(widths) >= 600
-    touch = page.locator("input[type=range]").bounding_box()
-    assert touch["x"] >= 0 and touch["x"] + touch["width"] <= 360
-
-
-def test_a_name_is_text_and_never_markup(made: Path) -> None:
-    assert "other<b>" not in made.read_text() and "other&lt;b&gt;" in made.read_text()
-
-
-# --- what is shown, and what is not ---------------------------------------------------------------
-
-
-def test_each_study_and_protocol_is_a_section(made: Path) -> None:
-    rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
-    assert [title for title, _ in split_sections(table(rows))] == [
-        "made-up, protocol aaaa",
-        "made-up, protocol bbbb",
-    ]
-    headlines = Tables(made.read_text()).found["headline"]
-    assert [line[0] for line in headlines[1][1:]] == ["elastic", "vanilla", "twin"]
-    assert [line[0] for line in headlines[0][1:]] == ["other<b>"]
-
-
-def test_the_page_says_why_something_is_missing(made: Path) -> None:
-    text = made.read_text()
-    assert "Dynamics: no dynamics.csv next to these rows" in text
-    assert "Samples: no samples next to these rows" in text
-    twice = [row("a", 4, 1.0), row("a", 4, 2.0, run="a/other")]
-    assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
-
-
-def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
-    rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # the tile of 8 loops has no row
-    (tmp_path / "e" / "dynamics.csv").write_text("")
-    (tmp_path / "e" / "validation.csv").write_text("")
-    rows += [{**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})]
-    html = page_of(rows)
-    assert "dynamics.csv: damaged" in html and "<li>unmeasured: no fid</li>" in html
-    assert Tables(html).found["headline"] and "Samples of e at 4 loops" in html
-
-
-def test_rows_at_other_loops_alone_still_have_points_and_figures() -> None:
-    html = page_of(arm("e", {1: 3.0, 2: 2.0}))
-    assert "Headline: no arm was measured at the loop count it was trained for" in html
-    assert Tables(html).found["points"] and "Quality against inference compute of" in html
-
-
-def test_the_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+@pytest.mark.slow
+def test_all_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any) -> None:
     """They are the default if there are no runs; each committed study has a section."""
     monkeypatch.chdir(tmp_path)
     report.main([])
@@ -263,8 +20,18 @@ def test_the_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any, capsys
     for name in ("anytime-quick", "loops_vs_depth-quick", "pareto-quick", "anytime-small"):
         assert f">{name}</h2>" in html
     assert len(Tables(html).found["headline"]) >= 10 and "<input" in html
+
+
+def test_committed_rows_are_shown_until_there_are_runs(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    some = [path for path in command.committed_files() if path.stem in ("cifar", "sprites_fit")]
+    monkeypatch.setattr(command, "committed_files", lambda: some)
+    monkeypatch.chdir(tmp_path)
+    report.main([])
+    printed = capsys.readouterr()
+    assert printed.out == "report: report.html\n" and printed.err.count("report: ") == len(some)
+    html = (tmp_path / "report.html").read_text()
+    assert len(Tables(html).found["points"]) == len(some) and "<input" in html
     # If there are runs, the page shows them.
-    capsys.readouterr()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "rows.jsonl").touch()
     with pytest.raises(UserError, match="no evaluations among 0 rows"):

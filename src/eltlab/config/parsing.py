@@ -1,9 +1,11 @@
 """From the command line to a typed Config, by Hydra's groups and grammar."""
 
+import copy
 import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,6 @@ def compose_node(
     parsed: Parsed, root: str = "config", schema: Config | EncodeConfig | None = None
 ) -> DictConfig:
     """The configuration of a root in conf/ under overrides: its types are checked, its rules are not."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-
     groups = groups_of(root)
     extensions = {key: value for key, value in parsed if is_extension(key, value)}
     choices = []
@@ -59,11 +57,9 @@ def compose_node(
         elif is_set_by_group(key):
             group = key.partition(".")[0]
             raise UserError(f"{key}={value}: chosen by its group; write {group}={value}")
-    with initialize_config_dir(str(package_folder("conf").resolve()), version_base="1.3"):
-        try:
-            composed = hydra_compose(root, overrides=choices)
-        except HydraException as error:
-            raise UserError(f"{' '.join(choices)}: {first_line(error)}") from error
+    composed = compose_choices(root, tuple(choices), conf_state())
+    if extensions:
+        composed = copy.deepcopy(composed)
     for group, file in extensions.items():
         path = Path(file).expanduser().resolve()
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
@@ -75,6 +71,26 @@ def compose_node(
         if key not in groups:
             set_key(node, key, value, groups)
     return node
+
+
+def conf_state() -> tuple[tuple[Path, int], ...]:
+    """The files of conf/ and when each was last modified."""
+    return tuple((path, path.stat().st_mtime_ns) for path in sorted(package_folder("conf").rglob("*.yaml")))
+
+
+@lru_cache(maxsize=256)
+def compose_choices(root: str, choices: tuple[str, ...], conf: tuple[tuple[Path, int], ...]) -> DictConfig:
+    """Hydra's composition of a root of conf/ and one option per group. Not to be changed: it is cached, as
+    the trials of a study make few choices. conf: the state of the files, so that an edit is read."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    with initialize_config_dir(str(package_folder("conf").resolve()), version_base="1.3"):
+        try:
+            return hydra_compose(root, overrides=list(choices))
+        except HydraException as error:
+            raise UserError(f"{' '.join(choices)}: {first_line(error)}") from error
 
 
 def parse_overrides(overrides: list[str]) -> Parsed:
@@ -123,9 +139,10 @@ def typed(composed: DictConfig, schema: Config | EncodeConfig | None = None) -> 
         node = OmegaConf.structured(schema)
     except OmegaConfBaseException as error:  # a field of an extension
         raise UserError(f"a key of an extension: {first_line(error)}") from error
+    known = _known_keys(node)
     for top, value in plain.items():
         for dotted, leaf in leaves(str(top), value):
-            set_key(node, dotted, leaf)
+            set_key(node, dotted, leaf, known=known)
     if match is not None:
         node.budget.match = match
     return node
@@ -141,9 +158,14 @@ def to_config(node: DictConfig) -> Any:
     return config
 
 
-def set_key(node: DictConfig, key: str, value: Any, groups: Sequence[str] = ()) -> None:
-    """Assigns one existing key. Raises UserError, which suggests a key or says what the type should be."""
-    known = _known_keys(node)
+def set_key(
+    node: DictConfig, key: str, value: Any, groups: Sequence[str] = (), known: Sequence[str] | None = None
+) -> None:
+    """Assigns one existing key. Raises UserError, which suggests a key or says what the type should be.
+
+    known: the keys of the node, from a caller that sets many.
+    """
+    known = known or _known_keys(node)
     if key not in known:
         inside = [name for name in known if name.startswith(key + ".")]
         if inside:

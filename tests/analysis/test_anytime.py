@@ -1,0 +1,202 @@
+"""Quality against inference compute: the curves, and the elasticity tax against known areas."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.analysis_commands import run
+from support.made_up_rows import arm, row, table, unique, vanilla
+
+from eltlab.analysis import anytime
+from eltlab.analysis.points import points
+from eltlab.runs.row_files import append_rows
+
+APART = {1: 40.0, 2: 20.0, 3: 15.0, 4: 10.0}  # a model of two layers trained for each count
+
+
+def apart(seed: int = 0) -> list[dict]:
+    own = [unique("u2", 2, APART[1], seed=seed)]
+    own += [vanilla(f"vanilla{n}", {n: APART[n], 1: 500.0}, trained=n, seed=seed) for n in (2, 3, 4)]
+    return [row for rows in own for row in rows]
+
+
+def elastic(factor: float, seed: int = 0) -> list[dict]:
+    return arm("elastic", {n: factor * value for n, value in APART.items()}, seed=seed)
+
+
+def tax(*rows: dict) -> float:
+    [line] = anytime.elasticity_tax(table(rows)).itertuples()
+    return line.tax
+
+
+def test_a_model_that_is_a_quarter_worse_everywhere_has_that_tax() -> None:
+    assert tax(*apart(), *elastic(1.25)) == pytest.approx(0.25)
+    assert tax(*apart(), *elastic(0.5)) == pytest.approx(-0.5)
+
+
+def test_the_tax_is_the_area_between_the_curves_in_logarithms() -> None:
+    """Twice the distance at one loop and equal at two: a triangle, then nothing, of equal widths."""
+    rows = [
+        *unique("u2", 2, 10.0),
+        *vanilla("v2", {2: 10.0}, trained=2),
+        *vanilla("v4", {4: 10.0}, trained=4),
+        *arm("elastic", {1: 20.0, 2: 10.0, 4: 10.0}),
+    ]
+    assert tax(*rows) == pytest.approx(np.exp(np.log(2) / 2 / 2) - 1)
+
+
+def test_both_curves_are_the_best_within_their_budget() -> None:
+    """A deeper model that is worse is skipped, because a budget need not be used up."""
+    rows = [*unique("u2", 2, 10.0), *vanilla("v4", {4: 90.0}), *arm("e", {1: 20.0, 4: 70.0})]
+    assert tax(*rows) == pytest.approx(1.0)
+
+
+def test_loops_beyond_training_and_schedules_are_not_in_the_tax() -> None:
+    beyond = [row("elastic", 8, 1e-9), row("elastic", 2.5, 1e-9, loop_schedule="4to1")]
+    assert tax(*apart(), *elastic(1.25), *beyond) == pytest.approx(0.25)
+
+
+def test_over_seeds_the_tax_has_a_t_interval() -> None:
+    factors = (1.1, 1.2, 1.5)
+    rows = [r for seed, factor in enumerate(factors) for r in (*apart(seed), *elastic(factor, seed))]
+    [line] = anytime.elasticity_tax(table(rows)).itertuples()
+    # The jackknife of the log of the mean factor, because each curve is a multiple of the same one.
+    whole = np.log(np.mean(factors))
+    without = [np.log(np.mean([f for f in factors if f != left])) for left in factors]
+    pseudo = 3 * whole - 2 * np.array(without)
+    low, high = stats.t.interval(0.95, 2, loc=pseudo.mean(), scale=stats.sem(pseudo))
+    assert (line.tax, line.low, line.high, line.seeds) == pytest.approx(
+        (np.expm1(pseudo.mean()), np.expm1(low), np.expm1(high), 3)
+    )
+    assert "3 seeds" in anytime.describe_tax(line)
+
+
+def test_one_seed_has_no_interval_and_says_so() -> None:
+    [line] = anytime.elasticity_tax(table([*apart(), *elastic(1.25)])).itertuples()
+    assert np.isnan(line.low) and anytime.describe_tax(line) == (
+        "elastic +25% over 1 to 4 of 4 loops, one seed: no interval"
+    )
+
+
+def test_noise_between_models_adds_no_tax() -> None:
+    """All models are equally good with 10 % noise; without the jackknife the mean tax would be 4 %."""
+    dice = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        rows = []
+        for seed in range(3):
+            noise = np.exp(dice.normal(0, 0.1, 8))
+            rows += unique("u2", 2, noise[0], seed=seed)
+            for n in (2, 3, 4):
+                rows += vanilla(f"v{n}", {n: noise[n - 1]}, trained=n, seed=seed)
+            rows += arm("elastic", {n: noise[4] for n in (1, 2, 3, 4)}, seed=seed)
+        found.append(tax(*rows))
+    assert abs(np.mean(found)) < 0.02
+
+
+def test_the_tax_names_its_loop_counts() -> None:
+    rows = [*unique("u2", 2, 10.0), *vanilla("v2", {2: 5.0}, trained=2)]
+    rows += arm("elastic", {1: 10.0, 2: 5.0, 4: 99.0, 8: 99.0}, trained=8)
+    [line] = anytime.elasticity_tax(table(rows)).itertuples()
+    assert (line.loops_from, line.loops_to, line.loops_train) == (1, 2, 8)
+    assert "over 1 to 2 of 8 loops" in anytime.describe_tax(line)
+
+
+def test_layers_around_the_loop_make_a_different_block() -> None:
+    sandwich = [{**each, "depth": 8} for each in arm("e", {1: 9.0, 2: 5.0}, trained=2)]
+    assert anytime.elasticity_tax(table([*apart(), *sandwich])).empty
+
+
+def test_the_floor_is_that_of_the_drawn_rows() -> None:
+    more = {"fid": None, "fd_classifier": 9.0}
+    rows = table([
+        row("a", 4, 0, **more, fd_halves=1.0),
+        row("b", 4, 0, **more, fd_halves=9.0, protocol="bbbb"),
+    ])  # fmt: skip
+    [axes] = anytime.draw(rows, protocol="aaaa").axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.0]
+
+
+def test_without_models_trained_apart_there_is_no_tax() -> None:
+    rows = table([*elastic(1.0), *vanilla("vanilla", {2: 9.0, 4: 3.0}), *unique("twin", 8, 2.0)])
+    assert anytime.elasticity_tax(rows).empty
+    # Models of a different width do not count either.
+    wide = [{**each, "width": 128} for each in apart()]
+    assert anytime.elasticity_tax(table([*elastic(1.0), *wide])).empty
+
+
+def test_the_curves_of_the_figure() -> None:
+    rows = table([*apart(), *elastic(1.25), *unique("u8", 8, 5.0)])
+    curves = {each.name: each.points for each in anytime.find_curves(points(rows))}
+    trained = curves.pop(f"2 layers {anytime.APART}")
+    assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
+    assert list(curves["unique layers"]["unique_layers"]) == [2, 8]
+    # Only the deepest vanilla loop has a curve over its loop counts.
+    assert set(curves) == {"unique layers", "elastic", "vanilla4"}
+
+
+def test_models_trained_apart_are_joined_by_a_dotted_line() -> None:
+    rows = [*apart(), *unique("wide", 8, 5.0, width=128)]
+    for found in (apart(), rows):
+        [axes] = anytime.draw(table(found)).axes
+        dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert [list(line.get_ydata()) for line in dotted] == [[40, 20, 15, 10]]
+
+
+def test_extrapolation_is_dashed_and_hollow() -> None:
+    rows = table(arm("elastic", {1: 40.0, 2: 20.0, 4: 10.0, 6: 11.0, 8: 15.0}))
+    [axes] = anytime.draw(rows).axes
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[10.0, 11.0, 15.0]]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_ydata()) for line in hollow] == [[11.0, 15.0]]
+
+
+def test_the_figure_has_its_intervals_and_its_floor() -> None:
+    more = {"fid": None, "fd_halves": 2.0}
+    rows = table([
+        row("e", 4, 0, fd_classifier=9.0, **more),
+        row("e", 4, 0, fd_classifier=11.0, seed=1, **more),
+    ])  # fmt: skip
+    figure = anytime.draw(rows)
+    [axes] = figure.axes
+    [bars] = axes.collections
+    [[low, high]] = [segment[:, 1] for segment in bars.get_segments()]
+    assert high - 10 == pytest.approx(stats.t.ppf(0.975, 1)) and low == pytest.approx(1e-2)
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [[2, 2]]
+    assert "n = 2 seeds, 95 % t intervals" in figure._supxlabel.get_text().replace("\n", " ")
+
+
+def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
+    rows = [row("elt", n, 10.0 / n + seed, seed=seed) for n in (1, 2, 4) for seed in (0, 1, 2)]
+    append_rows(tmp_path / "elt.jsonl", rows)
+    append_rows(tmp_path / "twin.jsonl", [row("twin", 1, 2.0, layers=8, trained=1, seed=n) for n in range(3)])
+    done = run("anytime", "out=figure.png", "elt.jsonl", "twin.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    # Mean 11 over seeds 10, 11, 12; the 95 % t interval is 4.303·1/√3 = 2.48.
+    assert lines[1].split()[:2] == ["elt", "1"]
+    assert "11.00" in lines[1] and "2.48" in lines[1]
+    assert any(line.startswith("twin ") for line in lines)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_sampling_seeds_are_not_independent_runs(tmp_path: Path) -> None:
+    rows = [row("elt", 1, 10.0 + seed, seed=seed, sample_seed=s) for seed in (0, 1) for s in (5, 6)]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    done = run("anytime", "rows.jsonl", cwd=tmp_path)
+    # Mean 10.5 of two seeds, not four: the t interval is 12.706·0.707/√2 = 6.35.
+    assert done.returncode == 0 and "10.50" in done.stdout and "6.35" in done.stdout
+
+
+def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
+    append_rows(
+        tmp_path / "rows.jsonl", [row("elt", 1, 5.0, protocol="aaa"), row("elt", 2, 5.0, protocol="bbb")]
+    )
+    done = run("anytime", "out=figure.png", "rows.jsonl", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot be compared" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "figure.png").exists()
+    chosen = run("anytime", "out=chosen.svg", "protocol=aaa", "rows.jsonl", cwd=tmp_path)
+    assert chosen.returncode == 0 and (tmp_path / "chosen.svg").exists(), chosen.stderr

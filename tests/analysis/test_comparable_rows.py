@@ -1,0 +1,50 @@
+"""Which rows may be compared: of one protocol, and one run per name and seed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.made_up_rows import TWO_PROTOCOLS, row, table
+
+from eltlab.analysis.comparable_rows import comparable, one_protocol
+from eltlab.analysis.points import points
+from eltlab.common.errors import UserError
+from eltlab.runs.result_table import load
+from eltlab.runs.row_files import append_rows
+
+
+def test_a_protocol_can_be_chosen() -> None:
+    assert set(points(TWO_PROTOCOLS, protocol="bbbb")["arm"]) == {"b"}
+
+
+def test_an_unknown_protocol_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="protocol=cccc: no row has it; choose one of aaaa, bbbb"):
+        points(TWO_PROTOCOLS, protocol="cccc")
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_refused() -> None:
+    one, other = (row("a", 4, 1.0, seed=s, **{"cfg.optim.lr": s, "cfg.seed": s}) for s in (0, 1))
+    with pytest.raises(UserError, match=r"name a stands for runs of different optim\.lr \(0, 1\)"):
+        points(table([one, other]))
+    other["cfg.optim.lr"] = None  # an older version did not write it
+    assert len(points(table([one, other]))) == 1
+
+
+def test_two_protocols_are_refused_and_both_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    texts = {name: json.dumps({"samples": 100, "extractor": name}) for name in ("aaa", "bbb")}
+    append_rows(path, [row("elt", 1, 5.0, protocol=name, protocol_text=texts[name]) for name in texts])
+    with pytest.raises(UserError, match="aaa and bbb cannot be compared: extractor aaa against bbb"):
+        one_protocol(load(path))
+
+
+def test_one_name_and_seed_is_one_run(tmp_path: Path) -> None:
+    rows = [row("elt", 1, 5.0), row("elt", 1, 6.0, run="elt/other", sample_seed=9)]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match="name elt, seed 0 stands for 2 runs"):
+        comparable(load(tmp_path))
+
+
+def test_a_table_without_evaluations_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no evaluations among 0 rows"):
+        comparable(load(tmp_path))

@@ -1,0 +1,121 @@
+"""The id of a run: what is part of it, and that it never changes."""
+
+import json
+from collections import defaultdict
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from support.paths import ROOT
+from support.slurm import LOCAL, MANY
+from support.tiny_run import tiny
+
+from eltlab.config.identity import defines, identity
+from eltlab.config.keys import flatten, stable_dict
+from eltlab.config.parsing import to_config, typed
+from eltlab.config.schema import Config
+from eltlab.evaluation.protocol import protocol_id, sampling_protocol
+from eltlab.runs.compose_config import compose
+from eltlab.runs.run_folder import Run
+
+
+def test_where_a_run_trains_is_not_part_of_its_identity() -> None:
+    assert Run.of(tiny(*LOCAL, "trainer.slurm.hours=3")) != Run.of(tiny())
+    assert Run.of(tiny("trainer=slurm", *MANY)).folder == Run.of(tiny(MANY[-1])).folder
+
+
+def test_the_content_of_an_extension_is_part_of_the_identity(extension_files: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "chain.py"
+    copy.write_text((extension_files / "chain.py").read_text())
+    here, there = (compose([f"supervision={path}"]) for path in (extension_files / "chain.py", copy))
+    assert identity(here) == identity(there)  # its content counts, not its path
+    copy.write_text(copy.read_text().replace("self.weight * distilled", "2 * distilled"))
+    assert identity(compose([f"supervision={copy}"])) != identity(here)
+
+
+ROWS = sorted((ROOT / "analysis" / "data").glob("*.jsonl"))
+# Computed by version 0.1.0. If one of these changes, runs that users have trained are not found again.
+IDS = {
+    "": "de960ecfad",
+    "objective=diffusion": "e63f27a36f",
+    "objective=flow": "02e00bc64d",
+    "supervision=final": "5327ac47ee",
+    "supervision=deep": "52ebf59353",
+    "supervision=random_depth supervision.law=poisson supervision.mean=2": "209181e4ec",
+    "loops=1": "b49b0add33",
+    "model=elt_b loops=12": "37f7451540",
+    "experiment=demo": "7e9f75813e",
+    "experiment=anatomy/prelude_coda": "35f7265765",
+    "experiment=anatomy/inject_input": "8d8b6c054d",
+    "experiment=paper/elt_dit_8x4": "b1227ae964",
+    "experiment=paper/elt_l_8x3": "e182e8bf0e",
+    "experiment=paper/elt_video_6x4": "6f7d3d8404",
+    "data=sprites": "889edfbcb4",
+    "data=cifar10 objective=flow loops=2 seed=1": "f6a57e58ed",
+    "data=fashion_mnist supervision.weight.shape=cosine model.dropout=0.1": "542ae2e9c8",
+    "budget.train_flops=1e12": "f07d68bca8",
+}
+# Written before version 0.1.0, when fewer keys existed: their ids cannot be computed from their rows.
+OLDER = {
+    *("anytime_diffusion", "anytime_masked", "cifar", "schedules"),
+    *("supervision_digits", "supervision_fashion_mnist"),
+}
+
+
+@pytest.mark.parametrize("overrides", IDS)
+def test_ids_are_those_of_the_first_version(overrides: str) -> None:
+    assert identity(compose(overrides.split())) == IDS[overrides]
+
+
+@cache
+def config_of(recorded: str) -> Config:
+    """The configuration in a row's cfg, as JSON, without resolving it again. Rows of a run share it."""
+    nested: dict = {}
+    for name, value in json.loads(recorded).items():
+        *sections, last = name.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return to_config(typed(OmegaConf.create(nested)))
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_ids_of_committed_rows_are_found_again(path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        protocol = json.loads(row["protocol_text"])
+        assert protocol_id(protocol) == row["protocol"]
+    configs = defaultdict(set)
+    for row in rows:
+        if row["kind"] == "eval":
+            config = config_of(json.dumps(row["cfg"]))
+            configs[row["run"].rpartition("/")[2]].add(identity(config))
+            drawn = sampling_protocol(config.sampler, row["samples"], "", "", "")
+            stored = json.loads(row["protocol_text"])
+            own = {name: value for name, value in stored.items() if name.startswith("sampler.")}
+            assert own == {n: value for n, value in drawn.items() if n.startswith("sampler.")}
+    if path.stem not in OLDER:
+        assert all(found == {run} for run, found in configs.items())
+
+
+def test_keys_of_clips_and_encoded_sets_are_not_part_of_a_run_on_images() -> None:
+    found = stable_dict(compose([]).data)
+    assert not {"kind", "factor", "encoding", "stride", "split", "frame_patch"} & set(found)
+    assert {"frames", "size", "patch"} <= set(found)
+    assert defines("data.stride") and not defines("data.root")
+
+
+def test_rows_and_run_ids_agree_on_what_defines_a_model() -> None:
+    """A key makes runs of one name differ exactly if it is in the run's hash."""
+    config = tiny()
+    for key in flatten(config):
+        other = deepcopy(config)
+        *sections, last = key.split(".")
+        holder = other
+        for section in sections:
+            holder = getattr(holder, section)
+        setattr(holder, last, "another")
+        assert (identity(other) != identity(config)) == defines(key), key

@@ -1,0 +1,176 @@
+"""The studies of sweeps/: each is what it says, and its trials train and are measured."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from support.commands import run
+from support.networks import perturbed
+from support.quick_studies import SMALL, check_trials
+from support.small_studies import queue_of
+
+from eltlab import sweep
+from eltlab.config.cost.flops import budget_flops
+from eltlab.config.schema import Config
+from eltlab.model.patches import patches_of
+from eltlab.studies.space import Dice, draw
+from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.study_file import known_studies, read_study, study_path
+from eltlab.training.looped_module import LoopedModule
+
+NAMES = [
+    "anytime",
+    "block_size",
+    "ilsd_weight",
+    "imagenette",
+    "loop_anatomy",
+    "loops_vs_depth",
+    "pareto",
+    "sprites_loops",
+    "supervision",
+]
+GRIDS = [name for name in NAMES if name not in ("ilsd_weight", "pareto")]
+
+
+def configs(name: str, preset: str | None = None) -> dict[str, Config]:
+    """The arms of a grid study, with seed 0."""
+    study = load_study(name, preset, [], "runs", {"seeds": [0]})
+    return {trial.config.name.partition("/")[2]: trial.config for trial in grid_trials(study)}
+
+
+def test_these_are_the_studies() -> None:
+    assert known_studies() == NAMES
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_and_its_presets_are_valid_and_say_what_they_are(name: str) -> None:
+    path = study_path(name)
+    file = read_study(path, None, {})
+    assert "quick" in file.presets and file.threads == 1
+    for preset in (None, *file.presets):
+        study = load_study(name, preset, [], "runs", {})
+        if study.file.sampler == "grid":
+            assert len({t.config.name for t in grid_trials(study)}) * len(study.file.seeds) == len(
+                grid_trials(study)
+            )
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header[0].endswith("?") and f"make sweep SWEEP={name}" in header[1]
+    assert any(line.startswith("# Cost: ") for line in header)
+    assert any(line.startswith("# Finding: ") for line in header)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
+    arms = configs(name).values()
+    flops = [budget_flops(config) for config in arms]
+    assert max(flops) < 1.003 * min(flops)
+    for key in ("batch_size", "optim", "data", "sampler", "metrics", "objective"):
+        assert len({repr(getattr(config, key)) for config in arms}) == 1
+
+
+def test_loops_vs_depth_is_every_split_of_one_depth() -> None:
+    arms = configs("loops_vs_depth")
+    splits = {(c.unique_layers, c.loops, c.supervision.name) for c in arms.values()}
+    looped = {(8 // loops, loops, how) for loops in (2, 4, 8) for how in ("ilsd", "final")}
+    assert splits == looped | {(8, 1, "final")} and len(arms) == 7
+
+
+def test_anytime_trains_a_model_for_each_count_of_the_elastic_one() -> None:
+    arms = configs("anytime")
+    assert {(c.unique_layers, c.loops) for n, c in arms.items() if "vanilla" in n} == {
+        (2, 2),
+        (2, 3),
+        (2, 4),
+    }
+    assert {c.unique_layers for n, c in arms.items() if "unique" in n} == {2, 4, 6, 8}
+    assert arms["elastic"].supervision.name == "ilsd" and arms["elastic"].loops == 4
+    assert {c.objective.name for c in configs("anytime", "masked").values()} == {"masked"}
+
+
+def test_block_size_keeps_heads_and_mlp_in_proportion() -> None:
+    arms = configs("block_size").values()
+    assert len(arms) == 18
+    for config in arms:
+        model = config.model
+        assert model.width == 16 * model.heads == model.mlp_width // 4
+        assert 4 <= config.unique_layers * config.loops == model.depth <= 8
+
+
+def test_loop_anatomy_changes_one_thing_at_a_time() -> None:
+    arms = configs("loop_anatomy")
+    plain = arms.pop("plain")
+    assert len(arms) == 5
+    for name, config in arms.items():
+        differing = {
+            key for key in vars(plain.model) if getattr(config.model, key) != getattr(plain.model, key)
+        }
+        assert differing == ({"prelude", "coda"} if name == "prelude_coda" else {name})
+        assert config.model.depth == 8
+
+
+def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
+    assert set(configs("supervision")) == {"final", "ilsd", "deep", "random_depth"}
+    images = {config.images for config in configs("supervision", "images").values()}
+    assert images == {64_000}
+    fashion = configs("supervision", "fashion_mnist").values()
+    assert {config.data.name for config in fashion} == {"fashion_mnist"}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arm_of_a_study_is_planned_and_takes_a_step(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.main([name, "preset=quick", "plan=true", "trainer.accelerator=cpu", f"runs_dir={tmp_path}"])
+    planned = capsys.readouterr().out
+    arms = configs(name, "quick") if name in GRIDS else drawn(name, 4)
+    for arm, config in arms.items():
+        assert name not in GRIDS or f"{arm} " in planned
+        take_step(config)
+
+
+def drawn(name: str, count: int) -> dict[str, Config]:
+    """Arms that a sampler may draw."""
+    study, dice = load_study(name, "quick", [], "runs", {}), Dice(random.Random(0))
+    draws = (draw(study.file.space, dice) for _ in range(1000))
+    allowed = [params for params in draws if study.allows(params)]
+    found = [study.config(params, 0) for params in allowed[:count]]
+    return {config.name: config for config in found}
+
+
+def take_step(config: Config) -> None:
+    """One step of the optimizer on noise, from weights that are all in use, changes the whole network."""
+    module = LoopedModule(config)
+    perturbed(module.backbone)
+    generator = torch.Generator().manual_seed(0)
+    if config.objective.name == "masked":
+        x = torch.randint(config.data.codebook, (2, config.data.tokens), generator=generator)
+    else:
+        x = torch.randn(2, *patches_of(config.data).shape, generator=generator)
+    before = {name: value.clone() for name, value in module.backbone.named_parameters()}
+    optimizer = module.configure_optimizers()
+    module.training_step((x, torch.tensor([0, 1])), 0).backward()
+    optimizer.step()
+    for name, value in module.backbone.named_parameters():
+        assert value.isfinite().all() and not torch.equal(value, before[name]), (config.name, name)
+
+
+def trials_of(name: str) -> object:
+    """In make test one grid and one sampler."""
+    return pytest.param(name, marks=[pytest.mark.slow] * (name not in ("loops_vs_depth", "pareto")))
+
+
+@pytest.mark.parametrize("name", [trials_of(n) for n in NAMES if n not in ("imagenette", "sprites_loops")])
+@pytest.mark.integration
+def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
+    """The first and last trial of a grid, or two of a sampler, by a worker: it runs what the queue has."""
+    own = [] if name in GRIDS else ["trials=2"]
+    study = load_study(name, "quick", SMALL, str(tmp_path), {"trials": 2} if own else {})
+    if name in GRIDS:
+        planned = grid_trials(study)
+        queue_of(study).fill([planned[0], planned[-1]])
+    done = run("sweep", name, "preset=quick", *SMALL, *own, f"runs_dir={tmp_path}", "worker=0")
+    assert done.returncode == 0, done.stderr
+    check_trials(study, tmp_path)

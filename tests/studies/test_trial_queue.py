@@ -1,0 +1,282 @@
+"""The trials of a study: claimed once, taken over, finished once; what may grow and what may not."""
+
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from support.small_studies import GRID, filled, opened, queue_of, written
+
+from eltlab.common.errors import UserError
+from eltlab.studies.storage import open_storage
+from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired
+from eltlab.studies.worker import Watcher
+from eltlab.training.validation import LEVELS
+
+
+def test_trials_are_claimed_once_and_finished_once(tmp_path):
+    study = opened(tmp_path)
+    one, two = (queue_of(study, name) for name in ("one", "two"))
+    one.fill(grid_trials(study))
+    two.fill(grid_trials(study))  # adds nothing
+    assert one.left() == 5
+    claimed = [queue.claim() for queue in (one, two, one, two, one)]
+    assert sorted(each.number for each in claimed) == [0, 1, 2, 3, 4]
+    assert two.claim() is None and two.left() == 5
+    one.finish(claimed[0], [1.5])
+    one.finish(claimed[0], [2.5])  # too late
+    two.finish(claimed[0], [3.5])  # not its own
+    assert one.trials()[0].values == [1.5] and one.left() == 4
+
+
+def test_a_trial_whose_lease_ran_out_is_taken_over(tmp_path):
+    study = opened(tmp_path)
+    dead, alive = queue_of(study, "dead"), queue_of(study, "alive")
+    dead.fill(grid_trials(study))
+    held = dead.claim()
+    assert not is_expired(alive.trials()[held.number])
+    dead.lease = 0.0
+    assert dead.renew(held)
+    taken = alive.claim()
+    assert (taken.number, taken.params, taken.seeds) == (held.number, held.params, held.seeds)
+    # The worker that was presumed dead learns of it, and cannot write.
+    assert not dead.renew(held)
+    dead.finish(held, [9.0])
+    alive.finish(taken, [1.0])
+    assert alive.trials()[held.number].values == [1.0]
+
+
+def test_late_reports_of_a_lost_trial_are_ignored(tmp_path):
+    """A worker learns that it lost a trial only when it renews its lease; its fit may end before."""
+    study = opened(tmp_path, f"{GRID}pruner: median\n")
+    late, other = queue_of(study, "late", lease=0.0), queue_of(study, "other")
+    late.fill(grid_trials(study))
+    held = late.claim()
+    config = study.config(held.params, 0)
+    watcher = Watcher(late, held, config)
+    other.finish(other.claim(), [1.0])
+    watcher.path.parent.mkdir(parents=True)
+    lines = [f"1,8,{config.loops},0.1,0.5,0" for _ in range(LEVELS)]
+    watcher.path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
+    watcher.report()
+    [trial] = [trial for trial in other.trials() if trial.state == TrialState.COMPLETE]
+    assert trial.number == held.number and trial.intermediate_values == {}
+
+
+def test_a_released_trial_is_taken_at_once(tmp_path):
+    study = opened(tmp_path)
+    one, two = (queue_of(study, name) for name in ("one", "two"))
+    one.fill(grid_trials(study))
+    held = one.claim()
+    one.release(held)
+    assert two.claim().number == held.number
+
+
+def test_a_worker_that_died_between_asking_and_drawing_loses_nothing(tmp_path):
+    text = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nsampler: random\n"
+    text += "trials: 2\nseeds: [0]\n"
+    study = opened(tmp_path, text)
+    queue = queue_of(study)
+    queue.optuna.ask()  # RUNNING, with neither lease nor cell
+    claimed = queue.claim()
+    assert claimed.number == 0 and 1e-4 <= claimed.params["optim.lr"] <= 1e-2
+    assert queue.claim().number == 1 and queue.claim() is None
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_draw_does_not_depend_on_a_worker_that_died_before_it(tmp_path, sampler):
+    """It is made by the file's sampler from the trial's own number, so no two are equal."""
+    text = f"space:\n  optim.lr: {{low: 1.0e-4, high: 1.0e-2}}\nsampler: {sampler}\n"
+    text += "trials: 3\nseeds: [0]\n"
+    drawn = []
+    for died in (0, 3):
+        place = tmp_path / str(died)
+        place.mkdir()
+        study = opened(place, text)
+        for _ in range(died):
+            queue_of(study).optuna.ask()
+        drawn.append([queue_of(study, f"{n}").claim().params["optim.lr"] for n in range(3)])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 3
+
+
+def test_cells_that_constraints_forbid_are_not_run(tmp_path):
+    text = (
+        "space:\n  loops: [1, 2, 4]\n  unique_layers: [1, 2, 4]\nwhere: ['unique_layers * loops == 4']\n"
+        "sampler: random\ntrials: 4\nseeds: [0]\n"
+    )
+    queue = queue_of(opened(tmp_path, text))
+    for _ in range(4):
+        cell = queue.claim().params
+        assert cell["loops"] * cell["unique_layers"] == 4
+    assert queue.claim() is None
+    forbidden = [t for t in queue.trials() if t.state == TrialState.PRUNED]
+    assert forbidden and all("forbidden" in t.user_attrs for t in forbidden)
+    queue.retry()
+    assert queue.claim() is None
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
+    """One cell in thirty is allowed: even fifty draws sometimes miss it."""
+    text = (
+        "space:\n  optim.lr: {low: 0.0, high: 0.3}\nwhere: ['optim.lr >= 0.29']\n"
+        f"sampler: {sampler}\ntrials: 15\nseeds: [0]\n"
+    )
+    queue = queue_of(opened(tmp_path, text))
+    for _ in range(15):
+        claimed = queue.claim()
+        assert claimed.params["optim.lr"] >= 0.29
+        queue.finish(claimed, [1.0])
+    assert queue.left() == 0
+
+
+def test_a_sampler_that_keeps_to_what_is_forbidden_is_passed_over(tmp_path, monkeypatch):
+    text = "space:\n  loops: [1, 2, 4]\nwhere: ['loops >= 2']\nsampler: nsga2\ntrials: 1\nseeds: [0]\n"
+    queue = queue_of(opened(tmp_path, text))
+    monkeypatch.setattr(optuna.samplers.NSGAIISampler, "sample_independent", lambda *_: 1)
+    assert queue.claim().params["loops"] >= 2
+    assert sum("forbidden" in trial.user_attrs for trial in queue.trials()) >= SAMPLER_DRAWS
+
+
+def test_failed_trials_count_and_are_retried_once_on_request(tmp_path):
+    sampled = "space:\n  optim.lr: {low: 1.0e-4, high: 1.0e-2}\nsampler: random\ntrials: 2\nseeds: [0]\n"
+    for name, text in (("grid", GRID), ("sampler", sampled)):
+        (tmp_path / name).mkdir()
+        study = opened(tmp_path / name, text)
+        queue = queue_of(study)
+        if name == "grid":
+            queue.fill(grid_trials(study))
+        failed = queue.claim()
+        queue.fail(failed, "out of memory")
+        while (other := queue.claim()) is not None:
+            assert other.params != failed.params
+            queue.finish(other, [1.0])
+        assert queue.left() == 0
+        queue.retry()
+        queue.retry()  # adds no second retry
+        assert queue.left() == 1
+        again = queue.claim()
+        assert (again.params, again.seeds) == (failed.params, failed.seeds)
+        assert queue.claim() is None
+        queue.finish(again, [2.0])
+        queue.retry()
+        assert queue.left() == 0
+
+
+def test_a_grid_grows(tmp_path):
+    filled(opened(tmp_path))
+    grown = opened(tmp_path, changes={"seeds": [0, 1]})
+    assert len(filled(grown).trials()) == 10
+    queue = queue_of(grown)
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    # All had one of the two before: those trials are known, although their names would differ now.
+    wider = opened(tmp_path, GRID.replace("[1, 2, 4]", "[1, 2, 4]\n  optim.lr: [0.001, 0.002]"))
+    assert len(filled(wider).trials()) == 10 + 5 and queue.left() == 5
+    while (claimed := queue.claim()) is not None:
+        assert claimed.params["optim.lr"] == 0.002
+        queue.finish(claimed, [1.0])
+    # Fewer than before contradict nothing that has finished.
+    assert filled(opened(tmp_path)).left() == 0
+
+
+def test_a_queued_trial_that_the_file_no_longer_has_is_refused(tmp_path):
+    filled(opened(tmp_path))
+    said = r"trial 1 \(loops2-ilsd, seed 0\) is still to run, and the space .* no longer contain it; restore"
+    with pytest.raises(UserError, match=said):
+        filled(opened(tmp_path, GRID.replace("ilsd, final", "final")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            "objectives: {accuracy: maximize}",
+            "objectives was ['fd_classifier: minimize'] and is ['accuracy: maximize']",
+        ),
+        ("matched: images", "matched was train_flops and is images"),
+        ("sampler: random\ntrials: 3", "sampler was grid and is random"),
+    ],
+)
+def test_what_the_numbers_mean_does_not_change(tmp_path, changed, said):
+    filled(opened(tmp_path))
+    with pytest.raises(UserError, match="started with another file") as refused:
+        queue_of(opened(tmp_path, f"{GRID}{changed}\n"))
+    assert said in str(refused.value) and "another runs_dir" in str(refused.value)
+
+
+def test_the_order_of_the_objectives_does_not_change(tmp_path):
+    """A trial's values are known by their places alone."""
+    first, second = "fd_classifier: minimize", "accuracy: maximize"
+    filled(opened(tmp_path, f"{GRID}objectives: {{{first}, {second}}}\n"))
+    with pytest.raises(UserError) as refused:
+        filled(opened(tmp_path, f"{GRID}objectives: {{{second}, {first}}}\n"))
+    said = f"objectives was ['{first}', '{second}'] and is ['{second}', '{first}']"
+    assert said in str(refused.value)
+
+
+def test_what_a_pruner_watches_does_not_change(tmp_path):
+    filled(opened(tmp_path))
+    filled(opened(tmp_path, f"{GRID}pruner: median\nwatch: loss@1\n"))  # the first to watch anything
+    filled(opened(tmp_path, f"{GRID}pruner: hyperband\nwatch: loss@1\n"))
+    filled(opened(tmp_path))
+    with pytest.raises(UserError, match="watch was loss@1 and is gap"):
+        filled(opened(tmp_path, f"{GRID}pruner: median\nwatch: gap\n"))
+
+
+@pytest.mark.parametrize("matched", ["train_flops", "images"])
+def test_the_resolved_base_does_not_change(tmp_path, matched):
+    """The study file is unchanged, but a file of conf/ that its base names is not."""
+    text = f"{GRID}matched: {matched}\n"
+    filled(opened(tmp_path, text))
+    longer = opened(tmp_path, text)
+    base = replace(longer.base, budget=replace(longer.base.budget, images=64))
+    budget = longer.budget and 2 * longer.budget
+    with pytest.raises(UserError, match=f"budget in {matched} was .* and is .*; restore the file and"):
+        queue_of(replace(longer, base=base, budget=budget))
+
+
+@pytest.mark.integration
+def test_the_way_out_on_a_database_is_another_database(tmp_path, postgres):
+    url = postgres()
+    for text in (GRID, f"{GRID}matched: images\n"):
+        study = opened(tmp_path, text)
+        storage = open_storage(url, study.folder, study=study.name)
+        if text == GRID:
+            TrialQueue(study, storage, "me", 60.0)
+        else:
+            with pytest.raises(UserError, match="start another study with another database"):
+                TrialQueue(study, storage, "me", 60.0)
+        storage.close()
+
+
+def test_the_message_for_a_changed_base_shows_the_change(tmp_path):
+    filled(opened(tmp_path))
+    written(tmp_path, GRID)
+    changed = (tmp_path / "small.yaml").read_text().replace("budget.images=32", "budget.images=16")
+    (tmp_path / "small.yaml").write_text(changed)
+    study = load_study(str(tmp_path / "small.yaml"), None, [], str(tmp_path / "runs"), {})
+    with pytest.raises(UserError) as refused:
+        queue_of(study)
+    assert "base was ['budget.images=32'] and is ['budget.images=16']" in str(refused.value)
+
+
+def test_a_study_in_a_database_says_where_its_runs_are(tmp_path):
+    """The same study from another runs_dir: joined while nothing is complete, then refused."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+
+    def joined(runs: str) -> TrialQueue:
+        study = replace(opened(tmp_path), runs_dir=str(tmp_path / runs))
+        return TrialQueue(study, open_storage(url, study.folder), "me", 60.0)
+
+    queue = joined("runs")
+    queue.fill(grid_trials(queue.study))
+    claimed = joined("other").claim()
+    queue.study.folder.mkdir(parents=True)  # as its first trial does
+    queue.finish(claimed, [1.0])
+    assert joined("runs").left() == 4
+    said = rf"runs_dir=.*other: no runs of small there, .* with its runs in {tmp_path}/runs/small: give"
+    with pytest.raises(UserError, match=said):
+        joined("other")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,27 @@
+"""The studies of sweeps/, cut to a few steps per trial, and what holds for their trials."""
+
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from eltlab.runs.result_table import load
+from eltlab.studies.study import Study
+from support.small_studies import queue_of
+
+SMALL = ["budget.images=64", "metrics.samples=40", "sampler.steps=2", "trainer.validations=2"]
+
+
+def check_trials(study: Study, folder: Path) -> None:
+    """Asserts that both trials are complete and have a row per loop count."""
+    trials = [t for t in queue_of(study).trials() if "forbidden" not in t.user_attrs]
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2, [
+        trial.user_attrs.get("error") for trial in trials
+    ]
+    rows = load(folder)
+    rows = rows[rows["kind"] == "eval"]
+    assert set(rows["study"]) == {study.name} and set(rows["trial"]) == {t.number for t in trials}
+    for trial in trials:
+        found = rows[rows["trial"] == trial.number]
+        assert list(found["loops"]) == found["cfg.evaluate_loops"].iloc[0]
+        assert set(range(1, int(found["loops_train"].iloc[0]) + 1)) <= set(found["loops"])
+        assert len(trial.values) == len(study.file.objectives)

@@ -1,0 +1,116 @@
+"""What a run writes while it trains: metrics.csv, TensorBoard and Weights & Biases."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.diagnostic_files import lines, train
+from support.extension_files import trained
+
+from eltlab.common.errors import UserError
+from eltlab.training.callbacks import Agreement
+
+
+def test_the_gap_of_student_and_teacher_is_logged(tmp_path):
+    run = train(tmp_path, "supervision=ilsd")
+    rows = lines(run.folder / "metrics.csv")
+    assert len(rows) == 8
+    for row in rows:
+        student = row[f"loss_exit_{row['student']:.0f}"]
+        assert row["gap"] == pytest.approx(student - row["loss_exit_4"], abs=1e-5)
+        assert all(row[f"update_{n}"] > 0 for n in (1, 2, 3, 4))
+
+
+def test_random_depth_logs_the_loops_of_its_passes(tmp_path):
+    run = train(tmp_path, "supervision=random_depth")
+    for row in lines(run.folder / "metrics.csv"):
+        depth = int(row["depth"])
+        assert f"loss_exit_{depth}" in row
+        assert [f"update_{n}" in row for n in (1, 2, 3, 4)] == [n <= depth for n in (1, 2, 3, 4)]
+
+
+def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):
+    """Calls are recorded by a stub, because wandb has two dozen dependencies."""
+    calls = []
+
+    class Recorder:
+        def log(self, row, step):
+            calls.append((step, row))
+
+        def finish(self):
+            calls.append("finish")
+
+    stand_in = SimpleNamespace(
+        __spec__=ModuleSpec("wandb", None, origin="stand-in"),
+        Settings=lambda **given: given,
+        init=lambda **given: calls.append(given) or Recorder(),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    run = train(tmp_path, "trainer.wandb=true")
+    started, *logged, last = calls
+    assert (
+        started["id"] == f"{run.config.name}-{run.folder.name}"
+        and started["resume"] == "allow"
+        and last == "finish"
+    )
+    assert started["config"]["optim.lr"] == run.config.optim.lr
+    written = lines(run.folder / "metrics.csv")
+    assert [step for step, _ in logged] == [row["step"] for row in written]
+    for (_, row), line in zip(logged, written, strict=True):
+        assert row == pytest.approx(line)
+
+
+@pytest.mark.integration  # wandb starts a process
+def test_the_real_wandb_logs_the_run(tmp_path, monkeypatch):
+    """Offline, if wandb is installed: reads back what it wrote to disk."""
+    pytest.importorskip("wandb", reason="pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = train(tmp_path, "trainer.wandb=true")
+    [written] = (run.folder / "wandb").glob("offline-run-*/*.wandb")
+    assert run.folder.name in written.name
+    content = written.read_bytes()
+    for name in (b"loss_exit_4", b"update_1", b"images_per_second"):
+        assert name in content
+
+
+def test_wandb_that_does_not_start_is_one_line(monkeypatch, tmp_path):
+    def refuse(**given):
+        raise RuntimeError("no API key\nconfigured")
+
+    stand_in = SimpleNamespace(
+        __spec__=ModuleSpec("wandb", None, origin="stand-in"), Settings=dict, init=refuse
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    with pytest.raises(UserError, match="no API key configured"):
+        train(tmp_path, "trainer.wandb=true")
+
+
+def test_log_terms_of_an_extension_do_not_stop_the_run(extension_files: Path, tmp_path: Path) -> None:
+    source = (extension_files / "chain.py").read_text()
+    named = source.replace('{"loss": total,', '{"my_term": total,')
+    assert named != source
+    (tmp_path / "named.py").write_text(named)
+    run = trained(tmp_path, tmp_path / "runs", "supervision={}/named.py", "evaluate=false")
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_one_rank_is_answered_at_once() -> None:
+    agreement = Agreement()
+    assert not agreement.agree(False) and agreement.agree(True) and not agreement.wait_for_answer()
+
+
+def test_metrics_hold_every_exit_the_weight_and_the_updates(tmp_path: Path) -> None:
+    run = train(tmp_path, "budget.images=160", "trainer.log_every=5", "trainer.validations=0")
+    rows = lines(run.folder / "metrics.csv")
+    assert [row["images"] for row in rows] == [40, 80, 120, 160]
+    for exit_ in range(1, 5):
+        assert any(f"loss_exit_{exit_}" in row for row in rows), exit_
+        assert all(row[f"update_{exit_}"] > 0 for row in rows)
+    weights = [row["weight"] for row in rows]
+    assert weights == sorted(weights, reverse=True) and weights[0] < 1 and weights[-1] > 0
+    assert all(1 <= row["student"] <= 3 for row in rows)
+    assert all(row["grad_norm"] > 0 for row in rows)
+    assert list((run.folder / "tensorboard").glob("events.*"))

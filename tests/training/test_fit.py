@@ -1,0 +1,123 @@
+"""A run from its start to its last row: its files, its rows, and the same command again."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.command_line import everything
+from support.run_outcomes import TWENTY_STEPS, assert_same, folder, outcome
+from support.sprite_runs import trained
+
+from eltlab import fit
+from eltlab.common import files
+from eltlab.common.errors import UserError
+from eltlab.runs.load_model import load as load_model
+from eltlab.runs.result_table import load
+
+objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
+
+
+@objectives
+def test_same_command_again_says_finished_and_changes_nothing(
+    objective: str, undisturbed_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = undisturbed_run(objective)
+    before = everything(runs)
+    capsys.readouterr()
+    fit.main([*TWENTY_STEPS, f"objective={objective}", f"runs_dir={runs}"])
+    printed = capsys.readouterr()
+    assert "finished before, at 160 images" in printed.err
+    assert printed.out == f"run: {folder(runs)}\n"
+    assert before == everything(runs)
+
+
+@objectives
+def test_grids_do_not_disturb_training(
+    objective: str, undisturbed_run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    quiet = [*TWENTY_STEPS, f"objective={objective}", "trainer.grids=0", "evaluate=false"]
+    fit.main([*quiet, f"runs_dir={tmp_path}"])
+    trained = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert_same(trained["state_dict"], outcome(undisturbed_run(objective))[0]["state_dict"])
+    assert not (folder(tmp_path) / "samples").exists()
+
+
+@objectives
+def test_run_folder_contains_what_the_readme_lists(
+    objective: str, undisturbed_run: Callable[[str], Path]
+) -> None:
+    run = folder(undisturbed_run(objective))
+    for name in (
+        "config.yaml",
+        "checkpoints/last.ckpt",
+        "rows.jsonl",
+        "metrics.csv",
+        "dynamics.csv",
+    ):
+        assert (run / name).is_file(), name
+    assert len(list((run / "samples").glob("images_*.png"))) == 2
+    keys = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"].keys()
+    live = {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")}
+    average = {key.removeprefix("ema.") for key in keys if key.startswith("ema.")}
+    assert live == average and len(live) + len(average) == len(keys)
+
+
+@objectives
+def test_one_row_per_loop_count_and_one_line_of_dynamics_per_loop(
+    objective: str, undisturbed_run: Callable[[str], Path]
+) -> None:
+    runs = undisturbed_run(objective)
+    table = load(runs)
+    rows = table[table["kind"] == "eval"]
+    assert list(rows["loops"]) == [1, 2]
+    assert rows["fd_classifier"].notna().all() and rows["protocol"].nunique() == 1
+    with (folder(runs) / "dynamics.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(d["loops"], d["step"], d["loop"]) for d in lines] == [
+        (str(loops), str(step), str(loop))
+        for loops in (1, 2)
+        for step in range(4)
+        for loop in range(1, loops + 1)
+    ]
+    assert all(float(line["update"]) > 0 for line in lines)
+
+
+def test_a_second_process_is_refused(undisturbed_run: Callable[[str], Path]) -> None:
+    runs = undisturbed_run("masked")
+    with (
+        files.file_lock(folder(runs) / ".lock"),
+        pytest.raises(UserError, match="another process is training it"),
+    ):
+        fit.main([*TWENTY_STEPS, "objective=masked", f"runs_dir={runs}"])
+
+
+@pytest.mark.integration  # draws the sprites and fits a classifier
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "masked",
+        pytest.param("diffusion", marks=pytest.mark.slow),
+        pytest.param("flow", marks=pytest.mark.slow),
+    ],
+)
+def test_every_objective_trains_on_clips_and_samples_them(few_sprites, tmp_path, objective):
+    run, rows = trained(
+        few_sprites, tmp_path, f"objective={objective}", "metrics.extractor=classifier", "data.flip=true"
+    )
+    assert [row["loops"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["fd_classifier"] > 0 and 0 <= row["accuracy"] <= 1 and row["fd_halves"] > 0
+        assert json.loads(row["protocol_text"])["clips"] == "8 frames, stride 1, 64 pixels"
+    pictures = sorted((run.folder / "samples").rglob("*.gif"))
+    assert len(pictures) == 3  # the grid of training, and the tiles of each loop count
+    for path in pictures:
+        with Image.open(path) as opened:
+            assert opened.n_frames == 8
+    model = load_model(run.folder, "cpu")
+    clips = model.sample([0, 1, 2], loops=1, seed=3)
+    assert clips.shape == (3, 8, 3, 64, 64) and clips.dtype == torch.uint8
+    assert torch.equal(model.sample([2], loops=1, seed=3, indices=[2]), clips[2:])

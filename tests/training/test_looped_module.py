@@ -1,0 +1,180 @@
+"""Training steps: averaging, skipped steps, schedules, metrics and checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.diagnostic_files import lines
+from support.run_outcomes import folder
+from support.supervisions import objectives
+from support.tiny_run import TINY, tiny
+from torch import Tensor
+
+from eltlab import fit
+from eltlab.common.errors import Diverged
+from eltlab.common.seeds import BatchNoise
+from eltlab.generation.masked import Masked
+from eltlab.training.looped_module import LoopedModule, learning_rate
+
+# Without validation, which computes losses too: `spoil` would count them.
+TRAINING_ONLY = ["trainer.grids=0", "trainer.validations=0", "evaluate=false"]
+TWENTY_STEPS = [
+    *TINY,
+    *TRAINING_ONLY,
+    "budget.images=160",
+    "trainer.log_every=5",
+    "trainer.checkpoint_seconds=0",
+]
+
+# --- the training step ----------------------------------------------------------------------------
+
+
+def batch(objective: str, count: int = 8):
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(count) % 10
+    if objective == "masked":
+        return torch.randint(16, (count, 16), generator=generator), labels
+    return torch.rand(count, 1, 8, 8, generator=generator) * 2 - 1, labels
+
+
+def recorded(module: LoopedModule) -> list[dict]:
+    calls: list[dict] = []
+    module.backbone.register_forward_pre_hook(lambda _, given, named: calls.append(named), with_kwargs=True)
+    return calls
+
+
+@objectives
+def test_a_training_step_is_one_pass_for_teacher_and_student(objective):
+    module = LoopedModule(tiny(f"objective={objective}", "model.dropout=0.1"))
+    calls = recorded(module)
+    for step in range(5):
+        module.step = step
+        module.training_step(batch(objective), 0)
+        assert len(calls) == step + 1
+        assert calls[-1]["exits"] == (module.supervision.student(step), 4)
+
+
+@objectives
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_label_dropout_gives_the_network_null_labels(objective, fraction):
+    module = LoopedModule(tiny(f"objective={objective}", f"objective.label_dropout={fraction}"))
+    calls = recorded(module)
+    x, labels = batch(objective, 2000)
+    module.training_step((x, labels), 0)
+    given = calls[0]["labels_B"]
+    dropped = given == 10
+    assert abs(dropped.float().mean() - fraction) <= 5 * (fraction * (1 - fraction) / 2000) ** 0.5
+    assert torch.equal(given[~dropped], labels[~dropped])
+
+
+@objectives
+def test_a_training_step_is_a_function_of_seed_and_step(objective):
+    """With dropout too, whatever was drawn from the global generator before."""
+    module = LoopedModule(tiny(f"objective={objective}", "model.dropout=0.2"))
+
+    def loss(step: int, noise: int) -> torch.Tensor:
+        torch.manual_seed(noise)
+        module.step = step
+        return module.training_step(batch(objective), 0).detach()
+
+    assert torch.equal(loss(2, 5), loss(2, 6))
+    assert not torch.equal(loss(2, 5), loss(3, 5))
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Makes the ground-truth loss of these steps NaN. ILSD calls it twice per step."""
+    honest, calls = Masked.loss, [0]
+
+    def loss(self: Masked, pred: Tensor, target: object) -> Tensor:
+        step, calls[0] = calls[0] // 2, calls[0] + 1
+        value = honest(self, pred, target)  # type: ignore[arg-type]
+        return value * float("nan") if step in steps else value
+
+    monkeypatch.setattr(Masked, "loss", loss)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoil(monkeypatch, {3, 7})
+    fit.main([*TWENTY_STEPS, f"runs_dir={tmp_path}"])
+    checkpoint = torch.load(folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["eltlab"]["skipped"] == 2 and checkpoint["eltlab"]["step"] == 20
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    # The optimizer did not count the two skipped steps.
+    assert {int(s["step"]) for s in checkpoint["optimizer_states"][0]["state"].values()} == {18}
+    assert lines(folder(tmp_path) / "metrics.csv")[-1]["skipped"] == 2
+
+
+def test_a_skipped_step_leaves_weights_and_moments_alone() -> None:
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    parameter.grad = torch.ones(4)
+    optimizer.step()
+    before = parameter.detach().clone(), optimizer.state[parameter]["exp_avg"].clone()
+    parameter.grad = torch.full((4,), float("nan"))
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.step()
+    assert torch.equal(parameter, before[0])
+    assert torch.equal(optimizer.state[parameter]["exp_avg"], before[1])
+
+
+def test_several_bad_steps_in_a_row_stop_the_run_with_its_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoil(monkeypatch, set(range(6, 100)))
+    with pytest.raises(Diverged, match="not finite for 9 steps in a row") as error:
+        fit.main([*TWENTY_STEPS, f"runs_dir={tmp_path}"])
+    assert error.value.code == 1
+    checkpoint = torch.load(folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_the_module_averages_after_every_step(tmp_path: Path) -> None:
+    fit.main([*TINY, *TRAINING_ONLY, f"runs_dir={tmp_path}", "budget.images=8", "ema.decay=0.999"])
+    state = torch.load(folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    start = LoopedModule(tiny()).backbone.state_dict()
+    for key, first in start.items():
+        expected = first + 0.9 * (state[f"backbone.{key}"] - first)  # the first decay is 1/10
+        torch.testing.assert_close(state[f"ema.{key}"], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_learning_rate_warms_up_then_holds_or_falls() -> None:
+    warm = ["optim.lr=1", "optim.warmup_images=160", "batch_size=16", "budget.images=1600"]
+    constant, cosine = tiny(*warm), tiny(*warm, "optim.schedule=cosine")
+    assert learning_rate(constant, 0) == pytest.approx(0.1)
+    assert learning_rate(constant, 4) == pytest.approx(0.5)
+    assert learning_rate(constant, 9) == learning_rate(constant, 99) == 1
+    assert learning_rate(cosine, 9) == pytest.approx(1)
+    assert learning_rate(cosine, 54) == pytest.approx(0.5)
+    assert learning_rate(cosine, 99) == pytest.approx(0, abs=1e-9)
+
+
+def test_labels_are_dropped_at_their_rate_by_a_function_of_the_step() -> None:
+    module = LoopedModule(tiny("objective.label_dropout=0.25"))
+    labels = torch.arange(40_000) % 10
+
+    def dropped() -> Tensor:
+        noise = BatchNoise(torch.Generator().manual_seed(1), len(labels))
+        return module.drop_labels(labels, noise) == 10
+
+    assert dropped().float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(dropped(), dropped())
+
+
+def test_weight_decay_spares_gains_and_biases() -> None:
+    module = LoopedModule(tiny())
+    decayed, spared = module.configure_optimizers().param_groups
+    assert decayed["weight_decay"] > 0 == spared["weight_decay"]
+    assert all(p.dim() >= 2 for p in decayed["params"]) and all(p.dim() < 2 for p in spared["params"])
+    count = len(decayed["params"]) + len(spared["params"])
+    assert count == len(list(module.backbone.parameters()))
+
+
+@pytest.mark.slow  # the C++ compiler takes half a minute
+def test_compiled_blocks_train_to_the_same_losses(tmp_path: Path) -> None:
+    asked = [*TINY, *TRAINING_ONLY, "objective=diffusion", "budget.images=40"]
+    fit.main([*asked, f"runs_dir={tmp_path / 'plain'}"])
+    fit.main([*asked, f"runs_dir={tmp_path / 'compiled'}", "trainer.compile=true"])
+    plain, compiled = (lines(folder(tmp_path / name) / "metrics.csv") for name in ("plain", "compiled"))
+    assert plain[-1]["loss"] == pytest.approx(compiled[-1]["loss"], rel=1e-4)
