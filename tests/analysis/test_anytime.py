@@ -79,6 +79,7 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     )
 
 
+@pytest.mark.integration
 def test_noise_between_models_adds_no_tax() -> None:
     """All models are equally good with 10 % noise; without the jackknife the mean tax would be 4 %."""
     dice = np.random.default_rng(0)

@@ -82,6 +82,7 @@ def config_of(recorded: str) -> Config:
     return to_config(typed(OmegaConf.create(nested)))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_ids_of_committed_rows_are_found_again(path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -31,6 +31,7 @@ def test_a_notebook_has_no_outputs(name: str) -> None:
         assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.integration
 @notebooks
 def test_the_cells_of_a_notebook_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, without a kernel."""

@@ -19,6 +19,7 @@ MATCHES = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("supervision", ["ilsd", "deep", "random_depth"])
 @pytest.mark.parametrize("source", [["experiment=demo"], []], ids=["demo", "default"])

@@ -116,6 +116,7 @@ def test_cells_that_constraints_forbid_are_not_run(tmp_path):
     assert queue.claim() is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
 def test_a_sampler_finds_what_constraints_rarely_allow(tmp_path, sampler):
     """One cell in thirty is allowed: even fifty draws sometimes miss it."""
