@@ -122,3 +122,11 @@ def test_a_trial_without_a_draw_is_described(tmp_path):
     queue = queue_of(opened(tmp_path, text))
     queue.optuna.tell(queue.optuna.ask(), state=study_monitor.TrialState.FAIL)
     assert describe_trial(queue.trials()[0]) == "trial 0, ?, seed : fail"
+
+
+def test_a_trial_that_ends_in_the_last_second_has_its_line(tmp_path, clock, capsys):
+    queue = filled(opened(tmp_path, "space:\n  loops: [2]\nseeds: [0]\n"))
+    with Monitor(queue, 1) as monitor:
+        queue.finish(queue.claim(), [2.0])
+        assert monitor.update() == 0  # a second has not passed
+    assert capsys.readouterr().err.startswith("trial 0, loops2, seed 0: 2 (")

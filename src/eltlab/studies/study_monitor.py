@@ -33,15 +33,18 @@ class Monitor:
             self.live.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self.show()  # the trials of the last second
         self.live.stop()  # does nothing if it was not started
 
     def update(self) -> int:
         """Shows the state of the study, at most once a second. Returns how many trials have ended."""
-        now = time.monotonic()
-        if now - self.updated < 1:
-            return len(self.ended)
-        self.updated = now
+        return len(self.ended) if time.monotonic() - self.updated < 1 else self.show()
+
+    def show(self) -> int:
+        """`update` without waiting for a second to pass."""
+        self.updated = now = time.monotonic()
         try:
             with self.queue.storage.refusals():
                 trials = counted(self.queue.trials())
