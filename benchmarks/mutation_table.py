@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
 
 # --- defects seen in public code of looped transformers -------------------------------------------
 
-FIELD = (
+PUBLIC = (
     # Masked sampling.
     Mutation(
         "masks-filled-at-once",
@@ -79,7 +79,7 @@ FIELD = (
     ),
     Mutation(
         "guidance-counts-from-conditional",
-        "Guidance adds the difference to the conditional prediction, so that a scale means one more.",
+        "Guidance starts from the conditional prediction, so that a scale of s acts as s + 1.",
         "generation/guidance.py",
         "return unconditional + scale * (conditional - unconditional)",
         "return conditional + scale * (conditional - unconditional)",
@@ -136,7 +136,7 @@ FIELD = (
     ),
     Mutation(
         "time-not-scaled",
-        "The network receives times in [0, 1] by wavelengths that are made for 1,000 steps.",
+        "Times in [0, 1] are embedded with wavelengths that are made for 1,000 steps.",
         "model/backbone.py",
         "sinusoid(1000 * time_B, TIME_FEATURES)",
         "sinusoid(time_B, TIME_FEATURES)",
@@ -151,7 +151,7 @@ FIELD = (
     ),
     Mutation(
         "student-by-its-own-pass",
-        "Each exit is read from a pass of its own, so that the student distils another dropout mask.",
+        "Each exit is read from a pass of its own, so that student and teacher have different dropout masks.",
         "training/looped_module.py",
         "done = self.backbone(*inputs, labels_B=labels_B, exits=exits, track=track)",
         "done = self.backbone(*inputs, labels_B=labels_B, exits=exits, track=track)\n"
@@ -160,21 +160,21 @@ FIELD = (
     ),
     Mutation(
         "teacher-learns-masked",
-        "Distillation has a gradient to the teacher of a masked model.",
+        "Distillation passes a gradient to the teacher of a masked model.",
         "generation/masked.py",
         "F.softmax(teacher_BTK.detach().float(), dim=-1)",
         "F.softmax(teacher_BTK.float(), dim=-1)",
     ),
     Mutation(
         "teacher-learns-diffusion",
-        "Distillation has a gradient to the teacher of a diffusion model.",
+        "Distillation passes a gradient to the teacher of a diffusion model.",
         "generation/diffusion.py",
         "self.to_x(teacher.detach(), target.z, target.logsnr)",
         "self.to_x(teacher, target.z, target.logsnr)",
     ),
     Mutation(
         "teacher-learns-flow",
-        "Distillation has a gradient to the teacher of a flow model.",
+        "Distillation passes a gradient to the teacher of a flow model.",
         "generation/flow.py",
         "teacher.detach().float()",
         "teacher.float()",
@@ -238,14 +238,14 @@ FIELD = (
     ),
     Mutation(
         "resume-forgets-data",
-        "A resumed run starts again with the first batch.",
+        "A resumed run gets the first batches again.",
         "data/batches.py",
         "yield step, batch_slice",
         "yield step - self.start, batch_slice",
     ),
     Mutation(
         "resume-forgets-noise",
-        "A resumed run starts again with the noise of the first step.",
+        "A resumed run gets the noise of the first steps again.",
         "training/looped_module.py",
         'seeds.generator(config.seed, "corrupt", step, device=self.device)',
         'seeds.generator(config.seed, "corrupt", step - self.start, device=self.device)',
@@ -301,7 +301,7 @@ FIELD = (
     ),
     Mutation(
         "flops-of-layers-only",
-        "The MACs of a pass are those of its layers: without heads, input and conditions.",
+        "The MACs of a pass count its layers only, without heads, input and conditions.",
         "config/cost/flops.py",
         "return macs_trunk(net, loops, exits_read) + outside + exits_read * macs_head(net)",
         "return macs_trunk(net, loops, exits_read)",
@@ -329,7 +329,7 @@ FIELD = (
     ),
     Mutation(
         "normal-interval",
-        "The interval over three seeds is that of a normal distribution.",
+        "The interval over seeds uses the normal distribution and not Student's t.",
         "analysis/points.py",
         "return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(count)",
         "return stats.norm.ppf(0.975) * (0 * freedom + 1) * deviation / np.sqrt(count)",
@@ -462,21 +462,21 @@ FIXES = (
     ),
     Mutation(
         "memory-of-one-moment",
-        "Training memory has one of AdamW's two moments.",
+        "Training memory counts one of AdamW's two moments.",
         "config/cost/memory.py",
         "F32 * (3 * params_total(net) + tensors)",
         "F32 * (2 * params_total(net) + tensors)",
     ),
     Mutation(
         "memory-without-guidance",
-        "Sampling memory has half of a guided batch.",
+        "Sampling memory counts half of a guided batch.",
         "config/cost/memory.py",
         "samples = config.batch_size * (1 + guided)",
         "samples = config.batch_size",
     ),
     Mutation(
         "rate-of-another-machine",
-        "A plan's times are measured on any machine.",
+        "A plan uses times that were measured on a different machine.",
         "config/cost/measured_rates.py",
         'keys = ("machine", "precision", "inputs")',
         'keys = ("precision", "inputs")',
@@ -484,7 +484,7 @@ FIXES = (
     # model
     Mutation(
         "loop-holds-its-start",
-        "The state that a loop starts from is alive until the loop ends.",
+        "The state that a loop starts from stays in memory until the loop ends.",
         "model/loop.py",
         "x_BTD = self.run(looped, self.start_loop(loop, x_BTD, injected_BTD))",
         "started_BTD = self.start_loop(loop, x_BTD, injected_BTD)\n"
@@ -507,7 +507,7 @@ FIXES = (
     # data
     Mutation(
         "zip-points-outside",
-        "A zip may have names with .. in them.",
+        "A zip with .. in its names is accepted.",
         "data/sets/zip_names.py",
         ' or ".." in name.split("/"):',
         ":",
@@ -535,7 +535,7 @@ FIXES = (
     ),
     Mutation(
         "stamp-that-can-be-set",
-        "A file is recognised by its time of modification, which programs can set.",
+        "A file is recognised by its modification time, which programs can set.",
         "data/sets/image_listing.py",
         "(stat.st_size, stat.st_ctime_ns)",
         "(stat.st_size, stat.st_mtime_ns)",
@@ -663,7 +663,7 @@ FIXES = (
     ),
     Mutation(
         "halted-row-not-recognised",
-        "A row of a schedule or with halting is known by the loops that ran, so it is measured again.",
+        "A row of a schedule or with halting is identified by the loops that ran, so it is measured again.",
         "runs/row_files.py",
         'return row.get("loops") if row.get("loop_schedule") == "constant" else None',
         'return row.get("loops")',
@@ -706,21 +706,21 @@ FIXES = (
     ),
     Mutation(
         "rows-of-earlier-training",
-        "A row measured in the middle of training counts as one of its end.",
+        "A row that was measured during training counts as one from its end.",
         "evaluation/missing_rows.py",
         'and (row.get("sample_seed"), row["images_seen"]) == (seed, images_seen)',
         'and row.get("sample_seed") == seed',
     ),
     Mutation(
         "measured-on-other-images",
-        "A run is compared with other images than it was trained on.",
+        "A run is measured against images other than those it was trained on.",
         "evaluation/evaluate.py",
         'if (config.data.encoding or train.origin) != counters["data"]:',
         'if not counters["data"]:',
     ),
     Mutation(
         "moved-run-is-another",
-        "A run whose folder was copied or linked has another id in its rows.",
+        "A run whose folder was copied or linked has a different id in its rows.",
         "evaluation/evaluate.py",
         '"run": f"{config.name}/{identity(run.config)}",',
         '"run": f"{config.name}/{run.folder.name}",',
@@ -741,7 +741,7 @@ FIXES = (
     ),
     Mutation(
         "encode-fits-codes-again",
-        "A set that is resumed without the cache gets other codes, and is refused.",
+        "A set that is resumed without the cache gets different codes, and is refused.",
         "evaluation/encode_set.py",
         "build_tokenizer(config.tokenizer, train, device.type, load_started_codebook(out))",
         "build_tokenizer(config.tokenizer, train, device.type)",
@@ -756,14 +756,14 @@ FIXES = (
     ),
     Mutation(
         "bad-steps-add-up",
-        "Bad steps end a run even if good steps lie between them.",
+        "Bad steps end a run even if good steps are between them.",
         "training/looped_module.py",
         "self.skipped_in_row = (self.skipped_in_row.to(bad.device) + 1) * bad",
         "self.skipped_in_row = self.skipped_in_row.to(bad.device) + bad",
     ),
     Mutation(
         "signal-does-not-stop",
-        "A signal saves a checkpoint, and the run goes on.",
+        "A signal saves a checkpoint, and the run continues.",
         "training/callbacks.py",
         "request = self.STOP",
         "request = self.SAVE",
@@ -791,7 +791,7 @@ FIXES = (
     ),
     Mutation(
         "resumed-on-other-images",
-        "A run is resumed on other images.",
+        "A run resumes on different images.",
         "training/train.py",
         'if counters["data"] != data_hash:',
         'if not counters["data"]:',
@@ -813,7 +813,7 @@ FIXES = (
     ),
     Mutation(
         "storage-must-answer",
-        "A storage that is away for a moment ends the study.",
+        "A storage that is unreachable for a moment ends the study.",
         "studies/storage.py",
         "if time.monotonic() - started > LEASES * lease:",
         "if time.monotonic() >= started:",
@@ -841,7 +841,7 @@ FIXES = (
     ),
     Mutation(
         "pruner-ends-the-better",
-        "The pruner ends the trials of the lower loss if the objective is maximized.",
+        "The pruner ends the trials with the lower loss if the objective is maximized.",
         "studies/worker.py",
         "self.sign = -1 if queue.optuna.direction == StudyDirection.MAXIMIZE else 1",
         "self.sign = 1",
@@ -862,21 +862,21 @@ FIXES = (
     ),
     Mutation(
         "forbidden-draw-fails",
-        "A draw that constraints forbid is told as failed, which TPE ignores.",
+        "A draw that constraints forbid is reported as failed, which TPE ignores.",
         "studies/samplers.py",
         "queue.tell(trial, state=TrialState.PRUNED)",
         "queue.tell(trial, state=TrialState.FAIL)",
     ),
     Mutation(
         "moved-data-is-another-study",
-        "Another data.root makes another study.",
+        "A different data.root makes a different study.",
         "studies/study.py",
         'kept = [text for text in overrides if text.partition("=")[0] not in places]',
         "kept = [*overrides]",
     ),
     Mutation(
         "arms-of-unequal-flops",
-        "The trials of a study that is matched on training FLOPs see equally many images.",
+        "The trials of a study that is matched on training FLOPs see the same number of images.",
         "studies/study.py",
         "if self.budget is not None:",
         "if self.budget == 0:",
@@ -898,7 +898,7 @@ FIXES = (
     ),
     Mutation(
         "rows-before-the-end",
-        "Rows from the middle of training are averaged with those of its end.",
+        "Rows from the middle of training are averaged with those from its end.",
         "analysis/comparable_rows.py",
         'return rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]',
         "return rows",
@@ -919,7 +919,7 @@ FIXES = (
     ),
     Mutation(
         "front-of-the-worst",
-        "The Pareto front has the points of the largest distance.",
+        "The Pareto front has the points with the largest distance.",
         "analysis/pareto.py",
         "np.column_stack([cost, distance]).astype(float), keep_weakly=True",
         "np.column_stack([cost, -np.asarray(distance)]).astype(float), keep_weakly=True",
@@ -940,7 +940,7 @@ FIXES = (
     ),
     Mutation(
         "dynamics-mix-protocols",
-        "Updates measured under other protocols are averaged with those of the rows.",
+        "Updates measured under different protocols are averaged with those of the rows.",
         "analysis/dynamics.py",
         'lines = lines[lines["protocol"] == runs["protocol"].iloc[0]]',
         'lines = lines[lines["protocol"].notna()]',
@@ -955,4 +955,4 @@ FIXES = (
     ),
 )
 
-MUTATIONS = (*FIELD, *FIXES)
+MUTATIONS = (*PUBLIC, *FIXES)

@@ -4,8 +4,9 @@
 
 Names select defects; without names, all of them. For each defect, pytest runs the tests of its file, then
 those of its package, then all that `make test` runs and, with tier=slow, the slow ones. It stops at the first
-failure. A failure counts if the same test passes without the defect. A call that takes too long is a hang,
-and one that a signal ends is a crash; both count if the same call ends by itself without the defect.
+failure. In the end, the tests that failed run once without any defect: a failure counts if its test passes
+then. A call that takes too long is a hang, and one that a signal ends is a crash; both count if the same call
+passes without the defect.
 
 out= appends the results to a file; the same command then continues with what is not in it. Exit code 1 if a
 defect survived, or if an error hides whether it did.
@@ -46,6 +47,8 @@ FAST = ("-m", "not slow and not chaos")
 # over an hour in one process.
 PART_SECONDS, TEST_SECONDS, SLOW_SECONDS = 600.0, 3600.0, 4 * 3600.0
 GRACE = 10.0  # seconds that pytest has to end after SIGTERM
+# In pytest's summary: the test, whose parameters may contain " - ", and its message.
+FAILURES = re.compile(r"^(?:FAILED|ERROR) (\S+?\[.*?\]|.+?)(?: - .*)?$", re.MULTILINE)
 PASSED, FAILED, NOTHING_COLLECTED = 0, 1, 5  # exit codes of pytest; 2 to 4 mean that it could not run
 
 
@@ -93,10 +96,10 @@ def make_copy(folder: Path) -> Path:
 
 
 def environment(copy: Path) -> dict[str, str]:
-    """The environment of pytest. The copy is in front of an editable installation of the checkout."""
+    """The environment of pytest, in which the copy comes before an editable installation of the checkout."""
     path = os.pathsep.join(filter(None, [str(copy / "src"), os.environ.get("PYTHONPATH")]))
-    kept = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
-    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+    return inherited | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -113,7 +116,7 @@ def applied(mutation: Mutation, copy: Path) -> Iterator[None]:
 
 def write_source(path: Path, text: str) -> None:
     path.write_text(text)
-    # Python compares whole seconds and sizes, so it could take the bytecode of the former text.
+    # Python compares whole seconds and sizes, so it could use the bytecode of the previous text.
     Path(cache_from_source(path)).unlink(missing_ok=True)
 
 
@@ -121,7 +124,7 @@ def write_source(path: Path, text: str) -> None:
 
 
 def plan_calls(file: str, root: Path, tier: str) -> list[Call]:
-    """The calls of pytest for a defect in this file, those that most likely notice it first."""
+    """The calls of pytest for a defect in this file; those most likely to notice it come first."""
     path = Path(file)
     calls: list[Call] = []
     seen: list[str] = []
@@ -167,12 +170,11 @@ def judge(mutation: Mutation, copies: "SimpleQueue[Path]", calls: list[Call], st
         if code in (PASSED, NOTHING_COLLECTED):
             return Result(mutation.name, "survived", call.tier, "", seconds)
         found = explain(code, output)
-        if found[0] != "error":  # without the defect, only what failed is run again
-            again = [found[1]] if found[0] == "caught" else call.arguments
-            code, _ = run_pytest(copy, again, call.limit, stop)
-            if code is None or code == FAILED or code < 0:
+        if found[0] in ("hang", "crash"):
+            code, _ = run_pytest(copy, call.arguments, call.limit, stop)
+            if code != PASSED:
                 how = f"takes over {call.limit:g} s" if code is None else "fails"
-                found = "error", f"{shlex.join(again)}: {how} without the defect as well"
+                found = "error", f"{shlex.join(call.arguments)}: {how} without the defect as well"
         return Result(mutation.name, found[0], call.tier, found[1], seconds)
     finally:
         copies.put(copy)
@@ -184,12 +186,24 @@ def explain(code: int | None, output: str) -> tuple[str, str]:
         return "hang", ""
     if code < 0:
         return "crash", f"signal {-code}"
-    # In pytest's summary: the test, whose parameters may contain " - ", and its message.
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+?\[.*?\]|.+?)(?: - .*)?$", output, re.MULTILINE)
-    if code == FAILED and failed:
-        return "caught", failed[1]
+    if code == FAILED and (failed := FAILURES.findall(output)):
+        return "caught", failed[0]
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
     return "error", f"pytest exited with {code}: {last}"
+
+
+def failing_without(results: list[Result], stop: Event) -> list[Result]:
+    """Errors in place of the results whose test fails without the defect as well. Raises UserError."""
+    tests = sorted({result.test for result in results if result.outcome == "caught"})
+    if not tests:
+        return []
+    with TemporaryDirectory(prefix="mutations-") as place:
+        copy = make_copy(Path(place).resolve())
+        code, output = run_pytest(copy, ["--maxfail=0", *tests], TEST_SECONDS, stop)
+    if code not in (PASSED, FAILED):
+        raise UserError(f"the tests that failed do not run without the defects: {explain(code, output)[1]}")
+    failed, why = set(FAILURES.findall(output)), "fails without the defect as well"
+    return [r._replace(outcome="error", test=f"{r.test}: {why}") for r in results if r.test in failed]
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -250,7 +264,7 @@ def run_all(
     todo = {m: calls for m in mutations if (calls := remaining_calls(m, results.get(m.name), tier))}
     if not todo:
         return
-    with listening(), TemporaryDirectory(prefix="mutations-") as place, ThreadPoolExecutor(jobs) as pool:
+    with TemporaryDirectory(prefix="mutations-") as place, ThreadPoolExecutor(jobs) as pool:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(min(jobs, len(todo))):
             copies.put(make_copy(Path(place).resolve() / str(number)))
@@ -289,7 +303,10 @@ def main(arguments: list[str]) -> None:
     mutations, jobs, out, tier = parse_arguments(arguments)
     check_table()
     results = read_results(out)
-    run_all(mutations, jobs, out, tier, results)
+    with listening():
+        run_all(mutations, jobs, out, tier, results)
+        shown = [results[mutation.name] for mutation in mutations]
+        results |= {result.name: result for result in failing_without(shown, Event())}
     shown = [results[mutation.name] for mutation in mutations]
     print(*table_lines(shown), sep="\n")
     if not all(result.is_caught for result in shown):

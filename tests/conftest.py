@@ -40,7 +40,7 @@ def cache(tmp_path_factory, pytestconfig):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ELTLAB_CACHE", str(run / "cache"))
         if pytestconfig.getoption("limit") is not None:
-            # Here, so that the four seconds are not those of the test that needs it first.
+            # Fitted here, so that its four seconds do not count for the test that first needs it.
             train, _ = load_digits()
             ClassifierMetrics(train, 10, train)
         yield run / "cache"
@@ -48,15 +48,15 @@ def cache(tmp_path_factory, pytestconfig):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that torch.compile makes in a test. A counting backend replaces inductor: dynamo traces
+    """The graphs that torch.compile makes in a test. A recording backend replaces inductor: dynamo traces
     the graphs, but nothing is compiled."""
-    made = []
+    traced = []
 
-    def counting(graph, example_inputs):
-        made.append(graph)
+    def record(graph, example_inputs):
+        traced.append(graph)
         return graph.forward
 
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
-    yield made
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=record))
+    yield traced
     torch._dynamo.reset()

@@ -14,7 +14,7 @@ def test_by_default_rows_go_where_tables_find_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("repeats=0", "repeats=0: must be at least 1"),
         ("loop_counts=[3]", "loop_counts=3 does not divide the layers of a pass=8"),
@@ -29,7 +29,7 @@ def test_by_default_rows_go_where_tables_find_them(tmp_path):
         ("trainer.devices=2", "trainer.devices=2 trainer.nodes=1: bench times one device"),
     ],
 )
-def test_mistakes_are_reported(wrong, said, tmp_path):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_reported(wrong, message, tmp_path):
+    with pytest.raises(UserError, match=message):
         bench.main([*wrong.split(), "trainer.accelerator=cpu", f"runs_dir={tmp_path}"])
     assert not list(tmp_path.iterdir())

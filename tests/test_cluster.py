@@ -17,8 +17,8 @@ from eltlab.training.train import strategy_arguments
 
 
 def test_a_run_with_a_missing_measurement_is_not_finished(tmp_path: Path) -> None:
-    asked = [*TINY, f"runs_dir={tmp_path}", "trainer.grids=0", "evaluate_loops=[1,2]"]
-    fit.main(asked)
+    overrides = [*TINY, f"runs_dir={tmp_path}", "trainer.grids=0", "evaluate_loops=[1,2]"]
+    fit.main(overrides)
     for more, done in (
         ((), True),
         (("trainer.log_every=9",), True),
@@ -39,18 +39,18 @@ def test_a_storage_that_did_not_come_with_the_job_is_reported(monkeypatch) -> No
 
 
 def test_jobs_that_share_a_journal_get_a_warning(tmp_path, monkeypatch, capsys) -> None:
-    asked = []
-    monkeypatch.setattr(cluster, "submit", lambda *given: asked.append(given))
+    calls = []
+    monkeypatch.setattr(cluster, "submit", lambda *given: calls.append(given))
     file = written(tmp_path, "space:\n  loops: [2, 4]\nseeds: [0]\n")
     command = [file, f"runs_dir={tmp_path / 'runs'}", *LOCAL, "trainer.slurm.hours=3"]
     sweep.main([*command, "workers=9"])
     assert "only if the file system's locks (flock)" in capsys.readouterr().err
-    [(jobs, folder, slurm, wanted)] = asked
+    [(jobs, folder, slurm, resources)] = calls
     assert len(jobs) == 2  # no more than there are trials
     assert jobs[0].arguments == command[:2] and jobs[0].storage is None
     assert folder == tmp_path / "runs" / "small" / "slurm"
-    assert (slurm.hours, wanted["timeout_min"], wanted["name"]) == (3, 180, "small")
-    assert "gpus_per_node" not in wanted  # trainer.accelerator=cpu in the file
+    assert (slurm.hours, resources["timeout_min"], resources["name"]) == (3, 180, "small")
+    assert "gpus_per_node" not in resources  # trainer.accelerator=cpu in the file
 
 
 # --- what SLURM gets and answers ------------------------------------------------------------------
@@ -58,20 +58,20 @@ def test_jobs_that_share_a_journal_get_a_warning(tmp_path, monkeypatch, capsys) 
 
 @pytest.mark.integration
 def test_sbatch_gets_the_requested_resources(slurm, tmp_path, capsys) -> None:
-    asked = [*TINY, *MANY, "trainer=slurm", f"runs_dir={tmp_path / 'runs'}", "name=a/b"]
-    asked += ["trainer.slurm.hours=1.5", "trainer.slurm.memory=64", "trainer.slurm.cpus_per_task=6"]
-    asked += ["trainer.slurm.partition=gpu", "trainer.slurm.account=vision"]
-    asked += ["trainer.slurm.qos=low", "trainer.slurm.constraint=h100"]
-    fit.main([*asked, "trainer.slurm.signal_seconds=120"])
+    overrides = [*TINY, *MANY, "trainer=slurm", f"runs_dir={tmp_path / 'runs'}", "name=a/b"]
+    overrides += ["trainer.slurm.hours=1.5", "trainer.slurm.memory=64", "trainer.slurm.cpus_per_task=6"]
+    overrides += ["trainer.slurm.partition=gpu", "trainer.slurm.account=vision"]
+    overrides += ["trainer.slurm.qos=low", "trainer.slurm.constraint=h100"]
+    fit.main([*overrides, "trainer.slurm.signal_seconds=120"])
     printed = capsys.readouterr()
     assert "submitted: 77\n" in printed.err and "scancel 77 ends it" in printed.err
     run = Path(printed.out.removeprefix("run: ").strip())
     script = (run / "slurm" / "77_submission.sh").read_text()
-    given = {line.removeprefix("#SBATCH --") for line in script.splitlines() if "#SBATCH" in line}
-    wanted = {"nodes=4", "ntasks-per-node=8", "gpus-per-node=8", "cpus-per-task=6", "time=90"}
-    wanted |= {"mem=64GB", "partition=gpu", "account=vision", "qos=low", "constraint=h100"}
-    wanted |= {"signal=USR2@120", "requeue", "open-mode=append", "job-name=a-b"}
-    assert wanted <= given
+    submitted = {line.removeprefix("#SBATCH --") for line in script.splitlines() if "#SBATCH" in line}
+    expected = {"nodes=4", "ntasks-per-node=8", "gpus-per-node=8", "cpus-per-task=6", "time=90"}
+    expected |= {"mem=64GB", "partition=gpu", "account=vision", "qos=low", "constraint=h100"}
+    expected |= {"signal=USR2@120", "requeue", "open-mode=append", "job-name=a-b"}
+    assert expected <= submitted
     [task] = [line for line in script.splitlines() if line.startswith("srun ")]
     assert "--cpus-per-task=6" in task and "--kill-on-bad-exit=1" in task
     assert (run / "slurm" / "77_submitted.pkl").is_file()
@@ -80,8 +80,8 @@ def test_sbatch_gets_the_requested_resources(slurm, tmp_path, capsys) -> None:
 @pytest.mark.integration
 def test_an_array_is_one_job_of_slurm(slurm, tmp_path, capsys) -> None:
     jobs = [cluster.WorkerJob(["a"], None)] * 3
-    asked = cluster.job_resources(tiny(), 1, 1)
-    assert cluster.submit(jobs, tmp_path, SlurmConfig(), asked) == ["77_0", "77_1", "77_2"]
+    resources = cluster.job_resources(tiny(), 1, 1)
+    assert cluster.submit(jobs, tmp_path, SlurmConfig(), resources) == ["77_0", "77_1", "77_2"]
     assert "#SBATCH --array=0-2%3" in (tmp_path / "77_submission.sh").read_text()
     assert "scancel 77 ends it" in capsys.readouterr().err
 
@@ -100,14 +100,14 @@ def test_ranks_are_exported_as_torchruns_variables(monkeypatch) -> None:
     task |= {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
     for key, value in task.items():
         monkeypatch.setenv(key, value)
-    told = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR")
-    for key in (*told, "MASTER_PORT", "TORCHELASTIC_RUN_ID", "CUDA_VISIBLE_DEVICES"):
+    exported = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR")
+    for key in (*exported, "MASTER_PORT", "TORCHELASTIC_RUN_ID", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)
     # Lightning would detect SLURM here and requeue by itself.
     assert type(strategy_arguments(tiny())["plugins"]).__name__ == "LightningEnvironment"
     cluster.export_ranks()
-    assert [os.environ[key] for key in told] == ["3", "4", "1", "2", "1", "n3"]
+    assert [os.environ[key] for key in exported] == ["3", "4", "1", "2", "1", "n3"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     launched = strategy_arguments(tiny())["plugins"]
     assert type(launched).__name__ == "TorchElasticEnvironment"
@@ -116,7 +116,7 @@ def test_ranks_are_exported_as_torchruns_variables(monkeypatch) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("squeue", "scontrol", "rank", "requeued", "said"),
+    ("squeue", "scontrol", "rank", "requeued", "message"),
     [
         ("echo RUNNING", "true", "0", True, ""),
         ("exit 1", "true", "0", True, ""),  # squeue does not answer
@@ -126,11 +126,11 @@ def test_ranks_are_exported_as_torchruns_variables(monkeypatch) -> None:
     ],
 )
 def test_a_stopped_job_is_queued_again_unless_slurm_is_ending_it(
-    slurm, tmp_path, monkeypatch, capsys, squeue, scontrol, rank, requeued, said
+    slurm, tmp_path, monkeypatch, capsys, squeue, scontrol, rank, requeued, message
 ) -> None:
-    asked = tmp_path / "asked"
+    calls = tmp_path / "calls"
     slurm("squeue", squeue)
-    slurm("scontrol", f'echo "$@" > {asked}; {scontrol}')
+    slurm("scontrol", f'echo "$@" > {calls}; {scontrol}')
     task = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "77", "SLURM_PROCID": rank}
     for key, value in task.items():
         monkeypatch.setenv(key, value)
@@ -142,9 +142,9 @@ def test_a_stopped_job_is_queued_again_unless_slurm_is_ending_it(
         assert end.code == 143
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert text(asked) == ("requeue 77\n" if requeued else "")
+    assert text(calls) == ("requeue 77\n" if requeued else "")
     printed = capsys.readouterr().err
-    assert printed.startswith("stopped by SIGTERM\n") and said in printed
+    assert printed.startswith("stopped by SIGTERM\n") and message in printed
 
 
 def test_a_mistake_in_a_job_is_one_line(capsys) -> None:

@@ -1,6 +1,7 @@
 """The verb dashboard: it takes the arguments of the sweep, serves its study, and reports mistakes."""
 
 import socket
+import sys
 
 import pytest
 from support.small_studies import GRID, filled, opened, written
@@ -30,8 +31,14 @@ def test_a_port_that_is_taken_is_reported(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port={port}: Address already in use"):
+        with pytest.raises(UserError, match=f"port={port}: Address already in use; set a different port"):
             dashboard.main([str(file), f"runs_dir={tmp_path / 'runs'}", f"port={port}", *keys])
+
+
+def test_a_missing_optuna_dashboard_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with pytest.raises(UserError, match="pip install optuna-dashboard"):
+        dashboard.main([written(tmp_path, GRID), f"runs_dir={tmp_path / 'runs'}"])
 
 
 def test_the_study_and_the_address_are_passed_on(tmp_path, monkeypatch):

@@ -16,10 +16,10 @@ from eltlab.runs.row_files import read_rows
 
 def test_fit_shows_the_bill_first_and_every_row_carries_it(tmp_path, capsys):
     fit.main([*TINY, "evaluate_loops=[2,4]", f"runs_dir={tmp_path}"])
-    said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("fit: digits-masked-elt_tiny-1x4-ilsd, seed 0")
-    assert said[2].split() == ["layers", "x", "loops", *"1x4", *"4x1", *"1x1"]
-    assert any(line.startswith("training FLOPs ") for line in said)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("fit: digits-masked-elt_tiny-1x4-ilsd, seed 0")
+    assert lines[2].split() == ["layers", "x", "loops", *"1x4", *"4x1", *"1x1"]
+    assert any(line.startswith("training FLOPs ") for line in lines)
     [file] = tmp_path.rglob("rows.jsonl")
     costs, rows = bill(tiny(), "cpu", "32-true"), read_rows(file)
     own = [key for key in costs if key not in ("loops", "images", "train_flops_total", "nfe")]

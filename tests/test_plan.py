@@ -44,7 +44,7 @@ def test_the_real_command_imports_neither_torch_nor_lightning():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("format=yaml", "format=yaml: choose one of text, json"),
         ("memory=0", "memory=0.0: must be above 0"),
@@ -56,8 +56,8 @@ def test_the_real_command_imports_neither_torch_nor_lightning():
         ("experiment=paper/base/masked_image", "did you mean"),
     ],
 )
-def test_mistakes_are_reported(wrong, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_reported(wrong, message):
+    with pytest.raises(UserError, match=message):
         plan.main(wrong.split())
 
 

@@ -11,7 +11,7 @@ from eltlab.runs.result_table import load
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give one study"),
         (["loops_vs_dept"], "did you mean loops_vs_depth?"),
@@ -26,12 +26,12 @@ from eltlab.runs.result_table import load
         (["{file}", "trainer=slurm", "workers=2", "storage=sqlite:///a.db"], "set storage=postgresql://"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_reported_and_starts_nothing(tmp_path, arguments, said):
+def test_a_mistake_on_the_command_line_is_reported_and_starts_nothing(tmp_path, arguments, message):
     file = written(tmp_path, GRID)
     filled = [argument.format(file=file) for argument in arguments]
     with pytest.raises(UserError) as refused:
         sweep.main([*filled, f"runs_dir={tmp_path / 'runs'}"])
-    assert said in str(refused.value) and not (tmp_path / "runs").exists()
+    assert message in str(refused.value) and not (tmp_path / "runs").exists()
 
 
 def test_a_machine_without_slurm_is_reported(tmp_path, monkeypatch):

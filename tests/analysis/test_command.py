@@ -23,13 +23,13 @@ def test_the_real_command_prints_its_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_printed(name: str, tmp_path: Path) -> None:
-    arguments, said = TABLES[name]
+    arguments, message = TABLES[name]
     done = run(name, *arguments, cwd=tmp_path)
-    assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert done.returncode == 0 and message in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"),
+    ("name", "arguments", "message"),
     [
         (
             "headline",
@@ -53,14 +53,14 @@ def test_a_table_is_printed(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    name: str, arguments: list[str], said: str, tmp_path: Path
+    name: str, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.parquet").write_bytes(b"PAR1\xff\xfe")
     (tmp_path / "torn.jsonl").write_text('{"kind": "tokenizer"}\n{"kind')
     before = sorted(tmp_path.iterdir())
     done = run(name, *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
 

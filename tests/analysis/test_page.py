@@ -82,7 +82,7 @@ def check_points(cells: list[list[str]], rows: pd.DataFrame) -> None:
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_the_samples_of_clips_move(tmp_path: Path, page: Any) -> None:
     folder = tmp_path / "e" / "samples" / "aaaa"
     folder.mkdir(parents=True)
@@ -138,7 +138,7 @@ def grey(browser_page: Any) -> int:
     return pixels.getpixel((pixels.width // 2, pixels.height // 2))
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None:
     page.goto(made.as_uri())
     assert shown(page) == ["elastic, 4 loops", "its unique-layer twin"]  # the pair of equal compute
@@ -153,8 +153,8 @@ def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None
         assert shown(page) == [f"elastic, {loops}", "its unique-layer twin"]
         assert grey(page) == expected
         assert page.evaluate("document.activeElement.getAttribute('aria-valuetext')") == loops
-    said = page.locator(".pair figure:visible .quiet").all_inner_texts()
-    assert said[0].startswith("fid 40.00 (no interval), 2M MACs") and "fid 8.00" in said[1]
+    captions = page.locator(".pair figure:visible .quiet").all_inner_texts()
+    assert captions[0].startswith("fid 40.00 (no interval), 2M MACs") and "fid 8.00" in captions[1]
     page.locator("select").select_option("vanilla")
     assert shown(page) == ["vanilla, 4 loops", "its unique-layer twin"] and grey(page) == 80
     page.locator("input[type=range]").fill("0")
@@ -172,7 +172,7 @@ def test_the_page_loads_nothing_and_logs_nothing(made: Path, page: Any) -> None:
     assert page.evaluate("[...document.images].every(i => i.alt)")
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_the_page_fits_a_phone(made: Path, page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     page.goto(made.as_uri())

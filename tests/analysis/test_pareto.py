@@ -122,8 +122,8 @@ def test_the_figure_draws_the_fronts() -> None:
         assert tuple(front["fid"]) in drawn
     faded = [c for c in right.collections if c.get_alpha() == 0.3]
     assert sum(len(c.get_offsets()) for c in faded) == 1  # only "worse" is dominated in its kind
-    said = figure._supxlabel.get_text().replace("\n", " ")
-    assert "protocol aaaa" in said and "no interval" in said and "matched: training FLOPs" in said
+    text = figure._supxlabel.get_text().replace("\n", " ")
+    assert "protocol aaaa" in text and "no interval" in text and "matched: training FLOPs" in text
 
 
 def test_a_band_is_between_the_seeds() -> None:

@@ -22,7 +22,7 @@ def verb(main) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (UserError("loops=0:\nmust be at least 1"), 2, "error: loops=0:\\nmust be at least 1\n"),
         (Diverged("the loss is not finite"), 1, "error: the loss is not finite\n"),
@@ -36,12 +36,12 @@ def verb(main) -> SimpleNamespace:
         ),
     ],
 )
-def test_every_end_has_its_code_and_one_line(monkeypatch, capsys, error, code, said) -> None:
+def test_every_end_has_its_code_and_one_line(monkeypatch, capsys, error, code, message) -> None:
     def main(arguments: list[str]) -> None:
         raise error
 
     assert typed_in(verb(main), [], monkeypatch) == code
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", message)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch) -> None:
@@ -80,7 +80,7 @@ def test_a_path_is_no_key_and_value(text, expected) -> None:
 
 @pytest.mark.integration
 def test_a_reader_that_stops_early_is_no_error(tmp_path) -> None:
-    """As `python -m eltlab.plan | head -1`."""
+    """Such as `python -m eltlab.plan | head -1`."""
 
     def main(arguments: list[str]) -> None:
         print("a line", flush=True)

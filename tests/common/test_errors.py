@@ -6,7 +6,7 @@ from eltlab.common.errors import Diverged, UserError, first_line, suggest
 
 
 @pytest.mark.parametrize(
-    ("word", "known", "said"),
+    ("word", "known", "message"),
     [
         ("loop", ["model", "loops"], "did you mean loops?"),
         ("taesd", ["teasd", "taes"], "did you mean taes?"),
@@ -14,8 +14,8 @@ from eltlab.common.errors import Diverged, UserError, first_line, suggest
         ("colour", [], "keys: none yet"),
     ],
 )
-def test_the_nearest_word_is_suggested_or_all_are_listed(word, known, said):
-    assert suggest(word, known, "keys") == said
+def test_the_nearest_word_is_suggested_or_all_are_listed(word, known, message):
+    assert suggest(word, known, "keys") == message
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,16 @@ def test_an_exception_in_the_block_leaves_the_old_file(tmp_path):
     assert path.read_text() == "new" and names(path.parent) == ["text"]
 
 
+def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
+    """Else a power failure could leave the new name with an empty file."""
+    calls = []
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, lambda file, *_, name=name: calls.append((name, os.stat(file).st_ino)))
+    write_atomic(tmp_path / "text", "new")
+    (first, flushed), (second, renamed) = calls
+    assert (first, second) == ("fsync", "replace") and flushed == renamed
+
+
 def test_the_first_of_two_writers_keeps_its_file(tmp_path):
     path, lock = tmp_path / "text", tmp_path / "lock"
     with atomic_path(path, keep=lock) as temporary:

@@ -14,7 +14,7 @@ from eltlab.runs.compose_config import compose_encode
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ["data=digits", "data.root=null"],
@@ -37,7 +37,7 @@ from eltlab.runs.compose_config import compose_encode
         (["metrics.samples=3"], "give at least two per class"),
     ],
 )
-def test_mistakes_are_explained(overrides, said, photo_folder, weights_folder, tmp_path) -> None:
+def test_mistakes_are_explained(overrides, message, photo_folder, weights_folder, tmp_path) -> None:
     arguments = [*asked(photo_folder, weights_folder, tmp_path / "set"), *overrides]
     if overrides[0].startswith("data="):
         arguments = [text for text in arguments if not text.startswith(("data.root", "data.size"))]
@@ -46,7 +46,7 @@ def test_mistakes_are_explained(overrides, said, photo_folder, weights_folder, t
     def run() -> None:
         encoding.encode(compose_encode(arguments), tmp_path / "set")
 
-    assert said in fails(run)
+    assert message in fails(run)
     assert not (tmp_path / "set").exists()
 
 
@@ -56,7 +56,7 @@ def test_wrong_tokenizer_keys_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (("teasd", "a/b"), "tokenizer.name=teasd: did you mean taesd?"),
         (("taesd",), "tokenizer.weights=null: taesd needs weights"),
@@ -70,8 +70,8 @@ def test_wrong_tokenizer_keys_are_refused() -> None:
         (("kmeans", "a/b", None, "taesd", 1), "tokenizer.codes=1: give at least 2"),
     ],
 )
-def test_mistakes_in_a_configuration_are_named(config, said):
-    refused(TokenizerConfig(*config), said)
+def test_mistakes_in_a_configuration_are_named(config, message):
+    refused(TokenizerConfig(*config), message)
 
 
 def test_every_tokenizer_of_the_configuration_can_be_chosen():

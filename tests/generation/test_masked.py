@@ -76,8 +76,8 @@ def test_losses_depend_on_the_masked_positions_only():
 def test_loss_is_smoothed_cross_entropy_over_masked_positions(smoothing):
     """Targets (1 − ε)·onehot + ε/K; the mean is over the masked positions of the whole batch."""
     (logits, _), target = logits_and_target()
-    wanted = (1 - smoothing) * F.one_hot(target.ids, CODES) + smoothing / CODES
-    losses = -(wanted * torch.log_softmax(logits, dim=-1)).sum(-1)
+    targets = (1 - smoothing) * F.one_hot(target.ids, CODES) + smoothing / CODES
+    losses = -(targets * torch.log_softmax(logits, dim=-1)).sum(-1)
     got = Masked(CODES, smoothing).loss(logits, target)
     torch.testing.assert_close(got, losses[target.masked].mean())
 

@@ -11,8 +11,8 @@ from eltlab.generation.objective import build_objective
 
 
 def test_settings_reach_the_objective():
-    asked = ("objective.time_mean=-0.4", "objective.time_std=0.8", "objective.shift=2")
-    objective = build_objective(tiny("objective=flow", *asked))
+    overrides = ("objective.time_mean=-0.4", "objective.time_std=0.8", "objective.shift=2")
+    objective = build_objective(tiny("objective=flow", *overrides))
     assert (objective.time_mean, objective.time_std, objective.shift) == (-0.4, 0.8, 2.0)
 
 

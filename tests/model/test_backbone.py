@@ -55,10 +55,10 @@ def test_changing_the_time_changes_the_output(block):
 @patch_blocks
 def test_unmodulated_blocks_get_time_and_class_as_a_token_in_front(block):
     net = make("patch", block)
-    kept = []
-    net.stack.blocks[0].register_forward_pre_hook(lambda _, given: kept.append(given))
+    calls = []
+    net.stack.blocks[0].register_forward_pre_hook(lambda _, given: calls.append(given))
     read(net, "patch", exits=(1,))
-    state, condition = kept[0]
+    state, condition = calls[0]
     images, time = inputs("patch")
     patches = net.input(net.patches.cut(images)) + net.position
     assert torch.equal(state[:, -TOKENS:], patches)

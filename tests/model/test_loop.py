@@ -105,10 +105,10 @@ def test_exits_below_one_loop_are_refused(exits):
 @both_backbones
 def test_tracked_updates_are_the_relative_change_of_each_loop(kind, block):
     net = make(kind, block)
-    kept = []
-    net.stack.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
+    calls = []
+    net.stack.register_forward_pre_hook(lambda _, arguments: calls.append(arguments))
     done = read(net, kind, exits=(2, 4), track=True)
-    start, condition = kept[0][:2]
+    start, condition = calls[0][:2]
     states, none, _ = net.stack(start, condition, (1, 2, 3, 4))
     assert none is None
     path = [start, *states.values()]
@@ -300,9 +300,9 @@ def test_the_stack_equals_its_parts_written_out(block):
 def test_gradients_flow_through_every_use_of_the_input(block):
     stack, x, c = stack_of(block)
     x.requires_grad_()
-    wanted = (x, *stack.parameters())
-    got = torch.autograd.grad(stack(x, c, (LOOPS,)).exits[LOOPS].square().sum(), wanted)
-    expected = torch.autograd.grad(unrolled(stack, x, c, LOOPS)[0].square().sum(), wanted)
+    leaves = (x, *stack.parameters())
+    got = torch.autograd.grad(stack(x, c, (LOOPS,)).exits[LOOPS].square().sum(), leaves)
+    expected = torch.autograd.grad(unrolled(stack, x, c, LOOPS)[0].square().sum(), leaves)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -378,20 +378,20 @@ def test_all_switches_run_under_autocast(objective):
 @objectives
 @pytest.mark.parametrize("on", [(), ALL], ids=["plain", "all"])
 def test_a_pass_halts_after_the_first_loop_whose_update_falls_below(objective, on):
-    net, asked = moved(objective, on), 6
-    tracked = read_exits(net, objective, (asked,), track=True)
+    net, requested = moved(objective, on), 6
+    tracked = read_exits(net, objective, (requested,), track=True)
     updates = tracked.updates.tolist()
-    for loop in range(1, asked):
+    for loop in range(1, requested):
         lowest = min(updates[:loop])
         # At the lowest update so far and just above it: halting requires an update strictly below.
         for halt in (lowest, math.nextafter(lowest, math.inf)):
             below = [n for n, update in enumerate(updates, start=1) if update < halt]
-            expected = below[0] if below else asked
-            done = read_exits(net, objective, (asked,), halt=halt)
-            assert done.loops == expected and list(done.exits) == [asked]
+            expected = below[0] if below else requested
+            done = read_exits(net, objective, (requested,), halt=halt)
+            assert done.loops == expected and list(done.exits) == [requested]
             assert done.updates is None
             reached = read_exits(net, objective, (expected,)).exits[expected]
-            assert torch.equal(done.exits[asked], reached)
+            assert torch.equal(done.exits[requested], reached)
 
 
 @objectives
@@ -451,12 +451,12 @@ def test_recomputing_blocks_changes_nothing_but_the_cost(tmp_path):
     """The same run, to the last bit, dropout included."""
     weights = []
     for flag in ("false", "true"):
-        asked = [*TINY, "model.dropout=0.1", "objective=diffusion", "evaluate=false"]
-        asked += [f"trainer.recompute={flag}", f"runs_dir={tmp_path / flag}"]
-        fit.main(asked)
+        overrides = [*TINY, "model.dropout=0.1", "objective=diffusion", "evaluate=false"]
+        overrides += [f"trainer.recompute={flag}", f"runs_dir={tmp_path / flag}"]
+        fit.main(overrides)
         [file] = (tmp_path / flag).rglob("last.ckpt")
         weights.append(torch.load(file, weights_only=True)["state_dict"])
-        assert identity(compose(asked)) == file.parents[1].name
+        assert identity(compose(overrides)) == file.parents[1].name
     plain, again = weights
     assert all(torch.equal(plain[key], again[key]) for key in plain)
     a, b = (tiny(f"trainer.recompute={flag}") for flag in ("false", "true"))

@@ -56,7 +56,8 @@ class Sweep:
     def running(self) -> bool:
         return bool(self.started) and self.started[-1].poll() is None
 
-    def said(self) -> str:
+    def errors(self) -> str:
+        """What all its commands have written to stderr."""
         return "".join(command.output()[1] for command in self.started)
 
     def processes(self) -> dict[str, list[int]]:
@@ -101,10 +102,10 @@ class Sweep:
         for _ in range(5):  # a trial that was killed alone has failed: the command retries it
             if not self.running():
                 self.start()
-            assert self.started[-1].wait() == 0, self.said()
+            assert self.started[-1].wait() == 0, self.errors()
             if not failed(self.queue().trials()):
                 return
-        raise AssertionError(f"trials fail again and again:\n{self.said()}")
+        raise AssertionError(f"trials fail again and again:\n{self.errors()}")
 
     def queue(self) -> TrialQueue:
         storage = open_storage(self.url, self.study.folder, study=self.study.name)
@@ -118,7 +119,7 @@ def disturb(sweep: Sweep, kills: int, dice: random.Random) -> Counter:
     deadline = time.monotonic() + 300 * kills
     for kind in dice.sample(plan[:kills], kills):
         while True:
-            assert time.monotonic() < deadline, f"{done}\n{sweep.said()}"
+            assert time.monotonic() < deadline, f"{done}\n{sweep.errors()}"
             if not sweep.running():
                 if sweep.started:
                     queue = sweep.queue()

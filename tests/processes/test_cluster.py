@@ -48,9 +48,9 @@ def children(process: int) -> list[int]:
     return [int(pid) for pid in listed.split()]
 
 
-def ids(said: str) -> list[str]:
-    found = re.search(r"submitted: (.*)", said)
-    assert found is not None, said
+def ids(printed: str) -> list[str]:
+    found = re.search(r"submitted: (.*)", printed)
+    assert found is not None, printed
     return found[1].split(", ")
 
 
@@ -87,18 +87,18 @@ def last_images(run: Path) -> int:
 def test_a_job_that_is_stopped_is_queued_again_and_ends_as_if_undisturbed(
     real: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [*TINY, "trainer.checkpoint_seconds=1000", "trainer.grids=0", "model.dropout=0.1"]
-    asked += ["trainer.validations=4", "evaluate_loops=[4]"]
-    asked += ["budget.images=3200"] if real else ["budget.images=160", "trainer.log_every=1"]
-    fit.main([*asked, f"runs_dir={tmp_path / 'calm'}"])
+    overrides = [*TINY, "trainer.checkpoint_seconds=1000", "trainer.grids=0", "model.dropout=0.1"]
+    overrides += ["trainer.validations=4", "evaluate_loops=[4]"]
+    overrides += ["budget.images=3200"] if real else ["budget.images=160", "trainer.log_every=1"]
+    fit.main([*overrides, f"runs_dir={tmp_path / 'calm'}"])
     if not real:
         fork_jobs(monkeypatch)
         wait_for_signals_at(monkeypatch, 4, 12)
     runs = tmp_path / "runs"
-    job, run, log = submitted([*asked, f"runs_dir={runs}"], capsys)
+    job, run, log = submitted([*overrides, f"runs_dir={runs}"], capsys)
     until(lambda: last_images(run) >= (8 if real else 32), log=log)
     with pytest.raises(UserError, match="another process is training it"):
-        fit.main([*asked, *LOCAL, f"runs_dir={runs}"])
+        fit.main([*overrides, *LOCAL, f"runs_dir={runs}"])
     os.kill(int(job), signal.SIGTERM)  # submitit passes it on to the job's task
     until(lambda: "resumed at" in text(log), log=log)
     resumed = last_images(run) if real else 88  # forks wait for their second signal at 96 images
@@ -106,10 +106,10 @@ def test_a_job_that_is_stopped_is_queued_again_and_ends_as_if_undisturbed(
     [task] = children(int(job))
     os.kill(task, signal.SIGUSR2)
     until((run / "slurm" / f"{job}_0_result.pkl").is_file, log=log)
-    said = log.read_text()
-    stops = re.findall(r"stopped by (\w+) at (\S+) images", said)
-    assert [name for name, _ in stops] == ["SIGTERM", "SIGUSR2"], said
-    assert re.findall(r"resumed at (\S+) images", said) == [images for _, images in stops]
+    logged = log.read_text()
+    stops = re.findall(r"stopped by (\w+) at (\S+) images", logged)
+    assert [name for name, _ in stops] == ["SIGTERM", "SIGUSR2"], logged
+    assert re.findall(r"resumed at (\S+) images", logged) == [images for _, images in stops]
     assert pickle.loads((run / "slurm" / f"{job}_0_result.pkl").read_bytes()) == ("success", None)
     assert_same(weights_rows_metrics(tmp_path / "calm"), weights_rows_metrics(runs))
 

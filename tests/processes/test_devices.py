@@ -22,12 +22,11 @@ from support.rank_runs import (
     SPREAD,
     assert_same_run,
     fitted,
-    folder,
     processes,
     stop_at,
     weights,
 )
-from support.tiny_run import tiny
+from support.tiny_run import find_run, tiny
 
 from eltlab import evaluate, fit
 from eltlab.common import collectives, files, ranks
@@ -52,7 +51,8 @@ def slow(*values: str):
         *(("masked", spread) for spread in ("ddp", "fsdp")),
         *(slow("masked", spread) for spread in SPREAD if spread not in ("alone", "ddp", "fsdp")),
         *(slow("diffusion", spread) for spread in ("ddp", "fsdp")),
-        *(slow("random depth", spread) for spread in ("ddp, accumulation, recomputation", "fsdp")),
+        ("random depth", "ddp, accumulation, recomputation"),  # some steps leave parameters unused
+        slow("random depth", "fsdp"),
     ],
 )
 def test_devices_and_micro_batches_train_as_one_process_does(
@@ -79,7 +79,7 @@ def test_compiled_blocks_train_to_the_same_losses(
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
     assert processes(2, work) == [0, 0]
-    assert_same_run(trained_on_ranks(arm), folder(tmp_path))
+    assert_same_run(trained_on_ranks(arm), find_run(tmp_path))
 
 
 def test_a_run_resumes_at_another_world_size(trained_on_ranks: Callable[..., Path], tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_a_run_resumes_at_another_world_size(trained_on_ranks: Callable[..., Pat
             fit.main([*SMALL, f"runs_dir={tmp_path}", *overrides])
 
         assert processes(world, leg) == [0] * world
-        path = folder(tmp_path) / "checkpoints" / "last.ckpt"
+        path = find_run(tmp_path) / "checkpoints" / "last.ckpt"
         assert read_checkpoint(path)["eltlab"]["step"] == step
-    assert_same_run(trained_on_ranks("masked"), folder(tmp_path))
+    assert_same_run(trained_on_ranks("masked"), find_run(tmp_path))
 
 
 @pytest.mark.parametrize("strategy", [slow("ddp"), "fsdp"])
@@ -118,7 +118,7 @@ def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy
         fit.main([*SMALL, f"runs_dir={tmp_path}", f"trainer.strategy={strategy}", *quiet])
 
     assert processes(2, work) == [0, 0]
-    checkpoint = read_checkpoint(folder(tmp_path) / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(find_run(tmp_path) / "checkpoints" / "last.ckpt")
     assert checkpoint["eltlab"]["skipped"] == 1
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     optimizer = checkpoint["optimizer_states"][0]["state"].values()
@@ -255,5 +255,5 @@ def test_the_real_commands_train_on_two_devices(
     real = [sys.executable, "-m", *command, *SMALL, f"runs_dir={tmp_path}"]
     done = subprocess.run(real, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"run: {folder(tmp_path)}\n"
-    assert_same_run(trained_on_ranks("masked"), folder(tmp_path))
+    assert done.stdout == f"run: {find_run(tmp_path)}\n"
+    assert_same_run(trained_on_ranks("masked"), find_run(tmp_path))

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -64,6 +66,17 @@ def test_each_process_writes_its_part_of_the_shards(
             encode.main(asked(photo_folder, weights_folder, out))
 
     assert processes(2, work) == [0, 0]
-    # Of 48 images in eleven shards: six shards, and five with the three of the last one.
+    # Every second of eleven shards: 20 of 36 training images, and 7 of 12 test images.
     assert "encoded 27 images" in (tmp_path / "0").read_text() + (tmp_path / "1").read_text()
+    assert contents(out) == contents(latent_set)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_encode(photo_folder, weights_folder, latent_set, tmp_path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    out = tmp_path / "set"
+    command = [*torchrun, "-m", "eltlab.encode", *asked(photo_folder, weights_folder, out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "encoded 27 images" in done.stderr  # by the main process
     assert contents(out) == contents(latent_set)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from support.encoded_sets import make, tokenizer_weights
-from support.rank_runs import SMALL, assert_same_run, fitted, folder, processes, stop_at, weights
+from support.rank_runs import SMALL, assert_same_run, fitted, processes, stop_at, weights
 from support.shared_data import photographs
+from support.tiny_run import find_run
 
 from eltlab import evaluate, fit
 from eltlab.runs.checkpoints import read_checkpoint
@@ -32,9 +33,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def on(root: Path, kind: str) -> list[str]:
     objective = "diffusion" if kind == "latents" else "masked"
-    asked = [f"data={kind}", f"data.root={root}", f"objective={objective}", "data.flip=true"]
+    overrides = [f"data={kind}", f"data.root={root}", f"objective={objective}", "data.flip=true"]
     codes = {"latents": 1024, "tokens": 0}[kind]
-    return [*asked, f"data.codebook={codes}", "data.workers=0", "loops=2", "evaluate_loops=[1,2]"]
+    return [*overrides, f"data.codebook={codes}", "data.workers=0", "loops=2", "evaluate_loops=[1,2]"]
 
 
 def pixels(run: Path) -> np.ndarray:
@@ -52,9 +53,9 @@ def rows(run: Path) -> list[dict]:
 def test_two_ranks_on_an_encoded_set_give_the_run_of_one(
     kind: str, strategy: str, sets: dict[str, Path], tmp_path: Path
 ) -> None:
-    asked = [*on(sets[kind], kind), "evaluate=true", "metrics.samples=12"]
-    one = fitted(tmp_path / "one", 1, *asked)
-    two = fitted(tmp_path / "two", 2, *asked, f"trainer.strategy={strategy}")
+    overrides = [*on(sets[kind], kind), "evaluate=true", "metrics.samples=12"]
+    one = fitted(tmp_path / "one", 1, *overrides)
+    two = fitted(tmp_path / "two", 2, *overrides, f"trainer.strategy={strategy}")
     assert_same_run(one, two)
     # The grid's samples, which every rank decodes with a whole tokenizer; a pixel may round either way.
     assert np.abs(pixels(one) - pixels(two)).max() <= 1
@@ -67,9 +68,9 @@ def test_two_ranks_on_an_encoded_set_give_the_run_of_one(
 
 
 def test_a_killed_run_that_reads_ahead_resumes_bit_identically(sets: dict[str, Path], tmp_path: Path) -> None:
-    asked = [*on(sets["latents"], "latents"), "data.in_memory=false", "data.workers=2"]
-    whole = fitted(tmp_path / "whole", 1, *asked)
-    stopped = [*SMALL, f"runs_dir={tmp_path / 'stopped'}", *asked]
+    overrides = [*on(sets["latents"], "latents"), "data.in_memory=false", "data.workers=2"]
+    whole = fitted(tmp_path / "whole", 1, *overrides)
+    stopped = [*SMALL, f"runs_dir={tmp_path / 'stopped'}", *overrides]
 
     def until(step: int) -> None:
         stop_at(step)
@@ -77,8 +78,8 @@ def test_a_killed_run_that_reads_ahead_resumes_bit_identically(sets: dict[str, P
 
     for step in (3, 4):
         assert processes(1, lambda step=step: until(step)) == [0]
-        path = folder(tmp_path / "stopped") / "checkpoints" / "last.ckpt"
+        path = find_run(tmp_path / "stopped") / "checkpoints" / "last.ckpt"
         assert read_checkpoint(path)["eltlab"]["step"] == step
-    again = fitted(tmp_path / "stopped", 1, *asked)
+    again = fitted(tmp_path / "stopped", 1, *overrides)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(again)[name])

@@ -12,14 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.run_outcomes import (
-    TWENTY_STEPS,
-    assert_same,
-    assert_same_outcome,
-    folder,
-    forked,
-    outcome,
-)
+from support.run_outcomes import TWENTY_STEPS, assert_same, assert_same_outcome, forked, outcome
+from support.tiny_run import find_run
 
 from eltlab import evaluate, fit
 from eltlab.common import files
@@ -69,7 +63,7 @@ def test_killed_before_every_rename_ends_bit_identical(
         pytest.fail("the run never finished")
     assert kills >= 5
     assert_same_outcome(undisturbed, tmp_path)
-    assert not [path for path in folder(tmp_path).rglob(".*.tmp")]
+    assert not [path for path in find_run(tmp_path).rglob(".*.tmp")]
 
 
 @objectives

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import torch
 import torch.multiprocessing
 from PIL import Image
 from support.commands import Command, start
-from support.run_outcomes import assert_same, folder, wait_for_signals_at, weights_rows_metrics
+from support.run_outcomes import assert_same, wait_for_signals_at, weights_rows_metrics
 from support.slurm import text
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
+from support.waiting import until
 
 from eltlab import fit
 from eltlab.training.callbacks import Agreement
@@ -55,10 +58,10 @@ def test_a_run_that_is_stopped_resumes_exactly(
     command.send_signal(number)
     _, errors = command.communicate()
     assert command.returncode == code, errors
-    last = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    last = torch.load(find_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["eltlab"]["images_seen"] == 24
-    said = f"stopped by {number.name} at 24 images; the same command resumes"
-    assert errors.splitlines()[-1].startswith(said)
+    message = f"stopped by {number.name} at 24 images; the same command resumes"
+    assert errors.splitlines()[-1].startswith(message)
     assert "Traceback" not in errors
     before = signal.getsignal(number)
     fit.main([*EVALUATED, f"runs_dir={tmp_path}"])
@@ -76,6 +79,22 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_the_real_command(tmp_path: Path) -> None:
+    overrides = [*QUIET, "budget.images=10000000", f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-m", "eltlab.fit", *overrides]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: list(tmp_path.rglob("metrics.csv")), process=process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("stopped; the same command resumes")
+    assert "Traceback" not in errors
+
+
 def test_a_signal_to_all_processes_does_not_end_those_that_decode(tmp_path: Path) -> None:
     """SLURM signals every process of a job."""
     for n in range(32):
@@ -88,7 +107,7 @@ def test_a_signal_to_all_processes_does_not_end_those_that_decode(tmp_path: Path
     os.killpg(command.pid, signal.SIGTERM)
     _, errors = command.communicate()
     assert command.returncode == 143, errors
-    assert (folder(tmp_path / "runs") / "checkpoints" / "last.ckpt").is_file()
+    assert (find_run(tmp_path / "runs") / "checkpoints" / "last.ckpt").is_file()
     assert "Traceback" not in errors
 
 

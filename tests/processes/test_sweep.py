@@ -52,23 +52,31 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
 # --- a storage that cannot be reached -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pruner", [pytest.param("none", marks=pytest.mark.slow), "median"])
-def test_a_study_trains_while_its_server_is_away(tmp_path, postgres_server, pruner):
-    """Its trials keep their leases, so no other worker can have them."""
-    more = [SHORT, OFTEN, "trainer.validations=20"]
-    file, runs = written(tmp_path, f"{TWO_TRIALS}pruner: {pruner}\n"), tmp_path / "runs"
+@pytest.mark.parametrize(
+    ("budget", "back"), [(LONG, "while they train"), pytest.param(SHORT, "at the end", marks=pytest.mark.slow)]
+)
+def test_a_study_trains_while_its_server_is_away(tmp_path, postgres_server, budget, back):
+    """Its trials keep their leases, so no other worker can have them, and then report what they missed."""
+    more = [budget, OFTEN, "trainer.validations=20"]
+    file, runs = written(tmp_path, f"{TWO_TRIALS}pruner: median\n"), tmp_path / "runs"
     url = postgres_server.database()
     running = start_sweep(file, runs, *more, "workers=2", UNEXPIRED, f"storage={url}")
     try:
         until(lambda: len(list(runs.rglob("last.ckpt"))) == 2, process=running)
         postgres_server.stop()
         until(lambda: "; trying again" in running.output()[1])
-        until(lambda: len(list(runs.rglob("rows.jsonl"))) == 2)  # both are trained and measured
+        if back == "at the end":
+            until(lambda: len(list(runs.rglob("rows.jsonl"))) == 2)  # both are trained and measured
         assert postgres_server.start()
+        if back == "while they train":
+            before = reported(trials_of(file, more, runs, url))
+            until(lambda: reported(trials_of(file, more, runs, url)) > before, process=running)
+            assert all(is_training(path.parents[1]) for path in runs.rglob("last.ckpt"))
         _, err = running.communicate()
     finally:
         running.terminate()
     assert_outlasted(running, err, file, more, runs, url, resumed=False)
+    assert reported(trials_of(file, more, runs, url)) == 2 * 20
 
 
 def test_a_study_resumes_if_its_server_is_away_for_longer_than_a_lease(tmp_path, postgres_server):
@@ -91,10 +99,17 @@ def test_a_study_resumes_if_its_server_is_away_for_longer_than_a_lease(tmp_path,
 def assert_outlasted(running, err, file, more, runs, url, resumed: bool) -> None:
     assert running.returncode == 0 and "Traceback" not in err, err
     assert err.count("; trying again") == 1
-    study = load_study(file, None, more, str(runs), {})
-    trials = TrialQueue(study, open_storage(url, study.folder, study=study.name), "me", 60.0).trials()
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert [trial.state for trial in trials_of(file, more, runs, url)] == [TrialState.COMPLETE] * 2
     assert ["resumed at" in log.read_text() for log in runs.rglob("trial-*.log")] == [resumed] * 2
+
+
+def trials_of(file, more, runs, url):
+    study = load_study(file, None, more, str(runs), {})
+    return TrialQueue(study, open_storage(url, study.folder, study=study.name), "me", 60.0).trials()
+
+
+def reported(trials) -> int:
+    return sum(len(trial.intermediate_values) for trial in trials)
 
 
 def test_a_server_that_stays_away_ends_the_study_with_a_message(tmp_path, postgres_server):
@@ -107,9 +122,9 @@ def test_a_server_that_stays_away_ends_the_study_with_a_message(tmp_path, postgr
     _, err = running.communicate(timeout=600)
     assert running.returncode == 2, err
     # The sweep says that it waits, the worker and the sweep that they gave up.
-    said = [line for line in err.splitlines() if line.startswith(("error:", "storage="))]
-    assert len(said) == 3 and said[-1] == "error: a worker gave up; its message is above", err
-    assert "Traceback" not in err and "refused" in said[1] and "s3cret" not in err
+    messages = [line for line in err.splitlines() if line.startswith(("error:", "storage="))]
+    assert len(messages) == 3 and messages[-1] == "error: a worker gave up; its message is above", err
+    assert "Traceback" not in err and "refused" in messages[1] and "s3cret" not in err
     assert postgres_server.start()
     again = start_sweep(file, runs, *more, f"storage={url}")
     _, err = again.communicate(timeout=600)
@@ -184,6 +199,11 @@ def test_a_fit_that_outlives_its_workers_lease_is_waited_for(tmp_path, woken):
         ("as a terminal", signal.SIGHUP, 129, start_sweep),
         ("alone", signal.SIGTERM, 143, start_sweep),
         ("alone", signal.SIGKILL, -signal.SIGKILL, start_sweep),  # the workers survive to release the trials
+        pytest.param(
+            *("alone", signal.SIGKILL, -signal.SIGKILL, start_real_sweep),
+            marks=pytest.mark.slow,
+            id="the real command, killed",
+        ),
     ],
 )
 def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, how, number, code, start):
@@ -202,7 +222,7 @@ def test_a_stopped_sweep_stops_its_workers_and_releases_their_trials(tmp_path, h
     finally:
         running.kill()
     assert running.returncode == code and "Traceback" not in err, err
-    assert err.count("the same command resumes") == (code > 0), err  # said once, by the sweep alone
+    assert err.count("the same command resumes") == (code > 0), err  # once, by the sweep alone
     for path in runs.rglob("last.ckpt"):
         until(lambda folder=path.parents[1]: not is_training(folder))
     study = load_study(file, None, more[:2], str(runs), {})

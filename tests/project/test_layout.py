@@ -14,7 +14,8 @@ OTHER = ("processes", "project", "support")
 
 def source_files() -> list[Path]:
     """Every source file of the package, analysis included, relative to it."""
-    found = [*SOURCE.rglob("*.py"), *(SOURCE / "analysis").rglob("*.py")]  # rglob follows no link
+    # analysis is a link, which rglob does not follow.
+    found = [*SOURCE.rglob("*.py"), *(SOURCE / "analysis").rglob("*.py")]
     return sorted({path.relative_to(SOURCE) for path in found if path.name != "__init__.py"})
 
 

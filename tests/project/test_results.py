@@ -95,7 +95,7 @@ def test_only_the_vanilla_loop_needs_all_its_loops(supervision: pd.DataFrame) ->
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
 def test_at_equal_flops_random_depth_leads_below_full_loops(supervision: pd.DataFrame, loops: int) -> None:
-    """At every seed."""
+    """It leads at every seed."""
     found = values(supervision, loops)
     for arm in ("final", "ilsd", "deep"):
         assert (found["random_depth-flops"] < found[arm]).all()

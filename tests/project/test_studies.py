@@ -126,6 +126,7 @@ def test_every_arm_of_a_study_is_planned_and_takes_a_step(
     sweep.main([name, "preset=quick", "plan=true", "trainer.accelerator=cpu", f"runs_dir={tmp_path}"])
     planned = capsys.readouterr().out
     arms = configs(name, "quick") if name in GRIDS else drawn(name, 4)
+    assert arms
     for arm, config in arms.items():
         assert name not in GRIDS or f"{arm} " in planned
         take_step(config)

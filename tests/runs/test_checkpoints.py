@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.command_line import everything, typed_in
+from support.tiny_run import find_run
 from support.trained_run import UNMEASURED
 
 from eltlab import evaluate, fit, sample
@@ -63,11 +64,11 @@ def test_bad_checkpoint_is_named(
         pytest.skip("without a checkpoint, fit starts the run: that is no mistake")
     runs = tmp_path / "runs"
     shutil.copytree(trained_run.parents[1], runs)
-    [config] = runs.rglob("config.yaml")
-    message = checkpoint_mistakes(config.parent / "checkpoints" / "last.ckpt", kind)
+    run = find_run(runs)
+    message = checkpoint_mistakes(run / "checkpoints" / "last.ckpt", kind)
     monkeypatch.chdir(tmp_path)
     before = everything(runs)
-    arguments = [*UNMEASURED, f"runs_dir={runs}"] if verb is fit else [f"run={config.parent}"]
+    arguments = [*UNMEASURED, f"runs_dir={runs}"] if verb is fit else [f"run={run}"]
     assert typed_in(verb, arguments, monkeypatch) == 2
     errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]

@@ -47,7 +47,7 @@ def test_the_match_of_a_run_costs_what_that_run_does(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("budget.images=-5", "budget.images=-5: must be at least 1"),
         ("budget.train_flops=0", "budget.train_flops=0.0: must be above 0"),
@@ -64,8 +64,8 @@ def test_the_match_of_a_run_costs_what_that_run_does(tmp_path):
         ("budget.match={loops:3}", "loops=3 does not divide"),
     ],
 )
-def test_mistakes_are_reported(wrong, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_reported(wrong, message):
+    with pytest.raises(UserError, match=message):
         compose([*FREE, *wrong.split()])
 
 

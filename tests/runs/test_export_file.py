@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.encoded_sets import on
 from support.errors import fails
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 import eltlab
 from eltlab import export, fit
@@ -32,9 +32,9 @@ def exported_run(
     """A run folder and the file exported from it."""
     folder = tmp_path_factory.mktemp(f"export-{request.param}")
     fit.main([*SMALL, f"objective={request.param}", f"runs_dir={folder / 'runs'}"])
-    [config] = (folder / "runs").rglob("config.yaml")
-    export.main([f"run={config.parent}", f"out={folder / 'model.safetensors'}"])
-    return config.parent, folder / "model.safetensors"
+    run = find_run(folder / "runs")
+    export.main([f"run={run}", f"out={folder / 'model.safetensors'}"])
+    return run, folder / "model.safetensors"
 
 
 SETS = {"latents": "latent_set", "tokens": "token_set"}  # the fixtures

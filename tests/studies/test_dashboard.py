@@ -34,14 +34,14 @@ def serving(tmp_path: Path, url: str | None) -> Iterator[str]:
     command = start("dashboard", written(tmp_path, GRID), "port=0", f"runs_dir={tmp_path / 'runs'}", *more)
     try:
         until(lambda: command.output()[1] or command.poll() is not None)
-        out, said = command.output()
-        assert out.startswith("dashboard: http://127.0.0.1:"), said
+        out, err = command.output()
+        assert out.startswith("dashboard: http://127.0.0.1:"), err
         yield out.removeprefix("dashboard: ").strip()
     finally:
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate()
+        _, err = command.communicate()
     assert command.returncode == 130
-    assert [text[:9] for text in said.splitlines()] == ["small in ", "stopped; "], said
+    assert [text[:9] for text in err.splitlines()] == ["small in ", "stopped; "], err
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """The journal of a study: a torn line is cut, and nothing else is."""
 
+import os
 import threading
 
 import pytest
 from support.storages import content, joined, run_trials, told
 
 from eltlab.common.errors import UserError
-from eltlab.studies.journal import JournalLock
+from eltlab.common.files import file_lock
+from eltlab.studies.journal import Journal, JournalLock
 
 RECORD = b'{"op_code":4,"worker_id":"w","study_id":0,"datetime_start":"2026-01-01T00:00:00.000000"}'
 TORN = {
@@ -82,6 +84,20 @@ def test_a_file_that_is_no_journal_keeps_its_lines(storage_journal):
     with pytest.raises(UserError, match="line 1 is"):
         storage_journal.open()
     assert content(storage_journal).count(b"\n") >= 4
+
+
+def test_a_cut_and_an_append_are_flushed_while_the_journal_is_locked(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "journal.log", []
+    path.write_bytes(b'{}\n{"torn')
+
+    def fsync(descriptor):
+        with file_lock(path.with_suffix(".flock"), wait=False) as free:
+            flushed.append((os.fstat(descriptor).st_size, free))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Journal(path).append_logs([{"x": 1}])
+    assert path.read_bytes() == b'{}\n{"x":1}\n'
+    assert flushed == [(3, False), (11, False)]
 
 
 def test_readers_wait_for_the_writer(storage_journal):

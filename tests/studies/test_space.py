@@ -114,7 +114,7 @@ def test_divides_is_divides(part, whole):
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         ("loops", "has no relation; choose one of divides"),
         ("loop divides depth", "did you mean loops?"),
@@ -125,13 +125,13 @@ def test_divides_is_divides(part, whole):
         ("0 divides loops", "modulo by zero|division"),
     ],
 )
-def test_invalid_constraints_are_reported(rule, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_constraints_are_reported(rule, message):
+    with pytest.raises(UserError, match=message):
         holds(rule, {"loops": 4, "depth": 8})
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         ([], "not a mapping of keys"),
         ({1: [2]}, "not a mapping of keys"),
@@ -148,6 +148,6 @@ def test_invalid_constraints_are_reported(rule, said):
         ({"a": {"x": {"b": 3}}}, "space.a.x.b=3: give a list"),
     ],
 )
-def test_invalid_spaces_are_reported(space, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_spaces_are_reported(space, message):
+    with pytest.raises(UserError, match=message):
         check_space(space, "space")

@@ -113,7 +113,7 @@ def test_a_pruner_needs_validations(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "objectives: {fd_classifier@2: minimize}",
@@ -125,11 +125,11 @@ def test_a_pruner_needs_validations(tmp_path):
         ),
     ],
 )
-def test_every_trial_has_what_its_study_is_judged_by(tmp_path, text, said):
+def test_every_trial_has_what_its_study_is_judged_by(tmp_path, text, message):
     space = f"space:\n  loops: [2, 1]\nseeds: [0]\n{text}\n"
     with pytest.raises(UserError) as refused:
         grid_trials(opened(tmp_path, space))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(grid_trials(opened(tmp_path, f"{space}where: ['loops > 1']\n"))) == 1
 
 
@@ -144,15 +144,15 @@ def test_what_measures_no_trial_at_its_loops_is_refused(tmp_path, how):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("seed=1", "seed=1: the study sets it; seeds are in seeds="),
         ("name=x", "name=x: the study sets it"),
         ("loops=2", "small.yaml sets it in every trial; remove it"),
     ],
 )
-def test_an_override_that_no_trial_would_see_is_refused(tmp_path, override, said):
-    assert said in fails(partial(opened, tmp_path, overrides=[override]))
+def test_an_override_that_no_trial_would_see_is_refused(tmp_path, override, message):
+    assert message in fails(partial(opened, tmp_path, overrides=[override]))
 
 
 def test_a_preset_and_overrides_make_studies_of_their_own(tmp_path):

@@ -8,7 +8,7 @@ from eltlab.studies.study import grid_trials, load_study
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("space: {loops: [3]}", "loops=3 does not divide"),
         ("space: {loop: [2]}", "unknown key loop=2: did you mean loops?"),
@@ -72,10 +72,10 @@ from eltlab.studies.study import grid_trials, load_study
         ("- a", "not YAML|not a mapping"),
     ],
 )
-def test_mistakes_in_a_file_are_reported(tmp_path, text, said):
+def test_mistakes_in_a_file_are_reported(tmp_path, text, message):
     if "space" not in text and "seeds" not in text:
         text = f"{GRID}{text}\n"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         grid_trials(opened(tmp_path, text))
     assert not (tmp_path / "runs").exists()
 

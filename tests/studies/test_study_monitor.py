@@ -34,8 +34,8 @@ def test_the_status_counts_the_trials_and_names_the_best(tmp_path):
     queue.fail(queue.claim(), "out of memory")
     queue.prune(queue.claim())
     queue.claim()
-    said = "small: 2 done, 1 running, 0 to come, 1 failed, 1 pruned, best 2.5 (loops2-ilsd), "
-    assert line(queue).startswith(said)
+    status = "small: 2 done, 1 running, 0 to come, 1 failed, 1 pruned, best 2.5 (loops2-ilsd), "
+    assert line(queue).startswith(status)
 
 
 def test_a_retried_trial_is_not_counted_twice(tmp_path):
@@ -112,8 +112,8 @@ def test_a_storage_that_refuses_is_reported_once(tmp_path, capsys, clock, monkey
         queue.finish(queue.claim(), [1.0])
         clock.now += 1
         assert monitor.update() == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "storage=x: the server is down; trying again" and len(said) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == "storage=x: the server is down; trying again" and len(printed) == 2
 
 
 def test_a_trial_without_a_draw_is_described(tmp_path):

@@ -34,12 +34,12 @@ def test_arms_that_are_matched_on_images_train_for_equally_many(tmp_path):
 def test_the_time_of_a_plan_is_that_of_all_trials(tmp_path, monkeypatch):
     """It is shown only if the rate of this machine is known."""
     study, bill = opened(tmp_path, changes={"seeds": [0, 1]}), study_plan.timed_bill
-    for seconds, said in ((None, ""), (30.0, ", 5 min of training one after the other")):
+    for seconds, training_time in ((None, ""), (30.0, ", 5 min of training one after the other")):
         monkeypatch.setattr(
             study_plan, "timed_bill", lambda *given, s=seconds: {**bill(*given), "train_seconds": s}
         )
         [total] = [line for line in plan_lines(study) if line.startswith("10 trials")]
-        assert total.endswith(f"training FLOPs{said}")
+        assert total.endswith(f"training FLOPs{training_time}")
 
 
 def test_a_plan_says_which_rates_are_known(tmp_path):

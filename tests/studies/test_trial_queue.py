@@ -184,13 +184,16 @@ def test_a_grid_grows(tmp_path):
 
 def test_a_queued_trial_that_the_file_no_longer_has_is_refused(tmp_path):
     filled(opened(tmp_path))
-    said = r"trial 1 \(loops2-ilsd, seed 0\) is still to run, and the space .* no longer contain it; restore"
-    with pytest.raises(UserError, match=said):
+    message = (
+        r"trial 1 \(loops2-ilsd, seed 0\) is still to run, "
+        r"and the space .* no longer contain it; restore"
+    )
+    with pytest.raises(UserError, match=message):
         filled(opened(tmp_path, GRID.replace("ilsd, final", "final")))
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (
             "objectives: {accuracy: maximize}",
@@ -200,11 +203,11 @@ def test_a_queued_trial_that_the_file_no_longer_has_is_refused(tmp_path):
         ("sampler: random\ntrials: 3", "sampler was grid and is random"),
     ],
 )
-def test_what_the_numbers_mean_does_not_change(tmp_path, changed, said):
+def test_what_the_numbers_mean_does_not_change(tmp_path, changed, message):
     filled(opened(tmp_path))
     with pytest.raises(UserError, match="started with another file") as refused:
         queue_of(opened(tmp_path, f"{GRID}{changed}\n"))
-    assert said in str(refused.value) and "another runs_dir" in str(refused.value)
+    assert message in str(refused.value) and "another runs_dir" in str(refused.value)
 
 
 def test_the_order_of_the_objectives_does_not_change(tmp_path):
@@ -213,8 +216,8 @@ def test_the_order_of_the_objectives_does_not_change(tmp_path):
     filled(opened(tmp_path, f"{GRID}objectives: {{{first}, {second}}}\n"))
     with pytest.raises(UserError) as refused:
         filled(opened(tmp_path, f"{GRID}objectives: {{{second}, {first}}}\n"))
-    said = f"objectives was ['{first}', '{second}'] and is ['{second}', '{first}']"
-    assert said in str(refused.value)
+    message = f"objectives was ['{first}', '{second}'] and is ['{second}', '{first}']"
+    assert message in str(refused.value)
 
 
 def test_what_a_pruner_watches_does_not_change(tmp_path):
@@ -277,7 +280,7 @@ def test_a_study_in_a_database_says_where_its_runs_are(tmp_path):
     queue.study.folder.mkdir(parents=True)  # as its first trial does
     queue.finish(claimed, [1.0])
     assert joined("runs").left() == 4
-    said = rf"runs_dir=.*other: no runs of small there, .* with its runs in {tmp_path}/runs/small: give"
-    with pytest.raises(UserError, match=said):
+    message = rf"runs_dir=.*other: no runs of small there, .* with its runs in {tmp_path}/runs/small: give"
+    with pytest.raises(UserError, match=message):
         joined("other")
     assert not (tmp_path / "other").exists()

@@ -31,19 +31,21 @@ def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path):
         assert "the loss was not finite" in trials[-1].user_attrs["error"]
         assert "retry=true runs the failed trials again" in done.stdout
         # The last line of the log follows its path.
-        assert re.search(r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", done.stdout)
+        for printed in (done.stdout, done.stderr):
+            assert re.search(r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", printed)
 
 
 @pytest.mark.integration
 def test_a_trial_that_hangs_is_ended(tmp_path):
-    text = "space:\n  loops: [4]\nseeds: [0]\nhours: 0.0002\nmatched: images\n"
+    text = "space:\n  loops: [4]\nseeds: [0]\nhours: 0.0008\nmatched: images\n"
     endless = "budget.images=80000000"
     run_sweep(tmp_path, text, endless)
     study = opened(tmp_path, text, overrides=[endless])
     [trial] = queue_of(study).trials()
     assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["error"].startswith("stopped after hours=0.0002")
-    assert not is_training(Run.of(study.config({"loops": 4}, 0)).folder)
+    assert trial.user_attrs["error"].startswith("stopped after hours=0.0008")
+    folder = Run.of(study.config({"loops": 4}, 0)).folder
+    assert (folder / "config.yaml").exists() and not is_training(folder)
 
 
 def test_the_hours_of_a_trial_are_those_of_all_its_seeds(tmp_path, monkeypatch):

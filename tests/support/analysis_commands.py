@@ -10,7 +10,7 @@ from unittest import mock
 
 from support.paths import ROOT
 
-# The commands that print a table: their arguments, and what the table says.
+# The commands that print a table: their arguments, and a part of the table.
 TABLES = {
     "headline": (["anytime_diffusion"], "40.29 ± 8.96"),
     "study": (["anytime_quick"], "vanilla-loops4"),
@@ -28,7 +28,7 @@ def run(name: str, *arguments: object, cwd: Path = ROOT) -> "CompletedProcess[st
         mock.patch("sys.argv", command),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", RuntimeWarning)  # of runpy: the module has been imported before
+        warnings.simplefilter("ignore", RuntimeWarning)  # from runpy: the module is imported already
         try:
             runpy.run_module(module, run_name="__main__")
         except SystemExit as end:

@@ -28,10 +28,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A new page that records its console messages (.said) and the URLs that it requests (.requested)."""
-    opened = browser.new_page()
-    opened.said, opened.requested = [], []
-    opened.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
-    opened.on("pageerror", lambda error: opened.said.append(f"exception: {error}"))
-    opened.on("request", lambda request: opened.requested.append(request.url))
-    yield opened
-    opened.close()
+    new = browser.new_page()
+    new.said, new.requested = [], []
+    new.on("console", lambda message: new.said.append(f"{message.type}: {message.text}"))
+    new.on("pageerror", lambda error: new.said.append(f"exception: {error}"))
+    new.on("request", lambda request: new.requested.append(request.url))
+    yield new
+    new.close()

@@ -1,6 +1,5 @@
 """Small videos that tests write, and folders of them (a pytest plugin)."""
 
-import io
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +17,7 @@ from eltlab.data.clips.clip_files import load_clips
 from eltlab.data.clips.video_decoding import Video
 from eltlab.data.images.image_decoding import decode_image
 from support.errors import fails
+from support.image_files import encoded
 
 
 def pan(count: int, seed: int = 0, width: int = 48, height: int = 32) -> list[np.ndarray]:
@@ -47,8 +47,8 @@ def write(
         stream.pix_fmt = pixels
         if rotation:
             stream.set_display_rotation(rotation)
-        for i, pixels_ in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_), format=form)
+        for i, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=form)
             frame.pts, frame.time_base = (times or range(len(frames)))[i], 1 / Fraction(rate)
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
@@ -86,27 +86,25 @@ def clip_config(root: Path, **keys: object) -> DataConfig:
 def seen_frames(monkeypatch) -> Counter[str]:
     """Counts opened files and decoded frames."""
     count: Counter[str] = Counter()
-    opened, decoded = open_video.open_video, Video._decode
+    open_one, decode = open_video.open_video, Video._decode
 
-    def open_counted(path: Path):
+    def count_open(path: Path):
         count["opened"] += 1
-        return opened(path)
+        return open_one(path)
 
-    def decode_counted(self: Video, *rest: object):
-        for item in decoded(self, *rest):
+    def count_decode(self: Video, *rest: object):
+        for item in decode(self, *rest):
             count["frames"] += 1
             yield item
 
     for module in (timelines, video_decoding):
-        monkeypatch.setattr(module, "open_video", open_counted)
-    monkeypatch.setattr(Video, "_decode", decode_counted)
+        monkeypatch.setattr(module, "open_video", count_open)
+    monkeypatch.setattr(Video, "_decode", count_decode)
     return count
 
 
 def as_image(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return decode_image(buffer.getvalue(), size, channels, "x")
+    return decode_image(encoded(Image.fromarray(pixels)), size, channels, "x")
 
 
 def refused(clip_folder: Path, content: bytes | None = None, name: str = "2.avi", **keys) -> str:

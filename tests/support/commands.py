@@ -63,7 +63,7 @@ class Command(Fork):
 
 
 def read(file: IO[bytes]) -> str:
-    """All of it, wherever other processes are in it."""
+    """The whole file. pread does not move the offset, which its writers share."""
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
 
 
@@ -92,7 +92,7 @@ def start(
 
 
 def appended_file() -> IO[bytes]:
-    """A temporary file without a name. Whoever writes to it appends, and nobody's clean-up removes it."""
+    """A temporary file without a name, so no clean-up removes it. All writes to it append."""
     file = tempfile.TemporaryFile()  # noqa: SIM115
     fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
     return file
@@ -147,7 +147,9 @@ def fork(work: Callable[[], None], outputs: Mapping[int, IO[bytes]], session: bo
 class ForkedPopen(Fork):
     """Instead of subprocess.Popen in a forked sweep: its workers are forks too."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str], **_: object) -> None:
+    def __init__(
+        self, command: list[str], env: Mapping[str, str], start_new_session: bool = False, **_: object
+    ) -> None:
         assert command[1] == "-m", command
         environment, (module, *arguments) = dict(env), command[2:]
 
@@ -157,4 +159,4 @@ class ForkedPopen(Fork):
             run_module(module, arguments)
 
         with open(os.devnull, "wb") as null:
-            super().__init__(fork(work, {1: null}, session=True))
+            super().__init__(fork(work, {1: null}, session=start_new_session))

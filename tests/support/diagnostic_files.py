@@ -6,15 +6,14 @@ from pathlib import Path
 from eltlab import fit
 from eltlab.runs.run_folder import Run
 from support.made_up_rows import arm
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 
 def train(runs: Path, *overrides: str) -> Run:
     """Trains a tiny run that logs every step and validates twice."""
     logged = ["evaluate=false", "trainer.grids=0", "trainer.log_every=1", "trainer.validations=2"]
     fit.main([*TINY, *logged, f"runs_dir={runs}", *overrides])
-    [config] = runs.rglob("config.yaml")
-    return Run.open(config.parent)
+    return Run.open(find_run(runs))
 
 
 def lines(path: Path) -> list[dict[str, float]]:

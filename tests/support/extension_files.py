@@ -7,7 +7,7 @@ import pytest
 
 from eltlab import fit
 from support.paths import ROOT
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 DOCS = ROOT / "docs" / "extending.md"
 SMALL = [*TINY, "trainer.grids=0"]
@@ -28,5 +28,4 @@ def extension_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(extension_files: Path, runs: Path, *overrides: str) -> Path:
     """The folder of a finished run of these overrides; {} stands for the folder of the files."""
     fit.main([*SMALL, f"runs_dir={runs}", *(text.format(extension_files) for text in overrides)])
-    [config] = runs.rglob("config.yaml")
-    return config.parent
+    return find_run(runs)

@@ -14,13 +14,13 @@ from PIL import Image
 IDX = {"train": "train", "test": "t10k"}
 
 
-def put_idx(image_folder: Path, split: str, images: np.ndarray, labels: np.ndarray, suffix: str = "") -> None:
-    image_folder.mkdir(parents=True, exist_ok=True)
+def put_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray, suffix: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     write = gzip.compress if suffix else bytes
     head = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
-    (image_folder / f"{IDX[split]}-images-idx3-ubyte{suffix}").write_bytes(write(head + images.tobytes()))
+    (folder / f"{IDX[split]}-images-idx3-ubyte{suffix}").write_bytes(write(head + images.tobytes()))
     head = struct.pack(">4BI", 0, 0, 8, 1, len(labels))
-    (image_folder / f"{IDX[split]}-labels-idx1-ubyte{suffix}").write_bytes(write(head + labels.tobytes()))
+    (folder / f"{IDX[split]}-labels-idx1-ubyte{suffix}").write_bytes(write(head + labels.tobytes()))
 
 
 @pytest.fixture

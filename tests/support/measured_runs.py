@@ -7,7 +7,7 @@ import torch
 
 from eltlab import fit
 from eltlab.generation.anytime_sampler import AnytimeSampler
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 MEASURED = [*TINY, "batch_size=16", "sampler.steps=5", "metrics.samples=40", "trainer.grids=0"]
 
@@ -17,8 +17,7 @@ def measured_run(request, tmp_path_factory) -> Path:
     """The folder of a run that is measured at 1 to 4 loops. Tests that measure more copy it."""
     runs = tmp_path_factory.mktemp(f"measured-{request.param}")
     fit.main([*MEASURED, f"objective={request.param}", f"runs_dir={runs}"])
-    [config] = runs.rglob("config.yaml")
-    return config.parent
+    return find_run(runs)
 
 
 def halfway(model: AnytimeSampler) -> float:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: on a free loopback port, with passwords, gone at the end.
+"""A PostgreSQL server of the tests' own: on a free loopback port, with passwords, removed at the end.
 
 As root it runs as the user postgres or nobody, because PostgreSQL refuses to run as root.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 USER, PASSWORD = "sweeper", "s3cret@:/%+{} word"
-# As it stands in a URL.
+# The password as it is quoted in a URL.
 QUOTED = "s3cret%40%3A%2F%25%2B%7B%7D%20word"
 
 
@@ -99,7 +99,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """At once, whoever is connected."""
+        """Stops at once, even if clients are connected."""
         self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(20)
@@ -108,7 +108,7 @@ class Server:
             self.process.wait()
 
     def database(self) -> str:
-        """The URL of a new and empty one."""
+        """Creates an empty database; returns its URL."""
         name = f"sweeps{next(self.numbers)}"
         with self.psycopg.connect(_url(self.port, "postgres"), autocommit=True) as connection:
             connection.execute(f"create database {name}")
@@ -116,7 +116,7 @@ class Server:
 
 
 def _binaries() -> Path | None:
-    """Where initdb and postgres are; of several versions the newest."""
+    """The folder of initdb and postgres, of the newest version if there are several."""
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: [int(part) for part in path.parts[4].split(".")],

@@ -15,7 +15,7 @@ from eltlab import fit
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.studies.worker import preload
 from eltlab.training.callbacks import CheckpointWriter
-from support.tiny_run import TINY, tiny
+from support.tiny_run import TINY, find_run, tiny
 
 SMALL = [
     *TINY,
@@ -60,18 +60,13 @@ def fitted(runs: Path, world: int, *overrides: str) -> Path:
     """The folder of a run trained by this many processes."""
     command = [*SMALL, f"runs_dir={runs}", *overrides]
     assert processes(world, lambda: fit.main(command)) == [0] * world
-    return folder(runs)
-
-
-def folder(runs: Path) -> Path:
-    [config] = runs.rglob("config.yaml")
-    return config.parent
+    return find_run(runs)
 
 
 def rows(path: Path) -> list[list[float]]:
     """The numbers of a CSV file except for the speed; −1 for an empty field."""
     with path.open(newline="") as file:
-        lines = [line for line in csv.DictReader(file)]
+        lines = list(csv.DictReader(file))
     names = [name for name in lines[0] if name != "images_per_second"]
     return [[float(line[name] or -1) for name in names] for line in lines]
 

@@ -16,7 +16,7 @@ from lightning import Trainer
 from eltlab import fit
 from eltlab.training.callbacks import CheckpointWriter
 from eltlab.training.looped_module import LoopedModule
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 # Twenty steps of two loops, with a checkpoint after each of them.
 TWENTY_STEPS = [
@@ -41,8 +41,8 @@ VOLATILE = (
 def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
     """Runs work in a child process; returns its exit status, negative if a signal killed it.
 
-    kill_after: seconds of CPU time after which the kernel kills the child. Time on the clock would be
-    too late for a run that is faster than the one before it, as on a machine that has become idle.
+    kill_after: seconds of CPU time after which the kernel kills the child. Wall-clock seconds would end
+    after a run that is faster than the one they were measured on, as on a machine that has become idle.
     """
     child = os.fork()
     if child == 0:
@@ -59,15 +59,9 @@ def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def folder(runs: Path) -> Path:
-    """The folder of the only run in runs."""
-    [config] = runs.rglob("config.yaml")
-    return config.parent
-
-
 def outcome(runs: Path) -> tuple[dict, list[dict], list[list[str]]]:
     """Checkpoint, rows and metrics of the only run in a folder, without values that depend on time."""
-    run = folder(runs)
+    run = find_run(runs)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
     for row in rows:
@@ -87,7 +81,7 @@ def weights_rows_metrics(runs: Path) -> tuple:
     for row in rows:  # trainer keys are not part of the run id
         for key in [key for key in row["cfg"] if key.startswith("trainer.")]:
             row["cfg"].pop(key)
-    validation = (folder(runs) / "validation.csv").read_text()
+    validation = (find_run(runs) / "validation.csv").read_text()
     return checkpoint["state_dict"], checkpoint["optimizer_states"], rows, metrics, validation
 
 
@@ -112,7 +106,7 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     (first, rows, metrics), (second, other_rows, other_metrics) = outcome(one), outcome(other)
     assert_same(first["state_dict"], second["state_dict"])
     assert_same(first["optimizer_states"], second["optimizer_states"])
-    assert first["eltlab"]["step"] == second["eltlab"]["step"]
+    assert first["eltlab"]["step"] == second["eltlab"]["step"] == 20
     assert rows == other_rows
     assert metrics == other_metrics
 

@@ -1,4 +1,4 @@
-"""Real images and videos from the folder ELTLAB_DATA. A test skips if its file is not there."""
+"""Real images and videos from the folder ELTLAB_DATA. A test skips if the variable is not set."""
 
 import os
 import zipfile
@@ -13,7 +13,7 @@ def shared_file(name: str) -> Path:
         pytest.skip("ELTLAB_DATA is not set: the folder with real images")
     path = Path(folder, name)
     if not path.exists():
-        pytest.skip(f"ELTLAB_DATA={folder} has no {name}")
+        pytest.fail(f"ELTLAB_DATA={folder} has no {name}")
     return path
 
 
@@ -35,7 +35,7 @@ def photographs(root: Path, classes: int = 3, train: int = 12, test: int = 4) ->
             *_, split, label, _ = name.split("/")
             by_class.setdefault((split, label), []).append(name)
         for split, count in (("train", train), ("val", test)):
-            for label in sorted({label for of, label in by_class if of == split})[:classes]:
+            for label in sorted({label for part, label in by_class if part == split})[:classes]:
                 for name in by_class[split, label][:count]:
                     path = root / split / label / Path(name).name
                     path.parent.mkdir(parents=True, exist_ok=True)

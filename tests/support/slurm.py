@@ -18,13 +18,13 @@ def text(path: Path) -> str:
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Puts stand-ins for SLURM's commands on the path. Takes a name and its shell script."""
-    there = tmp_path / "bin"
-    there.mkdir()
-    monkeypatch.setenv("PATH", f"{there}:{os.environ['PATH']}")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
-    def command(name: str, does: str) -> None:
-        (there / name).write_text(f"#!/bin/sh\n{does}\n")
-        (there / name).chmod(0o755)
+    def command(name: str, script: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
 
     command("srun", "true")
     command("sbatch", "echo Submitted batch job 77")

@@ -14,7 +14,7 @@ from eltlab.studies.storage import open_storage
 
 @pytest.fixture(scope="session", autouse=True)
 def no_fsync() -> Iterator[None]:
-    """A journal waits for the disk at every record, which only a power failure would need."""
+    """Replaces fsync: a journal calls it for every record, and only a power failure would require it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -63,5 +63,5 @@ def told(study):
     return sorted(trial.user_attrs["by"] for trial in study.get_trials(states=[TrialState.COMPLETE]))
 
 
-def content(storage_journal):
-    return (storage_journal.folder / "journal.log").read_bytes()
+def content(place):
+    return (place.folder / "journal.log").read_bytes()

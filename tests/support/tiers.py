@@ -1,6 +1,6 @@
 """The three tiers of tests, and the guard that keeps the fast one fast (a pytest plugin).
 
-A test without a mark starts no process and takes seconds at most. Marked `integration`, it is one real
+A test without a mark starts no process and takes a few seconds at most. Marked `integration`, it is one real
 case of a proof; marked `slow`, it belongs to the full matrix; marked `chaos`, it kills at random.
 """
 
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     from eltlab.common.package_info import code_version
 
-    code_version()  # asks git once, before a test is blamed for it
+    code_version()  # starts git and caches the answer: no test is blamed for that process
     sys.addaudithook(lambda event, _: started.append(event) if event in STARTS else None)
 
 

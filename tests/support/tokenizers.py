@@ -85,12 +85,12 @@ def built(weight_places: dict[str, Path], name: str, codes: int = 8, base: str =
     return build_tokenizer(TokenizerConfig(name, str(weight_places[name])), None)
 
 
-def refused(config: TokenizerConfig, *said: str, train=TRAIN) -> None:
+def refused(config: TokenizerConfig, *parts: str, train=TRAIN) -> None:
     with pytest.raises(UserError) as caught:
         build_tokenizer(config, train)
     message = str(caught.value)
     assert message.startswith("tokenizer") and "\n" not in message and len(message) < 500
-    assert [part for part in said if part not in message] == []
+    assert [part for part in parts if part not in message] == []
 
 
 def encoded(tokenizer, images) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eltlab import fit
-from support.tiny_run import TINY
+from support.tiny_run import TINY, find_run
 
 UNMEASURED = [*TINY, "loops=2", "trainer.grids=0", "evaluate=false"]
 
@@ -15,5 +15,4 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of UNMEASURED."""
     runs = tmp_path_factory.mktemp("trained")
     fit.main([*UNMEASURED, f"runs_dir={runs}"])
-    [config] = runs.rglob("config.yaml")
-    return config.parent
+    return find_run(runs)

@@ -11,7 +11,7 @@ def until(
 ) -> None:
     """Waits until other processes make the condition true, or fails.
 
-    log: is shown if the wait fails. process: a Command or Popen that makes it true; if that ends before,
+    log: is shown if the wait fails. process: a Command or Popen that makes it true; if that ends first,
     the wait fails at once and shows what it printed.
     """
     deadline = time.monotonic() + seconds

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from support.command_line import everything
-from support.run_outcomes import TWENTY_STEPS, assert_same, folder, outcome
+from support.run_outcomes import TWENTY_STEPS, assert_same, outcome
 from support.sprite_runs import trained
+from support.tiny_run import find_run
 
 from eltlab import fit
 from eltlab.common import files
@@ -31,7 +32,7 @@ def test_same_command_again_says_finished_and_changes_nothing(
     fit.main([*TWENTY_STEPS, f"objective={objective}", f"runs_dir={runs}"])
     printed = capsys.readouterr()
     assert "finished before, at 160 images" in printed.err
-    assert printed.out == f"run: {folder(runs)}\n"
+    assert printed.out == f"run: {find_run(runs)}\n"
     assert before == everything(runs)
 
 
@@ -41,16 +42,16 @@ def test_grids_do_not_disturb_training(
 ) -> None:
     quiet = [*TWENTY_STEPS, f"objective={objective}", "trainer.grids=0", "evaluate=false"]
     fit.main([*quiet, f"runs_dir={tmp_path}"])
-    trained = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    trained = torch.load(find_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     assert_same(trained["state_dict"], outcome(undisturbed_run(objective))[0]["state_dict"])
-    assert not (folder(tmp_path) / "samples").exists()
+    assert not (find_run(tmp_path) / "samples").exists()
 
 
 @objectives
 def test_run_folder_contains_what_the_readme_lists(
     objective: str, undisturbed_run: Callable[[str], Path]
 ) -> None:
-    run = folder(undisturbed_run(objective))
+    run = find_run(undisturbed_run(objective))
     for name in (
         "config.yaml",
         "checkpoints/last.ckpt",
@@ -75,7 +76,7 @@ def test_one_row_per_loop_count_and_one_line_of_dynamics_per_loop(
     rows = table[table["kind"] == "eval"]
     assert list(rows["loops"]) == [1, 2]
     assert rows["fd_classifier"].notna().all() and rows["protocol"].nunique() == 1
-    with (folder(runs) / "dynamics.csv").open(newline="") as file:
+    with (find_run(runs) / "dynamics.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(d["loops"], d["step"], d["loop"]) for d in lines] == [
         (str(loops), str(step), str(loop))
@@ -89,7 +90,7 @@ def test_one_row_per_loop_count_and_one_line_of_dynamics_per_loop(
 def test_a_second_process_is_refused(undisturbed_run: Callable[[str], Path]) -> None:
     runs = undisturbed_run("masked")
     with (
-        files.file_lock(folder(runs) / ".lock"),
+        files.file_lock(find_run(runs) / ".lock"),
         pytest.raises(UserError, match="another process is training it"),
     ):
         fit.main([*TWENTY_STEPS, "objective=masked", f"runs_dir={runs}"])

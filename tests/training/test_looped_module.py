@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.diagnostic_files import lines
-from support.run_outcomes import folder
 from support.supervisions import objectives
-from support.tiny_run import TINY, tiny
+from support.tiny_run import TINY, find_run, tiny
 from torch import Tensor
 
 from eltlab import fit
@@ -98,12 +97,12 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
 ) -> None:
     spoil(monkeypatch, {3, 7})
     fit.main([*TWENTY_STEPS, f"runs_dir={tmp_path}"])
-    checkpoint = torch.load(folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(find_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["eltlab"]["skipped"] == 2 and checkpoint["eltlab"]["step"] == 20
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     # The optimizer did not count the two skipped steps.
     assert {int(s["step"]) for s in checkpoint["optimizer_states"][0]["state"].values()} == {18}
-    assert lines(folder(tmp_path) / "metrics.csv")[-1]["skipped"] == 2
+    assert lines(find_run(tmp_path) / "metrics.csv")[-1]["skipped"] == 2
 
 
 def test_a_skipped_step_leaves_weights_and_moments_alone() -> None:
@@ -126,13 +125,13 @@ def test_several_bad_steps_in_a_row_stop_the_run_with_its_checkpoint(
     with pytest.raises(Diverged, match="not finite for 9 steps in a row") as error:
         fit.main([*TWENTY_STEPS, f"runs_dir={tmp_path}"])
     assert error.value.code == 1
-    checkpoint = torch.load(folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(find_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 
 
 def test_the_module_averages_after_every_step(tmp_path: Path) -> None:
     fit.main([*TINY, *TRAINING_ONLY, f"runs_dir={tmp_path}", "budget.images=8", "ema.decay=0.999"])
-    state = torch.load(folder(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(find_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     start = LoopedModule(tiny()).backbone.state_dict()
     for key, first in start.items():
         expected = first + 0.9 * (state[f"backbone.{key}"] - first)  # the first decay is 1/10
@@ -173,8 +172,8 @@ def test_weight_decay_spares_gains_and_biases() -> None:
 
 @pytest.mark.slow  # the C++ compiler takes half a minute
 def test_compiled_blocks_train_to_the_same_losses(tmp_path: Path) -> None:
-    asked = [*TINY, *TRAINING_ONLY, "objective=diffusion", "budget.images=40"]
-    fit.main([*asked, f"runs_dir={tmp_path / 'plain'}"])
-    fit.main([*asked, f"runs_dir={tmp_path / 'compiled'}", "trainer.compile=true"])
-    plain, compiled = (lines(folder(tmp_path / name) / "metrics.csv") for name in ("plain", "compiled"))
+    overrides = [*TINY, *TRAINING_ONLY, "objective=diffusion", "budget.images=40"]
+    fit.main([*overrides, f"runs_dir={tmp_path / 'plain'}"])
+    fit.main([*overrides, f"runs_dir={tmp_path / 'compiled'}", "trainer.compile=true"])
+    plain, compiled = (lines(find_run(tmp_path / name) / "metrics.csv") for name in ("plain", "compiled"))
     assert plain[-1]["loss"] == pytest.approx(compiled[-1]["loss"], rel=1e-4)

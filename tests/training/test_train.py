@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.strategies import DDPStrategy
-from support.run_outcomes import folder
-from support.tiny_run import TINY, tiny
+from support.tiny_run import TINY, find_run, tiny
 
 from eltlab import fit
 from eltlab.common.errors import UserError
@@ -82,7 +81,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
         patch.setattr(CheckpointWriter, "after_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit.main([*overrides, "trainer.checkpoint_seconds=0"])
-    checkpoint = folder(tmp_path) / "checkpoints" / "last.ckpt"
+    checkpoint = find_run(tmp_path) / "checkpoints" / "last.ckpt"
     assert read_checkpoint(checkpoint)["eltlab"]["step"] == 3
     capsys.readouterr()
     fit.main(overrides)

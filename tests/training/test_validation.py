@@ -71,11 +71,11 @@ def test_validation_in_micro_batches_equals_validation_at_once(
         return losses(self, module, micro_batch, noise, u_B)
 
     monkeypatch.setattr(Validation, "losses", counted)
-    asked = f"objective={objective}", f"data.codebook={codes}"
-    whole = lines(train(tmp_path / "a", *asked).folder / "validation.csv")
+    overrides = f"objective={objective}", f"data.codebook={codes}"
+    whole = lines(train(tmp_path / "a", *overrides).folder / "validation.csv")
     assert passes == [8] * 2 * LEVELS
     monkeypatch.setattr(Validation, "VALUES", 3 * values - 1)  # room for two images, not for three
-    micro_batches = lines(train(tmp_path / "b", *asked).folder / "validation.csv")
+    micro_batches = lines(train(tmp_path / "b", *overrides).folder / "validation.csv")
     assert passes[2 * LEVELS :] == [2] * 4 * 2 * LEVELS
     assert micro_batches == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
 

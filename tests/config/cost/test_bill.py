@@ -18,8 +18,8 @@ from eltlab.runs.compose_config import compose
     ["", "objective=diffusion sampler.guidance=3", "sampler.loops=4to1", "supervision=deep"],
 )
 def test_the_bill_equals_the_formulas(capsys, overrides):
-    asked = [*TINY, *overrides.split()]
-    costs, config = planned(capsys, *asked), compose(asked)
+    arguments = [*TINY, *overrides.split()]
+    costs, config = planned(capsys, *arguments), compose(arguments)
     net = network(config)
     assert costs["params_total"] == sum(p.numel() for p in build_backbone(config).parameters())
     assert costs["nfe"] == (8 if "guidance" in overrides else 4)
@@ -56,33 +56,33 @@ def test_a_split_that_changes_the_depth_is_reported(capsys):
 
 def test_proposed_settings_fit(capsys):
     """Every setting that plan proposes is a command line; each is planned again."""
-    asked = ["model=elt_b", "batch_size=512", "memory=1", "trainer.accelerator=cpu"]
-    text = lines(capsys, *asked)
+    arguments = ["model=elt_b", "batch_size=512", "memory=1", "trainer.accelerator=cpu"]
+    text = lines(capsys, *arguments)
     assert any(line.startswith("does not fit: training takes") for line in text)
     start = text.index("it would fit with") + 1
     proposals = [line.strip().split(": ") for line in text[start:]]
     assert len(proposals) == 4
     for settings_text, taken in proposals:
-        again = lines(capsys, *asked, *settings_text.split())
+        again = lines(capsys, *arguments, *settings_text.split())
         assert not any("does not fit" in line for line in again), settings_text
         assert "".join(cell(again, "training memory")[:2]) == taken.replace(" ", "")
     # And each batch is the largest of its kind.
     assert proposals[0][0].startswith("batch_size=")
     double = 2 * int(proposals[0][0].removeprefix("batch_size="))
-    assert any("does not fit" in line for line in lines(capsys, *asked, f"batch_size={double}"))
+    assert any("does not fit" in line for line in lines(capsys, *arguments, f"batch_size={double}"))
 
 
 def test_a_run_that_trains_and_cannot_sample_does_not_fit(capsys):
     wide = "objective=masked data=cifar10 data.codebook=16384 sampler.guidance=3 batch_size=64"
-    asked = [
+    arguments = [
         *wide.split(),
         "supervision=final",
         "trainer.recompute=true",
         "trainer.accelerator=cuda",
     ]
-    costs = planned(capsys, *asked)
+    costs = planned(capsys, *arguments)
     assert costs["memory_training_bytes"] < 2**30 < costs["memory_inference_bytes"]
-    [line] = [line for line in lines(capsys, *asked, "memory=1") if "does not fit" in line]
+    [line] = [line for line in lines(capsys, *arguments, "memory=1") if "does not fit" in line]
     assert format_bytes(costs["memory_inference_bytes"]) in line
 
 

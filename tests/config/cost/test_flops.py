@@ -287,7 +287,7 @@ def test_a_sample_costs_its_evaluations_at_their_loops():
 
 
 def test_a_sample_whose_passes_halt_costs_what_they_ran():
-    """Exactly, even though a pass of one loop has no injection."""
+    """The cost is exact, even though a pass of one loop has no injection."""
     config = tiny("objective=diffusion", "model.inject_input=true")
     net = network(config)
     one, two, four = (macs_per_pass(net, n) for n in (1, 2, 4))
@@ -307,8 +307,8 @@ def test_a_sample_with_falling_guidance_pays_twice_only_in_steps_that_guide():
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
 @pytest.mark.parametrize("name", ["euler", "heun"])
 def test_evaluations_and_costs_agree_with_what_a_sampler_runs(name, guidance):
-    asked = ("objective=flow", f"sampler.name={name}", f"sampler.guidance={guidance}")
-    config = tiny(*asked)
+    overrides = ("objective=flow", f"sampler.name={name}", f"sampler.guidance={guidance}")
+    config = tiny(*overrides)
     model = AnytimeSampler(perturbed(build_backbone(config)).eval(), config, None)
     rows = []
     model.backbone.register_forward_hook(lambda _, given, done: rows.append(len(given[0])))

@@ -179,9 +179,17 @@ def nbytes(tensors):
     return sum(tensor.nbytes for tensor in tensors)
 
 
-@settings(max_examples=25, phases=(Phase.explicit, Phase.generate))
-@given(small())
-def test_static_bytes_are_those_of_a_step(config):
+@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+def test_static_bytes_are_those_of_a_step(examples):
+    @settings(max_examples=examples, phases=(Phase.explicit, Phase.generate))
+    @given(small())
+    def check(config):
+        check_static_bytes(config)
+
+    check()
+
+
+def check_static_bytes(config):
     model = timed_model(config, "32-true")
     model.step()
     module, ema = model.module, model.module.ema
@@ -235,9 +243,9 @@ def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
         net, half = network(many), precision != "32-true"
         step = Pass(net, many.batch_size, 4, half, False, training=True)
         scales = {"adaln": 2 * net.width, "film": net.mlp_width}.get(block, 0)
-        kept = step.rows * kept_per_token(step) + step.samples * step.e * scales
+        per_loop = step.rows * kept_per_token(step) + step.samples * step.e * scales
         more = saved_bytes(many, precision) - saved_bytes(few, precision)
-        assert more == 4 * kept, (dropout, exclusive)
+        assert more == 4 * per_loop, (dropout, exclusive)
 
 
 SEEDS = range(1000, 1012)  # with 1007, which has caught a regression of sampling
@@ -398,8 +406,8 @@ def test_a_device_holds_its_slice_of_the_batch():
 
 
 def test_recompute_lowers_the_peak():
-    kept, again = (both(tiny(*WIDE, f"trainer.recompute={flag}")) for flag in ("false", "true"))
-    assert all(2 * after < before for before, after in zip(kept, again, strict=True))
+    plain, recomputed = (both(tiny(*WIDE, f"trainer.recompute={flag}")) for flag in ("false", "true"))
+    assert all(2 * after < before for before, after in zip(plain, recomputed, strict=True))
 
 
 def test_bf16_halves_activations_and_no_static_bytes():

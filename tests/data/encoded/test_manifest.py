@@ -38,7 +38,7 @@ def test_a_manifest_that_was_changed_is_refused(copied_set) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["data=tokens"], "holds latents; choose data=latents"),
         (["data=imagenette128_latents"], "data.classes=10: the set in data.root="),
@@ -51,11 +51,11 @@ def test_a_manifest_that_was_changed_is_refused(copied_set) -> None:
         (["data.encoding=123456789abc"], "another encoded set"),
     ],
 )
-def test_what_does_not_fit_the_set_is_refused(overrides, said, latent_set) -> None:
+def test_what_does_not_fit_the_set_is_refused(overrides, message, latent_set) -> None:
     def run() -> None:
         build_data(tiny(f"data.root={latent_set}", "data=latents", "objective=diffusion", *overrides))
 
-    assert said in fails(run)
+    assert message in fails(run)
 
 
 def test_fit_says_that_an_encoded_set_is_missing(tmp_path):

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.encoded_sets import make, on
+from support.command_line import typed_in
+from support.encoded_sets import asked, make, on
 from support.errors import fails
 
+from eltlab import encode
 from eltlab.data.build import build_data
 from eltlab.data.encoded import shard_files
 from eltlab.data.encoded.manifest import TOKENIZER, read_manifest
@@ -51,12 +53,16 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_leaves_no_partial_shard(photo_folder, weights_folder, tmp_path) -> None:
+def test_a_full_disk_leaves_no_partial_shard(
+    photo_folder, weights_folder, tmp_path, monkeypatch, capsys
+) -> None:
     out = tmp_path / "set"
     again = photo_folder, weights_folder, out, "shard=64", "data.size=64"
     with small_disk(300_000):  # the tokenizer's file fits, a shard of 36 images does not
-        message = fails(make, *again)
-    assert "train-00000.safetensors: not written (File too large); free disk space" in message
+        assert typed_in(encode, asked(*again), monkeypatch) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "train-00000.safetensors: not written (File too large); free disk space" in error
     assert {path.name for path in out.iterdir()} == {".lock", "encoding.json", TOKENIZER}
     assert make(*again).shards["train"][0].images == 36
 

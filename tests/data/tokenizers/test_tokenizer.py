@@ -64,8 +64,8 @@ def test_psnr_by_hand():
 )
 def test_attributes_of_a_tokenizer(weight_places, name, kind, factor, channels, codebook):
     tokenizer, images = built(weight_places, name), pictures(3)
-    said = tokenizer.kind, tokenizer.factor, tokenizer.channels, tokenizer.codebook
-    assert (tokenizer.name, *said) == (name, kind, factor, channels, codebook)
+    attributes = tokenizer.kind, tokenizer.factor, tokenizer.channels, tokenizer.codebook
+    assert (tokenizer.name, *attributes) == (name, kind, factor, channels, codebook)
     side, x = 16 // factor, encoded(tokenizer, images)
     if kind == "tokens":
         assert x.shape == (3, side**2) and x.dtype == torch.int64 and x.min() >= 0
