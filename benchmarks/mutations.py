@@ -1,12 +1,12 @@
 """Checks that the tests notice defects: applies those of mutation_table.py, one by one, to a copy of eltlab.
 
-    python benchmarks/mutations.py [NAME ...] [jobs=1] [out=FILE.jsonl] [tier=test|slow]
+    python benchmarks/mutations.py [NAME ...] [jobs=1] [out=FILE.jsonl] [tier=package|test|slow]
 
 Names select defects; without names, all of them. For each defect, pytest runs the tests of its file, then
-those of its package, then all that `make test` runs and, with tier=slow, the slow ones. It stops at the first
-failure. In the end, the tests that failed run once without any defect: a failure counts if its test passes
-then. A call that takes too long is a hang, and one that a signal ends is a crash; both count if the same call
-passes without the defect.
+those of its package and of tests/processes, then all that `make test` runs and, with tier=slow, the slow
+ones; tier=package ends the search earlier. It stops at the first failure. In the end, the tests that failed
+run once without any defect: a failure counts if its test passes then. A call that takes too long is a hang,
+and one that a signal ends is a crash; both count if the same call passes without the defect.
 
 out= appends the results to a file; the same command then continues with what is not in it. Exit code 1 if a
 defect survived, or if an error hides whether it did.
@@ -40,6 +40,7 @@ from eltlab.common.signals import listening
 from eltlab.common.text import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
+TIERS = ("file", "package", "test", "slow")  # of the calls of pytest, in their order
 DEFAULTS = {"jobs": "1", "out": "", "tier": "test"}
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-n0", "-q", "-rfE", "-p", "no:cacheprovider")
 FAST = ("-m", "not slow and not chaos")
@@ -55,7 +56,7 @@ PASSED, FAILED, NOTHING_COLLECTED = 0, 1, 5  # exit codes of pytest; 2 to 4 mean
 class Call(NamedTuple):
     """A call of pytest."""
 
-    tier: str  # file, package, test or slow
+    tier: str
     arguments: list[str]
     limit: float = PART_SECONDS
 
@@ -133,8 +134,10 @@ def plan_calls(file: str, root: Path, tier: str) -> list[Call]:
         if (root / name).exists():
             calls.append(Call("file" if place.suffix else "package", [*FAST, name, *seen]))
             seen.append(f"--ignore={name}")  # by the later calls: it has passed
-    calls.append(Call("test", [*FAST, *seen], TEST_SECONDS))
-    return [*calls, Call("slow", ["-m", "slow"], SLOW_SECONDS)] if tier == "slow" else calls
+    calls.append(Call("package", [*FAST, "tests/processes"]))
+    calls.append(Call("test", [*FAST, *seen, "--ignore=tests/processes"], TEST_SECONDS))
+    calls.append(Call("slow", ["-m", "slow"], SLOW_SECONDS))
+    return [call for call in calls if TIERS.index(call.tier) <= TIERS.index(tier)]
 
 
 def run_pytest(copy: Path, arguments: list[str], limit: float, stop: Event) -> tuple[int | None, str]:
@@ -222,8 +225,8 @@ def parse_arguments(arguments: list[str]) -> tuple[list[Mutation], int, Path | N
             raise UserError(f"{name}: no such defect; their names are in benchmarks/mutation_table.py")
     if not keys["jobs"].isdecimal() or keys["jobs"] == "0":
         raise UserError(f"jobs={keys['jobs']}: give a number of at least 1")
-    if keys["tier"] not in ("test", "slow"):
-        raise UserError(f"tier={keys['tier']}: choose one of test, slow")
+    if keys["tier"] not in TIERS[1:]:
+        raise UserError(f"tier={keys['tier']}: choose one of {', '.join(TIERS[1:])}")
     chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
     return chosen, int(keys["jobs"]), Path(keys["out"]) if keys["out"] else None, keys["tier"]
 
@@ -248,12 +251,13 @@ def read_results(out: Path | None) -> dict[str, Result]:
 
 
 def remaining_calls(mutation: Mutation, before: Result | None, tier: str) -> list[Call]:
-    """The calls that an earlier result leaves to do: all after an error, the slow ones after a survival."""
+    """The calls that an earlier result leaves to do: all after an error, later tiers after a survival."""
     calls = plan_calls(mutation.file, ROOT, tier)
     if before is None or before.outcome == "error":
         return calls
-    survived = before.outcome == "survived" and before.tier != "slow"
-    return [call for call in calls if call.tier == "slow"] if survived else []
+    if before.outcome != "survived":
+        return []
+    return [call for call in calls if TIERS.index(call.tier) > TIERS.index(before.tier)]
 
 
 def run_all(
