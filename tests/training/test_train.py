@@ -7,13 +7,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from support.tiny_run import TINY, find_run, tiny
 
 from eltlab import fit
+from eltlab.common import ranks
 from eltlab.common.errors import UserError
 from eltlab.common.signals import Requests
 from eltlab.evaluation.prepare_run import prepare
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.training.callbacks import CheckpointWriter, MetricsWriter
 from eltlab.training.sharding import ShardedStrategy
-from eltlab.training.train import build_callbacks, check_resumable, strategy_arguments
+from eltlab.training.train import build_callbacks, check_resumable, strategy_arguments, train
 from eltlab.training.validation import Validation
 
 
@@ -87,3 +88,17 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
     fit.main(overrides)
     assert "resumed at 24 images" in capsys.readouterr().err
     assert read_checkpoint(checkpoint)["eltlab"]["step"] == 8
+
+
+def test_only_the_main_process_writes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(f"runs_dir={tmp_path}", "trainer.checkpoint_seconds=0", "trainer.log_every=1")
+    prepared = prepare(config)
+    monkeypatch.setattr(ranks, "is_main_process", lambda: False)
+    train(prepared, Requests())
+    # Lightning decides who writes the checkpoint, and for Lightning this is rank 0.
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"last.ckpt"}
+    prepared.run.checkpoint.unlink()
+    monkeypatch.setattr(ranks, "is_main_process", lambda: True)
+    train(prepared, Requests())
+    names = {path.name for path in prepared.run.folder.rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.csv", "validation.csv", "last.ckpt"} <= names
