@@ -20,6 +20,7 @@ from eltlab.runs.run_folder import Run
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import load_study
 from eltlab.studies.trial_queue import TrialQueue, is_expired
+from eltlab.training.callbacks import CheckpointWriter
 
 pytestmark = pytest.mark.integration
 
@@ -52,31 +53,60 @@ def test_equal_draws_of_two_workers_are_trained_once(tmp_path):
 # --- a storage that cannot be reached -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("budget", "back"), [(LONG, "while they train"), pytest.param(SHORT, "at the end", marks=pytest.mark.slow)]
-)
-def test_a_study_trains_while_its_server_is_away(tmp_path, postgres_server, budget, back):
-    """Its trials keep their leases, so no other worker can have them, and then report what they missed."""
-    more = [budget, OFTEN, "trainer.validations=20"]
-    file, runs = written(tmp_path, f"{TWO_TRIALS}pruner: median\n"), tmp_path / "runs"
+@pytest.mark.parametrize("pruner", [pytest.param("none", marks=pytest.mark.slow), "median"])
+def test_a_study_trains_while_its_server_is_away(tmp_path, postgres_server, pruner):
+    """Its trials keep their leases, so no other worker can have them."""
+    more = [SHORT, OFTEN, "trainer.validations=20"]
+    file, runs = written(tmp_path, f"{TWO_TRIALS}pruner: {pruner}\n"), tmp_path / "runs"
     url = postgres_server.database()
     running = start_sweep(file, runs, *more, "workers=2", UNEXPIRED, f"storage={url}")
     try:
         until(lambda: len(list(runs.rglob("last.ckpt"))) == 2, process=running)
         postgres_server.stop()
         until(lambda: "; trying again" in running.output()[1])
-        if back == "at the end":
-            until(lambda: len(list(runs.rglob("rows.jsonl"))) == 2)  # both are trained and measured
+        until(lambda: len(list(runs.rglob("rows.jsonl"))) == 2)  # both are trained and measured
         assert postgres_server.start()
-        if back == "while they train":
-            before = reported(trials_of(file, more, runs, url))
-            until(lambda: reported(trials_of(file, more, runs, url)) > before, process=running)
-            assert all(is_training(path.parents[1]) for path in runs.rglob("last.ckpt"))
         _, err = running.communicate()
     finally:
         running.terminate()
     assert_outlasted(running, err, file, more, runs, url, resumed=False)
-    assert reported(trials_of(file, more, runs, url)) == 2 * 20
+
+
+def test_fits_that_still_train_report_what_their_server_missed(tmp_path, postgres_server, monkeypatch):
+    more = [SHORT, OFTEN, "trainer.validations=20"]  # one every ten steps
+    file, runs = written(tmp_path, f"{TWO_TRIALS}pruner: median\n"), tmp_path / "runs"
+    url = postgres_server.database()
+    hold_fits_after(monkeypatch, tmp_path, 20, 100)
+    running = start_sweep(file, runs, *more, "workers=2", UNEXPIRED, f"storage={url}")
+    try:
+        until(lambda: len(list(tmp_path.glob("20 *"))) == 2, process=running)
+        postgres_server.stop()
+        (tmp_path / "after 20").touch()
+        until(lambda: len(list(tmp_path.glob("100 *"))) == 2, process=running)
+        until(lambda: "; trying again" in running.output()[1])
+        assert postgres_server.start()
+        queue = queue_at(url, file, more, runs)
+        until(lambda: reported(queue) >= 2 * 9, process=running)
+        assert all(is_training(path.parent) for path in runs.rglob("validation.csv"))
+        (tmp_path / "after 100").touch()
+        _, err = running.communicate()
+    finally:
+        running.terminate()
+    assert_outlasted(running, err, file, more, runs, url, resumed=False)
+    assert reported(queue) == 2 * 20
+
+
+def hold_fits_after(monkeypatch: pytest.MonkeyPatch, folder: Path, *steps: int) -> None:
+    """Each fit of a forked sweep makes a file "STEP PID" after these steps, and waits for "after STEP"."""
+    after_step = CheckpointWriter.after_step
+
+    def held(self, trainer, module):
+        if module.step in steps:
+            (folder / f"{module.step} {os.getpid()}").touch()
+            until((folder / f"after {module.step}").exists)
+        after_step(self, trainer, module)
+
+    monkeypatch.setattr(CheckpointWriter, "after_step", held)
 
 
 def test_a_study_resumes_if_its_server_is_away_for_longer_than_a_lease(tmp_path, postgres_server):
@@ -99,17 +129,19 @@ def test_a_study_resumes_if_its_server_is_away_for_longer_than_a_lease(tmp_path,
 def assert_outlasted(running, err, file, more, runs, url, resumed: bool) -> None:
     assert running.returncode == 0 and "Traceback" not in err, err
     assert err.count("; trying again") == 1
-    assert [trial.state for trial in trials_of(file, more, runs, url)] == [TrialState.COMPLETE] * 2
+    trials = queue_at(url, file, more, runs).trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert ["resumed at" in log.read_text() for log in runs.rglob("trial-*.log")] == [resumed] * 2
 
 
-def trials_of(file, more, runs, url):
+def queue_at(url: str, file: str, more: list[str], runs: Path) -> TrialQueue:
     study = load_study(file, None, more, str(runs), {})
-    return TrialQueue(study, open_storage(url, study.folder, study=study.name), "me", 60.0).trials()
+    return TrialQueue(study, open_storage(url, study.folder, study=study.name), "me", 60.0)
 
 
-def reported(trials) -> int:
-    return sum(len(trial.intermediate_values) for trial in trials)
+def reported(queue: TrialQueue) -> int:
+    """How many values the pruner has of all trials."""
+    return sum(len(trial.intermediate_values) for trial in queue.trials())
 
 
 def test_a_server_that_stays_away_ends_the_study_with_a_message(tmp_path, postgres_server):
