@@ -16,7 +16,7 @@ TIERS = ("integration", "slow", "chaos")
 STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"}  # Python's audit events
 
 started: list[str] = []  # the events of the current test
-SECONDS, WAITED = pytest.StashKey[float](), pytest.StashKey[float]()
+WAITED = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     started.clear()
-    item.stash[SECONDS], item.stash[WAITED] = 0.0, seconds_waited()
+    item.stash[WAITED] = seconds_waited()
     return (yield)
 
 
@@ -49,19 +49,19 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fails an unmarked test that has started a process, or that was slower than --limit.
 
-    Durations leave out the time in which this process waited for a core: a busy machine fails no test.
+    Fixtures are not counted, because tests share them. Durations leave out the time in which this process
+    waited for a core: a busy machine fails no test.
     """
     report, waited = (yield), seconds_waited()
     report.duration = max(0.0, report.duration - (waited - item.stash[WAITED]))
     item.stash[WAITED] = waited
-    item.stash[SECONDS] += report.duration
     if report.when != "call" or not report.passed or any(map(item.get_closest_marker, TIERS)):
         return report
-    seconds, limit, why = item.stash[SECONDS], item.config.getoption("limit"), None
+    limit, why = item.config.getoption("limit"), None
     if started:
         why = f"an unmarked test starts no process, but this one did ({started[0]})"
-    elif limit is not None and seconds > limit:
-        why = f"an unmarked test takes at most {limit:g} s, but this one took {seconds:.1f} s"
+    elif limit is not None and report.duration > limit:
+        why = f"an unmarked test takes at most {limit:g} s, but this one took {report.duration:.1f} s"
     if why is not None:
         report.outcome, report.longrepr = "failed", f"{item.nodeid}: {why}; mark it integration or slow"
     return report
