@@ -62,5 +62,6 @@ def test_a_study_is_shown(kind: str, tmp_path: Path, page: Any, request: pytest.
         assert "supervision" in page.get_by_text("Params = [").inner_text()
         page.get_by_text("Study User Attributes").wait_for()
         page.get_by_text("fd_classifier").first.wait_for()  # the axis is named after the metric
-    assert not page.said
+    # Plotly warns if a figure is redrawn often, as on a busy machine.
+    assert not [message for message in page.said if "auto-margin redraws" not in message]
     assert all(url.startswith(address) for url in page.requested)
