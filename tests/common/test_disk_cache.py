@@ -1,6 +1,7 @@
 """Files of the cache are made once, and only whole."""
 
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -66,3 +67,21 @@ def test_a_digest_covers_type_shape_and_numbers():
     assert digest(numbers, 1) == digest(np.arange(12)[:6].copy(), 1) != digest(1, numbers)
     columns = np.asfortranarray(numbers.reshape(2, 3))
     assert digest(columns) == digest(numbers.reshape(2, 3))  # the order in memory does not count
+
+
+def test_whoever_needs_a_file_that_is_being_made_waits_for_it(tmp_path):
+    path, calls, second_call = tmp_path / "made.txt", [], Event()
+
+    def make(temporary: Path) -> None:
+        calls.append(temporary)
+        if len(calls) == 1:
+            second.start()
+            second_call.wait(0.5)  # the whole time, unless the second makes it too
+        else:
+            second_call.set()
+        temporary.write_text("whole")
+
+    second = Thread(target=make_once, args=(path, make))
+    make_once(path, make)
+    second.join()
+    assert len(calls) == 1 and path.read_text() == "whole"
