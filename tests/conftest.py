@@ -47,6 +47,12 @@ def cache(tmp_path_factory, pytestconfig):
 
 
 @pytest.fixture
+def uncalibrated(monkeypatch, tmp_path):
+    """An empty cache, in which no machine has been measured."""
+    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def graphs(monkeypatch):
     """The graphs that torch.compile makes in a test. A recording backend replaces inductor: dynamo traces
     the graphs, but nothing is compiled."""

@@ -10,10 +10,7 @@ from support.plans import planned
 from eltlab import plan
 from eltlab.common.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def uncalibrated(monkeypatch, tmp_path):
-    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("uncalibrated")
 
 
 KEYS = """unique_layers loops depth width tokens params_total params_blocks params_embedding

@@ -52,7 +52,7 @@ def _served() -> Iterator["Server"]:
         _initdb(binaries, folder, identity)
         server = Server(binaries, folder, identity, psycopg)
         # Another process may take the port between its choice and the server's start.
-        if not any(server.start(_free_port()) for _ in range(5)):
+        if not any(server.start(free_port()) for _ in range(5)):
             raise RuntimeError(f"PostgreSQL does not start:\n{(folder / 'log').read_text()}")
         try:
             yield server
@@ -147,7 +147,7 @@ def _initdb(binaries: Path, folder: Path, identity: dict[str, Any]) -> None:
     subprocess.run(command, check=True, capture_output=True, cwd=folder, **identity)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import socket
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from eltlab import fit
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.studies.worker import preload
 from eltlab.training.callbacks import CheckpointWriter
+from support.postgres import free_port
 from support.tiny_run import TINY, find_run, tiny
 
 SMALL = [
@@ -27,12 +27,6 @@ SMALL = [
     "trainer.validations=2",
     "evaluate=false",
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def processes(world: int, work: Callable[[], None]) -> list[int]:

@@ -9,10 +9,7 @@ from eltlab.common import machine_facts
 from eltlab.common.errors import UserError
 from eltlab.config.cost.measured_rates import read_rates
 
-
-@pytest.fixture(autouse=True)
-def uncalibrated(monkeypatch, tmp_path):
-    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("uncalibrated")
 
 
 def test_a_second_calibration_replaces_the_first(capsys):

@@ -6,10 +6,7 @@ from support.tiny_run import TINY
 
 from eltlab.config.cost import measured_rates
 
-
-@pytest.fixture(autouse=True)
-def uncalibrated(monkeypatch, tmp_path):
-    monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("uncalibrated")
 
 
 def test_times_come_from_a_calibration(capsys):
