@@ -1,6 +1,6 @@
 """Runs verbs in real processes that are forked from this one, which has imported what they need.
 
-A fork starts in milliseconds; `python -m eltlab.fit` needs eight seconds for its imports. The tests in
+A fork starts at once; `python -m eltlab.fit` would import everything again. The tests in
 test___main__.py and those named "the real command" start Python itself.
 """
 
