@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 from functools import cache
 from itertools import combinations, pairwise
 
@@ -461,3 +462,14 @@ def test_recomputing_blocks_changes_nothing_but_the_cost(tmp_path):
     assert all(torch.equal(plain[key], again[key]) for key in plain)
     a, b = (tiny(f"trainer.recompute={flag}") for flag in ("false", "true"))
     assert identity(a) == identity(b)
+
+
+@torch.no_grad()
+def test_the_state_that_a_loop_starts_from_is_freed_after_its_first_block():
+    stack, x, c = stack_of("adaln", on=("loop_embedding", "inject_input"))
+    first, second = stack.blocks
+    started, freed = [], []
+    first.register_forward_pre_hook(lambda _, inputs: started.append(weakref.ref(inputs[0])))
+    second.register_forward_pre_hook(lambda *_: freed.append(started[-1]() is None))
+    stack(x, c, exits=(LOOPS,))
+    assert freed == [True] * LOOPS

@@ -1,5 +1,7 @@
 """Times in a plan: from a calibration on this machine, or none."""
 
+import json
+
 import pytest
 from support.plans import cell, lines, planned
 from support.tiny_run import TINY
@@ -33,3 +35,12 @@ def test_invalid_entries_of_the_cache_are_skipped(capsys):
     file = measured_rates.rates_file()
     file.write_text('{"machine": "x"}\n' + file.read_text() + '{"torn')
     assert planned(capsys, *TINY, "loops=1")["train_seconds"] > 0
+
+
+def test_rates_of_another_machine_are_not_used(capsys):
+    planned(capsys, *TINY, "loops=1", "calibrate=true")
+    file = measured_rates.rates_file()
+    entries = [json.loads(line) | {"machine": "another"} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert planned(capsys, *TINY, "loops=1")["train_seconds"] is None
+    assert "calibrate=true" in lines(capsys, *TINY, "loops=1")[-1]
