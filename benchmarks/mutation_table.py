@@ -146,8 +146,8 @@ PUBLIC = (
         "teacher-rarely-on-data",
         "The teacher learns from data only in the steps with the deepest student.",
         "training/supervision.py",
-        "teacher_truth = objective.loss(teacher, target)",
-        "teacher_truth = objective.loss(teacher, target) * (self.student(step) == self.loops - 1)",
+        "teacher_truth = objective.losses(teacher, target).mean()",
+        "teacher_truth = objective.losses(teacher, target).mean() * (self.student(step) == self.loops - 1)",
     ),
     Mutation(
         "student-by-its-own-pass",
@@ -636,8 +636,8 @@ FIXES = (
         "slices-weighted-by-themselves",
         "Masked positions weigh more in a batch slice that has fewer of them.",
         "generation/masked.py",
-        "counts_B.sum() / noise.batch_slice.count)",
-        "noise.own_rows(counts_B).sum())",
+        "counts_B.mean())",
+        "noise.own_rows(counts_B).mean())",
     ),
     # runs
     Mutation(
