@@ -127,7 +127,9 @@ def test_the_student_term_of_lambda_one_is_ground_truth_alone(objective):
     supervision = ilsd()
     total = supervision.losses(goal, preds, target, 0).total
     student = supervision.student(0)
-    assert torch.equal(total, goal.losses(preds[4], target).mean() + goal.losses(preds[student], target).mean())
+    assert torch.equal(
+        total, goal.losses(preds[4], target).mean() + goal.losses(preds[student], target).mean()
+    )
 
 
 @objectives

@@ -11,6 +11,13 @@ SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")
 
+# What a trained model is measured under. These keys vary within a study: they are columns of a row and never
+# part of its protocol, and they never train a model twice.
+MEASURING = (
+    *("sampler.guidance", "sampler.guidance_schedule", "sampler.steps", "sampler.loops", "sampler.halting"),
+    *("sampler.temperature", "sampler.temperature_range", "sampler.confidence_noise", "ema.length"),
+)
+
 
 def defines(key: str) -> bool:
     """Whether a dotted key is part of a run's identity.
