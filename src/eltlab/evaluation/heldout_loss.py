@@ -26,7 +26,7 @@ LOSSES = ("heldout_loss", "heldout_loss_se", "train_loss")  # columns of a row
 
 class Loss(NamedTuple):
     mean: float
-    se: float  # standard error of the mean, over the draw of the examples
+    se: float  # standard error of the mean, over the draw of the examples and their noise
 
 
 def measure_losses(
@@ -124,7 +124,7 @@ class PairNoise(BatchNoise):
 
 
 def mean_and_error(losses_M: Tensor, strata: Tensor, examples: int) -> tuple[float, float]:
-    """The mean of float64 [M], and its standard error if the examples were drawn at random.
+    """The mean of float64 [M], and its standard error if the examples and their noise were drawn at random.
 
     The levels are fixed, so what the loss varies between them is no error: each loss is compared with the
     mean of its neighbours in level (collapsed strata; Cochran, Sampling Techniques, 5A.12). The repeats of
