@@ -169,6 +169,17 @@ def test_several_values_are_measured_in_one_call(copied_run, monkeypatch, capsys
     assert len(losses) == 1 and len(read_rows(copied_run / "rows.jsonl")) == len(before) + len(new)
 
 
+def test_losses_of_an_earlier_checkpoint_are_not_read_back(copied_run, monkeypatch):
+    losses, path = counted(monkeypatch, "loss_columns"), copied_run / "rows.jsonl"
+    rows = read_rows(path)
+    path.unlink()
+    append_rows(path, [row | {"images_seen": 32} if row["kind"] == "eval" else row for row in rows])
+    evaluate.main([f"run={copied_run}", "loops=2"])
+    assert [exits for _, _, exits in losses] == [[2]]
+    same = [row for row in rows if row["kind"] == "eval" and row["loops"] == 2]
+    assert read_rows(path)[-1]["heldout_loss"] == pytest.approx(same[0]["heldout_loss"], rel=1e-6)
+
+
 def test_an_interrupted_evaluation_resumes_with_what_is_missing(copied_run, monkeypatch):
     command = [f"run={copied_run}", "loops=[1,3]", "sampler.steps=[2,3]"]
     before, calls = len(read_rows(copied_run / "rows.jsonl")), []

@@ -15,6 +15,7 @@ from eltlab.evaluation.missing_rows import (
     changed_settings,
     default_schedules,
     left_to_measure,
+    measured_rows,
     missing,
     requested_columns,
 )
@@ -53,7 +54,8 @@ def lacks(
 ) -> list[LoopSchedule]:
     """The schedules of requests under config that are missing."""
     requests = [Request(config, schedule) for schedule in schedules]
-    return [request.schedule for request in missing(run, requests, seed, images, protocol)]
+    rows = measured_rows(run, requests, seed, images, protocol)
+    return [schedule for schedule, row in zip(schedules, rows, strict=True) if row is None]
 
 
 def run_of(tmp_path: Path, *overrides: str) -> Run:
@@ -158,8 +160,13 @@ def test_every_combination_of_settings_is_a_row(tmp_path: Path, protocol: str | 
     others = [replace(run.config, sampler=replace(run.config.sampler, **each)) for each in changes]
     requests = [Request(config, loops) for config in (run.config, *others) for loops in (1, 2)]
     for done, request in enumerate(requests):
-        assert missing(run, requests, 0, run.config.images, protocol) == requests[done:]
+        rows = measured_rows(run, requests, 0, run.config.images, protocol)
+        assert [row is None for row in rows] == [n >= done for n in range(len(requests))]
+        assert missing(run, requests, 0, run.config.images) == requests[done:]
         write(run, *request)
-    assert missing(run, requests, 0, run.config.images, protocol) == []
+    for request, row in zip(
+        requests, measured_rows(run, requests, 0, run.config.images, protocol), strict=True
+    ):
+        assert row is not None and requested_columns(request).items() <= row.items()
     assert [changed_settings(Request(config, 1), run.config) for config in others] == list(changes)
     assert changed_settings(requests[0], run.config) == {}

@@ -24,7 +24,7 @@ from eltlab.config.identity import identity
 from eltlab.config.schema import Config
 from eltlab.evaluation.heldout_loss import LOSSES, loss_columns
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
-from eltlab.evaluation.missing_rows import Request, changed_settings, missing, requested_columns
+from eltlab.evaluation.missing_rows import Request, changed_settings, measured_rows, requested_columns
 from eltlab.evaluation.prepare_run import Prepared
 from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
 from eltlab.evaluation.tokenizer_floor import measure_floor
@@ -66,9 +66,12 @@ def evaluate(prepared: Prepared) -> None:
         "protocol_text": json.dumps(protocol, sort_keys=True),
         "sample_seed": seed,
     }
-    left = missing(run, prepared.requests, seed, averages.counters["images_seen"], common["protocol"])
-    for request in prepared.requests:
-        if request not in left:
+    images_seen, left = averages.counters["images_seen"], []
+    before = measured_rows(run, prepared.requests, seed, images_seen, common["protocol"])
+    for request, found in zip(prepared.requests, before, strict=True):
+        if found is None:
+            left.append(request)
+        else:
             print(f"{describe(request, run.config)}: measured before", file=sys.stderr)
     for length, requests in groupby(left, ema_length):
         group = list(requests)
@@ -111,7 +114,7 @@ def find_losses(
     """
     model = averages.sampler(requests[0].config)
     now = run_facts(prepared.run, model, averages.counters) | {"ema_length": length}
-    same = ("images_seen", "ema_length", "source", "evaluated_code", "evaluated_device")
+    same = ("images_seen", "ema_length", "evaluated_code", "evaluated_source", "evaluated_device")
     found: dict[int | None, dict[str, Any]] = {
         row["loops"]: {column: row[column] for column in LOSSES}
         for row in read_rows(prepared.run.rows)

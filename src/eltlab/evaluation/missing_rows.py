@@ -42,31 +42,34 @@ def left_to_measure(run: Run) -> list[Request]:
     return missing(run, default_requests(run.config), run.config.seed, run.config.images)
 
 
-def missing(
+def missing(run: Run, requests: list[Request], seed: int, images_seen: int) -> list[Request]:
+    """The requests that the run has no row of; the other arguments are those of `measured_rows`."""
+    rows = measured_rows(run, requests, seed, images_seen)
+    return [request for request, row in zip(requests, rows, strict=True) if row is None]
+
+
+def measured_rows(
     run: Run, requests: list[Request], seed: int, images_seen: int, protocol: str | None = None
-) -> list[Request]:
-    """The requests that the run has no row of, for this sampling seed after this many training images.
+) -> list[dict[str, Any] | None]:
+    """The row of each request for this sampling seed after this many training images, or None.
 
     protocol: the id that a row must have. It is known only once the metrics are loaded; without it, a
     row must have the sampler.* and metrics.* keys of the configuration.
     """
     rows = [
-        row
+        row | {"loops": requested_loops(row)}
         for row in read_rows(run.rows)
         if row["kind"] == "eval"
         and (row.get("sample_seed"), row["images_seen"]) == (seed, images_seen)
-        and (protocol is None or row["protocol"] == protocol)
+        and protocol in (None, row["protocol"])
     ]
 
-    def has_row(request: Request) -> bool:
+    def is_row_of(row: dict[str, Any], request: Request) -> bool:
         wanted = requested_columns(request)
-        return any(
-            all((requested_loops(row) if key == "loops" else row.get(key)) == wanted[key] for key in wanted)
-            and (protocol is not None or _has_keys(row, request.config))
-            for row in rows
-        )
+        same = all(row.get(column) == value for column, value in wanted.items())
+        return same and (protocol is not None or _has_keys(row, request.config))
 
-    return [request for request in requests if not has_row(request)]
+    return [next((row for row in rows if is_row_of(row, request)), None) for request in requests]
 
 
 def _has_keys(row: dict[str, Any], config: Config) -> bool:

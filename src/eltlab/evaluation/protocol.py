@@ -27,7 +27,7 @@ def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
     """The part that every evaluation of samples has."""
-    # Without what studies vary, and without newer keys (`since`) at their default.
+    # Without what studies vary, the batch, which changes no sample, and newer keys at their default.
     fixed = {f"sampler.{key}": value for key, value in stable_dict(sampler).items()}
     return {
         "extractor": extractor,
@@ -37,7 +37,7 @@ def sampling_protocol(
         "weights": "ema",
         "precision": precision,
         "pixels": "uint8",
-        **{key: value for key, value in fixed.items() if key not in MEASURING},
+        **{key: value for key, value in fixed.items() if key not in (*MEASURING, "sampler.batch")},
     }
 
 
