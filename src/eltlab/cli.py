@@ -1,6 +1,7 @@
 """Parses command lines into keys: those of a verb, of fit, of a trained run and of a study."""
 
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from eltlab.common.command import is_key_value
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import mask_password
+from eltlab.config.identity import MEASURING
 from eltlab.config.keys import flatten
 from eltlab.config.parsing import parse_overrides, set_key, to_config, typed
 from eltlab.config.schema import Config
@@ -23,6 +25,9 @@ OPEN_KEYS = (
     *("sampler.", "metrics.", "trainer.accelerator", "trainer.devices", "trainer.nodes"),
     *("data.root", "data.workers", "data.in_memory"),  # where the same images are stored now
 )
+
+# Keys that take several values in one evaluation. A list in sampler.loops is one count per step.
+LISTED_KEYS = tuple(key for key in MEASURING if key != "sampler.loops")
 
 
 def own_keys(overrides: list[str], defaults: Keys) -> tuple[Keys, list[str]]:
@@ -47,6 +52,32 @@ def study_keys(arguments: list[str], defaults: Keys) -> tuple[str, Keys, list[st
         given = " and ".join(map(mask_password, names)) or "none"
         raise UserError(f"give one study, e.g. loops_vs_depth preset=quick; here {given}")
     return names[0], *own_keys([text for text in arguments if is_key_value(text)], defaults)
+
+
+def open_settings(overrides: list[str], defaults: Keys) -> tuple[Run, list[Config], Keys]:
+    """`open_run`, with a configuration for each combination of the values that measuring keys have in lists.
+
+    Raises UserError before any is used.
+    """
+    opened = [open_run(each, defaults) for each in combinations(overrides)]
+    run, _, keys = opened[0]
+    return run, [config for _, config, _ in opened], keys
+
+
+def combinations(overrides: list[str]) -> list[list[str]]:
+    """The overrides with one value for each measuring key that has a list, in every combination."""
+    # The average varies last, so that each is loaded once.
+    choices = []
+    for text in sorted(overrides, key=lambda text: not text.startswith("ema.length=")):
+        [(key, value)] = parse_overrides([text])
+        if key not in LISTED_KEYS or not isinstance(value, list):
+            choices.append([text])
+            continue
+        if not value:
+            raise UserError(f"{text}: empty; give at least one value, such as {key}=[1,2]")
+        values = ["null" if each is None else each for each in value]
+        choices.append([f"{key}={each}" for each in dict.fromkeys(values)])
+    return [list(each) for each in product(*choices)]
 
 
 def open_run(overrides: list[str], defaults: Keys) -> tuple[Run, Config, Keys]:

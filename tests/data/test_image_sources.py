@@ -10,8 +10,9 @@ from support.tiny_run import tiny
 from support.video_folders import put_ucf101
 
 from eltlab.config.identity import identity
-from eltlab.data.build import build_splits
+from eltlab.data.build import load_data
 from eltlab.data.image_sources import class_names, load_splits
+from eltlab.evaluation.missing_rows import Request
 from eltlab.evaluation.prepare_run import prepare_evaluation
 from eltlab.runs.compose_config import compose
 from eltlab.runs.row_files import read_rows
@@ -49,13 +50,16 @@ def test_samples_are_compared_with_the_images_wherever_they_are(
     rows = read_rows(Run.of(config).rows)
     assert {row["kind"] for row in rows} == {"tokenizer", "eval"}
     next((there / "train").rglob("*.jpeg")).write_bytes(b"")
-    message = fails(prepare_evaluation, Run.of(config), config, [1], 0)
+    message = fails(prepare_evaluation, Run.of(config), [Request(config, 1)], 0)
     assert "not the train images" in message and "metrics.images=" in message
 
 
 def test_each_name_loads_its_own_images(fashion_folder, cifar_folder):
-    assert {len(split) for split in build_splits(tiny())} == {1442, 355}
+    assert {len(split) for split in load_data(tiny()).images(tiny())} == {1442, 355}
     config = compose(["data=fashion_mnist", f"data.root={fashion_folder}/idx"])
-    assert [split.name for split in build_splits(config)] == ["fashion_mnist/train", "fashion_mnist/test"]
+    assert [split.name for split in load_data(config).images(config)] == [
+        "fashion_mnist/train",
+        "fashion_mnist/test",
+    ]
     config = compose(["data=cifar10", f"data.root={cifar_folder}"])
-    assert [split.name for split in build_splits(config)] == ["cifar10/train", "cifar10/test"]
+    assert [split.name for split in load_data(config).images(config)] == ["cifar10/train", "cifar10/test"]

@@ -156,9 +156,9 @@ def test_loss_is_zero_for_the_perfect_prediction_and_positive_otherwise(predicti
     (z, _), target = objective.corrupt(x, BatchNoise(generator(), len(x)))
     alpha, sigma = alpha_sigma(target.logsnr)
     perfect = exact(prediction, x, z, alpha, sigma)
-    assert objective.loss(perfect, target) < 1e-6
+    assert objective.losses(perfect, target).mean() < 1e-6
     assert objective.distill(perfect, perfect, target) == 0
-    assert objective.loss(perfect + 0.1, target) > 1e-3
+    assert objective.losses(perfect + 0.1, target).mean() > 1e-3
     assert objective.distill(perfect + 0.1, perfect, target) > 1e-3
 
 
@@ -175,7 +175,7 @@ def test_losses_are_weighted_errors_of_x(prediction):
 
     truth = (target.weight * (x_of(student) - x) ** 2).mean()
     distilled = (target.weight * (x_of(student) - x_of(teacher)) ** 2).mean()
-    torch.testing.assert_close(objective.loss(student, target), truth)
+    torch.testing.assert_close(objective.losses(student, target).mean(), truth)
     torch.testing.assert_close(objective.distill(student, teacher, target), distilled)
 
 

@@ -64,8 +64,8 @@ def test_losses_depend_on_the_masked_positions_only():
     elsewhere = torch.randn(student.shape) * 9 * ~target.masked[..., None]
     there = torch.randn(student.shape) * target.masked[..., None]
     objective = Masked(CODES)
-    assert torch.equal(objective.loss(student, target), objective.loss(student + elsewhere, target))
-    assert not torch.allclose(objective.loss(student, target), objective.loss(student + there, target))
+    assert torch.equal(objective.losses(student, target), objective.losses(student + elsewhere, target))
+    assert not torch.allclose(objective.losses(student, target), objective.losses(student + there, target))
     distilled = objective.distill(student, teacher, target)
     assert torch.equal(distilled, objective.distill(student + elsewhere, teacher, target))
     assert torch.equal(distilled, objective.distill(student, teacher + elsewhere, target))
@@ -78,8 +78,9 @@ def test_loss_is_smoothed_cross_entropy_over_masked_positions(smoothing):
     (logits, _), target = logits_and_target()
     targets = (1 - smoothing) * F.one_hot(target.ids, CODES) + smoothing / CODES
     losses = -(targets * torch.log_softmax(logits, dim=-1)).sum(-1)
-    got = Masked(CODES, smoothing).loss(logits, target)
-    torch.testing.assert_close(got, losses[target.masked].mean())
+    got = Masked(CODES, smoothing).losses(logits, target)
+    assert got.shape == (len(logits),)
+    torch.testing.assert_close(got.mean(), losses[target.masked].mean())
 
 
 def test_distill_is_soft_cross_entropy_without_gradient_to_the_teacher():

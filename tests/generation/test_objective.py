@@ -31,7 +31,7 @@ def test_the_mean_over_slices_is_the_loss_of_the_batch(objective):
         noise = BatchNoise(generator("step"), 8, batch_slice)
         rows = batch_slice.rows(8)
         _, target = objective.corrupt(x[rows], noise)
-        truth = objective.loss(student[rows], target)
+        truth = objective.losses(student[rows], target).mean()
         return torch.stack([truth, objective.distill(student[rows], teacher[rows], target)])
 
     parts = [losses(BatchSlice(rank, 2, n, 2)) for rank in (0, 1) for n in (0, 1)]

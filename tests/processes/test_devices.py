@@ -105,15 +105,15 @@ def test_a_run_resumes_at_another_world_size(trained_on_ranks: Callable[..., Pat
 
 @pytest.mark.parametrize("strategy", [slow("ddp"), "fsdp"])
 def test_a_bad_gradient_of_one_device_is_skipped_by_all(tmp_path: Path, strategy: str) -> None:
-    honest, calls = Masked.loss, [0]
+    honest, calls = Masked.losses, [0]
 
-    def loss(self, pred, target):
+    def losses(self, pred, target):
         calls[0] += 1  # twice per step with ILSD
         spoiled = ranks.rank() == 1 and calls[0] == 5
         return honest(self, pred, target) * (float("nan") if spoiled else 1)
 
     def work() -> None:
-        Masked.loss = loss  # type: ignore[method-assign]
+        Masked.losses = losses  # type: ignore[method-assign]
         quiet = ["trainer.validations=0", "trainer.grids=0"]
         fit.main([*SMALL, f"runs_dir={tmp_path}", f"trainer.strategy={strategy}", *quiet])
 

@@ -15,7 +15,7 @@ from support.tiny_run import TINY, tiny
 from eltlab import bench, encode, fit
 from eltlab.common.errors import UserError
 from eltlab.runs.result_table import load
-from eltlab.runs.row_files import append_rows, read_rows, recorded_config
+from eltlab.runs.row_files import SETTINGS, append_rows, read_rows, recorded_config, setting_columns
 
 
 def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
@@ -23,6 +23,23 @@ def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
     assert append_rows(path, [row("elt", 1, 5.0), row("elt", 2, 4.0)]) == 2
     assert append_rows(path, [row("elt", 2, 9.0), row("elt", 2, 4.0, seed=1)]) == 1
     assert [r["fid"] for r in read_rows(path)] == [5.0, 4.0, 4.0]
+
+
+def test_settings_are_part_of_a_measurement(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.jsonl", [row("elt", 1, 5.0)]
+    for column in ("guidance", "guidance_schedule", "steps", "temperature", "ema_length"):
+        rows.append(row("elt", 1, 5.0, **{column: 7}))
+    assert append_rows(path, rows) == len(rows) and append_rows(path, rows) == 0
+
+
+def test_a_sampler_without_temperature_has_none() -> None:
+    masked, diffusion = (
+        setting_columns(tiny("objective=masked")),
+        setting_columns(tiny("objective=diffusion")),
+    )
+    assert masked.keys() == diffusion.keys() == SETTINGS.keys()
+    assert masked["temperature"] == 0.5 and diffusion["temperature"] is None
+    assert masked["steps"] == diffusion["steps"] == 4
 
 
 def test_a_torn_row_is_named(tmp_path: Path) -> None:
@@ -73,16 +90,20 @@ TIMED = MODEL | {
 def test_an_evaluation_and_its_tokenizer_have_their_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eltlab.evaluation.evaluate.timestamp", map(str, count()).__next__)
+    ticks = count()
+    monkeypatch.setattr("eltlab.runs.row_files.timestamp", lambda timespec: next(ticks))
     fit.main([*TINY, "objective=masked", "trainer.grids=0", f"runs_dir={tmp_path}"])
     [path] = tmp_path.rglob("rows.jsonl")
     tokenizer, *evaluations = read_rows(path)
     assert tokenizer.keys() == RUN | {"psnr"}
     expected = RUN | SAMPLING
     expected |= {"loops", "loop_schedule", "sample_seed", "fd_halves", "train_flops_total"}
+    expected |= {"guidance_schedule", "temperature", "temperature_range", "confidence_noise", "ema_length"}
+    expected |= {"heldout_loss", "heldout_loss_se", "train_loss"}
     assert evaluations and all(row.keys() == expected for row in evaluations)
     # Each row has its own time, not that of the whole evaluation.
-    assert [row["created"] for row in evaluations] == ["0", "1", "2", "3"]
+    times = [row["created"] for row in evaluations]
+    assert len(set(times)) == 4 and times == sorted(times)
 
 
 def test_a_benchmark_has_its_columns(tmp_path: Path) -> None:

@@ -82,14 +82,14 @@ def test_a_training_step_is_a_function_of_seed_and_step(objective):
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Makes the ground-truth loss of these steps NaN. ILSD calls it twice per step."""
-    honest, calls = Masked.loss, [0]
+    honest, calls = Masked.losses, [0]
 
-    def loss(self: Masked, pred: Tensor, target: object) -> Tensor:
+    def losses(self: Masked, pred: Tensor, target: object) -> Tensor:
         step, calls[0] = calls[0] // 2, calls[0] + 1
         value = honest(self, pred, target)  # type: ignore[arg-type]
         return value * float("nan") if step in steps else value
 
-    monkeypatch.setattr(Masked, "loss", loss)
+    monkeypatch.setattr(Masked, "losses", losses)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(

@@ -92,8 +92,8 @@ def test_loss_splits_into_its_three_terms(objective, step, distill):
     _, goal, preds, target = one_step(objective)
     supervision = ilsd(distill=distill)
     student, fraction = supervision.student(step), 1 - step / (STEPS - 1)
-    teacher_truth = goal.loss(preds[LOOPS], target)
-    student_truth = goal.loss(preds[student], target)
+    teacher_truth = goal.losses(preds[LOOPS], target).mean()
+    student_truth = goal.losses(preds[student], target).mean()
     distilled = goal.distill(preds[student], preds[LOOPS], target)
     expected = teacher_truth + fraction * student_truth + (1 - fraction) * distill * distilled
     losses = supervision.losses(goal, preds, target, step)
@@ -115,7 +115,7 @@ def test_teacher_has_its_ground_truth_at_every_step(objective, step):
     supervision = ilsd()
     supervision.losses(goal, {**student, LOOPS: teacher}, target, step).total.backward()
     alone = preds[LOOPS].detach().requires_grad_()
-    goal.loss(alone, target).backward()
+    goal.losses(alone, target).mean().backward()
     assert alone.grad.any()
     # Exactly equal, so distillation adds nothing to it.
     assert torch.equal(teacher.grad, alone.grad)
@@ -127,7 +127,9 @@ def test_the_student_term_of_lambda_one_is_ground_truth_alone(objective):
     supervision = ilsd()
     total = supervision.losses(goal, preds, target, 0).total
     student = supervision.student(0)
-    assert torch.equal(total, goal.loss(preds[4], target) + goal.loss(preds[student], target))
+    assert torch.equal(
+        total, goal.losses(preds[4], target).mean() + goal.losses(preds[student], target).mean()
+    )
 
 
 @objectives
@@ -138,7 +140,7 @@ def test_final_trains_the_last_exit_only(objective):
     assert {supervision.exits(step) for step in range(20)} == {(LOOPS,)}
     leaves = {n: pred.detach().requires_grad_() for n, pred in preds.items()}
     losses = supervision.losses(goal, leaves, target, 5)
-    assert torch.equal(losses.total, goal.loss(leaves[LOOPS], target))
+    assert torch.equal(losses.total, goal.losses(leaves[LOOPS], target).mean())
     losses.total.backward()
     assert [n for n, leaf in leaves.items() if leaf.grad is not None] == [LOOPS]
 
@@ -159,7 +161,7 @@ def test_deep_is_the_weighted_ground_truth_of_every_exit(objective, inner):
     assert isinstance(supervision, Deep) and supervision.exits(3) == (1, 2, 3, 4)
     losses = supervision.losses(goal, preds, target, 3)
     weights = [*(inner if isinstance(inner, list) else [inner] * 3), 1]
-    truths = [goal.loss(preds[n], target) for n in (1, 2, 3, 4)]
+    truths = [goal.losses(preds[n], target).mean() for n in (1, 2, 3, 4)]
     expected = sum(weight * truth for weight, truth in zip(weights, truths, strict=True))
     torch.testing.assert_close(losses.total, expected, rtol=1e-6, atol=0)
     assert [losses.log[f"loss_exit_{n}"] for n in (1, 2, 3, 4)] == truths
@@ -193,7 +195,7 @@ def test_random_depth_trains_the_last_exit_of_its_pass_only(objective):
         leaves = {n: pred.detach().requires_grad_() for n, pred in preds.items()}
         losses = supervision.losses(goal, leaves, target, step)
         [depth] = supervision.exits(step)
-        assert torch.equal(losses.total, goal.loss(leaves[depth], target))
+        assert torch.equal(losses.total, goal.losses(leaves[depth], target).mean())
         losses.total.backward()
         assert [n for n, leaf in leaves.items() if leaf.grad is not None] == [depth]
         assert losses.log["depth"] == depth

@@ -1,7 +1,5 @@
 """The validation losses of a run, by exit and by level of corruption."""
 
-import math
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,11 +7,13 @@ import torch
 from support.diagnostic_files import lines, train
 
 from eltlab.common.files import atomic_path
-from eltlab.common.seeds import BatchNoise, generator
+from eltlab.common.seeds import generator
 from eltlab.data.build import build_data
 from eltlab.data.images.image_set import as_input
+from eltlab.evaluation import heldout_loss
+from eltlab.evaluation.heldout_loss import PairNoise
 from eltlab.runs.load_model import load_run
-from eltlab.training.validation import LEVELS, Validation, micro_batch_count
+from eltlab.training.validation import LEVELS, Validation
 
 objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
 
@@ -41,8 +41,8 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
     x, labels = build_data(run.config).held_out(Validation.IMAGES)
     order = torch.randperm(len(x), generator=generator("validation", "order"))[2::LEVELS]
     u = (2 + (torch.arange(len(order)) + 0.5) / len(order)) / LEVELS
-    draw = generator("validation", "corrupt", 2)
-    inputs, target = model.objective.corrupt(as_input(x[order]), BatchNoise(draw, len(x[order])), u)
+    noise = PairNoise(order, slice(0, len(order)), model.device)
+    inputs, target = model.objective.corrupt(as_input(x[order]), noise, u)
     with torch.inference_mode():
         done = model.backbone(*inputs, labels_B=labels[order], exits=(3,))
     level = model.objective.level(u).mean().item()
@@ -51,41 +51,16 @@ def test_validation_is_the_loss_of_the_averaged_weights_on_held_out_images(objec
         for row in lines(run.folder / "validation.csv")
         if row["images"] == 64 and row["exit"] == 3 and row["level"] == pytest.approx(level, abs=1e-4)
     ]
-    assert row["loss"] == pytest.approx(model.objective.loss(done.exits[3], target).item())
+    assert row["loss"] == pytest.approx(model.objective.losses(done.exits[3], target).mean().item())
 
 
-@pytest.mark.parametrize(
-    ("objective", "codes", "values"),
-    [("masked", 128, 16 * 128), ("masked", 16, 16 * 64), ("diffusion", 16, 16 * 64)],
-)
-def test_validation_in_micro_batches_equals_validation_at_once(
-    objective, codes, values, tmp_path, monkeypatch
-):
-    """Their size is bounded by the codes per token, or by what a layer works on: 16 + 2 x 24 numbers."""
-    monkeypatch.setattr(Validation, "IMAGES", 40)  # eight per level
-    passes = []
-    losses = Validation.losses
-
-    def counted(self, module, micro_batch, noise, u_B):
-        passes.append(len(micro_batch))
-        return losses(self, module, micro_batch, noise, u_B)
-
-    monkeypatch.setattr(Validation, "losses", counted)
-    overrides = f"objective={objective}", f"data.codebook={codes}"
-    whole = lines(train(tmp_path / "a", *overrides).folder / "validation.csv")
-    assert passes == [8] * 2 * LEVELS
-    monkeypatch.setattr(Validation, "VALUES", 3 * values - 1)  # room for two images, not for three
-    micro_batches = lines(train(tmp_path / "b", *overrides).folder / "validation.csv")
-    assert passes[2 * LEVELS :] == [2] * 4 * 2 * LEVELS
-    assert micro_batches == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
-
-
-def test_micro_batches_are_equal_and_drop_few_images():
-    for count, at_once in product(range(1, 110), range(1, 40)):
-        micro_batches, least = micro_batch_count(count, at_once), math.ceil(count / at_once)
-        assert 1 <= count // micro_batches <= at_once and micro_batches <= 2 * least
-        assert count % micro_batches <= count % least
-    assert micro_batch_count(102, 4) == 34 and micro_batch_count(103, 1) == 103
+@objectives
+def test_validation_in_small_batches_equals_validation_at_once(objective, tmp_path, monkeypatch):
+    monkeypatch.setattr(Validation, "IMAGES", 42)
+    whole = lines(train(tmp_path / "a", f"objective={objective}").folder / "validation.csv")
+    monkeypatch.setattr(heldout_loss, "VALUES", 2**12)
+    parts = lines(train(tmp_path / "b", f"objective={objective}").folder / "validation.csv")
+    assert parts == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
 
 
 @objectives

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice, generator
+from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice, SampleNoise, generator
 from eltlab.data.images.image_set import to_float
 from eltlab.data.readahead import read_ahead
 
@@ -62,7 +62,7 @@ def select_rows(tensors: Mapping[str, Rows], indices: Tensor, flipped_B: Tensor 
     return rows
 
 
-def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise | None) -> Tensor:
+def to_inputs(rows: Mapping[str, Tensor], noise: BatchNoise | SampleNoise | None) -> Tensor:
     """What the objective corrupts: pixels float32 in [−1, 1], ids int64 [B, T], or latents float32
     [B, C, H, W], sampled with the noise from their posterior if they have a logvar."""
     if "images" in rows:

@@ -13,7 +13,7 @@ from eltlab.data.encoded.manifest import open_set
 from eltlab.data.encoded.shard_files import check_set
 from eltlab.data.image_sources import Splits, load_source_splits, load_splits
 from eltlab.data.images.image_files import ImageFiles, Images
-from eltlab.data.tokenizers.patch_codebook import PatchCodebook, encode_set, fit_codebook
+from eltlab.data.tokenizers.patch_codebook import CodebookRows, PatchCodebook, encode_set, fit_codebook
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.model.patches import patches_of
 
@@ -68,6 +68,14 @@ class TrainingData:
             return self.tokenizer.encode(test.images), test.labels
         return test.images, test.labels
 
+    def inputs(self, split: Images | EncodedSplit) -> Rows:
+        """What the objective corrupts (pixels as uint8), of the examples of a split, without mirroring. It is
+        read when it is indexed."""
+        if isinstance(split, EncodedSplit):
+            return split
+        pixels: Rows = split if isinstance(split, ImageFiles) else split.images
+        return CodebookRows(self.tokenizer, pixels) if isinstance(self.tokenizer, PatchCodebook) else pixels
+
     @property
     def codebook(self) -> Tensor | None:
         """The codes that a checkpoint keeps. The tokenizer of an encoded set stays with the set."""
@@ -81,21 +89,21 @@ class TrainingData:
         return replace(self, tokenizer=PatchCodebook(codes, self.tokenizer.patches))
 
 
-def build_splits(config: Config) -> Splits:
-    """(train, test) images that samples are compared with. Raises UserError if they are missing, damaged
-    or not those that the set was encoded from."""
-    return load_splits(config.data) if config.data.kind == "pixels" else load_source_splits(config)
+def load_data(config: Config) -> TrainingData:
+    """The splits alone, for a trained run, which brings its tokenizer. Raises UserError if they are missing,
+    damaged or not those that the configuration names."""
+    if config.data.kind == "pixels":
+        return TrainingData(*load_splits(config.data), None)
+    manifest = open_set(config.data)
+    check_set(manifest)
+    return TrainingData(EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test"), None)
 
 
 def build_data(config: Config) -> TrainingData:
-    """Raises UserError if the data are missing, damaged or not those that the configuration names."""
-    if config.data.kind != "pixels":
-        manifest = open_set(config.data)
-        check_set(manifest)
-        train, test = EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test")
-        return TrainingData(train, test, load_set_tokenizer(manifest))
-    splits = load_splits(config.data)
-    tokenizer = None
-    if config.objective.INPUTS == "tokens":
-        tokenizer = fit_codebook(splits[0], patches_of(config.data), config.data.codebook)
-    return TrainingData(*splits, tokenizer)
+    """What a run trains on, with its tokenizer. Raises UserError as `load_data`."""
+    data = load_data(config)
+    if isinstance(data.train, EncodedSplit):
+        return replace(data, tokenizer=load_set_tokenizer(open_set(config.data)))
+    if config.objective.INPUTS != "tokens":
+        return data
+    return replace(data, tokenizer=fit_codebook(data.train, patches_of(config.data), config.data.codebook))

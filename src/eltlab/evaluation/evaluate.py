@@ -1,12 +1,13 @@
-"""Samples and measures a trained run at several loop schedules, and writes pictures, updates and rows."""
+"""Samples and measures a trained run as requested, and writes pictures, updates and rows."""
 
 import csv
 import io
 import json
 import sys
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,57 +21,123 @@ from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
 from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.identity import identity
-from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
+from eltlab.evaluation.heldout_loss import LOSSES, loss_columns
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
-from eltlab.evaluation.missing_rows import missing, requested_columns
+from eltlab.evaluation.missing_rows import Request, changed_settings, measured_rows, requested_columns
 from eltlab.evaluation.prepare_run import Prepared
 from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
 from eltlab.evaluation.tokenizer_floor import measure_floor
+from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.runs.load_model import load_run
-from eltlab.runs.row_files import ROWS, append_rows, row_facts, timestamp
+from eltlab.runs.row_files import (
+    ROWS,
+    SETTINGS,
+    append_rows,
+    read_rows,
+    row_facts,
+    setting_columns,
+)
 from eltlab.runs.run_folder import Run
 
-if TYPE_CHECKING:
-    from eltlab.generation.anytime_sampler import AnytimeSampler
-
 TILES = 10  # images in the picture of a loop schedule
-DYNAMICS = ["protocol", "images_seen", "sample_seed", "loops", "step", "loop", "update"]
+DYNAMICS_KEY = ("protocol", "images_seen", "sample_seed", "loops", *SETTINGS)
 
 
 def evaluate(prepared: Prepared) -> None:
-    """Measures the schedules that the run has no row of. Each row is on disk before the next one starts.
+    """Measures the requests that the run has no row of. Each row is on disk before the next one starts.
     Every process samples its batches; the main process measures and writes. Raises UserError."""
     run, config, seed = prepared.run, prepared.config, prepared.seed
     collectives.barrier()  # the main process may have just written the checkpoint
-    model, counters = load_run(run.folder, config)
+    averages = Averages(run)
     labels = torch.arange(config.metrics.samples) % config.data.classes  # balanced
     if not ranks.is_main_process():
-        while (schedule := collectives.broadcast()) is not None:  # by measure_schedule
-            model.sample_all(labels, schedule, seed, "")
+        while (number := collectives.broadcast()) is not None:  # by measure_request
+            request = prepared.requests[number]
+            averages.sampler(request.config).sample_all(labels, request.schedule, seed, "")
         return
-    metrics, facts = measure_tokenizer(prepared, model, counters)
+    model = averages.sampler(config)
+    metrics = measure_tokenizer(prepared, model, averages.counters)
     protocol = evaluation_protocol(config, model.precision, metrics.extractor, metrics.reference)
-    row = facts | {
+    common: dict[str, Any] = {
         "kind": "eval",
         "samples": len(labels),
         "protocol": protocol_id(protocol),
         "protocol_text": json.dumps(protocol, sort_keys=True),
         "sample_seed": seed,
     }
-    left = missing(run, config, prepared.schedules, seed, counters["images_seen"], row["protocol"])
-    for schedule in prepared.schedules:
-        if schedule in left:
-            measure_schedule(run, model, metrics, schedule, labels, row)
+    images_seen, left = averages.counters["images_seen"], []
+    before = measured_rows(run, prepared.requests, seed, images_seen, common["protocol"])
+    for request, found in zip(prepared.requests, before, strict=True):
+        if found is None:
+            left.append(request)
         else:
-            print(f"{describe(schedule, config)}: measured before", file=sys.stderr)
+            print(f"{describe(request, run.config)}: measured before", file=sys.stderr)
+    for length, requests in groupby(left, ema_length):
+        group = list(requests)
+        losses = find_losses(prepared, averages, length, group)
+        for request in group:
+            row = common | losses.get(constant_loops(request), dict.fromkeys(LOSSES))
+            measure_request(prepared, averages, metrics, request, labels, row)
     collectives.broadcast(None)  # ends the other processes' loops
 
 
-def measure_tokenizer(
-    prepared: Prepared, model: "AnytimeSampler", counters: dict[str, Any]
-) -> tuple[Metrics, dict[str, Any]]:
-    """Writes the row of the tokenizer. Returns the metrics, and the columns that all rows share."""
+class Averages:
+    """The samplers of a run's averaged networks, of which one is in memory."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.loaded: tuple[float | None, AnytimeSampler] | None = None  # by ema_length
+        self.counters: dict[str, Any] = {}  # of the checkpoint
+
+    def sampler(self, config: Config) -> AnytimeSampler:
+        """The network of config's ema.length, with config's sampler. Raises UserError."""
+        length = setting_columns(config)["ema_length"]
+        if self.loaded is None or self.loaded[0] != length:
+            model, self.counters = load_run(self.run.folder, config)
+            self.loaded = length, model
+        model = self.loaded[1]
+        return AnytimeSampler(model.backbone, config, model.tokenizer)
+
+
+def ema_length(request: Request) -> float | None:
+    return setting_columns(request.config)["ema_length"]
+
+
+def find_losses(
+    prepared: Prepared, averages: Averages, length: float | None, requests: list[Request]
+) -> dict[int | None, dict[str, Any]]:
+    """The columns of `loss_columns` for every constant loop count that is requested. They depend on the
+    network alone, so they are read back from the run's rows if the same code on the same device wrote them.
+
+    length: the ema_length of the requests.
+    """
+    model = averages.sampler(requests[0].config)
+    now = run_facts(prepared.run, model, averages.counters) | {"ema_length": length}
+    same = ("images_seen", "ema_length", "evaluated_code", "evaluated_source", "evaluated_device")
+    found: dict[int | None, dict[str, Any]] = {
+        row["loops"]: {column: row[column] for column in LOSSES}
+        for row in read_rows(prepared.run.rows)
+        if row["kind"] == "eval"
+        and row.get("heldout_loss") is not None
+        and all(row.get(name) == now.get(name) for name in same)
+    }
+    exits = {n for request in requests if (n := constant_loops(request)) is not None} - found.keys()
+    if not exits:
+        return found
+    assert prepared.data is not None  # None only in the other processes
+    data = replace(prepared.data, tokenizer=model.tokenizer)  # the codes that it was trained on
+    return found | loss_columns(model, data, sorted(exits))
+
+
+def constant_loops(request: Request) -> int | None:
+    """The loop count of every pass, or None if it varies."""
+    constant = isinstance(request.schedule, int) and request.config.sampler.halting is None
+    return request.schedule if constant else None  # type: ignore[return-value]
+
+
+def measure_tokenizer(prepared: Prepared, model: AnytimeSampler, counters: dict[str, Any]) -> Metrics:
+    """Checks the data of the run, and writes the row of its tokenizer. Returns the metrics."""
     config = prepared.config
     assert prepared.splits is not None  # None only in the other processes
     train, test = prepared.splits
@@ -80,45 +147,49 @@ def measure_tokenizer(
             "differs); give the data.root= of those"
         )
     metrics = build_metrics(config, train, prepared.device)
-    facts = run_facts(prepared.run, model, counters)
     if model.tokenizer is not None:
-        row = facts | {"kind": "tokenizer", "images_seen": None}
+        row = run_facts(prepared.run, model, counters) | {"kind": "tokenizer", "images_seen": None}
         row |= measure_floor(model.tokenizer, train, test, config.metrics.samples, metrics)
         append_rows(prepared.run.rows, [row])
-    return metrics, facts
+    return metrics
 
 
-def measure_schedule(
-    run: Run,
-    model: "AnytimeSampler",
+def measure_request(
+    prepared: Prepared,
+    averages: Averages,
     metrics: Metrics,
-    schedule: LoopSchedule,
+    request: Request,
     labels: torch.Tensor,
-    common: dict[str, Any],
+    known: dict[str, Any],
 ) -> None:
-    """Samples one schedule on all ranks and measures it. common: the columns that all rows share."""
-    config, name = model.config, describe(schedule, model.config)
-    collectives.broadcast(schedule)
-    drawn = model.sample_all(labels, schedule, common["sample_seed"], name)
+    """Samples one request on all ranks and measures it. known: the columns that are known before."""
+    run, config, model = prepared.run, request.config, averages.sampler(request.config)
+    name, number = describe(request, run.config), prepared.requests.index(request)
+    collectives.broadcast(number)
+    title = f"{number + 1} of {len(prepared.requests)}: {name}"
+    drawn = model.sample_all(labels, request.schedule, known["sample_seed"], title)
     assert drawn is not None  # None only in the other processes
-    row = common | {"created": timestamp()} | requested_columns(schedule, config)
+    row = run_facts(run, model, averages.counters) | known | requested_columns(request)
     row |= spent_columns(config, drawn.depths, row["images_seen"])
     row |= metrics.measure(drawn.images, labels) | metrics.distances_between_halves()
     write_dynamics(run.folder, row, drawn.updates)
-    save_tiles(run.folder / "samples" / row["protocol"], schedule, config, drawn.images)
-    append_rows(run.rows, [row])  # last: a schedule that has a row is complete
+    save_tiles(run.folder / "samples" / row["protocol"], request, run.config, drawn.images)
+    append_rows(run.rows, [row])  # last: a request that has a row is complete
     spent = "" if config.sampler.halting is None else f" ({row['loops']:.2f} spent)"
     print(f"{name}{spent}: {describe_metrics(row)}", file=sys.stderr)
 
 
-def describe(schedule: LoopSchedule, config: Config) -> str:
-    """A schedule for people to read: 4 loops, loops 4to1, at most 4 loops, halting 0.1."""
-    halting = config.sampler.halting
+def describe(request: Request, own: Config) -> str:
+    """A request for people to read: 4 loops; loops 4to1; at most 4 loops, halting 0.1; 4 loops, steps 8."""
+    schedule, halting = request.schedule, request.config.sampler.halting
     name = format_loops(schedule) if isinstance(schedule, int) else f"loops {schedule}"
-    return name if halting is None else f"at most {name}, halting {halting}"
+    if halting is not None:
+        name = f"at most {name}, halting {halting}"
+    changed = changed_settings(request, own).items()
+    return ", ".join([name, *(f"{column.replace('_', ' ')} {value}" for column, value in changed)])
 
 
-def run_facts(run: Run, model: "AnytimeSampler", counters: dict[str, Any]) -> dict[str, Any]:
+def run_facts(run: Run, model: AnytimeSampler, counters: dict[str, Any]) -> dict[str, Any]:
     """The columns that describe the run: its configuration, cost, training and machine."""
     # The run is costed as it was trained, however many devices evaluate it.
     keys = ("devices", "nodes", "strategy", "accumulate")
@@ -145,38 +216,42 @@ def spent_columns(config: Config, spent: list[DepthDistribution], images_seen: i
     loops = sum(n * share for depths in spent for n, share in depths.items())
     return {
         "loops": int_if_whole(loops / len(spent)),
-        "steps": config.sampler.steps,
-        "guidance": config.sampler.guidance,
         **sampling_bill(config, spent),
         "train_flops_total": round(train_flops(config) * images_seen),
     }
 
 
-def save_tiles(folder: Path, schedule: LoopSchedule, config: Config, images: torch.Tensor) -> None:
-    """Saves the first images of a schedule in two rows, for figures that compare runs."""
+def save_tiles(folder: Path, request: Request, own: Config, images: torch.Tensor) -> None:
+    """Saves the first images of a request in two rows, for figures that compare runs. The name has the
+    settings in which it differs from the run's own configuration."""
+    schedule, halting = request.schedule, request.config.sampler.halting
     name = f"list_{digest(schedule)}" if isinstance(schedule, list) else f"{schedule:0>3}"
-    if config.sampler.halting is not None:
-        name += f"_halting_{config.sampler.halting}"
+    settings = {} if halting is None else {"halting": halting}
+    settings |= changed_settings(request, own)
+    name += "".join(f"_{column}_{value}" for column, value in settings.items())
     rows = [images[: TILES // 2], images[TILES // 2 : TILES]]
-    save_grid(folder / f"loops_{name}{grid_suffixes(config.data.frames)[0]}", rows, ["", ""])
+    save_grid(folder / f"loops_{name}{grid_suffixes(own.data.frames)[0]}", rows, ["", ""])
 
 
 def write_dynamics(folder: Path, row: dict[str, Any], updates: list[list[float]]) -> None:
     """Writes each loop's update at each sampling step, in place of earlier lines of the same measurement."""
     path = folder / "dynamics.csv"
     name = row["loops"] if row["loop_schedule"] == "constant" else row["loop_schedule"]
-    key = [row["protocol"], row["images_seen"], row["sample_seed"], name]
+    key = {column: "" if row[column] is None else str(row[column]) for column in DYNAMICS_KEY}
+    key["loops"] = str(name)
     new = [
-        [*key, step, loop + 1, f"{update:.6g}"]
+        key | {"step": step, "loop": loop + 1, "update": f"{update:.6g}"}
         for step, loops in enumerate(updates)
         for loop, update in enumerate(loops)
     ]
     with file_lock((folder / ROWS).with_suffix(".lock")):
-        kept: list[list[str]] = []
+        kept: list[dict[str, Any]] = []
         if path.is_file():
             with path.open(newline="") as file:
-                lines = list(csv.reader(file))[1:]
-            kept = [line for line in lines if line[:4] != list(map(str, key))]
+                lines = list(csv.DictReader(file))
+            kept = [line for line in lines if any(line.get(column) != key[column] for column in key)]
         buffer = io.StringIO(newline="")
-        csv.writer(buffer).writerows([DYNAMICS, *kept, *new])
+        writer = csv.DictWriter(buffer, [*DYNAMICS_KEY, "step", "loop", "update"], restval="")
+        writer.writeheader()
+        writer.writerows([*kept, *new])
         write_atomic(path, buffer.getvalue())

@@ -30,12 +30,21 @@ class Metrics(Protocol):
 
 
 # The columns that are printed after a measurement, with their decimals.
-DECIMALS = {"fid": 2, "kid": 4, "precision": 3, "recall": 3, "fvd": 1, "fd_classifier": 2, "accuracy": 3}
+DECIMALS = {
+    "heldout_loss": 4,
+    "fid": 2,
+    "kid": 4,
+    "precision": 3,
+    "recall": 3,
+    "fvd": 1,
+    "fd_classifier": 2,
+    "accuracy": 3,
+}
 
 
 def describe_metrics(row: dict[str, Any]) -> str:
     """The measured columns of a row in one line."""
-    return ", ".join(f"{key} {row[key]:.{n}f}" for key, n in DECIMALS.items() if key in row)
+    return ", ".join(f"{key} {row[key]:.{n}f}" for key, n in DECIMALS.items() if row.get(key) is not None)
 
 
 def build_metrics(config: Config | EncodeConfig, train: Images, device: torch.device) -> Metrics:

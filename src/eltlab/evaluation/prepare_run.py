@@ -10,9 +10,8 @@ from eltlab.common.errors import UserError
 from eltlab.common.machine_facts import find_machine
 from eltlab.config.cost.bill import bill_lines
 from eltlab.config.devices import adopt_launcher_devices
-from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
-from eltlab.evaluation.missing_rows import default_schedules, missing
+from eltlab.evaluation.missing_rows import Request, default_requests, missing
 from eltlab.runs.run_folder import Run
 
 if TYPE_CHECKING:
@@ -27,12 +26,12 @@ class Prepared:
     """A checked run with all that training and evaluation need."""
 
     run: Run
-    config: Config  # run.config, possibly with other sampler.* and metrics.* keys
+    config: Config  # run.config, possibly with other sampler.* and metrics.* keys; of the first request
     device: "torch.device"
     precision: str  # Lightning's name
-    data: "TrainingData | None"  # None: the run is only evaluated
+    data: "TrainingData | None"  # None: this process only samples
     splits: "Splits | None"  # train and test images; None: this process measures nothing
-    schedules: list[LoopSchedule]  # to sample and measure
+    requests: list[Request]  # to sample and measure
     seed: int  # of the sampling noise
 
 
@@ -47,23 +46,25 @@ def prepare(config: Config) -> Prepared:
     check_wandb(config)
     device, precision = _start_device(config)
     print(*bill_lines(config, find_machine(device.type, precision)), sep="\n", file=sys.stderr)
-    data, schedules = build_data(config), default_schedules(config)
-    splits = data.images(config) if schedules and ranks.is_main_process() else None
+    data, requests = build_data(config), default_requests(config)
+    splits = data.images(config) if requests and ranks.is_main_process() else None
     run = Run.of(config)
-    prepared = Prepared(run, config, device, precision, data, splits, schedules, config.seed)
+    prepared = Prepared(run, config, device, precision, data, splits, requests, config.seed)
     _check_evaluation(prepared)
     return prepared
 
 
-def prepare_evaluation(run: Run, config: Config, schedules: list[LoopSchedule], seed: int) -> Prepared:
-    """`prepare` for a trained run, which needs no training data. Raises UserError."""
+def prepare_evaluation(run: Run, requests: list[Request], seed: int) -> Prepared:
+    """`prepare` for the requested rows of a trained run. Raises UserError."""
+    config = requests[0].config
     adopt_launcher_devices(config)
 
-    from eltlab.data.build import build_splits
+    from eltlab.data.build import load_data
 
     device, precision = _start_device(config)
-    splits = build_splits(config) if ranks.is_main_process() else None
-    prepared = Prepared(run, config, device, precision, None, splits, schedules, seed)
+    data = load_data(config) if ranks.is_main_process() else None
+    splits = None if data is None else data.images(config)
+    prepared = Prepared(run, config, device, precision, data, splits, requests, seed)
     _check_evaluation(prepared)
     return prepared
 
@@ -85,7 +86,7 @@ def _check_evaluation(prepared: Prepared) -> None:
     if prepared.splits is None:
         return
     config = prepared.config
-    left = len(missing(prepared.run, config, prepared.schedules, prepared.seed, config.images))
+    left = len(missing(prepared.run, prepared.requests, prepared.seed, config.images))
     # Masked models and models of encoded sets have a tokenizer, whose reconstructions are measured too.
     has_tokenizer = config.objective.INPUTS == "tokens" or config.data.kind != "pixels"
     draws = left + has_tokenizer if left else 0

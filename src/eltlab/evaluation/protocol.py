@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from eltlab.common.disk_cache import digest
+from eltlab.config.identity import MEASURING
 from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config, SamplerConfig
 from eltlab.data.image_sources import pixel_data
@@ -26,9 +27,8 @@ def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
     """The part that every evaluation of samples has."""
-    # Without loops and halting, which studies vary, and without newer keys (`since`) at their default.
-    fixed = stable_dict(sampler)
-    del fixed["loops"], fixed["halting"]
+    # Without what studies vary, the batch, which changes no sample, and newer keys at their default.
+    fixed = {f"sampler.{key}": value for key, value in stable_dict(sampler).items()}
     return {
         "extractor": extractor,
         "reference": reference,
@@ -37,7 +37,7 @@ def sampling_protocol(
         "weights": "ema",
         "precision": precision,
         "pixels": "uint8",
-        **{f"sampler.{key}": value for key, value in fixed.items()},
+        **{key: value for key, value in fixed.items() if key not in (*MEASURING, "sampler.batch")},
     }
 
 

@@ -89,10 +89,10 @@ class Diffusion:
             return (z - sigma * pred) / alpha
         return alpha * z - sigma * pred
 
-    def loss(self, pred: Tensor, target: NoisyTarget) -> Tensor:
-        """GT = w(t)·‖x̂ − x‖², mean over the batch and the image."""
+    def losses(self, pred: Tensor, target: NoisyTarget) -> Tensor:
+        """GT = w(t)·‖x̂ − x‖², mean over the image: [B]."""
         error = self.to_x(pred, target.z, target.logsnr) - target.x
-        return (target.weight * error.square()).mean()
+        return (target.weight * error.square()).flatten(1).mean(dim=1)
 
     def distill(self, student: Tensor, teacher: Tensor, target: NoisyTarget) -> Tensor:
         """Dist = w(t)·‖x̂_student − stopgrad(x̂_teacher)‖²."""

@@ -43,9 +43,9 @@ class Flow:
         t = time.view(-1, *[1] * (x.dim() - 1))
         return ((1 - t) * x + t * epsilon, time), epsilon - x
 
-    def loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """GT = ‖v̂ − (ε − x)‖², mean over the batch and the image. The distribution of t weights it."""
-        return (pred.float() - target).square().mean()
+    def losses(self, pred: Tensor, target: Tensor) -> Tensor:
+        """GT = ‖v̂ − (ε − x)‖², mean over the image: [B]. The distribution of t weights it."""
+        return (pred.float() - target).square().flatten(1).mean(dim=1)
 
     def distill(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """Dist = ‖v̂_student − stopgrad(v̂_teacher)‖²."""

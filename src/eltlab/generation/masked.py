@@ -15,7 +15,7 @@ from eltlab.config.schema import MaskedSamplerConfig
 class MaskedTarget(NamedTuple):
     ids: Tensor  # [B, T], the true tokens
     masked: Tensor  # [B, T], bool: the positions that the loss counts
-    positions: Tensor  # scalar: masked positions per slice of the batch, the mean over all slices
+    positions: Tensor  # scalar: masked positions per sample, the mean over the whole batch
 
 
 class Masked:
@@ -44,28 +44,29 @@ class Masked:
         order_BT = noise.uniform(T).argsort(dim=1)
         # argsort of a permutation is its inverse: the rank of each position in the random order.
         masked_BT = order_BT.argsort(dim=1) < noise.own_rows(counts_B)[:, None]
-        target = MaskedTarget(ids_BT, masked_BT, counts_B.sum() / noise.batch_slice.count)
+        target = MaskedTarget(ids_BT, masked_BT, counts_B.mean())
         return (ids_BT.masked_fill(masked_BT, self.codes),), target
 
     def level(self, u: Tensor) -> Tensor:
         """The mask ratio cos(π/2·u)."""
         return torch.cos(math.pi / 2 * u)
 
-    def loss(self, logits_BTK: Tensor, target: MaskedTarget) -> Tensor:
-        """GT: cross-entropy with label smoothing, mean over the masked positions of the batch."""
+    def losses(self, logits_BTK: Tensor, target: MaskedTarget) -> Tensor:
+        """GT: cross-entropy with label smoothing, summed over the masked positions of each sample and divided
+        by their mean number in the whole batch: [B]. The mean is that over all masked positions."""
         losses_BT = F.cross_entropy(
             logits_BTK.float().flatten(0, 1),
             target.ids.flatten(),
             label_smoothing=self.label_smoothing,
             reduction="none",
         ).view_as(target.ids)
-        return masked_mean(losses_BT, target)
+        return masked_sums(losses_BT, target)
 
     def distill(self, student_BTK: Tensor, teacher_BTK: Tensor, target: MaskedTarget) -> Tensor:
         """Dist: −Σ_v P_teacher(v)·log P_student(v), no temperature, mean over the masked positions."""
         teacher = F.softmax(teacher_BTK.detach().float(), dim=-1)
         losses_BT = -(teacher * F.log_softmax(student_BTK.float(), dim=-1)).sum(dim=-1)
-        return masked_mean(losses_BT, target)
+        return masked_sums(losses_BT, target).mean()
 
     def sample(
         self,
@@ -124,6 +125,6 @@ def draw_tokens(logits_BTK: Tensor, uniform_BT: Tensor) -> Tensor:
     return index.clamp_max(logits_BTK.shape[-1] - 1)  # rounding may pass the last code
 
 
-def masked_mean(values_BT: Tensor, target: MaskedTarget) -> Tensor:
-    """A slice's part of the mean over the masked positions: its mean over slices is that of the batch."""
-    return (values_BT * target.masked).sum() / target.positions
+def masked_sums(values_BT: Tensor, target: MaskedTarget) -> Tensor:
+    """The sum over each sample's masked positions, relative to how many a sample of the batch has: [B]."""
+    return (values_BT * target.masked).sum(dim=1) / target.positions

@@ -25,11 +25,13 @@ class Objective(Protocol):
     def level(self, u: Tensor) -> Tensor:
         """What u stands for: the time of diffusion and flow, the mask ratio of masked models."""
 
-    def loss(self, pred: Tensor, target: Any) -> Tensor:
-        """Loss against the data: a scalar for the slice. Its mean over the slices is that of the batch."""
+    def losses(self, pred: Tensor, target: Any) -> Tensor:
+        """Loss of each example against the data: [B] for the B rows of the slice. Their mean over the whole
+        batch is its loss."""
 
     def distill(self, student: Tensor, teacher: Tensor, target: Any) -> Tensor:
-        """The student's loss against the teacher, without a gradient to the teacher."""
+        """The student's loss against the teacher, without a gradient to the teacher: a scalar for the slice,
+        whose mean over the slices is that of the batch."""
 
     def sample(
         self,

@@ -10,6 +10,7 @@ from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.package_info import code_version
 from eltlab.config.cost.bill import model_bill
+from eltlab.config.identity import MEASURING
 from eltlab.config.keys import flatten
 from eltlab.config.schema import Config, EncodeConfig
 
@@ -21,8 +22,15 @@ ROWS = "rows.jsonl"  # of every run, and of an encoded set
 # The columns that every evaluation must have.
 REQUIRED = (*("name", "run", "seed", "data", "protocol", "protocol_text"), *("loop_schedule", "images_seen"))
 
+# The columns of the measuring keys. `loop_schedule` has the other two, sampler.loops and sampler.halting.
+SETTINGS = {
+    key.removeprefix("sampler.").replace(".", "_"): key
+    for key in MEASURING
+    if key not in ("sampler.loops", "sampler.halting")
+}
+
 # Rows of one run that agree in these columns are the same measurement, which is written once.
-MEASUREMENT = ("kind", "protocol", "loops", "loop_schedule", "images_seen", "sample_seed")
+MEASUREMENT = ("kind", "protocol", "loops", "loop_schedule", *SETTINGS, "images_seen", "sample_seed")
 
 # Rows are published: they record only the last component of these paths.
 PATHS = (
@@ -66,6 +74,13 @@ def config_facts(config: Config) -> dict[str, Any]:
         "loops_train": config.loops,
         "cfg": recorded_config(config),
     }
+
+
+def setting_columns(config: Config) -> dict[str, Any]:
+    """The columns of SETTINGS; None if the sampler has no such key."""
+    values = flatten(config)
+    values["ema.length"] = values.get("ema.length") or next(iter(values.get("ema.lengths") or []), None)
+    return {column: values.get(key) for column, key in SETTINGS.items()}
 
 
 def recorded_config(config: Config | EncodeConfig) -> dict[str, Any]:

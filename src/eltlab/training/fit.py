@@ -22,7 +22,7 @@ def fit(config: Config, wait: bool = False) -> None:
 
         with hold(prepared.run, wait):
             train(prepared, requests)
-            if prepared.schedules:
+            if prepared.requests:
                 evaluate(prepared)
         print(f"run: {prepared.run.folder}")
 

@@ -1,7 +1,7 @@
 """What the exits of one pass are trained on: final (vanilla loop), ilsd, deep, random_depth.
 
 A supervision names the exits that a step reads, and turns their predictions into named loss terms. It
-does not know the network, and works with every objective that has `loss` and `distill`.
+does not know the network, and works with every objective that has `losses` and `distill`.
 """
 
 import math
@@ -44,7 +44,7 @@ class Final:
 
     def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         [last] = self.exits(step)
-        truth = objective.loss(preds[last], target)
+        truth = objective.losses(preds[last], target).mean()
         return Losses(truth, {"loss": truth, f"loss_exit_{last}": truth})
 
 
@@ -71,8 +71,8 @@ class Ilsd:
     def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
         student, teacher = preds[self.student(step)], preds[self.loops]
         weight = ramp(self.weight, step, self.steps)  # λ
-        teacher_truth = objective.loss(teacher, target)
-        student_truth = objective.loss(student, target)
+        teacher_truth = objective.losses(teacher, target).mean()
+        student_truth = objective.losses(student, target).mean()
         # distill stops the gradient of the teacher, which learns from its own ground truth only.
         distilled = objective.distill(student, teacher, target)
         total = teacher_truth + weight * student_truth + (1 - weight) * self.distill * distilled
@@ -102,7 +102,7 @@ class Deep:
         return tuple(self.weights)
 
     def losses(self, objective: Objective, preds: Predictions, target: Any, step: int) -> Losses:
-        truths = {exit: objective.loss(preds[exit], target) for exit in self.weights}
+        truths = {exit: objective.losses(preds[exit], target).mean() for exit in self.weights}
         # Starts from the last loss and not from Python's 0: the order of the sum sets its last bits.
         total = truths[len(truths)]
         for exit in range(1, len(truths)):

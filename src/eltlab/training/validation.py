@@ -1,7 +1,6 @@
 """Validation loss of the averaged weights, by exit and by noise level or mask ratio, in validation.csv."""
 
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ from lightning import Trainer
 from torch import Tensor
 
 from eltlab.common import ranks
-from eltlab.common.seeds import BatchNoise, BatchSlice, generator
+from eltlab.common.seeds import generator
 from eltlab.config.schema import Config
-from eltlab.data.images.image_set import as_input
+from eltlab.evaluation.heldout_loss import pair_losses
+from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.training.callbacks import StepCallback, evenly_spaced_steps, truncate_csv
 
 LEVELS = 5  # bins of the corruption level, from light to heavy
@@ -30,23 +30,16 @@ class Validation(StepCallback):
     """
 
     IMAGES = 512  # of the held-out split, at most
-    VALUES = 2**25  # largest number of values in a prediction of an exit or in a layer: 128 MiB
 
     def __init__(self, folder: Path, config: Config, inputs: Tensor, labels: Tensor) -> None:
-        self.path = folder / "validation.csv"
+        self.path, self.config = folder / "validation.csv", config
         self.exits = tuple(range(1, config.loops + 1))
         self.steps = evenly_spaced_steps(config.steps, config.trainer.validations)
         self.inputs, self.labels = inputs, labels
-        data, model = config.data, config.model
-        predicted = data.codebook if config.objective.INPUTS == "tokens" else data.patch_values
-        # A layer holds the residual stream, and the hidden layer before and after GELU.
-        per_token = max(predicted, model.width + 2 * model.mlp_width)
-        self.at_once = max(self.VALUES // (data.tokens * per_token), 1)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         if ranks.is_main_process():
             truncate_csv(self.path, COLUMNS, module.start)
-        self.inputs, self.labels = self.inputs.to(module.device), self.labels.to(module.device)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
@@ -58,43 +51,22 @@ class Validation(StepCallback):
                 csv.DictWriter(file, COLUMNS).writerows(position | line for line in lines)
         module.tick(count=False)
 
-    @torch.inference_mode()
     def measure(self, module: Any) -> list[dict[str, float]]:
         """One line per exit and level."""
-        device = module.device
+        model = AnytimeSampler(module.ema, self.config, None)
         lines: list[dict[str, float]] = []
         # Shuffled, because the images are sorted by class and each level must see all classes.
         order = torch.randperm(len(self.inputs), generator=generator("validation", "order"))
         for level in range(LEVELS):
-            indices = order[level::LEVELS].to(device)
-            if not len(indices):
+            images = order[level::LEVELS]
+            if not len(images):
                 continue
-            micro_batches = micro_batch_count(len(indices), self.at_once)
-            indices = indices[: len(indices) - len(indices) % micro_batches]
-            within = (torch.arange(len(indices), device=device) + 0.5) / len(indices)
-            u_B = (level + within) / LEVELS
-            total = torch.zeros(len(self.exits), device=device)
-            for batch_slice in BatchSlice(micro_batches=micro_batches).each_micro_batch():
-                draw = generator("validation", "corrupt", level, device=device)
-                noise = BatchNoise(draw, len(indices), batch_slice)
-                total += self.losses(module, indices[batch_slice.rows(len(indices))], noise, u_B)
-            losses = (total / micro_batches).tolist()
+            u_B = (level + (torch.arange(len(images)) + 0.5) / len(images)) / LEVELS
+            found = pair_losses(model, self.inputs, self.labels, images, u_B, self.exits)
+            losses = found.mean(dim=1).tolist()
             mean_level = round(module.objective.level(u_B).mean().item(), 4)
             lines += [
                 {"exit": n, "level": mean_level, "loss": loss, "gap": loss - losses[-1]}
                 for n, loss in zip(self.exits, losses, strict=True)
             ]
         return lines
-
-    def losses(self, module: Any, indices: Tensor, noise: BatchNoise, u_B: Tensor) -> Tensor:
-        """The loss of each exit [L] on a micro-batch; their mean is that of all images at levels u_B."""
-        inputs, target = module.objective.corrupt(as_input(self.inputs[indices]), noise, u_B)
-        with module.trainer.precision_plugin.forward_context():
-            done = module.ema(*inputs, labels_B=self.labels[indices], exits=self.exits)
-        return torch.stack([module.objective.loss(done.exits[n], target) for n in self.exits])
-
-
-def micro_batch_count(count: int, at_once: int) -> int:
-    """How many equal micro-batches of at most at_once examples drop the fewest of count examples."""
-    least = math.ceil(count / at_once)
-    return min(range(least, min(2 * least, count) + 1), key=lambda parts: count % parts)

@@ -6,7 +6,7 @@ from torch import Tensor
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
 from eltlab.common.machine_facts import physical_memory
-from eltlab.common.seeds import BatchNoise, generator
+from eltlab.common.seeds import SampleNoise, fold
 from eltlab.data.batches import FLIPPED, LABELS, Rows, select_rows, to_inputs
 from eltlab.data.encoded.manifest import TOKENIZER, Manifest
 from eltlab.data.encoded.shard_files import layout, read_shard
@@ -94,8 +94,13 @@ class EncodedSplit:
     def _mapped(self, flip: bool) -> dict[str, MappedRows]:
         return {n: rows for n, rows in self.tensors.items() if flip or not n.endswith(FLIPPED)}
 
+    def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
+        """Inputs of the objective. A latent is always the same sample of its posterior."""
+        chosen = torch.as_tensor(indices)
+        noise = SampleNoise(fold("posterior"), chosen.tolist())
+        return to_inputs(select_rows(self.tensors, chosen, None), noise)
+
     def subset(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of at most this many examples, chosen by a fixed seed, for validation."""
         chosen = torch.from_numpy(choose_subset(min(most, len(self)), len(self), self.name))
-        noise = BatchNoise(generator("validation", "posterior"), len(chosen))
-        return to_inputs(select_rows(self.tensors, chosen, None), noise), self.labels[chosen]
+        return self[chosen], self.labels[chosen]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eltlab.common.disk_cache import digest
+from eltlab.data.batches import Rows
 from eltlab.data.images.image_files import CHUNK_BYTES, Images, read_with_bar
 from eltlab.data.images.image_set import to_float, to_uint8
 from eltlab.data.tokenizers.kmeans import choose_sample, fit_codes
@@ -42,6 +43,17 @@ class PatchCodebook:
         """ids [N, T] → uint8 images or clips."""
         pixels_NTP = self.codes.to(ids_NT.device)[ids_NT]
         return to_uint8(self.patches.join(pixels_NTP))
+
+
+class CodebookRows:
+    """The ids of images that are encoded when they are indexed. workers: see `read_ahead`."""
+
+    def __init__(self, codebook: PatchCodebook, images: Rows) -> None:
+        self.codebook, self.images = codebook, images
+        self.workers = getattr(images, "workers", 0)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.codebook.encode(self.images[indices])
 
 
 def patch_batch(tokens: int) -> int:
