@@ -32,16 +32,20 @@ class Extractor:
     def extract(self, parts: Iterable[Tensor], count: int, label: str, unit: str) -> Tensor:
         """Parts of `batch` images or clips, `count` in total → float32 [count, features] on the CPU."""
         features, done = [], 0
-        # Full float32 on CUDA too: with TF32, features would depend on the device.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with exact, torch.inference_mode(), Bar(label, count, unit=unit) as bar:
+        with Bar(label, count, unit=unit) as bar:
             for part in parts:
-                # One memory format for all images: PyTorch chooses kernels by it, and they differ in bits.
-                plain = part.clone(memory_format=torch.contiguous_format)
-                features.append(self.network(plain.to(self.device)).cpu())
+                features.append(self.embed(part))
                 done += len(part)
                 bar.update(done)
         return torch.cat(features)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """One batch → float32 [n, features] on the CPU."""
+        # Full float32 on CUDA too: with TF32, features would depend on the device.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.inference_mode():
+            # One memory format for all images: PyTorch chooses kernels by it, and they differ in bits.
+            plain = images.clone(memory_format=torch.contiguous_format)
+            return self.network(plain.to(self.device)).cpu()
 
 
 class Reference:

