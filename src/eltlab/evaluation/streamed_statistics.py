@@ -1,4 +1,4 @@
-"""Mean and covariance of the features of a whole set, without holding the features, resumable after a kill."""
+"""Mean and covariance of the features of a whole set, without holding the features; resumable."""
 
 from collections.abc import Iterator
 from pathlib import Path
