@@ -79,10 +79,10 @@ def measure_tokenizer(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
             "differs); give the data.root= of those"
         )
-    metrics = build_metrics(config, train, prepared.device)
+    metrics = build_metrics(config, train, test, prepared.device)
     facts = run_facts(prepared.run, model, counters)
     if model.tokenizer is not None:
-        row = facts | {"kind": "tokenizer", "images_seen": None}
+        row = facts | {"kind": "tokenizer", "images_seen": None, "split": config.metrics.split}
         row |= measure_floor(model.tokenizer, train, test, config.metrics.samples, metrics)
         append_rows(prepared.run.rows, [row])
     return metrics, facts
@@ -103,7 +103,7 @@ def measure_schedule(
     assert drawn is not None  # None only in the other processes
     row = common | {"created": timestamp()} | requested_columns(schedule, config)
     row |= spent_columns(config, drawn.depths, row["images_seen"])
-    row |= metrics.measure(drawn.images, labels) | metrics.distances_between_halves()
+    row |= metrics.measure(drawn.images, labels) | {"split": config.metrics.split}
     write_dynamics(run.folder, row, drawn.updates)
     save_tiles(run.folder / "samples" / row["protocol"], schedule, config, drawn.images)
     append_rows(run.rows, [row])  # last: a schedule that has a row is complete
