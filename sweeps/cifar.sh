@@ -5,7 +5,7 @@
 set -euo pipefail
 : "${CIFAR:?the folder that holds train/ and test/}"
 settings=(data=images "data.root=$CIFAR" data.size=32 data.flip=true objective=diffusion batch_size=32
-    optim.lr=2.0e-3 sampler.steps=25 metrics.extractor=inception metrics.reference=2000 evaluate_loops=[4])
+    optim.lr=2.0e-3 sampler.steps=25 metrics.extractor=inception metrics.reference=2000 metrics.statistics=reference evaluate_loops=[4])
 rows=()
 
 for images in 6400 64000; do

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from eltlab.config.schema import MetricsConfig
 from eltlab.data.images.digits import load_digits
 from eltlab.evaluation.classifier import ClassifierMetrics
 
@@ -41,8 +42,7 @@ def cache(tmp_path_factory, pytestconfig):
         patch.setenv("ELTLAB_CACHE", str(run / "cache"))
         if pytestconfig.getoption("limit") is not None:
             # Fitted here, so that its four seconds do not count for the test that first needs it.
-            train, _ = load_digits()
-            ClassifierMetrics(train, 10, train)
+            ClassifierMetrics(*load_digits(), 10, MetricsConfig(extractor="classifier"))
         yield run / "cache"
 
 

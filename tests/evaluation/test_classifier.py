@@ -2,18 +2,19 @@
 
 import pytest
 import torch
+from support.classifier_metrics import classifier_metrics
 
 from eltlab.data.images import image_files
 from eltlab.data.images.image_set import ImageSet
 from eltlab.evaluation import classifier
-from eltlab.evaluation.classifier import Classifier, ClassifierMetrics, train_classifier
+from eltlab.evaluation.classifier import Classifier, train_classifier
 
 
 @pytest.mark.parametrize(("bytes_at_once", "batch"), [(2**26, 256), (64 * 10, 10), (1, 1)])
 def test_the_classifier_sees_few_large_images_at_a_time(digits, bytes_at_once, batch, monkeypatch):
     train, _ = digits
     monkeypatch.setattr(image_files, "CHUNK_BYTES", bytes_at_once)
-    assert ClassifierMetrics(train, 10, train).network.batch == batch
+    assert classifier_metrics(train).network.batch == batch
 
 
 def test_the_classifier_of_large_clips_is_trained_on_few(monkeypatch):
@@ -64,17 +65,17 @@ def test_classifier_is_trained_once_and_identified_by_its_weights(
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     part = digits[0].subset(150)
-    first = ClassifierMetrics(part, 10, part)
+    first = classifier_metrics(part)
     [path] = (tmp_path / "classifiers").glob("*.pt")
     written = path.read_bytes()
-    again = ClassifierMetrics(part, 10, part)
+    again = classifier_metrics(part)
     assert again.extractor == first.extractor != digit_metrics.extractor
     assert path.read_bytes() == written
     # Different weights in the file give a different extractor.
     saved = torch.load(path, weights_only=True)
     saved["state_dict"]["logits.bias"] += 1
     torch.save(saved, path)
-    assert ClassifierMetrics(part, 10, part).extractor != first.extractor
+    assert classifier_metrics(part).extractor != first.extractor
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 7), (3, 32)])

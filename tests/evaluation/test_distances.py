@@ -5,15 +5,13 @@ import pytest
 import scipy.linalg
 import torch
 import torch_fidelity
-from support.classifier_metrics import CPU, half
+from support.classifier_metrics import classifier_metrics, half, inception_metrics
 from support.small_inception import Small
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from eltlab.evaluation import distances
-from eltlab.evaluation.classifier import ClassifierMetrics
 from eltlab.evaluation.distances import PROTOCOL, kernel, precision_recall
-from eltlab.evaluation.inception import InceptionMetrics
 
 
 def noisy(images: Tensor, amount: float) -> Tensor:
@@ -79,7 +77,7 @@ def test_distance_grows_with_noise(digits, digit_metrics):
 
 def test_halves_of_the_data_are_close_and_noise_is_far(digits, digit_metrics):
     train, _ = digits
-    halves = ClassifierMetrics(train, 10, half(train, 0))
+    halves = classifier_metrics(half(train, 0))
     assert halves.reference != digit_metrics.reference and halves.extractor == digit_metrics.extractor
     other = half(train, 1)
     near = halves.measure(other.images, other.labels)["fd_classifier"]
@@ -127,7 +125,7 @@ def test_kid_draws_subsets_of_a_thousand(digits, digit_metrics, subsets, monkeyp
 
 def test_inception_measures_all_its_distances(small_inception, digits):
     train, test = digits
-    found = InceptionMetrics("classes", train, CPU).measure(test.images, test.labels)
+    found = inception_metrics(train, "classes").measure(test.images, test.labels)
     expected = fidelity(Small(True), test.images, train.images, kid_subset_size=len(test))
     names = {
         "fid": "frechet_inception_distance",
@@ -139,15 +137,16 @@ def test_inception_measures_all_its_distances(small_inception, digits):
         assert found[ours] == pytest.approx(expected[theirs], rel=1e-6), ours
     score = torch_fidelity.metric_isc.isc_features_to_metric(Small(True)(test.images)[:, :10])
     assert found["isc"] == pytest.approx(score["inception_score_mean"], rel=1e-6)
-    without = InceptionMetrics(None, train, CPU).measure(test.images, test.labels)
+    without = inception_metrics(train).measure(test.images, test.labels)
     assert found.keys() - without.keys() == {"isc"}
 
 
 def test_the_settings_of_distances_are_in_the_extractor(small_inception, digits, monkeypatch):
     train, _ = digits
-    extractor = InceptionMetrics(None, train, CPU).extractor
-    assert extractor == f"small-1, {PROTOCOL}"
-    for setting in ("kid 100x1000 seed 2020", "k 3", "isc 10 splits", torch_fidelity.__version__):
+    extractor = inception_metrics(train).extractor
+    assert extractor.startswith(f"small-1, {PROTOCOL}, ideal: ")
+    ours = ("n and n/4", "percentile 5", "kid 100x1000 seed 2020", "k 3", "isc 10 splits")
+    for setting in (*ours, torch_fidelity.__version__):
         assert setting in extractor
     monkeypatch.setattr(distances, "PROTOCOL", "kid 100x500")
-    assert InceptionMetrics(None, train, CPU).extractor == "small-1, kid 100x500"
+    assert inception_metrics(train).extractor.startswith("small-1, kid 100x500, ideal")

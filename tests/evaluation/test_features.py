@@ -9,18 +9,19 @@ from PIL import Image
 from support.classifier_metrics import CPU, half
 from torch import Tensor, nn
 
-from eltlab.common.seeds import generator
 from eltlab.config.schema import DataConfig
-from eltlab.data.images.image_files import load_images
+from eltlab.data.images.image_files import Images, load_images
 from eltlab.data.images.image_set import ImageSet
-from eltlab.evaluation.classifier import ClassifierMetrics
-from eltlab.evaluation.distances import frechet, statistics
-from eltlab.evaluation.features import Extractor, Reference
+from eltlab.evaluation.features import Extractor, Subset
 
 
 class Means(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.float().flatten(1).mean(1, keepdim=True)
+
+
+def whole(images: Images, extractor: Extractor) -> Tensor:
+    return Subset(images, len(images), extractor).features()
 
 
 def write_classes(folder: Path, classes: int, count: int) -> None:
@@ -39,33 +40,18 @@ def test_features_do_not_depend_on_memory_format(digits, digit_metrics):
     assert torch.equal(digit_metrics.network.features(plain), digit_metrics.network.features(test.images))
 
 
-def test_floor_is_the_mean_distance_of_balanced_halves(digits, digit_metrics, monkeypatch):
-    train, _ = digits
-    [(name, floor)] = digit_metrics.distances_between_halves().items()
-    features, distances = digit_metrics.real.features, []
-    for halving in range(8):
-        order = torch.randperm(len(train), generator=generator(0, "halves", halving))
-        order = torch.cat([order[train.labels[order] == label] for label in range(10)])
-        one, other = statistics(features[order[::2]]), statistics(features[order[1::2]])
-        distances.append(frechet(one, other))
-    assert name == "fd_halves" and 0 < floor == pytest.approx(np.mean(distances), rel=1e-9)
-    # The mean is computed once per reference.
-    monkeypatch.setattr(Reference, "_mean_over_halvings", None)
-    assert ClassifierMetrics(train, 10, train).distances_between_halves() == {name: floor}
-
-
 def test_reference_features_are_extracted_once(digits, digit_metrics, tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     train, _ = digits
-    first = Reference(half(train, 0), digit_metrics.network).features
+    first = whole(half(train, 0), digit_metrics.network)
     assert [path.suffix for path in sorted((tmp_path / "features").iterdir())] == [".lock", ".npy"]
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "extract", None)
-        assert torch.equal(Reference(half(train, 0), digit_metrics.network).features, first)
+        assert torch.equal(whole(half(train, 0), digit_metrics.network), first)
     # A different reference or extractor has its own file.
-    assert not torch.equal(Reference(half(train, 1), digit_metrics.network).features, first)
+    assert not torch.equal(whole(half(train, 1), digit_metrics.network), first)
     other = Extractor("other", nn.Flatten(), CPU, 100)
-    assert Reference(half(train, 0), other).features.shape == (721, 64)
+    assert whole(half(train, 0), other).shape == (721, 64)
     assert len(list((tmp_path / "features").glob("*.npy"))) == 3
 
 
@@ -73,11 +59,18 @@ def test_features_follow_the_pixels_and_not_the_names_of_their_files(digits, dig
     """Replacing an image by one of the same name and size does not change the origin of a set."""
     train, _ = digits
     one, other = (
-        Reference(ImageSet("x", part.images, part.labels, origin="files"), digit_metrics.network)
+        whole(ImageSet("x", part.images, part.labels, origin="files"), digit_metrics.network)
         for part in (half(train, 0).subset(300), half(train, 1).subset(300))
     )
-    assert one.name == other.name == "x-300-files"
-    assert not torch.equal(one.features, other.features)
+    assert not torch.equal(one, other)
+
+
+def test_a_subset_is_that_of_the_set(digits, digit_metrics):
+    """Only its images are read, and in its order."""
+    train, _ = digits
+    part, expected = Subset(train, 100, digit_metrics.network), train.subset(100)
+    assert torch.equal(part.labels, expected.labels)
+    assert torch.equal(part.features(), digit_metrics.network.features(expected.images))
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -99,9 +92,9 @@ def test_features_follow_files_that_change_in_place(tmp_path, in_memory):
                 in_memory=in_memory,
             )
         )
-        reference = Reference(train, means)
-        assert torch.equal(reference.features, Means()(torch.cat(list(train.read_in_order(2)))))
-        return reference.features
+        features = whole(train, means)
+        assert torch.equal(features, Means()(torch.cat(list(train.read_in_order(2)))))
+        return features
 
     before = seen()
     path = tmp_path / "train" / "0" / "0.bmp"

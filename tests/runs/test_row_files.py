@@ -74,7 +74,8 @@ MODEL = MACHINE | COST | {"seed", "objective", "supervision", "model", "loops_tr
 RUN = MODEL | {
     *("run", "study", "trial", "evaluated_code", "evaluated_device", "images_seen"),
     *("train_seconds", "images_per_second", "peak_memory_bytes"),
-    *("samples", "protocol", "protocol_text", "fd_classifier", "accuracy"),
+    *("samples", "protocol", "protocol_text", "split", "fd_classifier", "fd_classifier_inf", "fd_ideal"),
+    *("kd_classifier", "kd_classifier_se", "memorised", "accuracy"),
 }
 SAMPLING = {
     *("steps", "guidance", "nfe", "macs_per_pass", "macs_per_pass_trunk"),
@@ -97,7 +98,7 @@ def test_an_evaluation_and_its_tokenizer_have_their_columns(
     tokenizer, *evaluations = read_rows(path)
     assert tokenizer.keys() == RUN | {"psnr"}
     expected = RUN | SAMPLING
-    expected |= {"loops", "loop_schedule", "sample_seed", "fd_halves", "train_flops_total"}
+    expected |= {"loops", "loop_schedule", "sample_seed", "train_flops_total"}
     expected |= {"guidance_schedule", "temperature", "temperature_range", "confidence_noise", "ema_length"}
     expected |= {"heldout_loss", "heldout_loss_se", "train_loss"}
     assert evaluations and all(row.keys() == expected for row in evaluations)

@@ -15,7 +15,7 @@ from support.tiny_run import TINY
 SMALL = [
     *TINY,
     *("loops=2", "budget.images=32", "sampler.steps=3", "trainer.grids=1", "trainer.validations=1"),
-    *("metrics.samples=18", "metrics.reference=36"),
+    *("metrics.samples=18", "metrics.reference=36", "metrics.statistics=reference"),
 ]
 
 

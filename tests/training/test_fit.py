@@ -111,7 +111,7 @@ def test_every_objective_trains_on_clips_and_samples_them(few_sprites, tmp_path,
     )
     assert [row["loops"] for row in rows] == [1, 2]
     for row in rows:
-        assert row["fd_classifier"] > 0 and 0 <= row["accuracy"] <= 1 and row["fd_halves"] > 0
+        assert row["fd_classifier"] > 0 and 0 <= row["accuracy"] <= 1 and row["fd_ideal"] > 0
         assert json.loads(row["protocol_text"])["clips"] == "8 frames, stride 1, 64 pixels"
     pictures = sorted((run.folder / "samples").rglob("*.gif"))
     assert len(pictures) == 3  # the grid of training, and the tiles of each loop count

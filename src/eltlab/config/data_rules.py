@@ -82,10 +82,17 @@ def check_data(data: DataConfig, metrics: MetricsConfig) -> None:
             f"metrics.weights={metrics.weights} applies to inception and i3d only; metrics.extractor is "
             "classifier, which eltlab trains. Remove it."
         )
+    file = metrics.statistics not in (None, "reference")
+    if file and metrics.extractor == "classifier":
+        raise UserError(
+            f"metrics.statistics={metrics.statistics}: a file applies to inception and i3d only; "
+            "metrics.extractor is classifier. Give reference, or remove it."
+        )
     # Absolute, so that a run can be measured from another folder.
-    for section, key in ((data, "root"), (metrics, "images"), (metrics, "weights")):
+    words = (("weights", "download"), ("statistics", "reference"))
+    for section, key in ((data, "root"), (metrics, "images"), (metrics, "weights"), (metrics, "statistics")):
         path = getattr(section, key)
-        if path is not None and (key, path) != ("weights", "download"):
+        if path is not None and (key, path) not in words:
             setattr(section, key, str(Path(path).expanduser().resolve()))
 
 

@@ -11,6 +11,7 @@ from eltlab.config.depth_distribution import DepthDistribution, depth_distributi
 from eltlab.config.keys import key
 
 DEFAULT_IMAGES = 192_000  # the budget of a run that sets none
+DEFAULT_REFERENCE = 10_000  # images of the reference split that samples are compared with one by one
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -302,7 +303,15 @@ class TrainerConfig:
 class MetricsConfig:
     extractor: str | None = key(None, "inception, i3d or classifier; null: by frames and size")
     samples: int = key(1000, "samples drawn per loop count", low=1)
-    reference: int | None = key(None, "training images to compare with; null: all")
+    split: str = key("train", "the split that samples are compared with", choices=("train", "test"))
+    statistics: str | None = key(
+        None,
+        "mean and covariance of the reference: null, the whole split; reference, metrics.reference images; "
+        "or an .npz file with mu and sigma",
+    )
+    reference: int | None = key(
+        None, f"images of the split for KID, precision, recall, kd; null: at most {DEFAULT_REFERENCE:,}"
+    )
     images: str | None = key(None, "current folder of the images of an encoded set")
     weights: str | None = key(None, "weights of Inception or I3D: a file, or download")
 

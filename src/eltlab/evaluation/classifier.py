@@ -1,10 +1,13 @@
-"""fd_classifier and accuracy, by a small classifier for clips and for images too small for Inception.
+"""fd_classifier, kd_classifier and accuracy, by a small classifier for clips and for small images.
 
 It is trained once per training split, cached, and identified by its hash. fd_classifier is a Fréchet
-distance in its feature space, not FID. Accuracy is the share of samples that it assigns to their class.
+distance in its feature space, not FID, and kd_classifier an unbiased kernel distance with a standard error.
+Accuracy is the share of samples that it assigns to their class.
 """
 
 import math
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +20,21 @@ from eltlab.common.disk_cache import cache_dir, digest, make_once
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import fold, generator
 from eltlab.common.text import example_unit
+from eltlab.config.schema import MetricsConfig
 from eltlab.data.images.image_files import Images, chunk_size
 from eltlab.data.images.image_set import ImageSet, to_float
-from eltlab.evaluation.distances import frechet, statistics
-from eltlab.evaluation.features import Extractor, Reference
+from eltlab.evaluation import ideal_distance, memorised
+from eltlab.evaluation.features import Extractor
+from eltlab.evaluation.kernel_distance import kernel_distance
+from eltlab.evaluation.reference import Reference
 
 FEATURES = 64
+# Part of the extractor's name in a protocol. Features have no natural scale: divided by their mean square in
+# the training split, products are of the order of 1, as KID's are in Inception's features.
+PROTOCOL = (
+    "no resizing, kd (x·y / mean square + 1)³ by class over all pairs, "
+    f"{ideal_distance.PROTOCOL}, {memorised.PROTOCOL}"
+)
 EPOCHS = 40
 # The largest training set of the classifier of clips, in clips and in bytes.
 MAX_CLIPS, MAX_CLIP_BYTES = 4096, 2**31
@@ -49,28 +61,42 @@ CLIP_RECIPE = Recipe(
 
 
 class ClassifierMetrics:
-    def __init__(self, train: ImageSet, classes: int, reference: Images) -> None:
-        self.classifier = load_or_train(train, classes)
-        # Not network_hash, which also covers names: stored rows have this hash in their protocol ids.
+    """Always on the CPU: the network is small, and the values do not depend on the device."""
+
+    def __init__(self, train: Images, test: Images, classes: int, metrics: MetricsConfig) -> None:
+        seen = training_examples(train)
+        self.classifier = load_or_train(seen, classes)
+        # Not network_hash, which also covers names.
         weights = [value.numpy() for value in self.classifier.state_dict().values()]
-        self.extractor = f"classifier-{digest(*weights)}"
-        # Always on the CPU: the network is small, and the values do not depend on the device.
-        batch = chunk_size(reference.shape)
-        self.network = Extractor(self.extractor, self.classifier, torch.device("cpu"), batch)
-        self.real = Reference(reference, self.network)
+        name = f"classifier-{digest(*weights)}"
+        self.extractor = f"{name}, {PROTOCOL}"
+        batch = chunk_size(train.shape)
+        self.network = Extractor(name, self.classifier, torch.device("cpu"), batch)
+        choice = metrics if metrics.extractor == "classifier" else replace(metrics, statistics=None)
+        self.real = Reference(train, test, choice, self.network, len(seen))
         self.reference = self.real.name
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         features = self.network.features(images)
         with torch.inference_mode():
             logits = self.classifier.classify(features)
-        distance = frechet(statistics(features), self.real.statistics)
         # Not validated, because torchmetrics refuses data of one class.
         accuracy = multiclass_accuracy(logits, labels, logits.shape[1], average="micro", validate_args=False)
-        return {"fd_classifier": distance, "accuracy": accuracy.item()}
+        distance, error = kernel_distance(
+            features, labels, self.real.features, self.real.subset.labels, self.scale
+        )
+        return {
+            **self.real.distances(features, labels, "fd_classifier"),
+            "kd_classifier": distance,
+            "kd_classifier_se": error,
+            "memorised": self.real.memorised(features),
+            "accuracy": accuracy.item(),
+        }
 
-    def distances_between_halves(self) -> dict[str, float]:
-        return {"fd_halves": self.real.distance_between_halves()}
+    @cached_property
+    def scale(self) -> float:
+        """The mean square norm of the features of the training images."""
+        return float(self.real.train.features().double().square().sum(1).mean())
 
 
 class Classifier(nn.Module):

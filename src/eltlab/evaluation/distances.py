@@ -1,6 +1,5 @@
 """Distances between two sets of features, float32 [N, F] on the CPU, by torch-fidelity's functions."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +20,11 @@ PROTOCOL = (
 )
 
 Statistics = dict[str, Any]
-statistics: Callable[[Tensor], Statistics] = fid_features_to_statistics  # mean and covariance
+
+
+def statistics(features: Tensor) -> Statistics:
+    """mu [F] and sigma [F, F], float64."""
+    return fid_features_to_statistics(features.double())  # NumPy sums float32 in float32
 
 
 def frechet(first: Statistics, second: Statistics) -> float:

@@ -25,7 +25,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     collectives.init_process_group(device)
     train, test = load_splits(config.data)
     if config.evaluate:
-        check_metrics(config, len(train), 1, device)
+        check_metrics(config, train, test, 1, device)
     tokenizer = build_tokenizer(config.tokenizer, train, device.type, load_started_codebook(out))
     images = dict(zip(SPLITS, (train, test), strict=True))
     keys = ("name", "root", "frames", "stride", "split")
@@ -44,7 +44,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
     if not config.evaluate:
         return
     # The row of the set: what the tokenizer alone loses.
-    metrics = build_metrics(config, train, tokenizer.device)
+    metrics = build_metrics(config, train, test, tokenizer.device)
     decoder, shape = adapt_to_clips(tokenizer, config.data.frames), encoding.shape
     row = {
         "kind": "tokenizer",
@@ -52,6 +52,7 @@ def encode(config: EncodeConfig, out: Path) -> None:
         "name": tokenizer.name,
         **machine_facts(tokenizer.device),
         "data": config.data.name,
+        "split": config.metrics.split,
         # The number of ids [tokens], or of positions of a latent [frames, channels, height, width].
         "tokens": shape[0] if encoding.kind == "tokens" else math.prod(shape) // shape[-3],
         "images_per_second": pace.images / pace.seconds if pace.images else None,

@@ -146,9 +146,10 @@ def measure_tokenizer(prepared: Prepared, model: AnytimeSampler, counters: dict[
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
             "differs); give the data.root= of those"
         )
-    metrics = build_metrics(config, train, prepared.device)
+    metrics = build_metrics(config, train, test, prepared.device)
     if model.tokenizer is not None:
-        row = run_facts(prepared.run, model, counters) | {"kind": "tokenizer", "images_seen": None}
+        row = run_facts(prepared.run, model, counters)
+        row |= {"kind": "tokenizer", "images_seen": None, "split": config.metrics.split}
         row |= measure_floor(model.tokenizer, train, test, config.metrics.samples, metrics)
         append_rows(prepared.run.rows, [row])
     return metrics
@@ -171,7 +172,7 @@ def measure_request(
     assert drawn is not None  # None only in the other processes
     row = run_facts(run, model, averages.counters) | known | requested_columns(request)
     row |= spent_columns(config, drawn.depths, row["images_seen"])
-    row |= metrics.measure(drawn.images, labels) | metrics.distances_between_halves()
+    row |= metrics.measure(drawn.images, labels) | {"split": config.metrics.split}
     write_dynamics(run.folder, row, drawn.updates)
     save_tiles(run.folder / "samples" / row["protocol"], request, run.config, drawn.images)
     append_rows(run.rows, [row])  # last: a request that has a row is complete

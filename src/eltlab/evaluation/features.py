@@ -1,7 +1,6 @@
-"""Features of samples and of a reference set. Those of a reference set are cached."""
+"""Features of samples and of sets of images. Those of sets are cached."""
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,12 +8,9 @@ from torch import Tensor, nn
 
 from eltlab.common.disk_cache import cache_dir, cached_array, digest
 from eltlab.common.progress import Bar
-from eltlab.common.seeds import generator
 from eltlab.common.text import example_unit
 from eltlab.data.images.image_files import Images
-from eltlab.evaluation.distances import Statistics, frechet, statistics
-
-HALVINGS = 8  # of a reference set, for the distance between its halves
+from eltlab.data.images.image_set import choose_subset
 
 
 class Extractor:
@@ -32,55 +28,48 @@ class Extractor:
     def extract(self, parts: Iterable[Tensor], count: int, label: str, unit: str) -> Tensor:
         """Parts of `batch` images or clips, `count` in total → float32 [count, features] on the CPU."""
         features, done = [], 0
-        # Full float32 on CUDA too: with TF32, features would depend on the device.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with exact, torch.inference_mode(), Bar(label, count, unit=unit) as bar:
+        with Bar(label, count, unit=unit) as bar:
             for part in parts:
-                # One memory format for all images: PyTorch chooses kernels by it, and they differ in bits.
-                plain = part.clone(memory_format=torch.contiguous_format)
-                features.append(self.network(plain.to(self.device)).cpu())
+                features.append(self.embed(part))
                 done += len(part)
                 bar.update(done)
         return torch.cat(features)
 
+    def embed(self, images: Tensor) -> Tensor:
+        """One batch → float32 [n, features] on the CPU."""
+        # Full float32 on CUDA too: with TF32, features would depend on the device.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.inference_mode():
+            # One memory format for all images: PyTorch chooses kernels by it, and they differ in bits.
+            plain = images.clone(memory_format=torch.contiguous_format)
+            return self.network(plain.to(self.device)).cpu()
 
-class Reference:
-    """A reference set and its features, which are extracted once and then read from the cache."""
 
-    def __init__(self, images: Images, extractor: Extractor) -> None:
-        self.set, self.extractor = images, extractor
-        # The origin of images in files is a hash of the files, in memory or not: equal runs get equal ids.
-        self.name = f"{images.name}-{len(images)}-{images.origin}"
-        self.key = f"{self.name}-{images.hash}"  # the cache also follows the pixels themselves
+class Subset:
+    """A seeded subset of a set, the same as its `subset(count)`, of which only the features are read."""
 
-    @cached_property
+    def __init__(self, images: Images, count: int, extractor: Extractor) -> None:
+        self.images, self.count, self.extractor = images, count, extractor
+        everything = np.arange(len(images))
+        chosen = everything if count == len(images) else choose_subset(count, len(images), images.name)
+        self.indices = chosen.tolist()
+
+    @property
+    def labels(self) -> Tensor:
+        return self.images.labels[self.indices]
+
     def features(self) -> Tensor:
-        """float32 [N, features]"""
+        """float32 [count, F], extracted once and then read from the cache. Raises UserError."""
 
         def extract() -> np.ndarray:
-            parts = self.set.read_in_order(self.extractor.batch)
-            count, unit = len(self.set), example_unit(self.set.shape)
-            return self.extractor.extract(parts, count, "reference features", unit).numpy()
+            batch = self.extractor.batch
+            batches = [self.indices[i : i + batch] for i in range(0, self.count, batch)]
+            unit = example_unit(self.images.shape)
+            parts = self.images.read_batches(batches)
+            return self.extractor.extract(parts, self.count, "reference features", unit).numpy()
 
-        return torch.from_numpy(load_or_make(extract, "features", self.extractor.name, self.key))
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        return statistics(self.features)
-
-    def distance_between_halves(self) -> float:
-        """The Fréchet distance between class-balanced halves, its mean over random halvings. Cached."""
-        key = (f"{HALVINGS} halvings", self.extractor.name, self.key)
-        return float(load_or_make(self._mean_over_halvings, *key))
-
-    def _mean_over_halvings(self) -> np.ndarray:
-        distances = []
-        for halving in range(HALVINGS):
-            order = torch.randperm(len(self.set), generator=generator(0, "halves", halving))
-            order = order[self.set.labels[order].argsort(stable=True)]
-            halves = (statistics(self.features[order[first::2]]) for first in (0, 1))
-            distances.append(frechet(*halves))
-        return np.array(sum(distances) / HALVINGS)
+        # Keyed by the pixels themselves: a file may be replaced by one of the same name and size.
+        key = (self.extractor.name, self.images.hash, f"{self.count} images")
+        return torch.from_numpy(load_or_make(extract, "features", *key))
 
 
 def load_or_make(make: Callable[[], np.ndarray], *key: str) -> np.ndarray:

@@ -20,12 +20,12 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from eltlab.common.errors import UserError
 from eltlab.config.keys import leaves
-from eltlab.config.schema import Config, EncodeConfig
+from eltlab.config.schema import MetricsConfig
 from eltlab.data.images.image_files import Images
-from eltlab.evaluation.classifier import ClassifierMetrics, training_examples
-from eltlab.evaluation.distances import frechet, statistics
-from eltlab.evaluation.features import Extractor, Reference
+from eltlab.evaluation.classifier import ClassifierMetrics
+from eltlab.evaluation.features import Extractor
 from eltlab.evaluation.network_hash import Tensors, installed_file, network_hash, unusable
+from eltlab.evaluation.reference import Reference, subset_size
 
 CLASSES = 400
 SIDE = 224  # pixels
@@ -66,25 +66,23 @@ ADMITTED = {
 
 
 class I3DMetrics:
-    """FVD, the Fréchet distance in I3D's logits, and the metrics of the classifier."""
+    """FVD, the Fréchet distance in I3D's logits, and the metrics of the classifier. fd_ideal and memorised
+    are those of I3D."""
 
     def __init__(
-        self, config: Config | EncodeConfig, train: Images, reference: Images, device: torch.device
+        self, train: Images, test: Images, classes: int, metrics: MetricsConfig, device: torch.device
     ) -> None:
-        network = load_i3d(config.metrics.weights)
+        network = load_i3d(metrics.weights)
         self.network = Extractor(network.name, network, device, CLIPS_AT_ONCE)
-        self.real = Reference(reference, self.network)
-        self.proxy = ClassifierMetrics(training_examples(train), config.data.classes, reference)
+        self.real = Reference(train, test, metrics, self.network, subset_size(metrics, train))
+        self.proxy = ClassifierMetrics(train, test, classes, metrics)
         self.extractor = f"{network.name}; {self.proxy.extractor}"
         self.reference = self.real.name
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        fvd = frechet(statistics(self.network.features(images)), self.real.statistics)
-        return {"fvd": fvd} | self.proxy.measure(images, labels)
-
-    def distances_between_halves(self) -> dict[str, float]:
-        own = {"fvd_halves": self.real.distance_between_halves()}
-        return own | self.proxy.distances_between_halves()
+        features = self.network.features(images)
+        own = self.real.distances(features, labels, "fvd") | {"memorised": self.real.memorised(features)}
+        return self.proxy.measure(images, labels) | own
 
 
 class I3D(nn.Module):

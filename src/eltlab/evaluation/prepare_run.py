@@ -90,7 +90,7 @@ def _check_evaluation(prepared: Prepared) -> None:
     # Masked models and models of encoded sets have a tokenizer, whose reconstructions are measured too.
     has_tokenizer = config.objective.INPUTS == "tokens" or config.data.kind != "pixels"
     draws = left + has_tokenizer if left else 0
-    check_metrics(config, len(prepared.splits[0]), draws, prepared.device)
+    check_metrics(config, *prepared.splits, draws, prepared.device)
 
 
 def check_wandb(config: Config) -> None:

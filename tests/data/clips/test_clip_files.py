@@ -10,11 +10,13 @@ from support.errors import fails
 from support.real_videos import whole
 from torch import nn
 
+from eltlab.config.schema import MetricsConfig
 from eltlab.data.clips.clip_files import ClipFiles, load_clips
 from eltlab.data.clips.timelines import read_timeline
 from eltlab.data.images.image_set import ImageSet
 from eltlab.data.sets.listing import ListedSplit
-from eltlab.evaluation.features import Extractor, Reference
+from eltlab.evaluation.features import Extractor
+from eltlab.evaluation.reference import Reference
 
 
 def test_windows_of_one_batch_open_a_video_once_and_decode_a_frame_once(tmp_path, seen_frames):
@@ -68,8 +70,9 @@ def test_clips_in_memory_and_streamed_are_equal(clip_folder):
     assert streamed.origin == load_clips(clip_config(clip_folder, in_memory=False))[0].origin
     extractor = Extractor("x", nn.Flatten(), torch.device("cpu"), 4)
     for count in (5, None):  # a protocol must not depend on the memory of a machine
-        subsets = [split if count is None else split.subset(count) for split in (memory, streamed)]
-        assert len({Reference(subset, extractor).name for subset in subsets}) == 1
+        choice = MetricsConfig(reference=count)
+        names = {Reference(split, split, choice, extractor, 5).name for split in (memory, streamed)}
+        assert len(names) == 1
 
 
 @pytest.mark.integration

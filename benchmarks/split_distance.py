@@ -1,0 +1,53 @@
+"""Measures the Fréchet distance between the test and the training split of a data set: the floor of FID.
+
+    python benchmarks/split_distance.py OUT.json data=images data.root=cifar10_jpeg data.size=32
+
+Mean and covariance of all images of both splits are streamed and saved every 2,000 images, so the same
+command continues after a stop. Writes one JSON object with the distance and what it was measured on.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from eltlab.common.command import run_command
+from eltlab.common.files import write_atomic
+from eltlab.common.torch_device import choose_device
+from eltlab.data.image_sources import load_splits
+from eltlab.evaluation.distances import frechet
+from eltlab.evaluation.features import Extractor
+from eltlab.evaluation.inception import BATCH, load_inception
+from eltlab.evaluation.streamed_statistics import streamed_statistics
+from eltlab.runs.compose_config import compose
+
+
+def measure(overrides: list[str]) -> dict[str, object]:
+    """The row of the configuration's data. Raises UserError."""
+    config = compose([*overrides, "objective=diffusion", "metrics.extractor=inception"])
+    device = choose_device(config.trainer.accelerator)
+    extractor = Extractor((network := load_inception(config.metrics.weights)).name, network, device, BATCH)
+    splits, started = load_splits(config.data), time.monotonic()
+    train, test = (streamed_statistics(images, extractor) for images in splits)
+    return {
+        "kind": "split_distance",
+        "data": config.data.name,
+        "fid": frechet(test, train),
+        "extractor": extractor.name,
+        "reference": f"{splits[0].name}-{len(splits[0])}-{splits[0].origin}",
+        "samples": f"{splits[1].name}-{len(splits[1])}-{splits[1].origin}",
+        "seconds": round(time.monotonic() - started, 1),  # of the last process, if it was resumed
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    out, *overrides = arguments
+    row = measure(overrides)
+    write_atomic(Path(out), json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(main, lambda arguments: __doc__, "the same command continues")
