@@ -22,6 +22,7 @@ from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.identity import identity
 from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
+from eltlab.data.image_sources import same_data
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import missing, requested_columns
 from eltlab.evaluation.prepare_run import Prepared
@@ -74,7 +75,7 @@ def measure_tokenizer(
     config = prepared.config
     assert prepared.splits is not None  # None only in the other processes
     train, test = prepared.splits
-    if (config.data.encoding or train.origin) != counters["data"]:
+    if not same_data(counters["data"], config.data.encoding or train.origin):
         raise UserError(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
             "differs); give the data.root= of those"

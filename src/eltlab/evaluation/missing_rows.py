@@ -10,9 +10,9 @@ from eltlab.config.schema import Config, MetricsConfig
 from eltlab.runs.row_files import read_rows, recorded_config, requested_loops
 from eltlab.runs.run_folder import Run
 
-# The columns of a row name the schedule and the threshold of halting; where images are stored changes
-# no value. A row that differs from the configuration only in these keys is the same measurement.
-IGNORED = ("sampler.loops", "sampler.halting", "metrics.images")
+# The columns of a row name the schedule and the threshold of halting; where images are stored, and how many
+# are drawn at a time, changes no value. A row that differs only in these keys is the same measurement.
+IGNORED = ("sampler.loops", "sampler.halting", "sampler.batch", "metrics.images")
 
 
 def default_schedules(config: Config) -> list[LoopSchedule]:

@@ -26,9 +26,10 @@ def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
     """The part that every evaluation of samples has."""
-    # Without loops and halting, which studies vary, and without newer keys (`since`) at their default.
+    # Without loops and halting, which studies vary, the batch, which changes no sample, and newer keys
+    # (`since`) at their default.
     fixed = stable_dict(sampler)
-    del fixed["loops"], fixed["halting"]
+    del fixed["loops"], fixed["halting"], fixed["batch"]
     return {
         "extractor": extractor,
         "reference": reference,
