@@ -4,13 +4,15 @@ A resumed run therefore draws the same numbers as an uninterrupted one (docs/arc
 """
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from eltlab.common import ranks
+from eltlab.common.philox import MASK, Words, philox
 
 
 def fold(*parts: int | str) -> int:
@@ -26,24 +28,61 @@ def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Ge
 class SampleNoise:
     """Noise keyed by (seed, sample index): sample i gets the same noise in any batch and on any rank.
 
-    There is one generator per sample, read in the order of the sampling steps. Noise is drawn on the
-    CPU, so a seed gives the same noise on every device.
+    Element e of draw k of a sample is a function of (seed, index, k, e) only. It is computed on the device,
+    with the same random bits on every device: uniform numbers are equal, normal ones up to rounding.
+
+    Args:
+        indices: of the samples, copied to the device once.
     """
 
     def __init__(self, seed: int, indices: list[int], device: torch.device | str = "cpu") -> None:
-        self.generators = [generator(seed, "sample", index) for index in indices]
-        self.device = device
+        folded = fold(seed, "sample")
+        self.key = (folded & MASK, folded >> 32)
+        # [samples, 1], the low and the high 32 bits
+        words = [[index & MASK, index >> 32 & MASK] for index in indices]
+        self.index_low, self.index_high = torch.tensor(words, device=device).T.unsqueeze(-1)
+        self.draws = 0
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.index_low)
+
+    @property
+    def device(self) -> torch.device:
+        return self.index_low.device
 
     def normal(self, *shape: int) -> Tensor:
-        """[samples, *shape], standard normal."""
-        return self._draw(torch.randn, shape)
+        """[samples, *shape], float32, standard normal, by Box and Muller's transform of pairs of words."""
+        # In float32: it resolves the tails as far as 32 bits do (6.7 standard deviations), and float64 is up
+        # to 64 times slower on a GPU.
+        first, second, third, fourth = self._next_words(shape)
+        pairs = (*_box_muller(first, second), *_box_muller(third, fourth))
+        return self._arrange(pairs, shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """[samples, *shape], uniform on [0, 1)."""
-        return self._draw(torch.rand, shape)
+        """[samples, *shape], float32, uniform on [0, 1): multiples of 2⁻²⁴, as torch.rand's."""
+        parts = [(words >> 8).float().mul_(2**-24) for words in self._next_words(shape)]
+        return self._arrange(parts, shape)
 
-    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-        return torch.stack([draw(shape, generator=g) for g in self.generators]).to(self.device)
+    def _next_words(self, shape: tuple[int, ...]) -> Words:
+        """Four words for each block of four elements: int64 [samples, blocks] each."""
+        block = torch.arange(math.ceil(math.prod(shape) / 4), device=self.device)
+        draw = torch.full_like(self.index_low, self.draws)
+        self.draws += 1
+        return philox((block, self.index_high, self.index_low, draw), self.key)
+
+    def _arrange(self, parts: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+        """[samples, *shape] from the four elements of each block."""
+        elements = torch.stack(list(parts), dim=-1).flatten(1)
+        return elements[:, : math.prod(shape)].reshape(len(self), *shape)
+
+
+def _box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent normal numbers from two words: √(−2·ln u)·cos(2πv) and √(−2·ln u)·sin(2πv)."""
+    u = first.float().mul_(2**-32).add_(2**-33)  # in (0, 1]: ln 0 would be infinite
+    radius = u.log_().mul_(-2).sqrt_()
+    angle = second.float().mul_(2**-32).mul_(2 * math.pi)
+    return radius * angle.cos(), radius * angle.sin()
 
 
 @dataclass(frozen=True)

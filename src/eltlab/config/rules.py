@@ -180,6 +180,7 @@ def _check_budget(config: Config) -> None:
         budget.images, budget.train_flops = steps * config.batch_size, None
     if budget.images is None:
         budget.images = DEFAULT_IMAGES
+    budget.images = config.images  # in whole batches: 1,000 and 1,024 images at batch 128 are one run
 
 
 def _check_sampling(config: Config) -> None:

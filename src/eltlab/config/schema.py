@@ -51,6 +51,7 @@ class SamplerConfig:
     )
     loops: Any = key(None, "a count, a ramp such as 4to1, or one count per step; null: loops")
     halting: float | None = key(None, "stop looping at a relative update below this", above=0)
+    batch: int = key(128, "samples drawn at a time per device", low=1)
 
     @property
     def stages(self) -> list[int]:

@@ -8,7 +8,7 @@ from eltlab.data.clips.sprites import CLASSES, load_sprites
 from eltlab.data.encoded.manifest import SPLITS, open_set
 from eltlab.data.fill_from_files import listed_classes
 from eltlab.data.images.digits import load_digits
-from eltlab.data.images.image_files import Images, load_images
+from eltlab.data.images.image_files import CONTENT, Images, load_images
 from eltlab.data.images.torchvision_sets import load_cifar10, load_fashion_mnist
 
 Splits = tuple[Images, Images]
@@ -50,6 +50,12 @@ def pixel_data(config: Config) -> DataConfig:
     )
 
 
+def same_data(recorded: str, found: str) -> bool:
+    """Whether an origin is the recorded one. An earlier version recorded names and sizes of files,
+    which say nothing about their content: its origin is accepted."""
+    return found == recorded or (found.startswith(CONTENT) and not recorded.startswith(CONTENT))
+
+
 def load_source_splits(config: Config) -> Splits:
     """(train, test) from which an encoded set was made and with which samples are compared. Raises UserError
     if they are missing or have changed."""
@@ -62,7 +68,7 @@ def load_source_splits(config: Config) -> Splits:
             "metrics.images="
         ) from error
     for name, images in zip(SPLITS, splits, strict=True):
-        if images.origin != source.hashes[name]:
+        if not same_data(source.hashes[name], images.origin):
             raise UserError(
                 f"{data.root}: not the {name} images that data.root={config.data.root} was encoded from "
                 "(their hash differs); give the place of those as metrics.images="

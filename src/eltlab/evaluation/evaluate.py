@@ -22,6 +22,7 @@ from eltlab.config.cost.flops import train_flops
 from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.identity import identity
 from eltlab.config.schema import Config
+from eltlab.data.image_sources import same_data
 from eltlab.evaluation.heldout_loss import LOSSES, loss_columns
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import Request, changed_settings, measured_rows, requested_columns
@@ -141,7 +142,7 @@ def measure_tokenizer(prepared: Prepared, model: AnytimeSampler, counters: dict[
     config = prepared.config
     assert prepared.splits is not None  # None only in the other processes
     train, test = prepared.splits
-    if (config.data.encoding or train.origin) != counters["data"]:
+    if not same_data(counters["data"], config.data.encoding or train.origin):
         raise UserError(
             f"data.root={config.data.root}: other images than the run was trained on (their hash "
             "differs); give the data.root= of those"

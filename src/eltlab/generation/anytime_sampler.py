@@ -94,8 +94,10 @@ class AnytimeSampler:
         if loops is None:
             loops = sampler.loops if sampler.loops is not None else self.config.loops
         schedule = loop_schedule(loops, sampler.steps)
-        labels = labels.to(self.device)
-        noise = SampleNoise(seed, indices or list(range(len(labels))), self.device)
+        rows = pad_rows(len(labels), self.device)
+        indices = list(range(len(labels))) if indices is None else indices
+        noise = SampleNoise(seed, [indices[row] for row in rows], self.device)
+        count, labels = len(labels), labels[rows].to(self.device)
         updates: list[list[float]] = []
         passes: list[list[int]] = []  # loops of each pass, by step; a Heun step has two passes
 
@@ -117,19 +119,19 @@ class AnytimeSampler:
             scale = guidance_scale(sampler.guidance, sampler.guidance_schedule, step, sampler.steps)
             return guide(network, inputs, labels, self.config.data.classes, scale)
 
-        images = self._draw_and_decode(predict, noise, sampler)
+        images = self._draw_and_decode(predict, noise, sampler, count)
         depths = [{n: ran.count(n) / len(ran) for n in set(ran)} for ran in passes]
         return SampleBatch(images, depths, updates)
 
     def sample_all(
         self, labels: Tensor, loops: LoopSchedule | None, seed: int, title: str
     ) -> SampleBatch | None:
-        """All labels in batches of the run's batch_size, with a progress bar. Image i has index i.
+        """All labels, sampler.batch of them at a time, with a progress bar. Image i has index i.
 
         Ranks take the batches in turn. The main process returns all samples, other ranks None. Depths
         are shares of all images; updates are those of the first batch.
         """
-        batches = list(torch.arange(len(labels)).split(self.config.batch_size))
+        batches = list(torch.arange(len(labels)).split(self.config.sampler.batch))
         world, rank = collectives.world_size_and_rank()
         parts: list[SampleBatch] = []
         with Bar(title, len(labels), unit=example_unit(self.config.data.shape)) as bar:
@@ -146,11 +148,13 @@ class AnytimeSampler:
         images = torch.cat([drawn.images for drawn in parts])
         return SampleBatch(images, average_depths(parts), parts[0].updates)
 
-    def _draw_and_decode(self, predict: Any, noise: SampleNoise, sampler: SamplerConfig) -> Tensor:
-        """Draws with the objective's sampler, and decodes to uint8 images on the CPU."""
+    def _draw_and_decode(
+        self, predict: Any, noise: SampleNoise, sampler: SamplerConfig, count: int
+    ) -> Tensor:
+        """Draws with the objective's sampler, and decodes the first count samples to uint8 on the CPU."""
         data, tokens = self.config.data, self.config.objective.INPUTS == "tokens"
         shape = (data.tokens,) if tokens else data.shape
-        drawn = self.objective.sample(predict, noise, shape, sampler)
+        drawn = self.objective.sample(predict, noise, shape, sampler)[:count]
         if data.kind == "pixels" and not tokens:
             return to_uint8(drawn).cpu()
         assert self.tokenizer is not None
@@ -158,6 +162,17 @@ class AnytimeSampler:
         count = clips_per_batch(RECONSTRUCTED, data.shape)
         parts = [self.tokenizer.decode(part).cpu() for part in drawn.split(count)]
         return torch.cat(parts)
+
+
+def pad_rows(count: int, device: torch.device) -> list[int]:
+    """The rows 0…count − 1 of a batch, repeated on a CPU until their number divides by four.
+
+    MKL multiplies matrices of one to three rows, such as the conditions of so few samples, with other
+    kernels, and sigmoids of a number of values that four does not divide end in scalar code. Both round
+    differently, so a sample would depend on how many are drawn with it.
+    """
+    padding = -count % 4 if device.type == "cpu" else 0
+    return [row % count for row in range(count + padding)]
 
 
 def average_depths(batches: list[SampleBatch]) -> list[DepthDistribution]:

@@ -83,15 +83,16 @@ class Masked:
         """
         (tokens,), steps = shape, sampler.steps
         masked_before = tokens
-        ids = torch.full((len(noise.generators), tokens), self.codes, device=noise.device)
+        ids = torch.full((len(noise), tokens), self.codes, device=noise.device)
         for step, masked_after in enumerate(unmasking_schedule(tokens, steps)):
             r = (step + 1) / steps
             logits = predict(step, (ids,)).float()
             tempered = logits / (sampler.temperature + sampler.temperature_range * (1 - r))
             drawn = draw_tokens(tempered, noise.uniform(tokens))
-            log_p = F.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-            gumbel = -torch.log(-torch.log(noise.uniform(tokens).clamp(1e-20, 1 - 1e-7)))
-            confidence = log_p + sampler.confidence_noise * (1 - r) * gumbel
+            confidence = F.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+            if scale := sampler.confidence_noise * (1 - r):  # 0 in the last step
+                gumbel = -torch.log(-torch.log(noise.uniform(tokens).clamp(1e-20, 1 - 1e-7)))
+                confidence = confidence + scale * gumbel
             # Only masked tokens can be chosen: an unmasked token is never drawn again.
             confidence = confidence.masked_fill(ids != self.codes, -math.inf)
             chosen = confidence.topk(masked_before - masked_after, dim=1).indices

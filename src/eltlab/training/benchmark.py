@@ -107,7 +107,7 @@ def sample_rows(
         results = run_rounds(label, actions, batch * len(timed), call, "samples")
         seconds = [[duration for duration, _ in samplings] for samplings in results]
         for (model, _, loops), samplings, times in zip(timed, results, seconds, strict=True):
-            config = replace(model.config, batch_size=batch)
+            config = replace(model.config, sampler=replace(model.config.sampler, batch=batch))
             # Noise and labels are the same every time, so the loops ran are too, even with halting.
             costs = sampling_bill(config, samplings[0][1])
             flops = costs["flops_per_sample"] * batch / statistics.median(times)

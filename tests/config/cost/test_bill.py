@@ -62,6 +62,7 @@ def test_proposed_settings_fit(capsys):
     start = text.index("it would fit with") + 1
     proposals = [line.strip().split(": ") for line in text[start:]]
     assert len(proposals) == 4
+    assert all("sampler.batch" not in settings_text for settings_text, _ in proposals)
     for settings_text, taken in proposals:
         again = lines(capsys, *arguments, *settings_text.split())
         assert not any("does not fit" in line for line in again), settings_text
@@ -86,9 +87,20 @@ def test_a_run_that_trains_and_cannot_sample_does_not_fit(capsys):
     assert format_bytes(costs["memory_inference_bytes"]) in line
 
 
-def test_a_model_that_fits_at_no_batch_size_is_reported(capsys):
+def test_only_the_batch_of_sampling_shrinks_if_only_sampling_does_not_fit(capsys):
+    run = ["objective=masked", "data=cifar10", "data.codebook=16384", "trainer.accelerator=cuda"]
+    arguments = [*run, "batch_size=2", "sampler.batch=96", "memory=1"]
+    text = lines(capsys, *arguments)
+    setting = text[text.index("it would fit with") + 1].strip().partition(":")[0]
+    assert setting.startswith("sampler.batch=") and " " not in setting
+    assert not any("does not fit" in line for line in lines(capsys, *arguments, setting))
+    double = f"sampler.batch={2 * int(setting.removeprefix('sampler.batch='))}"
+    assert any("does not fit" in line for line in lines(capsys, *arguments, double))
+
+
+def test_a_model_that_fits_at_no_batch_is_reported(capsys):
     text = lines(capsys, "experiment=paper/dit_32", "trainer.accelerator=cuda", "memory=24")
-    assert text[-1] == "no batch_size fits"
+    assert text[-1] == "no batch fits"
     fits = lines(capsys, "memory=24")
     assert not any("fit" in line for line in fits)
 

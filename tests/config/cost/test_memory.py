@@ -118,7 +118,7 @@ def wide(seed):
     sizes = (width, heads, mlp)
     names = overrides(objective, block, *sizes, layers, *shape, **keys)
     names += [f"{key}={value}" for key, value in extra.items()]
-    return tiny(*names, f"batch_size={batch}", "budget.images=64000"), precision
+    return tiny(*names, f"batch_size={batch}", f"sampler.batch={batch}", "budget.images=64000"), precision
 
 
 def a_batch(config):
@@ -160,7 +160,7 @@ def measured_inference(config, precision):
     config.trainer.precision = precision
     model = AnytimeSampler(ema_copy(build_backbone(config)), config, Codes())
     with LiveMemory() as live:
-        model.sample_batch(torch.zeros(config.batch_size, dtype=torch.long), None, 0)
+        model.sample_batch(torch.zeros(config.sampler.batch, dtype=torch.long), None, 0)
     return live.peak
 
 

@@ -93,10 +93,12 @@ def test_images_are_decoded_once(image_folder, tmp_path, opened):
     assert len(opened) == 48 and [s.hash for s in first] == [s.hash for s in again]
     load(image_folder, size=4)
     assert len(opened) == 96
-    archive = zipped(image_folder, tmp_path / "x.zip")
-    for _ in range(2):
-        load(archive)
-        assert len(opened) == 144
+    copy = Path(shutil.copytree(image_folder, tmp_path / "node/copy"))
+    archive = zipped(image_folder, tmp_path / "x.zip", "top/")
+    for other in (copy, archive):  # the same files elsewhere
+        assert [s.origin for s in load(other)] == [s.origin for s in first]
+        assert len(opened) == 96
+    assert len(list((cache_dir() / "images").glob("*.npy"))) == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -120,7 +122,9 @@ def test_a_changed_file_is_decoded_again(image_folder, tmp_path, opened):
     hashes = set()
     for content in bitmaps:
         path.write_bytes(content)
-        hashes.add((load(zipped(image_folder, archive))[0].origin, load(archive)[0].hash))
+        for root in (image_folder, zipped(image_folder, archive)):
+            train = load(root, in_memory=False)[0]
+            hashes.add((train.origin, train.hash))
     assert len(hashes) == 2 and len({h for pair in hashes for h in pair}) == 4
 
 
@@ -144,9 +148,11 @@ def test_streamed_images_and_images_in_memory_have_one_origin(image_folder):
     memory, streamed = load(image_folder), load(image_folder, in_memory=False)
     assert [s.origin for s in memory] == [s.origin for s in streamed]
     origins = {memory[0].origin, memory[1].origin, load(image_folder, size=4)[0].origin}
-    (image_folder / "train/a/4.png").rename(image_folder / "train/a/4b.png")
+    (image_folder / "train/a/4.png").rename(image_folder / "train/a/4b.png")  # the same order
+    assert load(image_folder, in_memory=False)[0].origin == memory[0].origin
+    (image_folder / "train/a/4b.png").rename(image_folder / "train/a/44.png")
     origins.add(load(image_folder, in_memory=False)[0].origin)
-    (image_folder / "train/a/4b.png").rename(image_folder / "train/b/44.png")
+    (image_folder / "train/a/44.png").rename(image_folder / "train/b/44.png")
     origins.add(load(image_folder, in_memory=False)[0].origin)
     (image_folder / "train/a/5.png").write_bytes(encoded(noise(77, 20, 20)))
     origins.add(load(image_folder, in_memory=False)[0].origin)

@@ -130,6 +130,7 @@ def bill_lines(config: Config, machine: Machine) -> list[str]:
     batch, micro_batches = f"batch {config.batch_size}", config.trainer.accumulate
     batch += f" over {config.world} devices" if config.world > 1 else ""
     batch += f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
+    batch += f", sampling {config.sampler.batch} at a time"
     setting = f"memory and times: {batch}, {machine.precision} on {machine.kind}"
     return [*format_table(rows), setting, *rate_lines(config, machine)]
 
@@ -154,7 +155,7 @@ def note_lines(config: Config, machine: Machine, limit: float | None, requested_
             f"{format_bytes(limit)} are available"
         )
         fitting = find_fit(config, machine, limit)
-        notes.append("it would fit with" if fitting else "no batch_size fits")
+        notes.append("it would fit with" if fitting else "no batch fits")
         notes += [f"  {text}: {format_bytes(size)}" for text, size in fitting]
     return notes
 
@@ -166,23 +167,37 @@ def peak_bytes(config: Config, machine: Machine) -> int:
 
 
 def find_fit(config: Config, machine: Machine, limit: float) -> list[tuple[str, int]]:
-    """Settings with which a run fits, each at the largest batch that fits, and the bytes they take."""
+    """Settings with which a run fits, each at the largest batches that fit, and the bytes they take."""
     recompute, half = {"recompute": True}, {"precision": "bf16-mixed"}
     now = replace(config.trainer, precision=machine.precision)
     found = []
     for changes in ({}, recompute, half, recompute | half):
         if any(getattr(now, key) == value for key, value in changes.items()):
             continue  # the run has this setting already
-        text = " ".join(f"trainer.{key}={value}" for key, value in changes.items()).lower()
+        text = [f"trainer.{key}={value}".lower() for key, value in changes.items()]
         trainer = replace(now, **changes)
-        # The batch is halved until each device has one image left.
-        for halvings in range(config.micro_batch_size.bit_length()):
-            micro_batches = config.batch_size // config.micro_batch_size
-            batch = (config.micro_batch_size >> halvings) * micro_batches
-            smaller = replace(config, trainer=trainer, batch_size=batch)
-            size = peak_bytes(smaller, machine._replace(precision=trainer.precision))
-            if size <= limit:
-                setting = f"batch_size={batch}" if halvings else ""
-                found.append((f"{text} {setting}".strip(), size))
-                break
+        here = machine._replace(precision=trainer.precision)
+        smaller = shrink_batches(replace(config, trainer=trainer), here, limit)
+        if smaller is not None:
+            if smaller.batch_size < config.batch_size:
+                text.append(f"batch_size={smaller.batch_size}")
+            if smaller.sampler.batch < config.sampler.batch:
+                text.append(f"sampler.batch={smaller.sampler.batch}")
+            found.append((" ".join(text), peak_bytes(smaller, here)))
     return found
+
+
+def shrink_batches(config: Config, machine: Machine, limit: float) -> Config | None:
+    """The configuration with both batches halved until training and sampling fit, or None if they cannot:
+    batch_size until each micro-batch has one image left, sampler.batch until one sample is left."""
+    kind, precision = machine.kind, machine.precision
+    while training_memory(config, kind, precision).total > limit:
+        micro_batches = config.batch_size // config.micro_batch_size
+        if config.micro_batch_size == 1:
+            return None
+        config = replace(config, batch_size=config.micro_batch_size // 2 * micro_batches)
+    while inference_memory(config, kind, precision).total > limit:
+        if config.sampler.batch == 1:
+            return None
+        config = replace(config, sampler=replace(config.sampler, batch=config.sampler.batch // 2))
+    return config

@@ -12,7 +12,7 @@ from eltlab.data.clips.timelines import Timelines, raise_unusable, read_timeline
 from eltlab.data.clips.video_decoding import Video, frame_to_image
 from eltlab.data.images.image_decoding import TRANSFORM, resize_and_crop
 from eltlab.data.images.image_files import ImageFiles, Images, load_or_stream
-from eltlab.data.sets.image_listing import file_stamps
+from eltlab.data.sets.content_hashes import content_hashes
 from eltlab.data.sets.listing import ListedSplit, Listing
 from eltlab.data.sets.video_listing import list_videos
 
@@ -37,11 +37,12 @@ class ClipFiles(ImageFiles):
         self.transform = f"{TRANSFORM}; {CUT}; stride {data.stride}"
 
     @cached_property
-    def stamps(self) -> list[tuple[int, int]]:
-        videos = [_parse_name(name)[0] for name in self.names]
-        distinct = list(dict.fromkeys(videos))
-        stamps = dict(zip(distinct, file_stamps(self.root, distinct), strict=True))
-        return [stamps[video] for video in videos]
+    def contents(self) -> list[str]:
+        """HASH#WINDOW of each clip, by the hash of its video."""
+        cut = [_parse_name(name) for name in self.names]
+        videos = list(dict.fromkeys(video for video, _ in cut))
+        hashes = dict(zip(videos, content_hashes(self.root, videos), strict=True))
+        return [f"{hashes[video]}#{window}" for video, window in cut]
 
     def decode_into(self, images: np.ndarray, indices: list[int]) -> None:
         """Fills images, uint8 [B, F, C, H, W], with the clips at these indices. Raises UserError."""

@@ -15,7 +15,7 @@ from eltlab.common.progress import Bar
 from eltlab.common.text import printable_name
 from eltlab.data.clips.open_video import error_reason, open_video, unreadable
 from eltlab.data.readahead import read_ahead
-from eltlab.data.sets.image_listing import file_stamps
+from eltlab.data.sets.content_hashes import file_stamps
 
 VIDEOS_PER_WORKER = 8  # with fewer videos per worker, starting it takes longer than it saves
 NAMED = 5  # how many unusable videos a message names after the first
@@ -102,7 +102,7 @@ def read_timeline(path: Path) -> Timeline:
 def read_timelines(root: Path, names: list[str], workers: int) -> Timelines:
     """The timeline of each video, cached until its file changes. Raises one UserError for all bad videos."""
     path = cache_dir() / "clips" / f"{digest(str(root.resolve()), 'timelines, 2', av.__version__)}.json"
-    stamps = {n: list(stamp) for n, stamp in zip(names, file_stamps(root, names), strict=True)}
+    stamps = file_stamps(root, names)
     with file_lock(path.with_suffix(".lock")):
         cached: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         changed = [name for name in names if cached.get(name, {}).get("mark") != stamps[name]]

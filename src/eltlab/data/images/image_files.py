@@ -24,9 +24,11 @@ from eltlab.data.images.image_decoding import TRANSFORM, decode_image
 from eltlab.data.images.image_set import ImageSet, choose_subset
 from eltlab.data.readahead import read_ahead
 from eltlab.data.sets import parquet
-from eltlab.data.sets.image_listing import file_stamps, list_images
+from eltlab.data.sets.content_hashes import content_hashes
+from eltlab.data.sets.image_listing import list_images
 from eltlab.data.sets.listing import ListedSplit
 
+CONTENT = "content-"  # starts the origin of files; before, it was a hash of their names and sizes
 MEMORY_SHARE = 4  # by default, a set is loaded if it takes at most a quarter of the memory
 CHUNK, CHUNK_BYTES = 256, 2**26  # images to decode into the cache, or to classify, at a time
 
@@ -57,21 +59,21 @@ class ImageFiles(Dataset):
         return len(self.names)
 
     @cached_property
-    def stamps(self) -> list[tuple[int, int]]:
-        return file_stamps(self.root, self.names)
+    def contents(self) -> list[str]:
+        """What identifies the bytes of each example. The first time, every file is read. Raises UserError."""
+        if self._in_parquet:
+            return parquet.row_contents(self.root, self.names)
+        return content_hashes(self.root, self.names)
 
     @cached_property
     def origin(self) -> str:
-        """Identifies the set and its copies without reading an image."""
-        # A copied file has a different time of change; the CRC in a zip or Parquet file stays the same.
-        length = 2 if self.root.is_file() or self._in_parquet else 1
-        stamps = [stamp[:length] for stamp in self.stamps]
-        return digest(self.names, self.labels.numpy(), stamps, self.shape, self.transform)
+        """Identifies what a run trains on: the bytes, labels and order of the examples, wherever they are."""
+        return CONTENT + digest(self.contents, self.labels.numpy(), self.shape, self.transform)
 
     @property
     def hash(self) -> str:
-        """Identifies the pixels without decoding them: changes if a file or its decoder does."""
-        return digest(self.names, self.stamps, self.shape, self.transform, *self.versions)
+        """Identifies the pixels without decoding them: changes if the bytes or their decoder do."""
+        return digest(self.contents, self.shape, self.transform, *self.versions)
 
     def read_batches(self, batches: Iterable[list[int]], pin: bool = False) -> Iterator[Tensor]:
         """uint8 [B, *shape] for each list of indices, in order; pin: see `read_ahead`. Raises UserError."""
@@ -119,9 +121,10 @@ class ImageFiles(Dataset):
             return self.load()
         chosen = choose_subset(count, len(self), self.name).tolist()
         part = copy(self)
-        for cached in ("stamps", "origin"):  # those of the whole set
-            part.__dict__.pop(cached, None)
+        part.__dict__.pop("origin", None)  # that of the whole set
         part.names, part.labels = [self.names[i] for i in chosen], self.labels[chosen]
+        if "contents" in part.__dict__:
+            part.contents = [self.contents[i] for i in chosen]
         return ImageSet(self.name, part.load().images, part.labels)
 
     def load(self) -> ImageSet:

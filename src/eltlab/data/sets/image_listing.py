@@ -1,4 +1,4 @@
-"""Lists and stamps image sets (folders, a zip, Parquet) without opening an image or importing torch."""
+"""Lists image sets (folders, a zip, Parquet) without opening an image or importing torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,16 +71,3 @@ def _check_unmixed(root: Path) -> None:
             f"data.root={root}: has class folders of images ({name_some(classes)}) and "
             f"{parquet.parquet_files(root)[0].name}; move one of the two elsewhere"
         )
-
-
-def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
-    """(size in bytes, change marker) of each file, which differ if its content does. Raises UserError."""
-    # Parquet: the CRC of the file's footer. Zip: the CRC of the entry. Folder: the time of the inode's last
-    # change, which no program can set, unlike the time of modification.
-    if parquet.parquet_files(root):
-        return parquet.file_stamps(root, names)
-    if root.is_file():
-        entries = {entry.filename: entry for entry in read_zip_entries(root)}
-        return [(entries[name].file_size, entries[name].CRC) for name in names]
-    stats = [(root / name).stat() for name in names]
-    return [(stat.st_size, stat.st_ctime_ns) for stat in stats]

@@ -1,12 +1,12 @@
 """Image sets in Parquet files in the layout of the Hugging Face hub. Does not import torch."""
 
 import json
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eltlab.common.errors import UserError, first_line
+from eltlab.data.sets.content_hashes import content_hashes
 from eltlab.data.sets.listing import TEST_FOLDERS, ListedSplit, Listing, name_some
 
 if TYPE_CHECKING:
@@ -100,18 +100,13 @@ def _find_columns(path: Path, file: "ParquetFile") -> tuple[str, str, list[str] 
     return images[0], label, features.get(label, {}).get("names")
 
 
-def file_stamps(root: Path, names: list[str]) -> list[tuple[int, int]]:
-    """(bytes, CRC of the footer) of each image's file. The footer has the sizes of all columns."""
-    stamps = {}
-    for path in parquet_files(root):
-        # A file ends with the footer, its length in four bytes and the four bytes PAR1.
-        with path.open("rb") as file:
-            file.seek(-8, 2)
-            length = int.from_bytes(file.read(4), "little")
-            file.seek(-8 - length, 2)
-            crc = zlib.crc32(file.read(length))
-        stamps[path.relative_to(base_folder(root)).as_posix()] = (path.stat().st_size, crc)
-    return [stamps[name.rpartition(":")[0]] for name in names]
+def row_contents(root: Path, names: list[str]) -> list[str]:
+    """HASH:ROW of each image FILE:ROW, by the hash of its file (see content_hashes). Raises UserError."""
+    base = base_folder(root)
+    files = [path.relative_to(base).as_posix() for path in parquet_files(root)]
+    hashes = dict(zip(files, content_hashes(base, files), strict=True))
+    rows = (name.rpartition(":") for name in names)
+    return [f"{hashes[file]}:{row}" for file, _, row in rows]
 
 
 def read_image(root: Path, name: str) -> bytes:

@@ -1,0 +1,33 @@
+"""Philox-4x32-10, a counter-based generator of random bits (Salmon et al., "Parallel random numbers: as easy
+as 1, 2, 3", SC 2011), in integer operations of torch: the same bits on every device."""
+
+from torch import Tensor
+
+MASK = 0xFFFFFFFF  # the low 32 bits
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after each round
+ROUNDS = 10
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Four random words of 32 bits for each counter.
+
+    Args:
+        counter: four words, int64 tensors of values below 2³² that broadcast against each other.
+        key: two words; different keys give unrelated streams.
+
+    Returns int64 tensors of values below 2³², in the shape that the counter broadcasts to.
+    """
+    a, b, c, d = counter
+    k, m = key
+    for _ in range(ROUNDS):
+        # A product may exceed 2⁶³ and turn negative. Its bits are those of the unsigned product, and the
+        # mask removes the copies of the sign that >> shifts in.
+        first, second = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
+        a = (second >> 32).bitwise_and_(MASK).bitwise_xor_(k) ^ b
+        c = (first >> 32).bitwise_and_(MASK).bitwise_xor_(m) ^ d
+        b, d = second.bitwise_and_(MASK), first.bitwise_and_(MASK)
+        k, m = (k + WEYL[0]) & MASK, (m + WEYL[1]) & MASK
+    return a, b, c, d
