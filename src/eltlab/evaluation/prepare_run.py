@@ -50,6 +50,7 @@ def prepare(config: Config) -> Prepared:
     data, schedules = build_data(config), default_schedules(config)
     splits = data.images(config) if schedules and ranks.is_main_process() else None
     run = Run.of(config)
+    run.refuse_old_start()
     prepared = Prepared(run, config, device, precision, data, splits, schedules, config.seed)
     _check_evaluation(prepared)
     return prepared

@@ -90,7 +90,7 @@ class Validation(StepCallback):
         """The loss of each exit [L] on a micro-batch; their mean is that of all images at levels u_B."""
         inputs, target = module.objective.corrupt(as_input(self.inputs[indices]), noise, u_B)
         with module.trainer.precision_plugin.forward_context():
-            done = module.ema(*inputs, labels_B=self.labels[indices], exits=self.exits)
+            done = module.average(*inputs, labels_B=self.labels[indices], exits=self.exits)
         return torch.stack([module.objective.loss(done.exits[n], target) for n in self.exits])
 
 
