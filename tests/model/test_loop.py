@@ -350,7 +350,7 @@ def test_a_row_of_the_embedding_acts_from_its_loop_on(loop):
 @blocks
 @pytest.mark.parametrize(("layers", "loops"), [(1, 1), (2, 4), (3, 2)])
 def test_residual_branches_of_looped_layers_are_scaled(block, layers, loops):
-    """By λ/(N·√L), here λ = 0.5 (arXiv 2606.18524): as if the last linear layer of each branch were scaled."""
+    """By λ/(N·√L), λ = 0.5 (arXiv 2606.18524), which equals scaling the last layer of each branch."""
     on = ("prelude_coda", "residual_scale")
     stack, x, c = stack_of(block, on, layers, loops)
     plain, _, _ = stack_of(block, ("prelude_coda",), layers, loops)

@@ -3,8 +3,9 @@
 support/old_run was made at that commit by:
 
     python -m eltlab.fit name=old model.block=pre_norm model.residual_scale=true model.width=16 \
-        model.heads=2 model.mlp_width=24 model.depth=2 loops=2 data.codebook=16 batch_size=8 budget.images=64 \
-        sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu trainer.grids=0 trainer.validations=0
+        model.heads=2 model.mlp_width=24 model.depth=2 loops=2 data.codebook=16 batch_size=8 \
+        budget.images=64 sampler.steps=4 metrics.samples=20 trainer.accelerator=cpu trainer.grids=0 \
+        trainer.validations=0
 
 Its checkpoint is without the optimizer. logits.json holds some of the outputs that the commit computed.
 """

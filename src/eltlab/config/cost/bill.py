@@ -153,9 +153,9 @@ def schedule_lines(config: Config) -> list[str]:
     if steps < SHORT_RUN:
         short.append(f"fewer than {SHORT_RUN} steps")
     if 0 < warmup < SHORT_RAMP:
-        short.append(f"optim.warmup={optim.warmup:g} is {warmup:.1f} steps")
+        short.append(f"optim.warmup={optim.warmup:g} is {warmup:.3g} steps")
     if shortest < SHORT_RAMP:
-        short.append(f"ema.lengths has {min(lengths):g}, {shortest:.1f} steps")
+        short.append(f"ema.lengths has {min(lengths):g}, {shortest:.3g} steps")
     if not short:
         return [line]
     return [line, f"warning: a short run of {steps:,} steps: {', '.join(short)}; train longer"]
