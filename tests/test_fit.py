@@ -65,6 +65,6 @@ def test_elt_b_with_twelve_loops_as_typed(images: int, small: list[str], tmp_pat
     run = tmp_path / last.removeprefix("run: ")
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["eltlab"]["images_seen"] == images
-    blocks = {k.split(".")[3] for k in checkpoint["state_dict"] if k.startswith("ema.stack.blocks")}
-    assert blocks == {"0"} and checkpoint["state_dict"]["ema.token.weight"].shape[1] == 768
+    blocks = {k.split(".")[4] for k in checkpoint["state_dict"] if k.startswith("ema.0.stack.blocks")}
+    assert blocks == {"0"} and checkpoint["state_dict"]["ema.0.token.weight"].shape[1] == 768
     assert cache_dir().is_dir()

@@ -33,3 +33,14 @@ def test_sample_writes_clips_as_gif_or_mp4(few_sprites, tmp_path, monkeypatch):
     assert Image.open("grid.gif").n_frames == 8 and Path("a.mp4").stat().st_size > 0
     with pytest.raises(UserError, match=r"clips are GIF or MP4 files; end the name in .gif or .mp4"):
         sample.main([*keys, "out=a.png"])
+
+
+def test_the_average_is_chosen_by_its_length(trained_run: Path, tmp_path: Path) -> None:
+    pictures = []
+    for number, key in enumerate(["ema.length=0.05", "ema.length=0.1", "seed=0"]):
+        out = tmp_path / f"{number}.png"
+        sample.main([f"run={trained_run}", "count=4", f"out={out}", key])
+        pictures.append(out.read_bytes())
+    assert pictures[0] != pictures[1] and pictures[0] == pictures[2]
+    with pytest.raises(UserError, match="not a key of a trained run"):
+        sample.main([f"run={trained_run}", "ema.lengths=[0.1]"])

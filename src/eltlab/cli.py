@@ -22,7 +22,7 @@ Keys = TypeVar("Keys")  # the dataclass of a verb's own keys
 
 # Keys that may differ between a run and a later measurement of it.
 OPEN_KEYS = (
-    *("sampler.", "metrics.", "trainer.accelerator", "trainer.devices", "trainer.nodes"),
+    *("sampler.", "metrics.", "ema.length", "trainer.accelerator", "trainer.devices", "trainer.nodes"),
     *("data.root", "data.workers", "data.in_memory"),  # where the same images are stored now
 )
 
@@ -80,6 +80,11 @@ def combinations(overrides: list[str]) -> list[list[str]]:
     return [list(each) for each in product(*choices)]
 
 
+def is_open(key: str) -> bool:
+    """Whether a key may differ between a run and a measurement of it: one of OPEN_KEYS, or inside one."""
+    return key in OPEN_KEYS or key.startswith(tuple(each for each in OPEN_KEYS if each.endswith(".")))
+
+
 def open_run(overrides: list[str], defaults: Keys) -> tuple[Run, Config, Keys]:
     """The run of run=DIR, its configuration under the overrides, and the verb's own keys.
 
@@ -97,10 +102,10 @@ def open_run(overrides: list[str], defaults: Keys) -> tuple[Run, Config, Keys]:
     for key, value in parsed:
         if key in own:
             set_key(own, key, value)
-        elif key.startswith(OPEN_KEYS):
+        elif is_open(key):
             set_key(node, key, value)
         else:
-            known = [*own, *(k for k in flatten(run.config) if k.startswith(OPEN_KEYS))]
+            known = [*own, *(k for k in flatten(run.config) if is_open(k))]
             raise UserError(f"{key}={value}: not a key of a trained run: {suggest(key, known, 'keys')}")
     keys = to_config(own)  # before the rules, which may read files
     return run, resolve_node(node), keys

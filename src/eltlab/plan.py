@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from eltlab.cli import own_keys
 from eltlab.common.command import run_command
 from eltlab.common.machine_facts import find_machine
-from eltlab.config.cost.bill import bill_lines, note_lines, timed_bill, with_twins
+from eltlab.config.cost.bill import bill_lines, note_lines, preset_note, timed_bill, with_twins
 from eltlab.config.key_help import choice_help, help_text, key_help
 from eltlab.config.keys import key
 from eltlab.config.parsing import compose_node, parse_overrides
@@ -50,8 +50,10 @@ def main(overrides: list[str]) -> None:
         names = ("twin", "iso_params")
         print(json.dumps(costs[0] | dict(zip(names, costs[1:], strict=True))))
         return
-    requested_depth = compose_node(parse_overrides(rest)).model.depth
-    notes = note_lines(config, machine, limit, requested_depth)
+    parsed = parse_overrides(rest)
+    notes = note_lines(config, machine, limit, compose_node(parsed).model.depth)
+    preset = compose_node([(key, value) for key, value in parsed if "." not in key])
+    notes += preset_note(config.model, preset.model, dict(parsed))
     print(config.name, *bill_lines(config, machine), *notes, sep="\n")
 
 

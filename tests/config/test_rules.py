@@ -67,6 +67,14 @@ MISTAKES = {
     "data.root=/tmp": "the digits come with scikit-learn. Remove it.",
     "data=fashion_mnist data.size=32": "fashion_mnist is 28x28, 1 channels, 10 classes",
     "data.channels=2": "data.channels=2: choose one of 1, 3",
+    "optim.warmup=1": "optim.warmup=1.0: must be in [0, 1)",
+    "optim.warmup_images=100": "unknown key optim.warmup_images=100: did you mean optim.warmup?",
+    "ema.lengths=[]": "ema.lengths=[]: give at least one length",
+    "ema.lengths=[0.1,0.1]": "ema.lengths=[0.1, 0.1]: give at least one length, each once",
+    "ema.lengths=[0.1,0.3]": "ema.lengths=[0.1, 0.3]: each must be in (0, 0.28]",
+    "ema.lengths=[0]": "ema.lengths=[0.0]: each must be in (0, 0.28]",
+    "ema.length=0.2": "ema.length=0.2: the run keeps no such average; choose one of ema.lengths, 0.05, 0.1",
+    "model.residual_scale=0": "model.residual_scale=0.0: must be above 0",
     "optim.lr=-1": "optim.lr=-1.0: must be at least 0",
     "optim.lr=nan": "optim.lr=nan: must be a finite number",
     "optim.weight_decay=inf": "optim.weight_decay=inf: must be a finite number",
@@ -177,3 +185,28 @@ def test_one_loop_makes_every_supervision_final():
     assert config.name.endswith("-final")
     final = tiny("loops=1", "supervision=final")
     assert config == final
+
+
+def test_the_first_average_is_the_one_that_is_used_unless_chosen():
+    assert compose([]).ema.length == 0.05
+    assert compose(["ema.lengths=[0.1,0.05]"]).ema.length == 0.1
+    assert compose(["ema.length=0.1"]).ema.length == 0.1
+
+
+def test_which_average_is_used_does_not_name_a_run():
+    """It is chosen when a run is measured; which averages are kept is chosen before."""
+    assert identity(compose(["ema.length=0.1"])) == identity(compose([]))
+    assert identity(compose(["ema.lengths=[0.05]"])) != identity(compose([]))
+    assert identity(compose(["optim.warmup=0.1"])) != identity(compose([]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "normed"),
+    [
+        ("model.block=pre_norm", True),
+        ("", False),
+        ("objective=diffusion model.block=pre_norm", False),
+    ],
+)
+def test_only_the_masked_pre_norm_gets_a_norm_before_its_head(overrides, normed):
+    assert compose(overrides.split()).model.final_norm is normed

@@ -202,7 +202,7 @@ def test_the_builder_passes_every_number_on(objective):
     assert (len(stack.prelude), len(stack.blocks), len(stack.coda)) == (1, ANATOMY_LAYERS, 2)
     assert stack.loop_embedding.shape == (LOOPS, 16)
     assert [layer.scale for layer in stack.blocks] == [
-        1 / (ANATOMY_LAYERS * math.sqrt(LOOPS))
+        0.5 / (ANATOMY_LAYERS * math.sqrt(LOOPS))
     ] * ANATOMY_LAYERS
 
 
@@ -212,7 +212,8 @@ def test_the_builder_passes_every_number_on(objective):
 @objectives
 def test_off_is_the_plain_network(objective):
     plain = fresh(objective)
-    off = {key: type(value)(0) for switch in SWITCHES.values() for key, value in switch.items()}
+    zero = {bool: False, int: 0, float: "null"}
+    off = {key: zero[type(value)] for switch in SWITCHES.values() for key, value in switch.items()}
     config = tiny(
         f"objective={objective}",
         f"unique_layers={ANATOMY_LAYERS}",
@@ -350,7 +351,7 @@ def test_a_row_of_the_embedding_acts_from_its_loop_on(loop):
 @blocks
 @pytest.mark.parametrize(("layers", "loops"), [(1, 1), (2, 4), (3, 2)])
 def test_residual_branches_of_looped_layers_are_scaled(block, layers, loops):
-    """By 1/(N·√L) (arXiv 2606.18524), which equals scaling the last linear layer of each branch."""
+    """By λ/(N·√L), λ = 0.5 (arXiv 2606.18524), which equals scaling the last layer of each branch."""
     on = ("prelude_coda", "residual_scale")
     stack, x, c = stack_of(block, on, layers, loops)
     plain, _, _ = stack_of(block, ("prelude_coda",), layers, loops)
@@ -358,7 +359,7 @@ def test_residual_branches_of_looped_layers_are_scaled(block, layers, loops):
     with torch.no_grad():
         for layer in plain.blocks:
             for parameter in (*layer.attention.proj.parameters(), *layer.mlp.down.parameters()):
-                parameter.mul_(1 / (layers * math.sqrt(loops)))
+                parameter.mul_(0.5 / (layers * math.sqrt(loops)))
     # The trained count sets the scale, whatever the pass runs.
     for ran in (1, loops, loops + 1):
         torch.testing.assert_close(stack(x, c, (ran,)).exits, plain(x, c, (ran,)).exits)

@@ -29,3 +29,18 @@ def test_every_model_can_be_planned(capsys, model, objective):
     block *= objective == "masked"
     costs = planned(capsys, f"model={model}", f"objective={objective}", "loops=2", *block)
     assert costs["twin"]["params_blocks"] == 2 * costs["params_blocks"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "decay"),
+    [
+        ("model=elt_h", 0.225),
+        ("model=elt_g", 0.225),
+        ("model=elt_xl", 0.045),
+        ("model=elt_h objective=diffusion", 0.01),  # the paper's factor is that of its masked nets
+        ("model=elt_g objective=flow", 0.01),
+        ("model=elt_h optim.weight_decay=0.1", 0.1),
+    ],
+)
+def test_masked_models_of_scale_h_and_up_have_five_times_the_weight_decay(overrides, decay):
+    assert compose(overrides.split()).optim.weight_decay == decay

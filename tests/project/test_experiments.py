@@ -56,7 +56,12 @@ def test_the_settings_are_the_papers():
     assert {c.optim.lr for c in (masked, diffusion, video)} == {1e-4}
     assert (masked.batch_size, diffusion.batch_size, video.batch_size) == (512, 512, 256)
     assert (masked.data.tokens, diffusion.data.tokens, video.data.tokens) == (256, 1024, 1024)
-    assert (masked.steps, diffusion.steps) == (675_616, 500_000)
+    assert (masked.steps, diffusion.steps, video.steps) == (675_616, 500_000, 10_059)
+    # Warm-up of independent ports and of MAGVIT, and averages as long as a decay of 0.9999 per step.
+    warmup = [round(c.optim.warmup * c.steps, -1) for c in (masked, diffusion, video)]
+    assert warmup == pytest.approx([10_000, 10_000, 5_000], rel=1e-3)
+    averages = [c.ema.length * c.steps for c in (masked, diffusion)]
+    assert averages == pytest.approx([10_000, 10_000], rel=1e-3)
     assert (masked.sampler.steps, diffusion.sampler.steps, video.sampler.steps) == (24, 512, 12)
     assert (diffusion.sampler.guidance, video.sampler.guidance) == (3.0, 1.0)
     assert (masked.model.dropout, diffusion.model.dropout) == (0.1, 0.0)

@@ -74,9 +74,9 @@ def test_the_file_contains_only_the_averaged_weights_and_the_codebook(exported_r
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     tensors = load_file(file)
     codes = tensors.pop("codebook", None)
-    ema = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("ema.")}
-    assert {f"ema.{name}" for name in tensors} == ema.keys()
-    assert all(torch.equal(value, ema[f"ema.{name}"]) for name, value in tensors.items())
+    ema = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("ema.0.")}
+    assert {f"ema.0.{name}" for name in tensors} == ema.keys()
+    assert all(torch.equal(value, ema[f"ema.0.{name}"]) for name, value in tensors.items())
     known = checkpoint["eltlab"]["codebook"]
     assert (codes is None and known is None) or torch.equal(codes, known)
 

@@ -72,7 +72,7 @@ def test_constraints_exclude_parameters(tmp_path):
         ("unique_layers: [1, 2]", "model.depth <= 4", r"it is unique_layers \* loops"),
         ("objective: [masked, diffusion]", "objective.label_dropout > 0", "objective of the space"),
         ("experiment: [demo]", "model.width > 0", "experiment of the space sets it"),
-        ("loops: [1, 2]", "optim.warmup_images < budget.images", "matched=train_flops sets it"),
+        ("loops: [1, 2]", "batch_size < budget.images", "matched=train_flops sets it"),
     ],
 )
 @pytest.mark.parametrize("sampler", ["grid", "random\ntrials: 2"])

@@ -22,7 +22,7 @@ from eltlab.training.validation import LEVELS
 def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path):
     """A learning rate that makes the loss infinite ends one trial of two; retry=true tries it again."""
     text = "space:\n  optim.lr: [0.001, 1.0e+30]\nseeds: [0]\n"
-    sensitive = ["optim.warmup_images=0", "optim.clip=0", "budget.images=160"]
+    sensitive = ["optim.warmup=0", "optim.clip=0", "budget.images=160"]
     for more, attempts in (((), 1), (("retry=true",), 2)):
         done = run_sweep(tmp_path, text, *sensitive, *more)
         trials = queue_of(opened(tmp_path, text, overrides=sensitive)).trials()

@@ -25,6 +25,7 @@ def make(kind: str, block: str, dropout: float = 0.0):
         cond_width=12 if block in ("adaln", "film") else WIDTH,
         dropout=dropout,
         masked=kind == "token",
+        final_norm=kind == "token" and block == "pre_norm",
         unique_layers=LAYERS,
         loops=1,
         tokens=TOKENS,

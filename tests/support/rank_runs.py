@@ -21,7 +21,7 @@ SMALL = [
     *TINY,
     "model.dropout=0",
     "optim.lr=0.001",
-    "optim.warmup_images=0",
+    "optim.warmup=0",
     "trainer.log_every=1",
     "trainer.grids=1",
     "trainer.validations=2",

@@ -16,7 +16,7 @@ SWITCHES = {
     "prelude_coda": {"prelude": 1, "coda": 2},
     "loop_embedding": {"loop_embedding": True},
     "inject_input": {"inject_input": True},
-    "residual_scale": {"residual_scale": True},
+    "residual_scale": {"residual_scale": 0.5},
     "exclusive_attention": {"exclusive_attention": True},
 }
 ALL = tuple(SWITCHES)

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 from support.diagnostic_files import lines, train
 from support.extension_files import trained
+from support.tiny_run import tiny
 
 from eltlab.common.errors import UserError
-from eltlab.training.callbacks import Agreement
+from eltlab.training.callbacks import Agreement, MetricsWriter
 
 
 def test_the_gap_of_student_and_teacher_is_logged(tmp_path):
@@ -29,6 +30,23 @@ def test_random_depth_logs_the_loops_of_its_passes(tmp_path):
         depth = int(row["depth"])
         assert f"loss_exit_{depth}" in row
         assert [f"update_{n}" in row for n in (1, 2, 3, 4)] == [n <= depth for n in (1, 2, 3, 4)]
+
+
+def test_a_model_whose_loops_all_count_is_not_called_collapsed(tmp_path, capsys):
+    train(tmp_path, "supervision=ilsd")
+    assert "collapsed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step", "warned"), [(8, True), (4, False)])
+def test_a_collapsed_model_is_named_when_training_ends(tmp_path, capsys, step, warned):
+    """With the updates of a run that collapsed; a run that was stopped is not judged yet."""
+    config = tiny()
+    writer = MetricsWriter(tmp_path, config)
+    writer.updates = {1: 3.08, 2: 0.17, 3: 0.12, 4: 0.10}
+    writer.on_train_end(None, SimpleNamespace(step=step, config=config))
+    error = capsys.readouterr().err
+    assert error.startswith("warning: collapsed onto the first loop") is warned
+    assert len(error.splitlines()) == warned
 
 
 def test_wandb_gets_what_metrics_csv_gets(tmp_path, monkeypatch):

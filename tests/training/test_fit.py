@@ -63,8 +63,8 @@ def test_run_folder_contains_what_the_readme_lists(
     assert len(list((run / "samples").glob("images_*.png"))) == 2
     keys = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"].keys()
     live = {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")}
-    average = {key.removeprefix("ema.") for key in keys if key.startswith("ema.")}
-    assert live == average and len(live) + len(average) == len(keys)
+    averages = [{key[6:] for key in keys if key.startswith(f"ema.{number}.")} for number in (0, 1)]
+    assert averages == [live, live] and 3 * len(live) == len(keys)
 
 
 @objectives

@@ -1,10 +1,12 @@
 """Training steps: averaging, skipped steps, schedules, metrics and checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.diagnostic_files import lines
+from support.errors import fails
 from support.supervisions import objectives
 from support.tiny_run import TINY, find_run, tiny
 from torch import Tensor
@@ -13,6 +15,7 @@ from eltlab import fit
 from eltlab.common.errors import Diverged
 from eltlab.common.seeds import BatchNoise
 from eltlab.generation.masked import Masked
+from eltlab.training.ema import exponent
 from eltlab.training.looped_module import LoopedModule, learning_rate
 
 # Without validation, which computes losses too: `spoil` would count them.
@@ -130,16 +133,41 @@ def test_several_bad_steps_in_a_row_stop_the_run_with_its_checkpoint(
 
 
 def test_the_module_averages_after_every_step(tmp_path: Path) -> None:
-    fit.main([*TINY, *TRAINING_ONLY, f"runs_dir={tmp_path}", "budget.images=8", "ema.decay=0.999"])
+    """Each of ema.lengths is the weighted sum of the weights after all eight steps."""
+    states: list[dict[str, Tensor]] = []
+    lengths = [0.28, 0.02]
+
+    class Recorder(LoopedModule):
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            super().optimizer_step(*args, **kwargs)
+            states.append({k: v.clone() for k, v in self.backbone.state_dict().items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eltlab.training.train.LoopedModule", Recorder)
+        fit.main([*TINY, *TRAINING_ONLY, f"runs_dir={tmp_path}", f"ema.lengths={lengths}"])
     state = torch.load(find_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    start = LoopedModule(tiny()).backbone.state_dict()
-    for key, first in start.items():
-        expected = first + 0.9 * (state[f"backbone.{key}"] - first)  # the first decay is 1/10
-        torch.testing.assert_close(state[f"ema.{key}"], expected, rtol=1e-5, atol=1e-7)
+    assert len(states) == 8
+    for number, length in enumerate(lengths):
+        shares = [0.0] * 8
+        for t in range(1, 9):
+            decay = (1 - 1 / t) ** (exponent(length) + 1)
+            shares = [share * decay for share in shares]
+            shares[t - 1] = 1 - decay
+        for key in states[0]:
+            expected = sum(share * each[key] for share, each in zip(shares, states, strict=True))
+            torch.testing.assert_close(state[f"ema.{number}.{key}"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_selected_average_is_the_one_that_training_samples_and_validates() -> None:
+    module = LoopedModule(tiny("ema.lengths=[0.2,0.05]"))
+    assert module.average is module.ema[0]
+    assert LoopedModule(tiny("ema.length=0.1")).average is not module.ema[0]
+    later = LoopedModule(tiny("ema.length=0.1"))
+    assert later.average is later.ema[1]
 
 
 def test_learning_rate_warms_up_then_holds_or_falls() -> None:
-    warm = ["optim.lr=1", "optim.warmup_images=160", "batch_size=16", "budget.images=1600"]
+    warm = ["optim.lr=1", "optim.warmup=0.1", "batch_size=16", "budget.images=1600"]
     constant, cosine = tiny(*warm), tiny(*warm, "optim.schedule=cosine")
     assert learning_rate(constant, 0) == pytest.approx(0.1)
     assert learning_rate(constant, 4) == pytest.approx(0.5)
@@ -147,6 +175,61 @@ def test_learning_rate_warms_up_then_holds_or_falls() -> None:
     assert learning_rate(cosine, 9) == pytest.approx(1)
     assert learning_rate(cosine, 54) == pytest.approx(0.5)
     assert learning_rate(cosine, 99) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_longer_run_has_the_same_learning_rates_stretched(schedule: str) -> None:
+    """Budgets in FLOPs give arms different numbers of steps, which must not change their schedule."""
+    short, long = (
+        tiny("optim.warmup=0.3", f"optim.schedule={schedule}", f"budget.images={images}")
+        for images in (80, 320)
+    )
+    for step in range(10):  # steps of eight images; the shares of the run that both reach
+        assert learning_rate(long, 4 * step + 3) == pytest.approx(learning_rate(short, step))
+    assert learning_rate(short, 0) < short.optim.lr
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
+    assert learning_rate(tiny("optim.warmup=0", "optim.lr=1"), 0) == 1
+
+
+CARELESS = """
+from dataclasses import dataclass
+
+from eltlab.config.schema import Spent, SupervisionConfig
+from eltlab.training.supervision import Deep
+
+
+@dataclass
+class Careless(SupervisionConfig):
+    inner: float = 1.0
+    told: int = 1
+    depth: int = 0
+
+    def spent(self, loops):
+        return Spent({self.depth or loops: 1.0}, self.told)
+
+    def build(self, loops, seed, steps):
+        return Deep(loops, self)
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ([], "says 4 loops and 1 exits read"),
+        (["supervision.told=4", "supervision.depth=2"], "says 2 loops and 4 exits read"),
+    ],
+)
+def test_a_supervision_that_reads_more_than_it_says_is_refused_at_its_first_step(
+    tmp_path: Path, keys: list[str], told: str
+) -> None:
+    file = tmp_path / "careless.py"
+    file.write_text(CARELESS)
+    run = [*TINY, *TRAINING_ONLY, f"runs_dir={tmp_path}", f"supervision={file}"]
+    message = fails(fit.main, [*run, *keys])
+    assert "a step runs 4 loops and reads 4 exits" in message and told in message
+    fit.main([*run, "supervision.told=4"])  # what it reads
 
 
 def test_labels_are_dropped_at_their_rate_by_a_function_of_the_step() -> None:

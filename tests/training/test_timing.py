@@ -15,7 +15,7 @@ from eltlab.training.timing import PHASES, interleave, measure_matmul_rate, meas
 @pytest.mark.parametrize(("objective", "micro_batches"), [("masked", 1), ("masked", 4), ("diffusion", 1)])
 def test_its_steps_are_those_of_fit(tmp_path, objective, micro_batches):
     """Eight steps of each give the same weights, averages and moments, bit for bit."""
-    overrides = [f"objective={objective}", "optim.warmup_images=32", "model.dropout=0.1"]
+    overrides = [f"objective={objective}", "optim.warmup=0.1", "model.dropout=0.1"]
     overrides.append(f"trainer.accumulate={micro_batches}")
     fit.main([*TINY, *overrides, "evaluate=false", f"runs_dir={tmp_path}"])
     [file] = tmp_path.rglob("last.ckpt")

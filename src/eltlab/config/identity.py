@@ -48,6 +48,7 @@ def identity(config: Config) -> str:
         del affects[key]["file"]  # an extension counts by its hash (source), not its path
     for key in place_keys(config.data):
         del affects["data"][key]
+    del affects["ema"]["length"]  # one of MEASURING
     affects["budget"] = config.budget.images  # whatever unit the user chose
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)

@@ -29,7 +29,8 @@ class Key:
         """The range in words, such as "at least 1" or "in [0, 1)". Empty if every number is allowed."""
         if self.high < math.inf or self.below < math.inf:
             end = f"{self.high}]" if self.high < math.inf else f"{self.below})"
-            return f"in [{self.low}, {end}"
+            start = f"({self.above}" if self.above > -math.inf else f"[{self.low}"
+            return f"in {start}, {end}"
         if self.above > -math.inf:
             return f"above {self.above}"
         return f"at least {self.low}" if self.low > -math.inf else ""

@@ -18,6 +18,7 @@ from eltlab.config.schema import (
     DeepConfig,
     DiffusionConfig,
     DiffusionSamplerConfig,
+    EmaConfig,
     FinalConfig,
     IlsdConfig,
     MaskedSamplerConfig,
@@ -36,6 +37,7 @@ def resolve(config: Config) -> Config:
     _check_combination(config)
     _check_supervision(config)
     _check_data(config)
+    check_average(config.ema)
     _check_budget(config)
     _check_sampling(config)
     _check_trainer(config)
@@ -91,6 +93,10 @@ def _check_combination(config: Config) -> None:
         model.cond_width = model.width
     if model.dropout is None:
         model.dropout = objective.DROPOUT
+    if model.final_norm is None:
+        # The head of a masked network has no norm of its own before its first layer, and the state of
+        # pre_norm grows from loop to loop. Heads of images always start with a norm.
+        model.final_norm = objective.INPUTS == "tokens" and model.block == "pre_norm"
     if model.cond_width != model.width and not modulated:
         raise UserError(
             f"model.cond_width={model.cond_width}: only blocks {' and '.join(MODULATED_BLOCKS)} take a "
@@ -154,6 +160,20 @@ def _check_supervision(config: Config) -> None:
         raise UserError(
             f"supervision.mean={mean}: supervision.law=poisson requires a mean between "
             f"supervision.min_loops={low} and supervision.max_loops={high}"
+        )
+
+
+def check_average(ema: EmaConfig) -> None:
+    """Selects the first average if none is. Raises UserError if the selected one is not kept."""
+    lengths = ema.lengths
+    if not lengths or len(set(lengths)) < len(lengths):
+        raise UserError(f"ema.lengths={lengths}: give at least one length, each once, e.g. [0.05,0.1]")
+    if ema.length is None:
+        ema.length = lengths[0]
+    if ema.length not in lengths:
+        raise UserError(
+            f"ema.length={ema.length}: the run keeps no such average; choose one of ema.lengths, "
+            f"{', '.join(map(str, lengths))}"
         )
 
 

@@ -37,8 +37,11 @@ class ModelConfig:
     coda: int = key(0, "layers after the loop, run once per exit; counted in depth", low=0)
     loop_embedding: bool = key(False, "add a learned vector per loop to every token")
     inject_input: bool = key(False, "add a linear map of the loop's input at every later loop")
-    residual_scale: bool = key(False, "scale the residual branches of looped layers by 1/(N·√L)")
+    residual_scale: float | None = key(
+        None, "λ: scale the residual branches of looped layers by λ/(N·√L); null: no scale", above=0
+    )
     exclusive_attention: bool = key(False, "remove each token's own value from its attention output")
+    final_norm: bool | None = key(None, "set by resolve: a norm before the masked head", internal=True)
 
 
 @dataclass
@@ -256,14 +259,19 @@ class OptimConfig:
     lr: float = key(1e-4, "peak learning rate of AdamW", low=0)
     betas: list[float] = key(MISSING, "β₁ and β₂ of AdamW", low=0, below=1)
     weight_decay: float = key(MISSING, "weight decay of AdamW", low=0)
-    warmup_images: int = key(MISSING, "images over which the learning rate rises linearly", low=0)
+    warmup: float = key(MISSING, "share of the run over which the rate rises linearly", low=0, below=1)
     schedule: str = key("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
 
 
 @dataclass
 class EmaConfig:
-    decay: float = key(0.999, "decay per step of the average of the weights", low=0, below=1)
+    """Averages of the weights with EDM2's power function: their lengths are shares of the run."""
+
+    lengths: list[float] = key(
+        lambda: [0.05, 0.1], "lengths σ_rel of the averages that training keeps", above=0, high=0.28
+    )
+    length: float | None = key(None, "the average to sample and measure; null: the first of lengths")
 
 
 @dataclass

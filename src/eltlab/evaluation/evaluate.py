@@ -20,7 +20,6 @@ from eltlab.common.text import format_loops
 from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
 from eltlab.config.depth_distribution import DepthDistribution
-from eltlab.config.identity import identity
 from eltlab.config.schema import Config
 from eltlab.data.image_sources import same_data
 from eltlab.evaluation.heldout_loss import LOSSES, loss_columns
@@ -199,7 +198,7 @@ def run_facts(run: Run, model: AnytimeSampler, counters: dict[str, Any]) -> dict
     config = replace(model.config, trainer=replace(model.config.trainer, **trained))
     here = row_facts(config, model.device, model.precision)
     return here | {
-        "run": f"{config.name}/{identity(run.config)}",  # the same if its folder has moved
+        "run": run.id,
         "code": counters["code"],
         "device": counters["device"],
         "evaluated_code": here["code"],

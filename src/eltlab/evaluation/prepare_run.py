@@ -49,6 +49,7 @@ def prepare(config: Config) -> Prepared:
     data, requests = build_data(config), default_requests(config)
     splits = data.images(config) if requests and ranks.is_main_process() else None
     run = Run.of(config)
+    run.refuse_old_start()
     prepared = Prepared(run, config, device, precision, data, splits, requests, config.seed)
     _check_evaluation(prepared)
     return prepared

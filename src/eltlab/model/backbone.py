@@ -32,6 +32,9 @@ class TokenBackbone(nn.Module):
         self.norm = nn.LayerNorm(net.width)
         self.drop = nn.Dropout(net.dropout)
         self.stack = build_stack(net)
+        # The state of pre_norm is a sum that grows from loop to loop: a norm lets one head read every exit.
+        # post_norm ends in a norm (BERT has no other one here).
+        self.norm_before_head = nn.LayerNorm(net.width) if net.final_norm else nn.Identity()
         self.head = nn.Linear(net.width, net.width)
         self.head_norm = nn.LayerNorm(net.width)
         self.head_bias = nn.Parameter(torch.zeros(net.codes))
@@ -48,7 +51,7 @@ class TokenBackbone(nn.Module):
 
     def read(self, x_BTD: Tensor) -> Tensor:
         """The head: Dense → GELU → LN → Eᵀ + bias over the K codes; [MASK] cannot be emitted."""
-        h_BTD = self.head_norm(F.gelu(self.head(x_BTD[:, 1:])))
+        h_BTD = self.head_norm(F.gelu(self.head(self.norm_before_head(x_BTD[:, 1:]))))
         return F.linear(h_BTD, self.token.weight[: self.codes], self.head_bias)
 
 

@@ -128,9 +128,9 @@ class LoopedStack(nn.Module):
 def build_stack(net: Network) -> LoopedStack:
     """The N looped blocks of a network, and the anatomy around them."""
     block, scale, embedding = BLOCKS[net.block], 1.0, None
-    if net.residual_scale:
-        # arXiv 2606.18524. L is the trained count, whatever a pass runs; prelude and coda keep 1.
-        scale = 1 / (net.unique_layers * math.sqrt(net.loops))
+    if net.residual_scale is not None:
+        # λ/(N·√L), arXiv 2606.18524. L is the trained count, whatever a pass runs; prelude and coda keep 1.
+        scale = net.residual_scale / (net.unique_layers * math.sqrt(net.loops))
     if net.loop_embedding:
         embedding = nn.Parameter(torch.zeros(net.loops, net.width))
     return LoopedStack(

@@ -15,6 +15,7 @@ from eltlab.config.parsing import Parsed, compose_node, parse_overrides, to_conf
 from eltlab.config.rules import check_one_budget, resolve
 from eltlab.config.schema import Config, EncodeConfig
 from eltlab.data.fill_from_files import fill_from_files
+from eltlab.runs.old_runs import is_old, translate
 
 
 def compose(overrides: list[str]) -> Config:
@@ -88,6 +89,9 @@ def parse_config(text: str, path: Path) -> Config:
         loaded = OmegaConf.create(text)
         if not isinstance(loaded, DictConfig):
             raise UserError("not a mapping of keys to values")
+        plain: Any = OmegaConf.to_container(loaded)
+        if is_old(plain):
+            loaded = OmegaConf.create(translate(plain))
         return resolve_node(typed(loaded))
     except (YAMLError, UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not the configuration of a run: {first_line(error)}") from error

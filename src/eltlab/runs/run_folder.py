@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.config.identity import identity
 from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config
+from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.compose_config import load_config
-from eltlab.runs.row_files import ROWS
+from eltlab.runs.old_runs import is_old, refuse_resume
+from eltlab.runs.row_files import ROWS, read_rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,32 @@ class Run:
                 f"run={folder}: no config.yaml there; give the folder that fit printed after 'run:'"
             )
         return cls(folder, load_config(folder / "config.yaml"))
+
+    @property
+    def id(self) -> str:
+        """NAME/ID, by which rows name the run, also if its folder has moved."""
+        if not is_old(OmegaConf.load(self.folder / "config.yaml")):
+            return f"{self.config.name}/{identity(self.config)}"
+        # Its keys were translated, which changes their hash, but an old run keeps its id.
+        rows = read_rows(self.rows)
+        return str(rows[0]["run"]) if rows else f"{self.config.name}/{self.folder.name}"
+
+    def refuse_old_start(self) -> None:
+        """Raises UserError if an old version started this run and did not finish it: it cannot continue."""
+        for path in self.folder.parent.glob("*/config.yaml"):
+            if not is_old(OmegaConf.load(path)):
+                continue
+            old, new = Run.open(path.parent), self.config
+            same = replace(
+                old.config,
+                model=replace(old.config.model, final_norm=new.model.final_norm),
+                optim=replace(old.config.optim, warmup=new.optim.warmup),
+                ema=new.ema,
+            )
+            if identity(same) == self.folder.name and old.checkpoint.is_file():
+                checkpoint = read_checkpoint(old.checkpoint)
+                if checkpoint["eltlab"]["step"] < old.config.steps:
+                    refuse_resume(checkpoint, old.checkpoint)
 
     @property
     def checkpoint(self) -> Path:

@@ -95,7 +95,7 @@ def sample_rows(
     The other supervisions are not timed, because a pass costs the same whatever the model was trained with.
     """
     timed = [
-        (model, AnytimeSampler(model.module.ema, model.config, data.tokenizer), loops)
+        (model, AnytimeSampler(model.module.average, model.config, data.tokenizer), loops)
         for model in models
         if model.is_vanilla
         for loops in sorted({1, model.config.loops}, reverse=True)

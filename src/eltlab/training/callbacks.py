@@ -1,6 +1,7 @@
 """Lightning callbacks that show progress, and write metrics, checkpoints and sample grids."""
 
 import csv
+import sys
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from eltlab.config.keys import flatten
 from eltlab.config.schema import Config
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.generation.anytime_sampler import AnytimeSampler
+from eltlab.training.collapse import collapse_note
 from eltlab.training.looped_module import LoopedModule
 
 
@@ -39,7 +41,7 @@ class StepCallback(Callback):
 
 class MetricsWriter(StepCallback):
     """Updates the progress bar, and writes metrics every trainer.log_every steps: to metrics.csv,
-    TensorBoard and, with trainer.wandb, Weights & Biases."""
+    TensorBoard and, with trainer.wandb, Weights & Biases. At the end it says if the model collapsed."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.path = folder / "metrics.csv"
@@ -47,6 +49,7 @@ class MetricsWriter(StepCallback):
         exits, updates = [f"loss_exit_{n}" for n in loops], [f"update_{n}" for n in loops]
         self.columns = ["step", "images", "loss", *exits, "gap", "loss_distill", "weight", "student", "depth"]
         self.columns += [*updates, "grad_norm", "lr", "skipped", "images_per_second"]
+        self.updates: dict[int, float] = {}  # relative update of each loop, when last reported
         self.resources = ExitStack()  # closed when training ends, also by an error
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
@@ -73,6 +76,8 @@ class MetricsWriter(StepCallback):
             images = (module.step - step) * module.config.batch_size
             values["images_per_second"] = images / max(module.train_seconds - seconds, 1e-9)
             self.since = (module.step, module.train_seconds)
+            found = {n: values.get(f"update_{n}") for n in range(1, module.config.loops + 1)}
+            self.updates |= {n: update for n, update in found.items() if update is not None}
             note = f"loss {values['loss']:.3f}" if "loss" in values else ""
             if ranks.is_main_process():
                 self.write({"step": module.step, "images": module.images_seen}, values)
@@ -89,6 +94,9 @@ class MetricsWriter(StepCallback):
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.resources.close()
+        note = collapse_note(self.updates) if module.step == module.config.steps else None
+        if note is not None and ranks.is_main_process():
+            print(f"warning: {note}", file=sys.stderr)
 
     def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
         self.resources.close()
@@ -218,7 +226,7 @@ class SampleGrids(StepCallback):
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if module.step not in self.steps:
             return
-        model = AnytimeSampler(module.ema, self.config, self.tokenizer)
+        model = AnytimeSampler(module.average, self.config, self.tokenizer)
         labels = torch.arange(self.COLUMNS) % self.config.data.classes
         loops = self.config.evaluate_loops or []  # never empty in a resolved configuration
         rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from eltlab.common import seeds
-from eltlab.common.errors import Diverged
+from eltlab.common.errors import Diverged, UserError
 from eltlab.common.package_info import code_version
 from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
 from eltlab.common.torch_device import device_name, peak_memory_bytes
 from eltlab.config.schema import Config
 from eltlab.generation.objective import build_objective
 from eltlab.model.backbone import build_backbone
-from eltlab.training.ema import ema_copy, ema_decay, ema_update
+from eltlab.training.ema import ema_copy, ema_decay, ema_update, exponent
 from eltlab.training.running_means import Meter
 from eltlab.training.sharding import shard_networks, shard_optimizer_state
 from eltlab.training.supervision import build_supervision
@@ -50,7 +50,9 @@ class LoopedModule(LightningModule):
         self.config, self.batch_slice = config, batch_slice
         self.codebook, self.data_hash = codebook, data_hash
         self.backbone = build_backbone(config)
-        self.ema = ema_copy(self.backbone)
+        # One average for each of ema.lengths, in their order. runs/load_model.py reads them by this order.
+        self.ema = nn.ModuleList(ema_copy(self.backbone) for _ in config.ema.lengths)
+        self.exponents = [exponent(length) for length in config.ema.lengths]
         stack: Any = self.backbone.stack
         stack.recompute = config.trainer.recompute
         if config.trainer.compile:
@@ -65,6 +67,13 @@ class LoopedModule(LightningModule):
         self.train_seconds = 0.0
         self.clock = time.monotonic()
         self._optimizer_state: dict[str, Any] | None = None
+
+    @property
+    def average(self) -> nn.Module:
+        """The average of ema.length, which is validated and sampled during training."""
+        ema = self.config.ema
+        assert ema.length is not None  # resolve has set it
+        return self.ema[ema.lengths.index(ema.length)]
 
     def configure_model(self) -> None:
         """Shards the networks if Lightning's strategy has set a device mesh (FSDP2)."""
@@ -88,6 +97,8 @@ class LoopedModule(LightningModule):
         labels_B = self.drop_labels(labels_B, noise)
         inputs, target = self.objective.corrupt(x, noise)
         exits, track = self.supervision.exits(step), self.is_report_due(step)
+        if step == self.start:
+            check_spent(config, exits)
         done = self.backbone(*inputs, labels_B=labels_B, exits=exits, track=track)
         losses = self.supervision.losses(self.objective, done.exits, target, step)
         self.meter.add(losses.log)
@@ -139,7 +150,9 @@ class LoopedModule(LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         optimizer.step(closure=optimizer_closure)
-        ema_update(self.ema, self.backbone, ema_decay(self.config.ema.decay, self.step))
+        # Steps that were skipped (found_inf) count too: the host does not know which ones they are.
+        for average, gamma in zip(self.ema, self.exponents, strict=True):
+            ema_update(average, self.backbone, ema_decay(gamma, self.step))
         self.step += 1
 
     # --- reports and state ------------------------------------------------------------------------
@@ -203,12 +216,31 @@ class LoopedModule(LightningModule):
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up over optim.warmup_images, then constant or a cosine that ends at zero."""
-    optim = config.optim
-    images = (step + 1) * config.batch_size
-    if images < optim.warmup_images:
-        return optim.lr * images / optim.warmup_images
+    """Linear warm-up over the share optim.warmup of the run, then constant or a cosine that ends at zero.
+
+    A function of the share of the run alone, so runs of different lengths have the same schedule.
+    """
+    optim, share = config.optim, (step + 1) / config.steps
+    if share < optim.warmup:
+        return optim.lr * share / optim.warmup
     if optim.schedule == "constant":
         return optim.lr
-    progress = (images - optim.warmup_images) / max(config.images - optim.warmup_images, 1)
+    progress = (share - optim.warmup) / (1 - optim.warmup)
     return optim.lr * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def check_spent(config: Config, exits: tuple[int, ...]) -> None:
+    """Raises UserError if a step reads other exits than its supervision says in `spent`.
+
+    Training FLOPs, budgets and memory follow from `spent`, which an extension may forget to define.
+    """
+    spent = config.supervision.spent(config.loops)
+    loops, read = max(exits), len(set(exits))
+    if loops in spent.depths and read == spent.exits_read:
+        return
+    depths = " or ".join(map(str, sorted(spent.depths)))
+    raise UserError(
+        f"supervision={config.supervision.file or config.supervision.name}: a step runs {loops} loops and "
+        f"reads {read} exits, but its `spent` says {depths} loops and {spent.exits_read} exits read, which "
+        "its cost follows; return Spent({loops: share}, exits read) there (docs/extending.md)"
+    )

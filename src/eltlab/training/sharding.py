@@ -1,5 +1,6 @@
 """FSDP2 through Lightning: each rank holds a shard of weights, gradients, moments and average."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ class ShardedStrategy(ModelParallelStrategy):
         return gather_state(optimizer.state_dict())
 
 
-def shard_networks(backbone: nn.Module, average: nn.Module, mesh: DeviceMesh, bf16: bool) -> None:
-    """Shards both networks in place, each as one group.
+def shard_networks(backbone: nn.Module, averages: Iterable[nn.Module], mesh: DeviceMesh, bf16: bool) -> None:
+    """Shards the network and its averages in place, each as one group.
 
     A looped network reuses its weights in every loop, and as one group they are gathered once per step.
     bf16: weights are gathered and used in bf16; gradients are reduced in float32.
@@ -39,8 +40,9 @@ def shard_networks(backbone: nn.Module, average: nn.Module, mesh: DeviceMesh, bf
         # Inputs are not cast: the residual stream stays float32, and autocast picks each op's precision.
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     fully_shard(backbone, mesh=mesh, mp_policy=policy)
-    # ema_update changes the average between its passes, so each pass must end with shards again.
-    fully_shard(average, mesh=mesh, reshard_after_forward=True)
+    for average in averages:
+        # ema_update changes the average between its passes, so each pass must end with shards again.
+        fully_shard(average, mesh=mesh, reshard_after_forward=True)
 
 
 def gather_state(state: Any) -> Any:

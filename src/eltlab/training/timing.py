@@ -111,7 +111,7 @@ class TimedModel:
         inputs, _ = self.module.objective.corrupt(x, noise)
         clock = Clock(self.device)
         with autocast(self.device, self.precision):
-            self.module.ema(*inputs, labels_B=labels_B, exits=(self.config.loops,))
+            self.module.average(*inputs, labels_B=labels_B, exits=(self.config.loops,))
         clock.mark()
         return clock.seconds()[0]
 

@@ -17,6 +17,7 @@ from eltlab.config.schema import Config
 from eltlab.data.build import TrainingData
 from eltlab.evaluation.prepare_run import Prepared
 from eltlab.runs.checkpoints import check_architecture, read_checkpoint
+from eltlab.runs.old_runs import refuse_resume
 from eltlab.training.callbacks import CheckpointWriter, MetricsWriter, SampleGrids
 from eltlab.training.looped_module import LoopedModule
 from eltlab.training.sharding import ShardedStrategy
@@ -34,6 +35,7 @@ def train(prepared: Prepared, requests: Requests) -> None:
     batch_slice = slice_of_this_process(config.trainer.accumulate)
     module = LoopedModule(config, data.codebook, data.train.origin, batch_slice)
     if checkpoint is not None:
+        refuse_resume(checkpoint, path)
         check_architecture(module, checkpoint["state_dict"], path, checkpoint["eltlab"]["code"])
         module.resume(checkpoint)
         if module.step >= config.steps:

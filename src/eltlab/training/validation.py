@@ -53,7 +53,7 @@ class Validation(StepCallback):
 
     def measure(self, module: Any) -> list[dict[str, float]]:
         """One line per exit and level."""
-        model = AnytimeSampler(module.ema, self.config, None)
+        model = AnytimeSampler(module.average, self.config, None)
         lines: list[dict[str, float]] = []
         # Shuffled, because the images are sorted by class and each level must see all classes.
         order = torch.randperm(len(self.inputs), generator=generator("validation", "order"))

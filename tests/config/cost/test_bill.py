@@ -110,3 +110,51 @@ def test_the_bill_does_not_change_the_configuration():
     before = repr(config)
     bill(config, "cpu", "32-true"), twin(config), iso_params(config)
     assert repr(config) == before
+
+
+def schedule(capsys, *overrides: str) -> list[str]:
+    """The line about the schedule, and the warning if there is one."""
+    text = lines(capsys, *overrides)
+    return [line for line in text if line.startswith(("learning rate: ", "warning: "))]
+
+
+def test_warm_up_decay_steps_and_averages_are_shown(capsys):
+    assert cell(lines(capsys), "optimizer steps") == ["1,500", "1,500", "1.00", "1,500", "1.00"]
+    assert schedule(capsys) == [
+        "learning rate: warm-up 5.0% (75 steps, 9,600 images), then constant; EMA lengths 0.05 (75 steps) and "
+        "0.1 (150 steps)"
+    ]
+    [line] = schedule(capsys, "optim.schedule=cosine", "optim.warmup=0.2", "ema.lengths=[0.1]")
+    assert line == (
+        "learning rate: warm-up 20.0% (300 steps, 38,400 images), then cosine to 0; "
+        "EMA lengths 0.1 (150 steps)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reasons"),
+    [
+        (["budget.images=25600"], []),  # 200 steps, 10 of them warm-up
+        (["budget.images=25472"], ["fewer than 200", "optim.warmup=0.05 is 9.95 ", "has 0.05, 9.95 steps"]),
+        (["budget.images=25600", "optim.warmup=0.04"], ["optim.warmup=0.04 is 8 steps"]),
+        (["optim.warmup=0"], []),
+        (["budget.images=64000", "ema.lengths=[0.1,0.01]"], ["ema.lengths has 0.01, 5 steps"]),
+    ],
+)
+def test_a_run_that_is_too_short_for_what_it_asks_is_reported(capsys, overrides, reasons):
+    _, *warning = schedule(capsys, *overrides)
+    assert len(warning) == bool(reasons)
+    for line in warning:
+        assert all(reason in line for reason in reasons) and line.count(", ") >= len(reasons) - 1
+
+
+def test_a_width_that_leaves_mlp_and_heads_behind_is_reported(capsys):
+    def note(*overrides: str) -> list[str]:
+        return [line for line in lines(capsys, *overrides) if line.startswith("model.width=")]
+
+    mlp = "model.mlp_width=256 stays, 2 times the width instead of 4"
+    heads = "model.heads=4 stays, 32 wide each instead of 16"
+    assert note("model.width=128") == [f"model.width=128: {mlp}; {heads}"]
+    assert note("model.width=128", "model.mlp_width=512") == [f"model.width=128: {heads}"]
+    assert note("model.width=128", "model.mlp_width=512", "model.heads=8") == []
+    assert note() == note("model=elt_b") == note("experiment=demo", "loops=2") == []

@@ -82,7 +82,8 @@ def networks(draw):
         loop_embedding=draw(st.booleans()),
         inject_input=draw(st.booleans()),
         exclusive_attention=draw(st.booleans()),
-        residual_scale=draw(st.booleans()),
+        residual_scale=draw(st.sampled_from([None, 0.5])),
+        final_norm=masked and block == "pre_norm",
     )
     clip = (times * frame_patch, channels, grid * patch, grid * patch)
     return net, Patches(clip, patch, frame_patch)
@@ -198,7 +199,7 @@ def test_trunk_and_attention_macs_equal_the_published_form(case, loops):
         ["objective=diffusion", "model.block=post_norm"],
         ["model.prelude=1", "model.coda=2", "unique_layers=2", "loops=3"],
         ["objective=diffusion", "model.loop_embedding=true", "model.inject_input=true"],
-        ["objective=diffusion", "model.residual_scale=true", "model.exclusive_attention=true"],
+        ["objective=diffusion", "model.residual_scale=1", "model.exclusive_attention=true"],
     ],
     ids=" ".join,
 )

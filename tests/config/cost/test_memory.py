@@ -34,7 +34,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 KINDS = [("masked", block) for block in ("post_norm", "pre_norm")] + [
     ("diffusion", block) for block in ("post_norm", "pre_norm", "adaln", "film")
 ]
-SWITCHES = ("loop_embedding", "inject_input", "residual_scale", "exclusive_attention")
+SWITCHES = ("loop_embedding", "inject_input", "exclusive_attention")
 
 
 def overrides(objective, block, width, heads, mlp, layers, grid, patch, channels, frames=(1, 1), **keys):
@@ -63,19 +63,20 @@ LAYERS = st.tuples(
     st.sampled_from([0, 0, 1]),
     st.sampled_from([1, 2, 4]),
 )
-ANATOMY = {f"model__{key}": st.booleans() for key in SWITCHES}
+ANATOMY = {f"model__{key}": (False, True) for key in SWITCHES} | {"model__residual_scale": ("null", 0.5)}
 
 
 @st.composite
 def small(draw):
     """A very small network of any kind, for formulas that are exact."""
-    keys = {key: draw(values) for key, values in ANATOMY.items()}
+    keys = {key: draw(st.sampled_from(values)) for key, values in ANATOMY.items()}
+    lengths = draw(st.sampled_from([[0.1], [0.05, 0.1], [0.05, 0.1, 0.2]]))
     heads = draw(st.integers(1, 3))
     sizes = (4 * heads * draw(st.integers(1, 4)), heads, draw(st.integers(1, 40)))
     shape = (draw(st.integers(2, 4)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])))
     kind = draw(st.sampled_from(KINDS))
     frames = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    return tiny(*overrides(*kind, *sizes, draw(LAYERS), *shape, frames, **keys))
+    return tiny(*overrides(*kind, *sizes, draw(LAYERS), *shape, frames, **keys), f"ema.lengths={lengths}")
 
 
 def wide(seed):
@@ -92,7 +93,7 @@ def wide(seed):
         )
         grid, batch, kind = pick([2, 4, 8, 16]), pick([2, 4, 8, 16, 32, 64]), pick(KINDS)
         objective, block = kind
-        keys = {key: pick(flags) for key in ANATOMY}
+        keys = {key: pick(values) for key, values in ANATOMY.items()}
         shape = (grid, pick([1, 2, 4, 8]), pick([1, 3]))
         extra = {
             "supervision": pick(["final", "ilsd", "deep", "random_depth"]),
@@ -192,12 +193,12 @@ def test_static_bytes_are_those_of_a_step(examples):
 def check_static_bytes(config):
     model = timed_model(config, "32-true")
     model.step()
-    module, ema = model.module, model.module.ema
-    # The module has no buffers but those of its two networks.
-    buffers = [*module.backbone.buffers(), *ema.buffers()]
+    module, average = model.module, model.module.average
+    # The module has no buffers but those of its networks.
+    buffers = [*module.backbone.buffers(), *module.ema.buffers()]
     held = model.static_bytes() - nbytes(module.buffers()) + nbytes(buffers)
-    averaged = nbytes([*ema.parameters(), *ema.buffers()])
-    assert static_training_bytes(network(config)) == held
+    averaged = nbytes([*average.parameters(), *average.buffers()])
+    assert static_training_bytes(network(config), len(config.ema.lengths)) == held
     assert static_inference_bytes(network(config)) == averaged
     assert training_memory(config, "cpu", "32-true").static == held
     assert inference_memory(config, "cpu", "32-true").static == averaged

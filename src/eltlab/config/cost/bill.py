@@ -1,6 +1,6 @@
 """The bill of a configuration: its sizes, FLOPs and bytes, under the names that rows use; and as text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,11 @@ from eltlab.config.cost.twins import iso_params, twin
 from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.network_shape import Network, network
 from eltlab.config.sampling_schedules import LoopSchedule
-from eltlab.config.schema import Config
+from eltlab.config.schema import Config, ModelConfig
+
+# A run is short below 200 steps, twice the 1/(1 - β₂) = 100 that AdamW's second moment averages with β₂ = 0.99.
+# Below 10 steps a warm-up is a jump, and an average of the weights hardly averages.
+SHORT_RUN, SHORT_RAMP = 200, 10
 
 # What is printed: the name of a line, the key of the bill, and how its value is written.
 LINES = (
@@ -31,6 +35,7 @@ LINES = (
     ("FLOPs per sample", "flops_per_sample", format_si),
     ("training FLOPs per image", "train_flops_per_image", format_si),
     ("training images", "images", "{:,.9g}".format),
+    ("optimizer steps", "steps", "{:,}".format),
     ("training FLOPs", "train_flops_total", format_si),
     ("training memory", "memory_training_bytes", format_bytes),
     ("sampling memory", "memory_inference_bytes", format_bytes),
@@ -51,6 +56,7 @@ def bill(config: Config, device: str, precision: str) -> dict[str, Any]:
         **model_bill(config, device, precision),
         **sampling_bill(config, depths),
         "images": config.images,
+        "steps": config.steps,
         "train_flops_total": int_if_whole(flops.budget_flops(config)),
     }
 
@@ -132,7 +138,49 @@ def bill_lines(config: Config, machine: Machine) -> list[str]:
     batch += f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
     batch += f", sampling {config.sampler.batch} at a time"
     setting = f"memory and times: {batch}, {machine.precision} on {machine.kind}"
-    return [*format_table(rows), setting, *rate_lines(config, machine)]
+    return [*format_table(rows), *schedule_lines(config), setting, *rate_lines(config, machine)]
+
+
+def schedule_lines(config: Config) -> list[str]:
+    """Warm-up, decay of the learning rate and averages of the weights, in steps of this run, with a warning
+    if the run is too short for them."""
+    optim, lengths, steps = config.optim, config.ema.lengths, config.steps
+    warmup, shortest = optim.warmup * steps, min(lengths) * steps
+    then = "then constant" if optim.schedule == "constant" else f"then {optim.schedule} to 0"
+    averages = " and ".join(f"{length:g} ({length * steps:,.0f} steps)" for length in lengths)
+    images = f"{warmup:,.0f} steps, {warmup * config.batch_size:,.0f} images"
+    line = f"learning rate: warm-up {optim.warmup:.1%} ({images}), {then}; EMA lengths {averages}"
+    short = []
+    if steps < SHORT_RUN:
+        short.append(f"fewer than {SHORT_RUN} steps")
+    if 0 < warmup < SHORT_RAMP:
+        short.append(f"optim.warmup={optim.warmup:g} is {warmup:.3g} steps")
+    if shortest < SHORT_RAMP:
+        short.append(f"ema.lengths has {min(lengths):g}, {shortest:.3g} steps")
+    if not short:
+        return [line]
+    return [line, f"warning: a short run of {steps:,} steps: {', '.join(short)}; train longer"]
+
+
+def preset_note(model: ModelConfig, preset: ModelConfig, given: Collection[str]) -> list[str]:
+    """Says which sizes stayed those of the chosen model= while model.width was changed.
+
+    preset: the sizes in the file of model=; given: the keys that the user set.
+    """
+    kept = []
+    for key, what, now, before in (
+        (
+            "model.mlp_width",
+            "times the width",
+            model.mlp_width / model.width,
+            preset.mlp_width / preset.width,
+        ),
+        ("model.heads", "wide each", model.width / model.heads, preset.width / preset.heads),
+    ):
+        if key not in given and now != before:
+            value = getattr(model, key.partition(".")[2])
+            kept.append(f"{key}={value} stays, {now:g} {what} instead of {before:g}")
+    return [f"model.width={model.width}: " + "; ".join(kept)] if kept else []
 
 
 def note_lines(config: Config, machine: Machine, limit: float | None, requested_depth: int) -> list[str]:
@@ -151,7 +199,7 @@ def note_lines(config: Config, machine: Machine, limit: float | None, requested_
         sampling = inference_memory(config, machine.kind, machine.precision)
         notes.append(
             f"does not fit: training takes {format_bytes(training.total)}, {format_bytes(training.static)} "
-            f"of it for weights, gradients, optimizer and average, sampling {format_bytes(sampling.total)}; "
+            f"of it for weights, gradients, optimizer and averages, sampling {format_bytes(sampling.total)}; "
             f"{format_bytes(limit)} are available"
         )
         fitting = find_fit(config, machine, limit)

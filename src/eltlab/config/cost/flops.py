@@ -45,12 +45,12 @@ def params_embedding(net: Network) -> int:
 def params_head(net: Network) -> int:
     """Parameters of the shared head.
 
-    Masked: d² + d, a norm 2d, a bias K (the matrix is shared with the embedding). Diffusion: dP + P,
-    and 2d(c + 1) of modulation (adaln) or a norm 2d.
+    Masked: d² + d, a norm 2d (with pre_norm a second one before it), a bias K (the matrix is shared with
+    the embedding). Diffusion: dP + P, and 2d(c + 1) of modulation (adaln) or a norm 2d.
     """
     d, p = net.width, net.patch_values
     if net.masked:
-        return d * d + 3 * d + net.codes
+        return d * d + 3 * d + 2 * d * bool(net.final_norm) + net.codes
     return d * p + p + (2 * d * (net.cond_width + 1) if net.block == "adaln" else 2 * d)
 
 

@@ -4,7 +4,7 @@ For each moment that can be the worst, a table names the tensors that are alive 
 the peak is the largest sum. They are not measured, because a plan must not load torch, and the GPU that
 a run is planned for is rarely in the machine that plans it.
 
-Static bytes (weights, gradients, optimizer, average) are exact. Activations are a model, read off
+Static bytes (weights, gradients, optimizer, averages) are exact. Activations are a model, read off
 torch's ops, of what autograd keeps and of what else is alive. Tests require it to be within 15 % of the
 live tensors (training/live_memory.py). It ignores smaller terms, workspaces of kernels, the allocator's
 slack, the CUDA context, data set, tokenizer and metrics.
@@ -41,7 +41,8 @@ class Memory(NamedTuple):
 def training_memory(config: Config, device: str, precision: str) -> Memory:
     """Bytes of a training step on each device. device: cpu or cuda; precision: 32-true or bf16-mixed."""
     run = training_pass(config, device, precision)
-    return Memory(static_training_bytes(run.net), peak(training_moments(run)))
+    static = static_training_bytes(run.net, len(config.ema.lengths))
+    return Memory(static, peak(training_moments(run)))
 
 
 def inference_memory(config: Config, device: str, precision: str) -> Memory:
@@ -63,13 +64,15 @@ def peak(moments: Moments) -> int:
     return max(sum(terms.values()) for terms in moments.values())
 
 
-def static_training_bytes(net: Network) -> int:
-    """Backbone and average, gradients and AdamW's two moments, and 4 bytes per tensor: fused AdamW's step."""
+def static_training_bytes(net: Network, averages: int) -> int:
+    """Backbone, averages, gradients and AdamW's two moments, and 4 bytes per tensor: fused AdamW's step."""
     # A Linear or LayerNorm has two tensors. A layer has four Linears and two norms. adaln has a
     # modulation instead of the norms, film in addition to them.
     tensors = net.layers * {"adaln": 10, "film": 14}.get(net.block, 12)
-    tensors += (10 if net.masked else 11) + net.loop_embedding + 2 * net.inject_input
-    return 2 * static_inference_bytes(net) + F32 * (3 * params_total(net) + tensors)
+    tensors += (
+        (10 + 2 * bool(net.final_norm) if net.masked else 11) + net.loop_embedding + 2 * net.inject_input
+    )
+    return (1 + averages) * static_inference_bytes(net) + F32 * (3 * params_total(net) + tensors)
 
 
 def static_inference_bytes(net: Network) -> int:
@@ -144,7 +147,11 @@ def training_moments(run: Pass) -> Moments:
     backward["bf16 weights"] = 0 if run.recompute else copies
     # Noise is drawn for the whole batch; x, the terms of x and of the noise, and z for the slice.
     numbers = 0 if net.masked else net.tokens * net.patch_values * (run.batch + 4 * run.samples)
-    heads = {"heads": run.exits_read * image_rows * head_kept(run)}
+    heads = {
+        "heads": run.exits_read * image_rows * head_kept(run),
+        # The states of earlier exits are kept by the next loop.
+        "input of the final norm": state * bool(net.final_norm),
+    }
     prediction = {"gradients of a prediction": image_rows * 2 * F32 * net.outputs}
     layer = {"inside a layer": rows * layer_backward(run)}
     exits = {"gradients of the other exits": (run.exits_read - 1) * state}
