@@ -15,6 +15,7 @@ from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.image_grids import grid_suffixes, save_grid
+from eltlab.common.package_info import SOURCE, confirm_source, describe_code
 from eltlab.common.text import format_loops
 from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
@@ -23,7 +24,7 @@ from eltlab.config.identity import identity
 from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
-from eltlab.evaluation.missing_rows import missing, requested_columns
+from eltlab.evaluation.missing_rows import measured_rows, requested_columns
 from eltlab.evaluation.prepare_run import Prepared
 from eltlab.evaluation.protocol import evaluation_protocol, protocol_id
 from eltlab.evaluation.tokenizer_floor import measure_floor
@@ -42,6 +43,7 @@ def evaluate(prepared: Prepared) -> None:
     """Measures the schedules that the run has no row of. Each row is on disk before the next one starts.
     Every process samples its batches; the main process measures and writes. Raises UserError."""
     run, config, seed = prepared.run, prepared.config, prepared.seed
+    confirm_source()
     collectives.barrier()  # the main process may have just written the checkpoint
     model, counters = load_run(run.folder, config)
     labels = torch.arange(config.metrics.samples) % config.data.classes  # balanced
@@ -58,12 +60,13 @@ def evaluate(prepared: Prepared) -> None:
         "protocol_text": json.dumps(protocol, sort_keys=True),
         "sample_seed": seed,
     }
-    left = missing(run, config, prepared.schedules, seed, counters["images_seen"], row["protocol"])
+    before = measured_rows(run, config, seed, counters["images_seen"], row["protocol"])
     for schedule in prepared.schedules:
-        if schedule in left:
+        found = before.get(tuple(requested_columns(schedule, config).values()))
+        if found is None:
             measure_schedule(run, model, metrics, schedule, labels, row)
         else:
-            print(f"{describe(schedule, config)}: measured before", file=sys.stderr)
+            print(f"{describe(schedule, config)}: measured before{other_code(found)}", file=sys.stderr)
     collectives.broadcast(None)  # ends the other processes' loops
 
 
@@ -118,6 +121,12 @@ def describe(schedule: LoopSchedule, config: Config) -> str:
     return name if halting is None else f"at most {name}, halting {halting}"
 
 
+def other_code(row: dict[str, Any]) -> str:
+    """Says that a row was measured by other code than this; empty if it was not."""
+    source = row.get("evaluated_source")
+    return "" if source == SOURCE else f" by {describe_code(row['evaluated_code'], source)}, not this source"
+
+
 def run_facts(run: Run, model: "AnytimeSampler", counters: dict[str, Any]) -> dict[str, Any]:
     """The columns that describe the run: its configuration, cost, training and machine."""
     # The run is costed as it was trained, however many devices evaluate it.
@@ -128,8 +137,10 @@ def run_facts(run: Run, model: "AnytimeSampler", counters: dict[str, Any]) -> di
     return here | {
         "run": f"{config.name}/{identity(run.config)}",  # the same if its folder has moved
         "code": counters["code"],
+        "source": counters["source"],
         "device": counters["device"],
         "evaluated_code": here["code"],
+        "evaluated_source": here["source"],
         "evaluated_device": here["device"],
         "study": config.study,
         "trial": config.trial,

@@ -36,25 +36,32 @@ def missing(
     schedules: list[LoopSchedule],
     seed: int,
     images_seen: int,
-    protocol: str | None = None,
 ) -> list[LoopSchedule]:
-    """The schedules that the run has no row of, for this sampling seed after this many training images.
-
-    protocol: the id that a row must have. It is known only once the metrics are loaded; without it, a
-    row must have the sampler.* and metrics.* keys of config.
-    """
-    measured = {
-        (row["loop_schedule"], requested_loops(row))
-        for row in read_rows(run.rows)
-        if row["kind"] == "eval"
-        and (row.get("sample_seed"), row["images_seen"]) == (seed, images_seen)
-        and (row["protocol"] == protocol if protocol else _has_settings(row, config))
-    }
+    """The schedules that the run has no row of; the other arguments are those of `measured_rows`."""
+    measured = measured_rows(run, config, seed, images_seen)
     return [
         schedule
         for schedule in schedules
         if tuple(requested_columns(schedule, config).values()) not in measured
     ]
+
+
+def measured_rows(
+    run: Run, config: Config, seed: int, images_seen: int, protocol: str | None = None
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of a run for this sampling seed after this many training images, by the values of their
+    `requested_columns`.
+
+    protocol: the id that a row must have. It is known only once the metrics are loaded; without it, a
+    row must have the sampler.* and metrics.* keys of config.
+    """
+    return {
+        (row["loop_schedule"], requested_loops(row)): row
+        for row in read_rows(run.rows)
+        if row["kind"] == "eval"
+        and (row.get("sample_seed"), row["images_seen"]) == (seed, images_seen)
+        and (row["protocol"] == protocol if protocol else _has_settings(row, config))
+    }
 
 
 def _has_settings(row: dict[str, Any], config: Config) -> bool:
