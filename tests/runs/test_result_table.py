@@ -10,7 +10,7 @@ from eltlab.runs.row_files import append_rows
 
 # fmt: off
 DOCUMENTED = [
-    "kind", "run", "name", "created", "code", "device", "study", "trial", "seed", "data",
+    "kind", "run", "name", "created", "code", "source", "device", "study", "trial", "seed", "data",
     "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
     "loops", "loop_schedule", "steps", "nfe", "guidance", "images_seen", "params_total",
     "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
