@@ -1,6 +1,8 @@
 """Which rows may be compared: one protocol, one run per name and seed, one configuration per name."""
 
 import json
+import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 from eltlab.common.errors import UserError
@@ -28,6 +30,7 @@ def comparable(table: "DataFrame", protocol: str | None = None) -> "DataFrame":
         )
     one_protocol(rows)
     rows = latest(rows)
+    report_sources(rows)
     for (name, seed), runs in rows.groupby(["name", "seed"])["run"].unique().items():
         if len(runs) > 1:
             raise UserError(
@@ -61,6 +64,22 @@ def one_protocol(table: "DataFrame") -> str:
     differing = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     parts = ", ".join(f"{key} {first.get(key)} against {second.get(key)}" for key in differing)
     raise UserError(f"rows of protocols {names} cannot be compared: {parts}; choose one with protocol=ID")
+
+
+def report_sources(rows: "DataFrame") -> None:
+    """Prints which sources of eltlab trained and measured the rows, if there are several."""
+    both = rows.reindex(columns=["source", "evaluated_source"]).astype(object).fillna("unknown")
+    trained, measured = both["source"], both["evaluated_source"]
+    sources = trained.where(trained == measured, trained + " measured by " + measured)
+    if sources.nunique() > 1:
+        counts = ", ".join(f"{source} ({count} rows)" for source, count in sources.value_counts().items())
+        print_once(f"note: the rows are of different code (column source): {counts}")
+
+
+@cache
+def print_once(line: str) -> None:
+    """Prints a line to stderr, unless this command has printed it before: a report has many tables."""
+    print(line, file=sys.stderr)
 
 
 def latest(rows: "DataFrame") -> "DataFrame":

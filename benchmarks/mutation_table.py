@@ -852,7 +852,37 @@ FIXES = (
         'if counters["data"] != data_hash:',
         'if not counters["data"]:',
     ),
+    Mutation(
+        "resumed-under-edited-source",
+        "A run resumes under code other than that it was started with.",
+        "training/train.py",
+        '''if counters["source"] != SOURCE:
+        before''',
+        '''if counters["source"] is None:
+        before''',
+    ),
+    Mutation(
+        "rows-by-the-source-of-today",
+        "A row names the source that measured the run as the one that trained it.",
+        "evaluation/evaluate.py",
+        '"source": counters["source"],',
+        '"source": here["source"],',
+    ),
     # studies
+    Mutation(
+        "study-under-edited-source",
+        "A study continues under code other than that it was started with.",
+        "studies/trial_queue.py",
+        "if source != SOURCE:",
+        "if source is None:",
+    ),
+    Mutation(
+        "guidance-trains-again",
+        "Trials that differ in their guidance only train the same model twice.",
+        "studies/study.py",
+        'return key in MEASURING or key.startswith(("sampler.", "metrics."))',
+        "return False",
+    ),
     Mutation(
         "torn-line-stays",
         "The line that a killed process left in a journal is continued by the next append.",

@@ -17,7 +17,7 @@ from eltlab.runs.row_files import read_rows
 def test_fit_shows_the_bill_first_and_every_row_carries_it(tmp_path, capsys):
     fit.main([*TINY, "evaluate_loops=[2,4]", f"runs_dir={tmp_path}"])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("fit: digits-masked-elt_tiny-1x4-ilsd, seed 0")
+    assert lines[0].startswith("fit: digits-masked-elt_tiny-1x4-ilsd-width16-")
     assert lines[2].split() == ["layers", "x", "loops", *"1x4", *"4x1", *"1x1"]
     assert any(line.startswith("training FLOPs ") for line in lines)
     [file] = tmp_path.rglob("rows.jsonl")
@@ -61,7 +61,7 @@ def test_elt_b_with_twelve_loops_as_typed(images: int, small: list[str], tmp_pat
     command = [sys.executable, "-m", "eltlab.fit", "model=elt_b", "loops=12"]
     done = subprocess.run([*command, *small], cwd=tmp_path, capture_output=True, text=True, check=True)
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("run: runs/digits-masked-elt_b-1x12-ilsd/")
+    assert last.startswith(f"run: runs/digits-masked-elt_b-1x12-ilsd-images{images}-batch_size")
     run = tmp_path / last.removeprefix("run: ")
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["eltlab"]["images_seen"] == images

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.made_up_rows import TWO_PROTOCOLS, row, table
 
-from eltlab.analysis.comparable_rows import comparable, one_protocol
+from eltlab.analysis.comparable_rows import comparable, one_protocol, print_once
 from eltlab.analysis.points import points
 from eltlab.common.errors import UserError
 from eltlab.runs.result_table import load
@@ -48,3 +48,27 @@ def test_one_name_and_seed_is_one_run(tmp_path: Path) -> None:
 def test_a_table_without_evaluations_is_refused(tmp_path):
     with pytest.raises(UserError, match="no evaluations among 0 rows"):
         comparable(load(tmp_path))
+
+
+def test_rows_of_different_code_are_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    print_once.cache_clear()
+    new = {"source": "aaaa", "evaluated_source": "aaaa"}
+    rows = table([row("elt", loops, 5.0, **new) for loops in (1, 2, 3)])
+    comparable(rows)
+    assert capsys.readouterr().err == ""
+    others = [
+        row("old", 1, 5.0),
+        row("old", 2, 5.0),
+        row("late", 1, 5.0, **new | {"evaluated_source": "bbbb"}),
+    ]
+    mixed = table([*rows.to_dict("records"), *others])
+    assert len(comparable(mixed)) == len(comparable(mixed)) == 6
+    assert capsys.readouterr().err == (
+        "note: the rows are of different code (column source): aaaa (3 rows), unknown (2 rows), "
+        "aaaa measured by bbbb (1 rows)\n"
+    )
+
+
+def test_rows_that_are_all_older_than_the_column_are_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    comparable(table([row("old", 1, 5.0), row("older", 2, 5.0)]))
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 """The version that rows record, and the folders that come with the package."""
 
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -8,7 +9,16 @@ import pytest
 from support.paths import ROOT
 
 from eltlab.common import package_info
-from eltlab.common.package_info import __version__, code_version, package_folder
+from eltlab.common.errors import UserError
+from eltlab.common.package_info import (
+    NUMERIC,
+    SOURCE,
+    __version__,
+    code_version,
+    confirm_source,
+    package_folder,
+    source_hash,
+)
 
 ask = code_version.__wrapped__  # other tests need the cached version
 
@@ -60,3 +70,46 @@ def test_folders_are_inside_the_package_or_at_the_top_of_the_checkout(
     monkeypatch.setattr(package_info, "__file__", str(installed / "common" / "package_info.py"))
     assert package_folder("conf") == installed / "conf"
     assert package_folder("docs") == tmp_path / "a" / "docs"
+
+
+# --- the source -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package."""
+    ignored = shutil.ignore_patterns("__pycache__", "analysis")
+    return Path(shutil.copytree(Path(package_info.__file__).parents[1], tmp_path / "eltlab", ignore=ignored))
+
+
+def test_the_source_is_the_same_wherever_the_package_is(package: Path) -> None:
+    assert source_hash(package) == SOURCE and len(SOURCE) == 12
+
+
+@pytest.mark.parametrize("folder", NUMERIC)
+def test_an_edit_of_what_numbers_depend_on_changes_the_source(package: Path, folder: str) -> None:
+    path = max((package / folder).rglob("*.py"), key=lambda path: len(path.parts))  # in a subfolder, if any
+    path.write_bytes(path.read_bytes() + b"#")
+    assert source_hash(package) != SOURCE
+    path.write_bytes(path.read_bytes()[:-1])
+    assert source_hash(package) == SOURCE
+    path.rename(path.with_name("renamed.py"))
+    assert source_hash(package) != SOURCE
+
+
+def test_an_edit_of_verbs_and_studies_does_not_change_the_source(package: Path) -> None:
+    for name in ("fit.py", "cluster.py", "studies/study.py"):
+        (package / name).write_text("edited")
+    (package / "training" / "notes.txt").write_text("not code")
+    (package / "training" / ".#train.py").symlink_to("an editor's lock")
+    assert source_hash(package) == SOURCE
+
+
+def test_an_edit_while_the_package_is_imported_is_refused(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package_info, "__file__", str(package / "common" / "package_info.py"))
+    confirm_source.__wrapped__()
+    (package / "training" / "train.py").write_text("edited")
+    with pytest.raises(UserError, match="edited while it was being imported; start the command again"):
+        confirm_source.__wrapped__()

@@ -182,7 +182,7 @@ def test_mistakes_in_the_keys_of_a_flow_are_reported(overrides, message):
 def test_one_loop_makes_every_supervision_final():
     config = tiny("loops=1", "supervision=ilsd")
     assert config.supervision == FinalConfig(name="final")
-    assert config.name.endswith("-final")
+    assert "-4x1-final-" in str(config.name)
     final = tiny("loops=1", "supervision=final")
     assert config == final
 

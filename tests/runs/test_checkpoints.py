@@ -43,6 +43,7 @@ def checkpoint_mistakes(path: Path, kind: str) -> str:
         del checkpoint["eltlab"]["meter"]
         torch.save(checkpoint, path)
         return f"written by eltlab {version}, without meter; use the run with that version"
+    checkpoint["eltlab"]["step"] = 1  # fit does not read the weights of a finished run
     checkpoint["state_dict"] = {k: v[..., :1] for k, v in checkpoint["state_dict"].items()}
     torch.save(checkpoint, path)
     return f"a checkpoint of another architecture, written by eltlab {version}: "

@@ -64,7 +64,7 @@ def test_rows_contain_no_paths_of_the_machine_that_wrote_them() -> None:
             assert not any(isinstance(v, str) and v.startswith("/") for v in committed["cfg"].values())
 
 
-MACHINE = {"kind", "created", "code", "device", "name", "data", "cfg"}
+MACHINE = {"kind", "created", "code", "source", "device", "name", "data", "cfg"}
 COST = {
     *("unique_layers", "depth", "width", "tokens", "params_total", "params_blocks"),
     *("params_embedding", "params_head", "train_flops_per_image"),
@@ -72,7 +72,7 @@ COST = {
 }
 MODEL = MACHINE | COST | {"seed", "objective", "supervision", "model", "loops_train"}
 RUN = MODEL | {
-    *("run", "study", "trial", "evaluated_code", "evaluated_device", "images_seen"),
+    *("run", "study", "trial", "evaluated_code", "evaluated_source", "evaluated_device", "images_seen"),
     *("train_seconds", "images_per_second", "peak_memory_bytes"),
     *("samples", "protocol", "protocol_text", "split", "fd_classifier", "fd_classifier_inf", "fd_ideal"),
     *("kd_classifier", "kd_classifier_se", "memorised", "accuracy"),

@@ -107,6 +107,43 @@ def test_a_run_that_is_measured_differently_is_another_trial(tmp_path):
     assert [trial.config.sampler.steps for trial in grid_trials(study)] == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        ("sampler.guidance: [1, 2]\n  loops: [2, 4]", ["loops2", "loops4", "loops2", "loops4"]),
+        ("sampler.steps: [2, 4]\n  metrics.samples: [20, 40]", ["base"] * 4),
+        ("arm:\n    plain: {}\n    guided: {sampler.guidance: [2]}", ["base", "base"]),
+        ("arm:\n    plain: {loops: [2]}\n    guided: {sampler.guidance: [2]}", ["plain", "guided"]),
+    ],
+)
+def test_keys_that_only_measure_are_not_in_the_name_of_a_run(tmp_path: Path, space: str, names: list) -> None:
+    """Trials that differ in such keys only are one run, but each has its own arm."""
+    study = opened(tmp_path, f"space:\n  {space}\nseeds: [0]\n")
+    trials = grid_trials(study)
+    assert [str(trial.config.name).removeprefix("small/") for trial in trials] == names
+    assert len({study.arm(trial.params, trial.config) for trial in trials}) == len(names)
+    assert len({Run.of(trial.config).folder for trial in trials}) == len(set(names))
+
+
+@pytest.mark.integration
+def test_one_training_is_measured_at_each_value_of_a_key_that_only_measures(tmp_path: Path) -> None:
+    text = "space:\n  sampler.guidance: [1, 3]\nseeds: [0]\n"
+    run_sweep(tmp_path, text, "workers=2")
+    study = opened(tmp_path, text)
+    trials = queue_of(study).trials()
+    assert [trial.user_attrs["arm"] for trial in trials] == ["guidance1", "guidance3"]
+    [checkpoint] = study.folder.rglob("last.ckpt")
+    last = {
+        row["guidance"]: row["fd_classifier"]
+        for row in read_rows(checkpoint.parents[1] / "rows.jsonl")
+        if row["kind"] == "eval" and row["loops"] == row["loops_train"]
+    }
+    assert len(set(last.values())) == 2
+    assert [trial.values for trial in trials] == [[last[1.0]], [last[3.0]]]
+    logs = "".join(path.read_text() for path in sorted((study.folder / "logs").iterdir()))
+    assert logs.count("finished before, at ") == 1
+
+
 def test_a_pruner_needs_validations(tmp_path):
     with pytest.raises(UserError, match=r"trainer\.validations=0; remove one of the two"):
         opened(tmp_path, GRID + "pruner: median\n", overrides=["trainer.validations=0"])

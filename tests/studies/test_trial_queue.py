@@ -7,11 +7,16 @@ import pytest
 from optuna.trial import TrialState
 from support.small_studies import GRID, filled, opened, queue_of, written
 
+from eltlab.common import package_info
 from eltlab.common.errors import UserError
+from eltlab.common.package_info import SOURCE
+from eltlab.studies import trial_queue
+from eltlab.studies.run_study import fill_queue
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired
-from eltlab.studies.worker import Watcher
+from eltlab.studies.worker import Watcher, run_worker
 from eltlab.training.validation import LEVELS
 
 
@@ -239,6 +244,59 @@ def test_the_resolved_base_does_not_change(tmp_path, matched):
     budget = longer.budget and 2 * longer.budget
     with pytest.raises(UserError, match=f"budget in {matched} was .* and is .*; restore the file and"):
         queue_of(replace(longer, base=base, budget=budget))
+
+
+# --- the code -------------------------------------------------------------------------------------
+
+
+def edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of eltlab as another process would import it after an edit."""
+    monkeypatch.setattr(trial_queue, "SOURCE", "0123456789ab")
+    monkeypatch.setattr(package_info, "SOURCE", "0123456789ab")
+
+
+def test_a_study_does_not_continue_under_other_code(tmp_path, monkeypatch):
+    study = opened(tmp_path)
+    queue = filled(study)
+    queue.check_code()
+    edited(monkeypatch)
+    again = queue_of(study)
+    message = rf"small in .*: the study was started by eltlab .* \(source {SOURCE}\), and this is eltlab .* "
+    message += r"\(source 0123456789ab\); restore that version .* another runs_dir"
+    with pytest.raises(UserError, match=message):
+        fill_queue(study, SweepKeys(runs_dir=str(tmp_path / "runs")), 1)
+    with pytest.raises(UserError, match=message):
+        run_worker(study, SweepKeys(), 1)
+    assert again.left() == 5
+
+
+def test_a_finished_study_is_shown_under_other_code_and_does_not_grow(tmp_path, monkeypatch):
+    study = opened(tmp_path)
+    queue = filled(study)
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    edited(monkeypatch)
+    assert fill_queue(study, SweepKeys(), 1).left() == 0
+    larger = opened(tmp_path, changes={"seeds": [0, 1]})
+    with pytest.raises(UserError, match="restore that version to continue it"):
+        fill_queue(larger, SweepKeys(), 1)
+    assert queue.left() == 0
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_study_of_an_older_version_continues_if_no_trial_is_finished(tmp_path, finished):
+    """It stored no code."""
+    study = opened(tmp_path)
+    storage = open_storage(None, study.folder)
+    record = optuna.create_study(storage=storage.optuna, study_name=study.name)
+    for _ in range(finished):
+        record.tell(record.ask(), 1.0)
+    queue = queue_of(study)
+    if finished:
+        with pytest.raises(UserError, match=r"started by eltlab of an older version \(source unknown\)"):
+            queue.check_code()
+    else:
+        queue.check_code()
 
 
 @pytest.mark.integration

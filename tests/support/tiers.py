@@ -25,9 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from eltlab.common.package_info import code_version
+    from eltlab.common.package_info import confirm_source
 
-    code_version()  # starts git and caches the answer: no test is blamed for that process
+    # Starts git and caches the answer: no test is blamed for that process, nor for edits during the tests.
+    confirm_source()
     sys.addaudithook(lambda event, _: started.append(event) if event in STARTS else None)
 
 

@@ -9,6 +9,7 @@ from support.tiny_run import TINY, find_run, tiny
 from eltlab import fit
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
+from eltlab.common.package_info import SOURCE
 from eltlab.common.signals import Requests
 from eltlab.evaluation.prepare_run import prepare
 from eltlab.runs.checkpoints import read_checkpoint
@@ -59,12 +60,23 @@ def test_the_checkpoint_is_written_after_all_other_files(tmp_path: Path) -> None
 
 
 def test_a_run_does_not_resume_in_another_precision_or_with_other_images() -> None:
-    counters, config = {"precision": "32-true", "data": "abc"}, tiny()
+    counters, config = {"precision": "32-true", "data": "abc", "source": SOURCE}, tiny()
     check_resumable(counters, "32-true", "abc", config)
     with pytest.raises(UserError, match=r"started in 32-true; continue with trainer.precision=32-true"):
         check_resumable(counters, "bf16-mixed", "abc", config)
     with pytest.raises(UserError, match="started with different images"):
         check_resumable(counters, "32-true", "other", config)
+
+
+@pytest.mark.parametrize(("source", "named"), [("0123456789ab", "0123456789ab"), (None, "unknown")])
+def test_a_run_does_not_resume_under_another_source(source: str | None, named: str) -> None:
+    """A checkpoint of a version that stored no source is of another one."""
+    counters = {"precision": "32-true", "data": "abc", "source": source, "code": "0.0.9-abc"}
+    message = (
+        rf"started by eltlab 0.0.9-abc \(source {named}\), and this is eltlab .* \(source {SOURCE}\); restore"
+    )
+    with pytest.raises(UserError, match=message):
+        check_resumable(counters, "32-true", "abc", tiny())
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(

@@ -110,8 +110,9 @@ def stable_dict(config: Any) -> dict[str, Any]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Dotted keys to plain values, in order."""
-    return {k: v for section, value in asdict(config).items() for k, v in leaves(section, value)}
+    """Dotted keys to plain values, in order. config: a dataclass, or its mapping."""
+    plain = config if isinstance(config, dict) else asdict(config)
+    return {k: v for section, value in plain.items() for k, v in leaves(section, value)}
 
 
 def leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:

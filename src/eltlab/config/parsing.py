@@ -39,6 +39,13 @@ def compose_node(
 ) -> DictConfig:
     """The configuration of a root in conf/ under overrides: its types are checked, its rules are not."""
     groups = groups_of(root)
+    return set_keys(choose_options(parsed, groups, root, schema), parsed, groups)
+
+
+def choose_options(
+    parsed: Parsed, groups: Sequence[str], root: str = "config", schema: Config | EncodeConfig | None = None
+) -> DictConfig:
+    """The configuration of the options that overrides choose, before their other keys are set."""
     extensions = {key: value for key, value in parsed if is_extension(key, value)}
     choices = []
     for key, value in parsed:
@@ -63,7 +70,11 @@ def compose_node(
     for group, file in extensions.items():
         path = Path(file).expanduser().resolve()
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
-    node = typed(composed, schema)
+    return typed(composed, schema)
+
+
+def set_keys(node: DictConfig, parsed: Parsed, groups: Sequence[str]) -> DictConfig:
+    """Sets the keys of overrides that choose no option of a group, in place; returns the node."""
     if any(key in BUDGET_KEYS and value is not None for key, value in parsed):
         for key in BUDGET_KEYS:  # a requested budget replaces the one of the files
             set_key(node, key, None)

@@ -350,7 +350,7 @@ class Config:
     unique_layers: int | None = key(None, "unique layers N; null: model.depth / loops", low=1)
     batch_size: int = key(128, "images per step, over all devices and micro-batches", low=1)
     seed: int = key(0, "seed of weights, data order, noise and sampling", low=0)
-    name: str | None = key(None, "folder in runs_dir; null: data-objective-model-NxL-supervision")
+    name: str | None = key(None, "folder in runs_dir; null: data-objective-model-NxL-supervision-…")
     runs_dir: str = key("runs", "folder of all runs")
     evaluate: bool = key(True, "measure the run when training ends")
     evaluate_loops: list[int] | None = key(

@@ -16,6 +16,7 @@ from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.image_grids import grid_suffixes, save_grid
+from eltlab.common.package_info import SOURCE, confirm_source, describe_code
 from eltlab.common.text import format_loops
 from eltlab.config.cost.bill import int_if_whole, sampling_bill
 from eltlab.config.cost.flops import train_flops
@@ -48,6 +49,7 @@ def evaluate(prepared: Prepared) -> None:
     """Measures the requests that the run has no row of. Each row is on disk before the next one starts.
     Every process samples its batches; the main process measures and writes. Raises UserError."""
     run, config, seed = prepared.run, prepared.config, prepared.seed
+    confirm_source()
     collectives.barrier()  # the main process may have just written the checkpoint
     averages = Averages(run)
     labels = torch.arange(config.metrics.samples) % config.data.classes  # balanced
@@ -72,7 +74,7 @@ def evaluate(prepared: Prepared) -> None:
         if found is None:
             left.append(request)
         else:
-            print(f"{describe(request, run.config)}: measured before", file=sys.stderr)
+            print(f"{describe(request, run.config)}: measured before{other_code(found)}", file=sys.stderr)
     for length, requests in groupby(left, ema_length):
         group = list(requests)
         losses = find_losses(prepared, averages, length, group)
@@ -190,6 +192,12 @@ def describe(request: Request, own: Config) -> str:
     return ", ".join([name, *(f"{column.replace('_', ' ')} {value}" for column, value in changed)])
 
 
+def other_code(row: dict[str, Any]) -> str:
+    """Says that a row was measured by other code than this; empty if it was not."""
+    source = row.get("evaluated_source")
+    return "" if source == SOURCE else f" by {describe_code(row['evaluated_code'], source)}, not this source"
+
+
 def run_facts(run: Run, model: AnytimeSampler, counters: dict[str, Any]) -> dict[str, Any]:
     """The columns that describe the run: its configuration, cost, training and machine."""
     # The run is costed as it was trained, however many devices evaluate it.
@@ -200,8 +208,10 @@ def run_facts(run: Run, model: AnytimeSampler, counters: dict[str, Any]) -> dict
     return here | {
         "run": run.id,
         "code": counters["code"],
+        "source": counters["source"],
         "device": counters["device"],
         "evaluated_code": here["code"],
+        "evaluated_source": here["source"],
         "evaluated_device": here["device"],
         "study": config.study,
         "trial": config.trial,

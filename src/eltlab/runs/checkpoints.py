@@ -9,7 +9,7 @@ from eltlab.common.errors import UserError
 # The keys of a checkpoint's entry "eltlab", which training/looped_module.py writes.
 COUNTERS = {
     *("step", "images_seen", "train_seconds", "skipped", "skipped_in_row", "longest_bad", "meter"),
-    *("codebook", "data", "precision", "device", "code", "peak_memory_bytes"),
+    *("codebook", "data", "precision", "device", "code", "source", "peak_memory_bytes"),
 }
 
 
@@ -28,6 +28,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {problem}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "eltlab"} <= checkpoint.keys():
         raise UserError(f"{path}: not an eltlab checkpoint; use one that eltlab wrote")
+    # Checkpoints of older versions lack it: they are evaluated, and not resumed (training/train.py).
+    checkpoint["eltlab"].setdefault("source", None)
     absent = COUNTERS - checkpoint["eltlab"].keys()
     if absent:
         version = checkpoint["eltlab"].get("code", "of an unknown version")

@@ -1,5 +1,6 @@
 """Makes checked configurations from overrides or a stored config.yaml, and the data on disk."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,19 @@ from eltlab.common.errors import UserError, first_line
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
 from eltlab.config.encode_rules import check_effect, check_tokenizer, resolve_encode
-from eltlab.config.parsing import Parsed, compose_node, parse_overrides, to_config, typed
+from eltlab.config.keys import flatten
+from eltlab.config.parsing import (
+    Parsed,
+    choose_options,
+    compose_node,
+    groups_of,
+    parse_overrides,
+    set_keys,
+    to_config,
+    typed,
+)
 from eltlab.config.rules import check_one_budget, resolve
+from eltlab.config.run_name import run_name
 from eltlab.config.schema import Config, EncodeConfig
 from eltlab.data.fill_from_files import fill_from_files
 from eltlab.runs.old_runs import is_old, translate
@@ -26,19 +38,31 @@ def compose(overrides: list[str]) -> Config:
 
 def compose_parsed(parsed: Parsed) -> Config:
     """`compose` for parsed keys and values."""
-    node = compose_node(parsed)
+    groups = groups_of("config")
+    node = choose_options(parsed, groups)
+    defaults = OmegaConf.to_container(node)
+    set_keys(node, parsed, groups)
     if node.budget.match is not None:
         check_one_budget(node.budget)
         match = OmegaConf.to_container(node.budget).get("match")  # type: ignore[union-attr]
         node.budget.match, node.budget.train_flops = None, matched_flops(match, parsed)
-    return resolve_node(node)
+    requested = read_node(node)
+    config = resolve(copy.deepcopy(requested))
+    if requested.name is None:
+        config.name = run_name(config, requested, dict(parsed), flatten(defaults))
+    return config
 
 
 def resolve_node(node: DictConfig) -> Config:
     """The checked configuration of a node, with the sizes and classes of its data. Raises UserError."""
+    return resolve(read_node(node))
+
+
+def read_node(node: DictConfig) -> Any:
+    """The configuration of a node with what the files of its data decide, before `resolve`."""
     config = to_config(node)
     fill_from_files(config.data)
-    return resolve(config)
+    return config
 
 
 def compose_encode(overrides: list[str]) -> EncodeConfig:
@@ -59,7 +83,8 @@ def matched_flops(match: Any, parsed: Parsed) -> float:
     match: the folder of a run; or "twin", the unique-layer twin; or keys in which that run differs from
     this one. The last two have the budget that they would have without the match.
     """
-    rest = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None)]
+    # The run that is costed needs no name, so none is worked out.
+    rest = [*((k, v) for k, v in parsed if k != "budget.match"), ("budget.match", None), ("name", "match")]
     if isinstance(match, dict) and match:
         return budget_flops(compose_parsed([*rest, *((str(key), match[key]) for key in match)]))
     if match == "twin":

@@ -31,13 +31,15 @@ def write_export(
     counters: dict[str, Any],
 ) -> None:
     """Writes the averaged weights under the backbone's names, the tokenizer, and (as metadata) the
-    configuration, the length of the average, the images seen and the version that trained the run."""
+    configuration, the length of the average, the images seen, and the version and source that trained the
+    run."""
     metadata = {
         "format": "pt",
         "eltlab.config": to_yaml(config),
         "eltlab.ema_length": str(config.ema.length),
         "eltlab.images_seen": str(counters["images_seen"]),
         "eltlab.code": counters["code"],
+        "eltlab.source": counters["source"] or "unknown",
     }
     if isinstance(tokenizer, PatchCodebook):
         weights = weights | {CODEBOOK: tokenizer.codes}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # fmt: off
 COLUMNS = (
-    "kind", "run", "name", "created", "code", "device", "study", "trial", "seed", "data",
+    "kind", "run", "name", "created", "code", "source", "device", "study", "trial", "seed", "data",
     "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
     "loops", "loop_schedule", "steps", "nfe", "guidance", "guidance_schedule", "temperature",
     "temperature_range", "confidence_noise", "ema_length", "images_seen", "params_total",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
-from eltlab.common.package_info import code_version
+from eltlab.common.package_info import SOURCE, code_version
 from eltlab.config.cost.bill import model_bill
 from eltlab.config.identity import MEASURING
 from eltlab.config.keys import flatten
@@ -55,7 +55,12 @@ def machine_facts(device: "torch.device", timespec: str = "seconds") -> dict[str
     # Imported here because it loads torch, which readers of rows do not need.
     from eltlab.common.torch_device import device_name
 
-    return {"created": timestamp(timespec), "code": code_version(), "device": device_name(device)}
+    return {
+        "created": timestamp(timespec),
+        "code": code_version(),
+        "source": SOURCE,
+        "device": device_name(device),
+    }
 
 
 def timestamp(timespec: str = "seconds") -> str:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from eltlab.common.errors import UserError
 from eltlab.common.files import file_lock, write_atomic
+from eltlab.common.package_info import describe_code
 from eltlab.config.identity import identity
 from eltlab.config.keys import to_yaml
 from eltlab.config.schema import Config
@@ -73,7 +74,8 @@ class Run:
         return self.folder / ROWS
 
     def write_config(self) -> None:
-        write_atomic(self.folder / "config.yaml", to_yaml(self.config))
+        # A comment: the code is no key of the configuration, which is the same under any code.
+        write_atomic(self.folder / "config.yaml", f"# {describe_code()}\n{to_yaml(self.config)}")
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:

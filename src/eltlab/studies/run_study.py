@@ -27,6 +27,8 @@ def fill_queue(study: Study, keys: SweepKeys, workers: int) -> TrialQueue:
         queue.fill(planned)
     if keys.retry:
         queue.retry()
+    if queue.left():
+        queue.check_code()
     return queue
 
 

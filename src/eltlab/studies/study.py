@@ -1,7 +1,7 @@
 """A study: the configurations of its trials, and the values that judge them."""
 
 import random
-import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,26 @@ from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
 from eltlab.config.devices import check_one_device
-from eltlab.config.identity import place_keys
+from eltlab.config.identity import MEASURING, place_keys
 from eltlab.config.keys import flatten
 from eltlab.config.parsing import compose_node, parse_overrides
+from eltlab.config.run_name import clean
 from eltlab.config.schema import Config
+from eltlab.evaluation.missing_rows import measured_rows, requested_columns
 from eltlab.runs.compose_config import compose_parsed
-from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
-from eltlab.studies.space import LABEL, Dice, Params, draw, fixed_keys, grid, holds, keys_in, keys_of
+from eltlab.studies.space import (
+    LABEL,
+    Dice,
+    Params,
+    draw,
+    fixed_keys,
+    grid,
+    holds,
+    keys_in,
+    keys_of,
+    spaces_in,
+)
 from eltlab.studies.study_file import SET_BY_STUDY, StudyFile, read_study, split_metric, study_path
 
 # The measured columns of rows, by metrics.extractor. The first one is a study's default objective.
@@ -75,24 +87,29 @@ class Study:
         if self.budget is not None:  # replaces the budget in base, from which it was computed
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
             parsed.append(("budget.train_flops", self.budget))
-        config = compose_parsed([*parsed, ("seed", seed), ("runs_dir", self.runs_dir)])
+        config = compose_parsed([*parsed, ("seed", seed), ("runs_dir", self.runs_dir), ("name", "trial")])
         check_one_device(config, "a trial of a study runs on one device")
-        name = f"{self.name}/{self.arm(params, config)}"
+        # Without what only measures: trials that differ in such keys are one run, which is trained once.
+        trained = {key for key in params if not only_measures(self.file.space, key)}
+        name = f"{self.name}/{self.arm(params, config, trained)}"
         check_measured(self.file, config, name)
         return replace(config, name=name, study=self.name, trial=trial)
 
-    def arm(self, params: Params, config: Config) -> str:
-        """A folder's name from the resolved parameters: loops4-ilsd. A string appears without its key."""
+    def arm(self, params: Params, config: Config, keys: Collection[str] | None = None) -> str:
+        """A name from the resolved parameters: loops4-ilsd. A string appears without its key.
+
+        keys: those to name, if not all.
+        """
         resolved = flatten(config)
         parts = []
         fixed = fixed_keys(self.file.space, params)
         for key, requested in params.items():
-            if key in fixed:
+            if key in fixed or (keys is not None and key not in keys):
                 continue
             value = resolved.get(key, resolved.get(f"{key}.name", requested))
             number = f"{value:.4g}" if isinstance(value, float) else str(value)
             text = value if isinstance(value, str) else f"{key.split('.')[-1]}{number}"
-            parts.append(re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_."))
+            parts.append(clean(text))
         return "-".join(parts) or "base"
 
     def values(self, configs: list[Config]) -> list[float]:
@@ -101,6 +118,16 @@ class Study:
             sum(final_value(config, objective) for config in configs) / len(configs)
             for objective in self.file.objectives
         ]
+
+
+def only_measures(space: Mapping[str, Any], key: str) -> bool:
+    """Whether a key of a space says how a run is measured, and changes nothing in its training."""
+    if key == LABEL:  # of branches that set only such keys
+        branches = [spaces[LABEL] for spaces in spaces_in(space) if LABEL in spaces]
+        return all(
+            only_measures(space, inner) for branch in branches for inner in keys_of({LABEL: branch})[1:]
+        )
+    return key in MEASURING or key.startswith(("sampler.", "metrics."))
 
 
 def check_measured(file: StudyFile, config: Config, name: str) -> None:
@@ -126,14 +153,16 @@ def check_measured(file: StudyFile, config: Config, name: str) -> None:
 
 
 def final_value(config: Config, objective: str) -> float:
-    """An objective in the last row of a run at its constant loop count. Raises UserError."""
+    """An objective in the row of a run that its configuration measures, at the end of its training and at a
+    constant loop count. Raises UserError."""
     metric, loops = split_metric(objective)
-    columns, wanted = ("kind", "loops", "loop_schedule"), ("eval", loops or config.loops, "constant")
-    rows = [row for row in read_rows(Run.of(config).rows) if tuple(map(row.get, columns)) == wanted]
-    values = [row.get(metric) for row in rows]
-    if not values or not isinstance(values[-1], int | float):
+    # The run may have been measured under other sampler.* keys too: by another trial, or by evaluate.
+    rows = measured_rows(Run.of(config), config, config.seed, config.images)
+    row = rows.get(tuple(requested_columns(loops or config.loops, config).values()), {})
+    value = row.get(metric)
+    if not isinstance(value, int | float):
         raise UserError(f"objectives.{objective}: no such number in the rows of {config.name}")
-    return values[-1]
+    return value
 
 
 def grid_trials(study: Study) -> list[PlannedTrial]:

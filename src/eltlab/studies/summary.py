@@ -34,6 +34,7 @@ def summarise(queue: TrialQueue) -> list[str]:
 
 def arm_tables(rows: "DataFrame", study: str, metric: str) -> list[str]:
     """The arms, from the latest row of each run: one table per protocol, that of the trials first."""
+    comparable_rows.report_sources(rows)
     lines = []
     protocols = rows["protocol"].unique()
     for protocol in protocols:

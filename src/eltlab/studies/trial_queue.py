@@ -20,6 +20,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.common.errors import UserError
+from eltlab.common.package_info import SOURCE, code_version, describe_code
 from eltlab.studies.samplers import draw_params, make_pruner, make_sampler, name_parameters, suggest_enqueued
 from eltlab.studies.space import Params
 from eltlab.studies.storage import Storage, open_storage
@@ -73,6 +74,22 @@ class TrialQueue:
             )
             check_meaning(self.optuna, study, storage)
             check_folder(self.optuna, study, storage)
+            store_code(self.optuna)
+
+    def check_code(self) -> None:
+        """Raises UserError if the trials that are left would run under other code than the first ones.
+
+        A finished study may be looked at under any code.
+        """
+        with self.storage.refusals():
+            code, source = self.optuna.user_attrs.get("code", ("of an older version", None))
+        if source != SOURCE:
+            other = "database" if "://" in self.storage.where else "runs_dir"
+            raise UserError(
+                f"{self.study.name} in {self.storage.where}: the study was started by "
+                f"{describe_code(code, source)}, and this is {describe_code()}; restore that version "
+                f"to continue it, or start another study with another {other}"
+            )
 
     def trials(self) -> list[FrozenTrial]:
         with self.storage.refusals():
@@ -102,9 +119,11 @@ class TrialQueue:
                     what += ", and the space or the seeds no longer contain it"
                     raise contradiction(self.study, self.storage, what)
                 stored |= names
-            for each in planned:
-                if not identities(each.params, [each.seed], each.key) & stored:
-                    self._enqueue(each)
+            new = [t for t in planned if not identities(t.params, [t.seed], t.key) & stored]
+            if new:  # refused before the study grows
+                self.check_code()
+            for each in new:
+                self._enqueue(each)
 
     def _enqueue(self, planned: PlannedTrial) -> None:
         named = name_parameters(self.optuna, self.study.file.space, planned.params)
@@ -120,7 +139,10 @@ class TrialQueue:
     def retry(self) -> None:
         """Enqueues every trial that failed and was not retried yet."""
         with self.storage.exclusive():
-            for trial in failed(self.trials()):
+            again = failed(self.trials())
+            if again:
+                self.check_code()
+            for trial in again:
                 # A grid's parameters are known; a sampler's are drawn again, with the same result.
                 keys = GRID_ATTRIBUTES if self.study.file.sampler == "grid" else ()
                 kept = {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
@@ -282,6 +304,14 @@ def check_folder(record: optuna.Study, study: Study, storage: Storage) -> None:
             f"{storage.where} are complete; it was started with its runs in {known}: give the "
             "runs_dir that has them, or start another study with another database"
         )
+
+
+def store_code(record: optuna.Study) -> None:
+    """Stores the code that runs the trials, unless a trial has finished under code that is not stored."""
+    if "code" not in record.user_attrs and not record.get_trials(
+        deepcopy=False, states=[TrialState.COMPLETE]
+    ):
+        record.set_user_attr("code", [code_version(), SOURCE])
 
 
 def contradiction(study: Study, storage: Storage, what: str) -> UserError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from optuna.study import StudyDirection
 
 from eltlab.common.errors import UserError
+from eltlab.common.package_info import confirm_source
 from eltlab.common.processes import Fork, cores, die_with_parent, terminate
 from eltlab.common.signals import ALL_STOPS, Requests, Stopped, listening
 from eltlab.config.schema import Config
@@ -54,7 +55,10 @@ def run_worker(study: Study, keys: SweepKeys, workers: int) -> None:
     threads = study.file.threads or max(1, cores() // workers)
     # The storage was open when this worker was started, so a refusal may be temporary.
     queue = retry_refused(lambda: open_queue(study, keys, workers), keys.lease)
+    if retry_refused(queue.left, keys.lease):
+        retry_refused(queue.check_code, keys.lease)
     preload()
+    confirm_source()
     # Deferred: Stopped could interrupt a write to the storage, or the release of a trial.
     with listening(ALL_STOPS, deferred=True) as requests:
         Worker(queue, threads, requests).run()

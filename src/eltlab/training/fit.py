@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from eltlab.common import collectives, ranks
+from eltlab.common.package_info import confirm_source
 from eltlab.common.signals import listening
 from eltlab.config.schema import Config
 from eltlab.evaluation.prepare_run import prepare
@@ -20,6 +21,7 @@ def fit(config: Config, wait: bool = False) -> None:
         from eltlab.evaluation.evaluate import evaluate
         from eltlab.training.train import train
 
+        confirm_source()
         with hold(prepared.run, wait):
             train(prepared, requests)
             if prepared.requests:

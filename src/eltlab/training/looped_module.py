@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from eltlab.common import seeds
 from eltlab.common.errors import Diverged, UserError
-from eltlab.common.package_info import code_version
+from eltlab.common.package_info import SOURCE, code_version
 from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
 from eltlab.common.torch_device import device_name, peak_memory_bytes
 from eltlab.config.schema import Config
@@ -193,6 +193,7 @@ class LoopedModule(LightningModule):
             "precision": self.trainer.precision,
             "device": device_name(self.device),
             "code": code_version(),
+            "source": SOURCE,
         }
 
     def resume(self, checkpoint: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from eltlab.common import ranks
 from eltlab.common.errors import UserError
+from eltlab.common.package_info import SOURCE, describe_code
 from eltlab.common.seeds import slice_of_this_process
 from eltlab.common.signals import Requests
 from eltlab.config.schema import Config
@@ -30,18 +31,22 @@ def train(prepared: Prepared, requests: Requests) -> None:
     assert data is not None
     path = prepared.run.checkpoint
     checkpoint = read_checkpoint(path) if path.is_file() else None
-    if checkpoint is not None:  # a run decodes with the codes that it was trained on
-        data = data.with_codebook(checkpoint["eltlab"]["codebook"])
+    if checkpoint is not None:
+        counters = checkpoint["eltlab"]
+        if counters["step"] >= config.steps:
+            print(
+                f"finished before, at {counters['images_seen']:,} images{other_code(counters)}",
+                file=sys.stderr,
+            )
+            return
+        check_resumable(counters, prepared.precision, data.train.origin, config)
+        data = data.with_codebook(counters["codebook"])  # a run decodes with the codes it was trained on
     batch_slice = slice_of_this_process(config.trainer.accumulate)
     module = LoopedModule(config, data.codebook, data.train.origin, batch_slice)
     if checkpoint is not None:
         refuse_resume(checkpoint, path)
         check_architecture(module, checkpoint["state_dict"], path, checkpoint["eltlab"]["code"])
         module.resume(checkpoint)
-        if module.step >= config.steps:
-            print(f"finished before, at {module.images_seen:,} images", file=sys.stderr)
-            return
-        check_resumable(checkpoint["eltlab"], prepared.precision, data.train.origin, config)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
     if ranks.is_main_process():
         prepared.run.write_config()
@@ -109,7 +114,14 @@ def strategy_arguments(config: Config) -> dict[str, Any]:
 
 
 def check_resumable(counters: dict[str, Any], precision: str, data_hash: str, config: Config) -> None:
-    """Raises UserError if a run would continue in a different precision or with different images."""
+    """Raises UserError if a run would continue in a different precision, with different images, or under
+    different code."""
+    if counters["source"] != SOURCE:
+        before = describe_code(counters["code"], counters["source"])
+        raise UserError(
+            f"name={config.name}: the run was started by {before}, and this is {describe_code()}; restore "
+            "that version to resume the run, or start a new run under another name="
+        )
     trained = counters["precision"]
     if trained != precision:
         raise UserError(
@@ -121,3 +133,11 @@ def check_resumable(counters: dict[str, Any], precision: str, data_hash: str, co
             f"data={config.data.name} data.root={config.data.root}: the run was started with "
             "different images (their hash differs); restore them, or start a new run under another name="
         )
+
+
+def other_code(counters: dict[str, Any]) -> str:
+    """Says that a finished run was trained by other code than this; empty if it was not."""
+    if counters["source"] == SOURCE:
+        return ""
+    trained = describe_code(counters["code"], counters["source"])
+    return f"; trained by {trained}, not by this source ({SOURCE}), and not trained again"
