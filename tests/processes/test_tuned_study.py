@@ -1,0 +1,133 @@
+"""A tuned study under kills: every arm finds its own best learning rate, and its rows say how.
+
+The two arms differ in weight decay only, which AdamW applies as a factor 1 − lr·decay on the weights. At a
+decay of 300 the rate 0.01 multiplies them by −2 at every step: the run diverges, and the best rate is 0.001.
+Without decay the training is so short that the higher rate is better.
+"""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+from support.small_studies import written
+from support.sweeps import start_sweep
+from support.waiting import until
+
+from eltlab.runs.result_table import load
+from eltlab.runs.run_folder import Run
+from eltlab.studies.run_study import fill_queue
+from eltlab.studies.study import load_study
+from eltlab.studies.study_file import SweepKeys
+from eltlab.studies.trial_queue import TrialQueue, is_tuning
+from eltlab.studies.tuning import tuned_arms
+from eltlab.studies.validation_losses import tuning_losses
+from eltlab.training.fit import fit
+
+pytestmark = pytest.mark.integration
+
+STUDY = """
+space:
+  arm:
+    light: {optim.weight_decay: [0.0]}
+    heavy: {optim.weight_decay: [300.0]}
+seeds: [0, 1]
+matched: images
+tune:
+  keys: {optim.lr: [0.001, 0.01]}
+  budget: 0.5
+  by: mean
+"""
+MORE = ["objective=diffusion", "loops=2", "evaluate_loops=[2]", "optim.warmup_images=0", "budget.images=480"]
+BEST = {"light": 0.01, "heavy": 0.001}
+
+
+def test_both_arms_find_their_best_rate_under_kills(tmp_path, monkeypatch):
+    file, runs = written(tmp_path, STUDY), tmp_path / "runs"
+    study = load_study(file, None, MORE, str(runs), {})
+    queue = fill_queue(study, SweepKeys(), 1)
+    kill_between_the_trials_of_an_arm(monkeypatch)
+    for state in ("a tuning run trains", "trials are enqueued", "a trial trains"):
+        worker = start_sweep(file, runs, *MORE, "lease=1", "worker=0")
+        if state != "trials are enqueued":  # then it kills itself
+            # Its fit dies with it.
+            until(lambda s=state: running(queue, tuning=s == "a tuning run trains"), process=worker)
+            worker.kill()
+        assert worker.wait() == -signal.SIGKILL, worker.output()
+        assert queue.left()
+        monkeypatch.undo() if state == "trials are enqueued" else None
+    sweep = start_sweep(file, runs, *MORE, "lease=1", "workers=2")
+    out, err = sweep.communicate()
+    assert sweep.returncode == 0 and "Traceback" not in err, err
+
+    trials = queue.trials()
+    tuning = [trial for trial in trials if is_tuning(trial)]
+    main = [trial for trial in trials if not is_tuning(trial)]
+    assert {trial.state for trial in tuning} == {TrialState.PRUNED} and len(tuning) == 4
+    assert {trial.state for trial in main} == {TrialState.COMPLETE} and len(main) == 4
+    exhaustive = train_every_candidate(study, tmp_path / "alone")
+    for trial in tuning:
+        stored = trial.user_attrs["losses"]
+        stored = None if stored is None else {int(exit): loss for exit, loss in stored.items()}
+        assert stored == exhaustive[trial.user_attrs["arm"], trial.user_attrs["cell"]["optim.lr"]]
+    assert exhaustive["heavy", 0.01] is None
+    assert mean(exhaustive["light", 0.01]) < mean(exhaustive["light", 0.001])
+
+    rows = load(study.folder)
+    rows = rows[rows["kind"] == "eval"]
+    assert sorted(zip(rows["name"], rows["seed"], strict=True)) == [
+        (f"{study.name}/{arm}", seed) for arm in ("heavy", "light") for seed in (0, 1)
+    ]
+    for _, row in rows.iterrows():
+        arm = row["name"].rpartition("/")[2]
+        assert json.loads(row["tuned"]) == {"optim.lr": BEST[arm]} and row["cfg"]["optim.lr"] == BEST[arm]
+        assert not row["cfg"]["data.tuning"]
+        assert row["tuned_on"].startswith(
+            "held-out loss on a tenth of the training split, mean over exits, tuning seed 100, "
+            "0.5 of the budget; optim.lr=0.001: "
+        )
+        assert row["tuned_on"].endswith("optim.lr=0.01: diverged") == (arm == "heavy")
+    assert "4 tuning runs, " in out and out.count("optim.lr at the edge of the grid") == 2
+
+
+def kill_between_the_trials_of_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker dies when one of the two trials of an arm with a choice is enqueued."""
+    enqueue = TrialQueue._enqueue
+
+    def enqueue_and_die(self, planned, **more):
+        enqueue(self, planned, **more)
+        if "tuned_on" in more:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(TrialQueue, "_enqueue", enqueue_and_die)
+
+
+def running(queue: TrialQueue, tuning: bool) -> bool:
+    """Whether a run of this kind is being trained: its folder has a checkpoint or a log of its steps."""
+    states = [t.state for t in queue.trials() if is_tuning(t) == tuning]
+    folder = queue.study.folder
+    place = folder.glob("tuning/*/*/config.yaml" if tuning else "[hl]*/*/config.yaml")
+    return TrialState.RUNNING in states and any(place)
+
+
+def train_every_candidate(study, place) -> dict[tuple[str, float], dict[int, float] | None]:
+    """The losses of every arm at every rate, each trained without a study."""
+    found = {}
+    for arm in tuned_arms(replace(study, runs_dir=str(place))):
+        for trial in arm.tuning:
+            try:
+                fit(trial.config)
+                losses = tuning_losses(trial.config)
+            except Exception as error:
+                assert type(error).__name__ == "Diverged"
+                losses = None
+            found[arm.name, trial.config.optim.lr] = losses
+            assert not Run.of(trial.config).rows.exists()
+    return found
+
+
+def mean(losses: dict[int, float] | None) -> float:
+    assert losses is not None
+    return sum(losses.values()) / len(losses)
