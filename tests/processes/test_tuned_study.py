@@ -8,10 +8,12 @@ Without decay the training is so short that the higher rate is better.
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
+from support.commands import Command
 from support.small_studies import written
 from support.sweeps import start_sweep
 from support.waiting import until
@@ -44,21 +46,24 @@ MORE = ["objective=diffusion", "loops=2", "evaluate_loops=[2]", "optim.warmup_im
 BEST = {"light": 0.01, "heavy": 0.001}
 
 
-def test_both_arms_find_their_best_rate_under_kills(tmp_path, monkeypatch):
+@pytest.mark.parametrize("storage", ["journal", pytest.param("postgres", marks=pytest.mark.slow)])
+def test_both_arms_find_their_best_rate_under_kills(storage, tmp_path, monkeypatch, request):
+    url = request.getfixturevalue("postgres")() if storage == "postgres" else None
     file, runs = written(tmp_path, STUDY), tmp_path / "runs"
+    more = [*MORE, "lease=1", *([f"storage={url}"] if url else [])]
     study = load_study(file, None, MORE, str(runs), {})
-    queue = fill_queue(study, SweepKeys(), 1)
-    kill_between_the_trials_of_an_arm(monkeypatch)
-    for state in ("a tuning run trains", "trials are enqueued", "a trial trains"):
-        worker = start_sweep(file, runs, *MORE, "lease=1", "worker=0")
-        if state != "trials are enqueued":  # then it kills itself
-            # Its fit dies with it.
-            until(lambda s=state: running(queue, tuning=s == "a tuning run trains"), process=worker)
-            worker.kill()
-        assert worker.wait() == -signal.SIGKILL, worker.output()
-        assert queue.left()
-        monkeypatch.undo() if state == "trials are enqueued" else None
-    sweep = start_sweep(file, runs, *MORE, "lease=1", "workers=2")
+    queue = fill_queue(study, SweepKeys(storage=url), 1)
+    with monkeypatch.context() as patch:
+        kill_between_the_trials_of_an_arm(patch)
+        worker = start_sweep(file, runs, *more, "worker=0")
+        kill_when(lambda: is_running(queue, tuning=True), worker)
+        worker = start_sweep(file, runs, *more, "worker=0")
+        assert worker.wait() == -signal.SIGKILL, worker.output()  # it has killed itself
+    assert [is_tuning(trial) for trial in queue.trials()] == [True] * 4 + [False]
+    worker = start_sweep(file, runs, *more, "worker=0")
+    kill_when(lambda: is_running(queue, tuning=False), worker)
+    assert queue.left()
+    sweep = start_sweep(file, runs, *more, "workers=2")
     out, err = sweep.communicate()
     assert sweep.returncode == 0 and "Traceback" not in err, err
 
@@ -82,8 +87,8 @@ def test_both_arms_find_their_best_rate_under_kills(tmp_path, monkeypatch):
     ]
     for _, row in rows.iterrows():
         arm = row["name"].rpartition("/")[2]
-        assert json.loads(row["tuned"]) == {"optim.lr": BEST[arm]} and row["cfg"]["optim.lr"] == BEST[arm]
-        assert not row["cfg"]["data.tuning"]
+        assert json.loads(row["tuned"]) == {"optim.lr": BEST[arm]} and row["cfg.optim.lr"] == BEST[arm]
+        assert not row["cfg.data.tuning"]
         assert row["tuned_on"].startswith(
             "held-out loss on a tenth of the training split, mean over exits, tuning seed 100, "
             "0.5 of the budget; optim.lr=0.001: "
@@ -104,12 +109,18 @@ def kill_between_the_trials_of_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrialQueue, "_enqueue", enqueue_and_die)
 
 
-def running(queue: TrialQueue, tuning: bool) -> bool:
-    """Whether a run of this kind is being trained: its folder has a checkpoint or a log of its steps."""
-    states = [t.state for t in queue.trials() if is_tuning(t) == tuning]
-    folder = queue.study.folder
-    place = folder.glob("tuning/*/*/config.yaml" if tuning else "[hl]*/*/config.yaml")
-    return TrialState.RUNNING in states and any(place)
+def kill_when(condition: Callable[[], bool], worker: Command) -> None:
+    """Kills a worker, and so its fit."""
+    until(condition, process=worker)
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL
+
+
+def is_running(queue: TrialQueue, tuning: bool) -> bool:
+    """Whether a trial of this kind is running, and a run of its kind has started to train."""
+    running = [t.state == TrialState.RUNNING for t in queue.trials() if is_tuning(t) == tuning]
+    runs = "tuning/*/*/config.yaml" if tuning else "[hl]*/*/config.yaml"  # heavy and light
+    return any(running) and any(queue.study.folder.glob(runs))
 
 
 def train_every_candidate(study, place) -> dict[tuple[str, float], dict[int, float] | None]:

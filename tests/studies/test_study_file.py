@@ -6,6 +6,7 @@ from support.small_studies import GRID, TUNED, opened
 from eltlab.common.errors import UserError
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.study_file import Tune
+from eltlab.studies.tuning import tuned_arms
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,21 @@ from eltlab.studies.study_file import Tune
             "pruner: median\nobjectives: {accuracy: maximize, params_total: minimize}",
             "a study with several objectives cannot be pruned",
         ),
+        ("space: [", "not YAML"),
+        ("- a", "not YAML|not a mapping"),
+    ],
+)
+def test_mistakes_in_a_file_are_reported(tmp_path, text, message):
+    if "space" not in text and "seeds" not in text:
+        text = f"{GRID}{text}\n"
+    with pytest.raises(UserError, match=message):
+        grid_trials(opened(tmp_path, text))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("tune: {keys: {optim.lr: [1, 2]}, seeds: [0]}", r"tune.seeds=\[0\]: give distinct .* seeds=\[0\]"),
         ("tune: {keys: {optim.lr: [1, 2]}, seeds: []}", r"tune.seeds=\[\]: give distinct whole numbers"),
         ("tune: {keys: {optim.lr: [1, 2]}, budget: 2}", r"tune.budget=2.0: must be in \[0.01, 1\]"),
@@ -87,15 +103,11 @@ from eltlab.studies.study_file import Tune
         ("tune: {keys: {optim.lr: [1]}}\npruner: median", "tune: pruner=median would compare"),
         ("tune: {keys: {optim.lr: [1]}}\nsampler: random\ntrials: 2", "tune: sampler=random draws values"),
         ("tune: {keys: {optim.lr: [1]}}\nspace: {data.tuning: [true]}", "data.tuning: tune sets it; remove"),
-        ("space: [", "not YAML"),
-        ("- a", "not YAML|not a mapping"),
     ],
 )
-def test_mistakes_in_a_file_are_reported(tmp_path, text, message):
-    if "space" not in text and "seeds" not in text:
-        text = f"{GRID}{text}\n"
+def test_mistakes_in_tune_are_reported(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
-        grid_trials(opened(tmp_path, text))
+        tuned_arms(opened(tmp_path, text if "space" in text else f"{GRID}{text}\n"))
     assert not (tmp_path / "runs").exists()
 
 

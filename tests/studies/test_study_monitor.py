@@ -63,7 +63,7 @@ def test_tuning_runs_are_counted_apart(tmp_path, monkeypatch):
     assert line(queue) == "small: 0 done, 0 of 6 tuning runs done, 0 running, 10 to come"
     monkeypatch.setattr(study_monitor, "seconds_of", lambda trial: 10.0)
     queue.finish_tuning(queue.claim(), {1: 0.5, 4: 0.25})
-    assert line(queue) == "small: 0 done, 1 of 6 tuning runs done, 0 running, 9 to come, 3 min left"
+    assert line(queue) == "small: 0 done, 1 of 6 tuning runs done, 0 running, 9 to come, 3.5 min left"
     queue.finish_tuning(queue.claim(), None)
     first, second = (describe_trial(trial) for trial in queue.trials()[:2])
     assert first == "trial 0, ilsd, seed 100, tuning: held-out loss 0.25 (10 s)"

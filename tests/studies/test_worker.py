@@ -27,7 +27,7 @@ def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path):
         done = run_sweep(tmp_path, text, *sensitive, *more)
         trials = queue_of(opened(tmp_path, text, overrides=sensitive)).trials()
         assert [t.state for t in trials] == [TrialState.COMPLETE] + [TrialState.FAIL] * attempts
-        assert "exit code 1" in trials[-1].user_attrs["error"]
+        assert "exit code 3" in trials[-1].user_attrs["error"]
         assert "the loss was not finite" in trials[-1].user_attrs["error"]
         assert "retry=true runs the failed trials again" in done.stdout
         # The last line of the log follows its path.
