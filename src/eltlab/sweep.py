@@ -18,7 +18,7 @@ from eltlab.common.signals import STOPS_AND_HANGUP, Stopped, listening
 from eltlab.config.key_help import help_text, key_help
 from eltlab.config.schema import TrainerConfig
 from eltlab.runs.compose_config import compose
-from eltlab.studies.study import load_study
+from eltlab.studies.study import Study, load_study
 from eltlab.studies.study_file import PLACES, SweepKeys, known_studies
 from eltlab.studies.study_plan import plan_lines
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     check_place(keys, trainer)
     study = load_study(name, keys.preset, overrides, keys.runs_dir, keys.changes())
     if keys.plan:
-        print(*plan_lines(study), sep="\n")
+        print_plan(study, keys)
         return
 
     # Imported late: --help and plan=true work without Optuna, which takes a second to import.
@@ -58,6 +58,16 @@ def main(arguments: list[str]) -> None:
         submit_workers(study, keys, trainer.slurm, min(workers, left), arguments)
     else:
         run_study(queue, workers, arguments)
+
+
+def print_plan(study: Study, keys: SweepKeys) -> None:
+    """Prints what would run, and how much of it is done. Raises UserError if running would."""
+    stored: list[str] = []
+    if keys.storage is not None or study.folder.is_dir():
+        from eltlab.studies.stored_state import stored_lines  # imports Optuna
+
+        stored = stored_lines(study, keys)
+    print(*plan_lines(study), *stored, sep="\n")
 
 
 def check_place(keys: SweepKeys, trainer: TrainerConfig) -> None:

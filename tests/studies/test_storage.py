@@ -11,7 +11,7 @@ from support.storages import Place, content, joined, run_trials, told
 from support.waiting import until
 
 from eltlab.common.errors import UserError
-from eltlab.studies.storage import open_storage
+from eltlab.studies.storage import find_storage, open_storage
 
 OTHERS = """from pg_stat_activity
     where datname = current_database() and backend_type = 'client backend'
@@ -148,6 +148,20 @@ def test_sqlite_is_for_one_worker(tmp_path):
 def test_bad_urls_are_one_line_without_the_password(url, part, tmp_path):
     pytest.importorskip("psycopg")
     assert part in refused(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["journal", "sqlite", pytest.param("postgres", marks=pytest.mark.integration)]
+)
+def test_a_storage_is_found_without_creating_it(kind, tmp_path, request):
+    url = request.getfixturevalue("postgres")() if kind == "postgres" else None
+    url = f"sqlite:///{tmp_path / 'new' / 'study.db'}" if kind == "sqlite" else url
+    place = Place(url, tmp_path / "folder")
+    assert find_storage(url, place.folder, "s") is None and not list(tmp_path.iterdir())
+    place.study()
+    assert find_storage(url, place.folder, "another") is None
+    found = find_storage(url, place.folder, "s")
+    assert found is not None and found.optuna.get_all_studies()[0].study_name == "s"
 
 
 def test_a_server_that_is_not_there(tmp_path):

@@ -1,10 +1,12 @@
 """Study files: their mistakes are reported."""
 
 import pytest
-from support.small_studies import GRID, opened
+from support.small_studies import GRID, TUNED, opened
 
 from eltlab.common.errors import UserError
 from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.study_file import Tune
+from eltlab.studies.tuning import tuned_arms
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,35 @@ def test_mistakes_in_a_file_are_reported(tmp_path, text, message):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tune: {keys: {optim.lr: [1, 2]}, seeds: [0]}", r"tune.seeds=\[0\]: give distinct .* seeds=\[0\]"),
+        ("tune: {keys: {optim.lr: [1, 2]}, seeds: []}", r"tune.seeds=\[\]: give distinct whole numbers"),
+        ("tune: {keys: {optim.lr: [1, 2]}, budget: 2}", r"tune.budget=2.0: must be in \[0.01, 1\]"),
+        ("tune: {keys: {optim.lr: [1, 2]}, by: best}", "tune.by=best: choose one of full, mean"),
+        ("tune: {keys: {optim.lr: [1, 2]}, seed: [1]}", "unknown key tune.seed: did you mean seeds?"),
+        ("tune: {keys: {optim.lr: {low: 1, high: 2}}}", "tune.keys.optim.lr=.*: give a list of candidates"),
+        ("tune: {keys: {optim.lr: []}}", "tune.keys.optim.lr=.*: give a list of choices"),
+        ("tune: {keys: {optim.l: [1]}}", "did you mean optim.lr?"),
+        ("tune: {seeds: [7]}", "tune.keys is empty; give a key of fit and its candidates"),
+        ("tune: [optim.lr]", r"tune=\['optim.lr'\]: give null, or keys"),
+        ("tune: {keys: {seed: [1]}}", "tune.keys.seed: the study sets it"),
+        ("tune: {keys: {budget.images: [32]}}", "tune.keys.budget.images: the study sets it"),
+        ("tune: {keys: {data.tuning: [true]}}", "tune.keys.data.tuning: the study sets it"),
+        ("tune: {keys: {loops: [1]}}", "tune.keys.loops: the space sets it too"),
+        ("tune: {keys: {optim.lr: [1]}}\nwhere: ['optim.lr < 2']", "where: 'optim.lr < 2': tune sets"),
+        ("tune: {keys: {optim.lr: [1]}}\npruner: median", "tune: pruner=median would compare"),
+        ("tune: {keys: {optim.lr: [1]}}\nsampler: random\ntrials: 2", "tune: sampler=random draws values"),
+        ("tune: {keys: {optim.lr: [1]}}\nspace: {data.tuning: [true]}", "data.tuning: tune sets it; remove"),
+    ],
+)
+def test_mistakes_in_tune_are_reported(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        tuned_arms(opened(tmp_path, text if "space" in text else f"{GRID}{text}\n"))
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("base", ["3", "experiment=demo", "[3]", "{experiment: demo}"])
 @pytest.mark.parametrize("preset", [None, "quick"])
 def test_a_base_that_is_no_list_is_refused(tmp_path, base, preset):
@@ -87,3 +118,11 @@ def test_a_base_that_is_no_list_is_refused(tmp_path, base, preset):
     path.write_text(f"base: {base}\nspace: {{loops: [1]}}\npresets: {{quick: {{}}}}\n")
     with pytest.raises(UserError, match=r"base.* give a list of overrides, e.g. \[experiment=demo\]"):
         load_study(str(path), preset, [], str(tmp_path / "runs"), {})
+
+
+def test_a_preset_may_replace_or_remove_the_tuning(tmp_path):
+    other = "{tune: {keys: {optim.lr: [0.1]}, by: mean}}"
+    text = f"{TUNED}presets:\n  other: {other}\n  none: {{tune: null}}\n"
+    own, other, none = (opened(tmp_path, text, preset).file.tune for preset in (None, "other", "none"))
+    assert own == Tune({"optim.lr": [0.001, 0.002, 0.004]}, [100], 0.25, "full")
+    assert other == Tune({"optim.lr": [0.1]}, [100], 0.25, "mean") and none is None

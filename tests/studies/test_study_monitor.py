@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from support.small_studies import filled, opened, queue_of
+from support.small_studies import TUNED, filled, opened, queue_of
 
 from eltlab.common.progress import QUIET_SECONDS
 from eltlab.studies import study_monitor
@@ -50,12 +50,24 @@ def test_the_time_left_is_that_of_the_trials_to_come_shared_by_the_workers(tmp_p
     queue = filled(opened(tmp_path))
     for _ in range(2):
         queue.finish(queue.claim(), [1.0])
-    monkeypatch.setattr("optuna.trial.FrozenTrial.duration", SimpleNamespace(total_seconds=lambda: 10.0))
+    monkeypatch.setattr(study_monitor, "seconds_of", lambda trial: 10.0)
     assert line(queue, workers=1).endswith(", 30 s left")  # three trials are left
     assert line(queue, workers=2).endswith(", 15 s left")
     for _ in range(3):
         queue.claim()
     assert line(queue, workers=0).endswith(", 10 s left")  # all three run elsewhere
+
+
+def test_tuning_runs_are_counted_apart(tmp_path, monkeypatch):
+    queue = filled(opened(tmp_path, TUNED))
+    assert line(queue) == "small: 0 done, 0 of 6 tuning runs done, 0 running, 10 to come"
+    monkeypatch.setattr(study_monitor, "seconds_of", lambda trial: 10.0)
+    queue.finish_tuning(queue.claim(), {1: 0.5, 4: 0.25})
+    assert line(queue) == "small: 0 done, 1 of 6 tuning runs done, 0 running, 9 to come, 3.5 min left"
+    queue.finish_tuning(queue.claim(), None)
+    first, second = (describe_trial(trial) for trial in queue.trials()[:2])
+    assert first == "trial 0, ilsd, seed 100, tuning: held-out loss 0.25 (10 s)"
+    assert second == "trial 1, ilsd, seed 100, tuning: diverged (10 s)"
 
 
 def test_several_objectives_have_no_best_trial(tmp_path):

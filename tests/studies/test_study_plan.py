@@ -1,7 +1,7 @@
 """What plan=true prints of a study: its arms, and what they cost."""
 
 import pytest
-from support.small_studies import GRID, opened
+from support.small_studies import GRID, TUNED, opened
 
 from eltlab import sweep
 from eltlab.common.text import format_si
@@ -53,10 +53,31 @@ def test_a_plan_says_which_rates_are_known(tmp_path):
 def test_a_sampler_has_no_arms_yet(tmp_path, matched):
     text = "space:\n  optim.lr: {low: 0.001, high: 0.01}\nsampler: random\ntrials: 6\nseeds: [0, 1]\n"
     study = opened(tmp_path, f"{text}matched: {matched}\n")
-    head, rest = plan_lines(study)
+    head, varies, rest = plan_lines(study)
+    assert varies == "  optim.lr: 0.001 to 0.01"
     flops = 12 * (study.budget or budget_flops(study.base))
     assert head.startswith("small: matched on ")
     assert rest == f"6 trials x 2 seeds, about {format_si(flops)} training FLOPs"
+
+
+def test_a_sampler_shows_which_keys_vary(tmp_path):
+    text = "space:\n  supervision:\n    final: {}\n    ilsd: {supervision.min_loops: [1, 2]}\n"
+    text += "  optim.lr: {low: 0.001, high: 0.01, log: true}\nsampler: random\ntrials: 2\nseeds: [0]\n"
+    assert plan_lines(opened(tmp_path, text))[1:-1] == [
+        "  supervision: final, ilsd",
+        "    supervision.min_loops: 1, 2 (if supervision=ilsd)",
+        "  optim.lr: 0.001 to 0.01, logarithmic",
+    ]
+
+
+def test_the_cost_of_tuning_is_planned(tmp_path):
+    """Two arms x three rates x one seed, at half of the budget."""
+    study = opened(tmp_path, TUNED + "  budget: 0.5\n")
+    [line] = [line for line in plan_lines(study) if "tuning runs" in line]
+    main = sum(budget_flops(trial.config) for trial in grid_trials(study))
+    assert line.startswith("6 tuning runs before them (seeds [100], 0.5 of the budget), ")
+    assert f", {format_si(0.75 * main)} training FLOPs: 75% more. " in line
+    assert line.endswith("chooses among optim.lr 0.001, 0.002, 0.004")
 
 
 def test_a_plan_creates_nothing(tmp_path, capsys):

@@ -1,11 +1,12 @@
 """The trials of a study: claimed once, taken over, finished once; what may grow and what may not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from support.small_studies import GRID, filled, opened, queue_of, written
+from support.small_studies import GRID, TUNED, filled, opened, queue_of, written
 
 from eltlab.common import package_info
 from eltlab.common.errors import UserError
@@ -15,7 +16,8 @@ from eltlab.studies.run_study import fill_queue
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.study_file import SweepKeys
-from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired
+from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired, seconds_of
+from eltlab.studies.tuning import tuned_arms
 from eltlab.studies.worker import Watcher, run_worker
 from eltlab.training.validation import LEVELS
 
@@ -342,3 +344,142 @@ def test_a_study_in_a_database_says_where_its_runs_are(tmp_path):
     with pytest.raises(UserError, match=message):
         joined("other")
     assert not (tmp_path / "other").exists()
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_the_time_of_a_trial_is_the_time_that_it_was_worked_on(tmp_path, monkeypatch):
+    """Two workers work on it for 40 and 5 s; before, between and after, it lies for an hour."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, time=lambda: 1e9 + clock.now)
+    monkeypatch.setattr(trial_queue, "time", clock)
+    study = opened(tmp_path, "space:\n  loops: [2]\nseeds: [0]\n")
+    one, two = filled(study, "one"), queue_of(study, "two")
+    for queue, seconds in ((one, 40.0), (two, 5.0)):
+        clock.now += 3600
+        claimed = replace(queue.claim(), since=clock.now)
+        clock.now += seconds
+        assert queue.renew(claimed)
+    clock.now += 3600
+    taken = replace(one.claim(), since=clock.now)
+    clock.now += 1
+    one.finish(taken, [1.0])
+    assert seconds_of(one.trials()[0]) == 46.0
+
+
+# --- tuning ---------------------------------------------------------------------------------------
+
+
+def tune(queue: TrialQueue, losses: dict[str, list[float | None]]) -> list[str]:
+    """Finishes tuning trials until others are claimed; returns the arms of the trials in between."""
+    finished = []
+    while any(losses.values()):
+        claimed = queue.claim()
+        assert claimed.tuning
+        arm = claimed.trial.user_attrs["arm"]
+        loss = losses[arm].pop(0)
+        queue.finish_tuning(claimed, None if loss is None else {1: 9.0, 4: loss})
+        finished.append(arm)
+    return finished
+
+
+def test_the_trials_of_an_arm_follow_when_its_tuning_is_finished(tmp_path):
+    study = opened(tmp_path, TUNED)
+    queue, other = filled(study), queue_of(study, "other")
+    assert queue.left() == 6 + 2 * 2
+    held = other.claim()  # of the arm ilsd, which has no choice without it
+    assert held.params == {"supervision": "ilsd", "optim.lr": 0.001} and held.seeds == [100]
+    tune(queue, {"ilsd": [0.3, 0.3], "final": [0.5, 0.4, None]})
+    assert queue.left() == 1 + 4
+    trials = [queue.claim() for _ in range(2)]
+    assert [(t.params, t.seeds, t.tuning) for t in trials] == [
+        ({"supervision": "final", "optim.lr": 0.002}, [seed], False) for seed in (0, 1)
+    ]
+    assert queue.claim() is None  # ilsd is not tuned yet
+    other.finish_tuning(held, {1: 9.0, 4: 0.3})
+    first = other.claim()
+    assert first.params == {"supervision": "ilsd", "optim.lr": 0.001}  # of equal losses the first
+    assert first.tuned_on == (
+        "held-out loss on a tenth of the training split, of the last exit, tuning seed 100, "
+        "0.25 of the budget; optim.lr=0.001: 0.3, optim.lr=0.002: 0.3, optim.lr=0.004: 0.3"
+    )
+    config = study.config(first.params, 0, first.number, first.tuned_on)
+    assert config.name == "small/ilsd" and config.tuned == '{"optim.lr": 0.001}'
+    assert config.tuned_on == first.tuned_on and config.optim.lr == 0.001
+    assert other.claim().seeds == [1] and other.claim() is None
+    assert len(queue.trials()) == 6 + 4
+    record = queue.optuna.user_attrs["tuned"]
+    assert record["final"]["tuned"] == {"optim.lr": 0.002} and record["final"]["at_edge"] == []
+    losses = ((0.001, 0.5), (0.002, 0.4), (0.004, None))
+    assert record["final"]["losses"] == [[{"optim.lr": rate}, loss] for rate, loss in losses]
+    assert record["ilsd"]["at_edge"] == ["optim.lr"]
+
+
+def test_an_arm_whose_runs_all_diverge_has_no_trials(tmp_path):
+    queue = filled(opened(tmp_path, TUNED))
+    tune(queue, {"ilsd": [None] * 3, "final": [0.1, 0.2, 0.3]})
+    assert queue.left() == 2 and [queue.claim().params["supervision"] for _ in range(2)] == ["final"] * 2
+    assert queue.claim() is None
+
+
+def test_an_arm_with_a_failed_tuning_run_waits_for_its_retry(tmp_path):
+    """A run that was killed has not diverged: choosing without it would be choosing among fewer."""
+    queue = filled(opened(tmp_path, TUNED))
+    queue.fail(queue.claim(), "killed by signal 9")
+    tune(queue, {"ilsd": [0.3, 0.3], "final": [0.5, 0.4, 0.3]})
+    assert queue.left() == 2  # final
+    for _ in range(2):
+        queue.finish(queue.claim(), [1.0])
+    assert queue.left() == 0 and queue.claim() is None
+    queue.retry()
+    assert queue.left() == 1 + 2
+    tune(queue, {"ilsd": [0.2]})
+    assert [queue.claim().params["optim.lr"] for _ in range(2)] == [0.001] * 2
+
+
+def test_a_tuned_study_grows(tmp_path):
+    """New seeds train with the values that were chosen; a new arm is tuned first."""
+    queue = filled(opened(tmp_path, TUNED))
+    tune(queue, {"ilsd": [0.3, 0.2, 0.3], "final": [0.5, 0.4, 0.3]})
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    more = filled(opened(tmp_path, TUNED, changes={"seeds": [0, 1, 2]}))
+    assert more.left() == 2
+    new = [more.claim() for _ in range(2)]
+    assert [(t.params["optim.lr"], t.seeds) for t in new] == [(0.002, [2]), (0.004, [2])]
+    for claimed in new:
+        more.finish(claimed, [1.0])
+    wider = filled(opened(tmp_path, TUNED.replace("ilsd, final", "ilsd, final, deep")))
+    assert wider.left() == 3 + 2 and wider.claim().params["supervision"] == "deep"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [TUNED[: TUNED.index("tune:")], TUNED.replace("0.002, ", ""), TUNED + "  by: mean\n"],
+    ids=["removed", "candidates", "by"],
+)
+def test_how_a_study_is_tuned_does_not_change(tmp_path, changed):
+    filled(opened(tmp_path, TUNED))
+    with pytest.raises(UserError, match=r"tune was .* and is .*; restore the file"):
+        filled(opened(tmp_path, changed))
+
+
+def test_a_fill_that_was_killed_chooses_nothing(tmp_path, monkeypatch):
+    """Two of three candidates are enqueued when the process dies: the next fill adds the third."""
+    study = opened(tmp_path, TUNED.replace("ilsd, final", "final"))
+    queue, enqueue = queue_of(study), TrialQueue._enqueue
+
+    def die_at_the_third(self, planned, **more):
+        if len(self.trials()) == 2:
+            raise KeyboardInterrupt
+        enqueue(self, planned, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialQueue, "_enqueue", die_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            queue.fill_arms(tuned_arms(study))
+    tune(queue, {"final": [0.5, 0.4]})
+    assert queue.claim() is None
+    queue.fill_arms(tuned_arms(study))
+    tune(queue, {"final": [0.3]})
+    assert queue.claim().params["optim.lr"] == 0.004

@@ -14,7 +14,7 @@ from eltlab.runs.row_files import read_rows
 from eltlab.runs.run_folder import Run
 from eltlab.studies import worker
 from eltlab.studies.study_file import SweepKeys
-from eltlab.studies.worker import Pruned, Watcher, Worker, last_lines, validation_curve
+from eltlab.studies.worker import Pruned, Watcher, Worker, last_lines
 from eltlab.training.validation import LEVELS
 
 
@@ -27,7 +27,7 @@ def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path):
         done = run_sweep(tmp_path, text, *sensitive, *more)
         trials = queue_of(opened(tmp_path, text, overrides=sensitive)).trials()
         assert [t.state for t in trials] == [TrialState.COMPLETE] + [TrialState.FAIL] * attempts
-        assert "exit code 1" in trials[-1].user_attrs["error"]
+        assert "exit code 3" in trials[-1].user_attrs["error"]
         assert "the loss was not finite" in trials[-1].user_attrs["error"]
         assert "retry=true runs the failed trials again" in done.stdout
         # The last line of the log follows its path.
@@ -75,27 +75,6 @@ def test_workers_share_the_cores(tmp_path, monkeypatch, threads, each):
 
 
 # --- pruning --------------------------------------------------------------------------------------
-
-
-def test_a_pruner_sees_whole_validations_of_the_exit_it_watches(tmp_path):
-    path = tmp_path / "validation.csv"
-    lines = [
-        f"{step},8,{exit},0.1,{step + exit + level},{level}"
-        for step in (1, 2)
-        for level in range(5)
-        for exit in (1, 2)
-    ]
-    path.write_text("\n".join(["step,images,exit,level,loss,gap", *lines, ""]))
-    assert validation_curve(path, "loss", 2) == [5.0, 6.0] and validation_curve(path, "gap", 1) == [
-        2.0,
-        2.0,
-    ]
-    path.write_text(path.read_text()[:-1])  # without a newline, the last line may be incomplete
-    assert validation_curve(path, "loss", 2) == [5.0] and validation_curve(path, "loss", 1) == [
-        4.0,
-        5.0,
-    ]
-    assert validation_curve(tmp_path / "none", "loss", 2) == []
 
 
 @pytest.mark.parametrize("objective", ["fd_classifier: minimize", "accuracy: maximize"])

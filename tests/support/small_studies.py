@@ -5,6 +5,7 @@ from pathlib import Path
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import Study, grid_trials, load_study
 from eltlab.studies.trial_queue import TrialQueue
+from eltlab.studies.tuning import tuned_arms
 from support.tiny_run import TINY
 
 BASE = [*TINY, "trainer.grids=0", "trainer.validations=2", "budget.images=32"]
@@ -26,6 +27,16 @@ seeds: [0]
 """
 
 
+# Two arms at one loop count, each of which chooses one of three learning rates.
+TUNED = """
+space:
+  supervision: [ilsd, final]
+seeds: [0, 1]
+tune:
+  keys: {optim.lr: [0.001, 0.002, 0.004]}
+"""
+
+
 def opened(tmp_path: Path, text: str = GRID, preset=None, changes=None, overrides=()) -> Study:
     runs = str(tmp_path / "runs")
     return load_study(written(tmp_path, text), preset, list(overrides), runs, changes or {})
@@ -38,5 +49,8 @@ def queue_of(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueu
 def filled(study: Study, worker: str = "me", lease: float = 60.0) -> TrialQueue:
     """The queue of a grid, with all its trials in it."""
     queue = queue_of(study, worker, lease)
-    queue.fill(grid_trials(study))
+    if study.file.tune is None:
+        queue.fill(grid_trials(study))
+    else:
+        queue.fill_arms(tuned_arms(study))
     return queue

@@ -13,6 +13,7 @@ TOKENIZERS = (*CONTINUOUS, "vqmodel", "maskgit_vqgan", "kmeans")
 # Keys that have no effect in encode, and why. The files of conf/data set some of them for training.
 NO_EFFECT = {
     "data.flip": "training mirrors images; flips=true encodes each image mirrored as well",
+    "data.tuning": "training holds a tenth of its split back; a set has both parts",
     "data.codebook": "codes over patches of pixels; tokenizer=kmeans has tokenizer.codes",
     "data.patch": "a tokenizer has its own positions",
     "data.frame_patch": "a tokenizer sees each frame on its own",

@@ -218,6 +218,7 @@ class DataConfig:
     frame_patch: int = key(1, "frames covered by one token", low=1, since="0.1")
     codebook: int = key(MISSING, "masked: size K of the codebook", low=2, from_data=True)
     flip: bool = key(False, "mirror half of the training images horizontally")
+    tuning: bool = key(False, "train on nine tenths of the training split, measure losses on the rest")
     workers: int = key(2, "processes that decode or read examples", low=0)
     in_memory: bool | None = key(None, "decode into memory; null: if it fits into a quarter of it")
 
@@ -358,6 +359,8 @@ class Config:
     )
     study: str | None = key(None, "set by a sweep, for the rows", internal=True)
     trial: int | None = key(None, "set by a sweep, for the rows", internal=True)
+    tuned: str | None = key(None, "set by a sweep: the values that it chose, as JSON", internal=True)
+    tuned_on: str | None = key(None, "set by a sweep: what it chose them on", internal=True)
 
     # The classes of the sections that have several, by the name in the chosen file of conf/.
     KINDS: ClassVar[dict[str, dict[str, type]]] = {

@@ -1,26 +1,34 @@
 """Builds what a configuration trains on: pixels, tokens of pixel patches, or an encoded set."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from eltlab.common.errors import UserError
 from eltlab.common.seeds import WHOLE_BATCH, BatchSlice
-from eltlab.config.schema import Config
+from eltlab.config.schema import Config, DataConfig
 from eltlab.data.batches import FLIPPED, LABELS, BatchLoader, Rows
 from eltlab.data.encoded.encoded_split import EncodedSplit, load_set_tokenizer
 from eltlab.data.encoded.manifest import open_set
 from eltlab.data.encoded.shard_files import check_set
 from eltlab.data.image_sources import Splits, load_source_splits, load_splits
 from eltlab.data.images.image_files import ImageFiles, Images
+from eltlab.data.sets.listing import HOLD_OUT
 from eltlab.data.tokenizers.patch_codebook import CodebookRows, PatchCodebook, encode_set, fit_codebook
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.model.patches import patches_of
 
+Split = TypeVar("Split", Images, EncodedSplit)
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The splits of a run and its tokenizer, which is None if the run trains on pixels."""
+    """The splits of a run and its tokenizer, which is None if the run trains on pixels.
+
+    With data.tuning both are parts of the training split: see `split_for_tuning`.
+    """
 
     train: Images | EncodedSplit
     test: Images | EncodedSplit
@@ -28,6 +36,8 @@ class TrainingData:
 
     def images(self, config: Config) -> Splits:
         """(train, test) images that samples are compared with. For an encoded set, its source images."""
+        if config.data.tuning:
+            return build_splits(config)
         if isinstance(self.train, EncodedSplit) or isinstance(self.test, EncodedSplit):
             return load_source_splits(config)
         return self.train, self.test
@@ -60,7 +70,8 @@ class TrainingData:
         return labels | {"images": train if isinstance(train, ImageFiles) else train.images}
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
-        """Inputs (pixels as uint8) and labels of at most this many test examples, by a fixed seed."""
+        """Inputs (pixels as uint8) and labels of at most this many test examples, by a fixed seed. With
+        data.tuning they are from the tenth that is held out."""
         if isinstance(self.test, EncodedSplit):
             return self.test.subset(most)
         test = self.test.subset(min(most, len(self.test)))
@@ -93,10 +104,14 @@ def load_data(config: Config) -> TrainingData:
     """The splits alone, for a trained run, which brings its tokenizer. Raises UserError if they are missing,
     damaged or not those that the configuration names."""
     if config.data.kind == "pixels":
-        return TrainingData(*load_splits(config.data), None)
-    manifest = open_set(config.data)
-    check_set(manifest)
-    return TrainingData(EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test"), None)
+        train, test = load_splits(config.data)
+    else:
+        manifest = open_set(config.data)
+        check_set(manifest)
+        train, test = EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test")
+    if config.data.tuning:
+        train, test = split_for_tuning(train, config.data)
+    return TrainingData(train, test, None)
 
 
 def build_data(config: Config) -> TrainingData:
@@ -107,3 +122,24 @@ def build_data(config: Config) -> TrainingData:
     if config.objective.INPUTS != "tokens":
         return data
     return replace(data, tokenizer=fit_codebook(data.train, patches_of(config.data), config.data.codebook))
+
+
+def split_for_tuning(train: Split, data: DataConfig) -> tuple[Split, Split]:
+    """(nine tenths, one tenth) of a training split: a run with data.tuning trains on the first and measures
+    its losses on the second. Raises UserError if no class has ten examples.
+
+    The tenth is every tenth image of each class, whatever the seed; of clips the last tenth of each class,
+    because neighbours may be windows of one video.
+    """
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    for label in range(data.classes):
+        of_class = (train.labels == label).nonzero().squeeze(1)
+        tenth = len(of_class) // HOLD_OUT
+        last = of_class[len(of_class) - tenth :]
+        held_out[last if data.frames > 1 else of_class[HOLD_OUT - 1 :: HOLD_OUT]] = True
+    if not held_out.any():
+        raise UserError(
+            f"data.tuning=true holds every tenth example of a class back, and no class of {train.name} has "
+            f"{HOLD_OUT}; add more, or remove the key"
+        )
+    return train.part((~held_out).nonzero().squeeze(1)), train.part(held_out.nonzero().squeeze(1))

@@ -215,6 +215,8 @@ def run_facts(run: Run, model: AnytimeSampler, counters: dict[str, Any]) -> dict
         "evaluated_device": here["device"],
         "study": config.study,
         "trial": config.trial,
+        "tuned": config.tuned,
+        "tuned_on": config.tuned_on,
         "images_seen": counters["images_seen"],
         "train_seconds": counters["train_seconds"],
         "images_per_second": counters["images_seen"] / max(counters["train_seconds"], 1e-9),

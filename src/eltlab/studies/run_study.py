@@ -14,6 +14,7 @@ from eltlab.studies.study_file import STORAGE_VARIABLE, SweepKeys
 from eltlab.studies.study_monitor import Monitor
 from eltlab.studies.summary import summarise
 from eltlab.studies.trial_queue import TrialQueue, open_queue
+from eltlab.studies.tuning import tuned_arms
 
 GRACE = 30.0  # seconds that workers have to end their trials and release them
 CRASHES = 5  # this many workers that die in a row, without a finished trial in between, end a sweep
@@ -21,8 +22,12 @@ CRASHES = 5  # this many workers that die in a row, without a finished trial in 
 
 def fill_queue(study: Study, keys: SweepKeys, workers: int) -> TrialQueue:
     """The queue with all trials of a grid in it, and those to retry. Raises UserError."""
-    planned = grid_trials(study) if study.file.sampler == "grid" else []
+    # Before the storage is opened: a mistake in a configuration leaves nothing behind.
+    arms = tuned_arms(study) if study.file.tune else []
+    planned = grid_trials(study) if study.file.sampler == "grid" and not arms else []
     queue = open_queue(study, keys, workers)
+    if arms:
+        queue.fill_arms(arms)
     if planned:
         queue.fill(planned)
     if keys.retry:

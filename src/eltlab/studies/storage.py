@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from sqlalchemy import URL, NullPool, create_engine, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -116,6 +116,30 @@ def open_storage(url: str | None, folder: Path, workers: int = 1, study: str = "
     if url.startswith(("postgresql://", "postgresql+psycopg://")):
         return _open_postgres(url, study)
     raise UserError(f"storage={mask_password(url)} is of an unknown kind; give {KINDS}")
+
+
+def find_storage(url: str | None, folder: Path, study: str) -> Storage | None:
+    """`open_storage`, if the storage exists and holds this study; else None. Nothing is created."""
+    if not _exists(url, folder):
+        return None
+    storage = open_storage(url, folder, study=study)
+    with storage.refusals():
+        if study in (each.study_name for each in storage.optuna.get_all_studies()):
+            return storage
+    storage.close()
+    return None
+
+
+def _exists(url: str | None, folder: Path) -> bool:
+    """Whether the journal, the file of SQLite, or the tables in PostgreSQL exist."""
+    if not url:
+        return (folder / "journal.log").is_file()
+    if url.startswith("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///").partition("?")[0]).is_file()
+    if not url.startswith(("postgresql://", "postgresql+psycopg://")):
+        return True  # open_storage says what is wrong with it
+    with _database_errors(url):
+        return inspect(create_engine(_parse(url), poolclass=NullPool)).has_table("studies")
 
 
 # --- files ----------------------------------------------------------------------------------------

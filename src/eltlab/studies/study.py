@@ -1,5 +1,6 @@
 """A study: the configurations of its trials, and the values that judge them."""
 
+import json
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -81,8 +82,18 @@ class Study:
         known = flatten(self.base) | params
         return all(holds(rule, known) for rule in self.file.where)
 
-    def config(self, params: Params, seed: int, trial: int | None = None) -> Config:
-        """The configuration of these parameters and a seed. Raises UserError if it is invalid."""
+    @property
+    def tuned_keys(self) -> dict[str, list[Any]]:
+        """The keys that each arm chooses values of, and the candidates."""
+        return {} if self.file.tune is None else self.file.tune.keys
+
+    def config(
+        self, params: Params, seed: int, trial: int | None = None, tuned_on: str | None = None
+    ) -> Config:
+        """The configuration of these parameters and a seed. Raises UserError if it is invalid.
+
+        tuned_on: what the values of the tuned keys were chosen on.
+        """
         parsed = [pair for pair in [*parse_overrides(self.file.base), *params.items()] if pair[0] != LABEL]
         if self.budget is not None:  # replaces the budget in base, from which it was computed
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
@@ -93,7 +104,9 @@ class Study:
         trained = {key for key in params if not only_measures(self.file.space, key)}
         name = f"{self.name}/{self.arm(params, config, trained)}"
         check_measured(self.file, config, name)
-        return replace(config, name=name, study=self.name, trial=trial)
+        chosen = {key: value for key, value in params.items() if key in self.tuned_keys}
+        tuned = None if tuned_on is None else json.dumps(chosen)
+        return replace(config, name=name, study=self.name, trial=trial, tuned=tuned, tuned_on=tuned_on)
 
     def arm(self, params: Params, config: Config, keys: Collection[str] | None = None) -> str:
         """A name from the resolved parameters: loops4-ilsd. A string appears without its key.
@@ -102,7 +115,7 @@ class Study:
         """
         resolved = flatten(config)
         parts = []
-        fixed = fixed_keys(self.file.space, params)
+        fixed = {*fixed_keys(self.file.space, params), *self.tuned_keys}
         for key, requested in params.items():
             if key in fixed or (keys is not None and key not in keys):
                 continue
@@ -201,6 +214,8 @@ def load_study(
     base = compose_parsed(parse_overrides(file.base))
     if not file.objectives:
         file = replace(file, objectives={METRICS[str(base.metrics.extractor)][0]: "minimize"})
+    if file.tune is not None and (base.data.tuning or "data.tuning" in keys_of(file.space)):
+        raise UserError(f"{path}: data.tuning: tune sets it; remove it")
     check_objectives(file, base, path)
     check_where(file, base, path)
     identifying = identifying_overrides(overrides, base)
@@ -217,10 +232,11 @@ def check_overrides(overrides: list[str], file: StudyFile, path: Path) -> None:
     for key, value in parse_overrides(overrides):
         if key in SET_BY_STUDY:
             raise UserError(f"{key}={value}: the study sets it; seeds are in seeds=")
-        if key in file.space:
+        tuned = file.tune is not None and (key in file.tune.keys or key == "data.tuning")
+        if key in file.space or tuned:
             raise UserError(
-                f"{key}={value}: the space of {path} sets it in every trial; remove it, or change a copy of "
-                "the file"
+                f"{key}={value}: {'tune' if tuned else 'the space'} of {path} sets it in every trial; remove "
+                "it, or change a copy of the file"
             )
 
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,22 +13,35 @@ from yaml import YAMLError
 from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package_info import package_folder
 from eltlab.config.keys import check_keys, key
-from eltlab.studies.space import check_space, keys_of
+from eltlab.studies.space import LABEL, check_space, keys_in, keys_of
 
 DIRECTIONS = ("minimize", "maximize")
 WATCHED = ("loss", "gap")  # columns of validation.csv
-FORMS: dict[str, tuple[type, str]] = {
+FORMS: dict[str, tuple[type | UnionType, str]] = {
     "base": (list, "a list of overrides, e.g. [experiment=demo]"),
     "where": (list, 'a list of constraints, e.g. ["loops divides model.depth"]'),
     "seeds": (list, "a list of whole numbers, e.g. [0, 1, 2]"),
     "objectives": (dict, "metrics and directions, e.g. {fd_classifier: minimize}"),
     "presets": (dict, "names and the keys that differ, e.g. {quick: {seeds: [0]}}"),
+    "tune": (dict | None, "null, or keys, e.g. {keys: {optim.lr: [1.0e-3, 2.0e-3]}}"),
 }
 SET_BY_STUDY = ("seed", "name", "runs_dir", "study", "trial")
 # The environment variable in place of storage=, which every user could read in the list of processes.
 STORAGE_VARIABLE = "ELTLAB_STORAGE"
 # Keys that say where workers run. They are not part of the study.
 PLACES = ("trainer=", "trainer.slurm.")
+
+
+@dataclass
+class Tune:
+    """How each arm of a study gets its own values of some keys, before its seeds are trained."""
+
+    keys: Any = key(dict, "keys of fit and their candidates, e.g. {optim.lr: [1.0e-3, 2.0e-3]}")
+    seeds: list[int] = key(lambda: [100], "seeds of the tuning runs", low=0)
+    budget: float = key(0.25, "budget of a tuning run, as a share of a trial's", low=0.01, high=1)
+    by: str = key(
+        "full", "the held-out loss of the last exit, or the mean over all exits", choices=("full", "mean")
+    )
 
 
 @dataclass
@@ -44,6 +58,7 @@ class StudyFile:
     pruner: str = key("none", "ends trials early", choices=("none", "median", "hyperband"))
     watch: str = key("loss", "what the pruner compares, e.g. gap, or loss@2 for one exit")
     matched: str = key("train_flops", "equal in all trials", choices=("train_flops", "images"))
+    tune: Tune | None = key(None, "keys whose values each arm chooses for itself")
     threads: int | None = key(None, "threads per trial; null: cores / workers", above=0)
     hours: float | None = key(None, "time limit of a trial", above=0)
     presets: dict[str, Any] = key(dict, "names and the keys that differ")
@@ -115,8 +130,12 @@ def check_form(plain: Any, where: str) -> None:
         if name not in known:
             raise UserError(f"{where}: unknown key {name}: {suggest(name, known, 'keys')}")
     for name, (kind, form) in FORMS.items():
-        if not isinstance(plain.get(name, kind()), kind):
+        if name in plain and not isinstance(plain[name], kind):
             raise UserError(f"{where}: {name}={plain[name]}: give {form}")
+    known = [each.name for each in fields(Tune)]
+    for name in plain.get("tune") or {}:
+        if name not in known:
+            raise UserError(f"{where}: unknown key tune.{name}: {suggest(str(name), known, 'keys of tune')}")
     for name in ("base", "where"):
         for each in plain.get(name, []):
             if not isinstance(each, str):
@@ -165,6 +184,33 @@ def check_study(file: StudyFile, path: Path) -> None:
                 f"{path}: space.{name}: matched=train_flops gives all trials the budget of base; write "
                 "matched: images"
             )
+    if file.tune is not None:
+        check_tune(file, file.tune, path)
+
+
+def check_tune(file: StudyFile, tune: Tune, path: Path) -> None:
+    """Raises UserError if a study cannot be tuned in this way."""
+    here = f"{path}: tune"
+    if file.sampler != "grid":
+        raise UserError(f"{here}: sampler={file.sampler} draws values itself; move the keys into space")
+    if file.pruner != "none":
+        raise UserError(f"{here}: pruner={file.pruner} would compare tuning runs with trials; remove one")
+    check_space(tune.keys, f"{here}.keys")
+    if not tune.keys:
+        raise UserError(f"{here}.keys is empty; give a key of fit and its candidates, or remove tune")
+    for name, values in tune.keys.items():
+        if not isinstance(values, list):
+            raise UserError(f"{here}.keys.{name}={values}: give a list of candidates")
+        if name in (*SET_BY_STUDY, LABEL, "data.tuning") or name.startswith("budget."):
+            raise UserError(f"{here}.keys.{name}: the study sets it; remove it")
+        if name in keys_of(file.space):
+            raise UserError(f"{here}.keys.{name}: the space sets it too; remove one of the two")
+        if rules := [rule for rule in file.where if name in keys_in(rule)]:
+            raise UserError(f"{path}: where: {rules[0]!r}: tune sets {name} later; remove the constraint")
+    if not tune.seeds or len(set(tune.seeds)) < len(tune.seeds) or set(tune.seeds) & set(file.seeds):
+        raise UserError(
+            f"{here}.seeds={tune.seeds}: give distinct whole numbers that are not among seeds={file.seeds}"
+        )
 
 
 # --- the command line -----------------------------------------------------------------------------

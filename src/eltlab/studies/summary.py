@@ -6,10 +6,12 @@ from optuna.trial import TrialState
 
 from eltlab.analysis import comparable_rows
 from eltlab.analysis.arm_table import arm_lines
-from eltlab.common.text import format_table
+from eltlab.common.text import format_si, format_table
 from eltlab.runs import result_table
+from eltlab.studies.study import Study
 from eltlab.studies.study_file import split_metric
 from eltlab.studies.trial_queue import TrialQueue, failed, failure_reason
+from eltlab.studies.tuning import ArmState, can_be_chosen, describe_tuning, describe_values
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def summarise(queue: TrialQueue) -> list[str]:
     """Lines to print. Writes all rows to table.parquet and table.csv in the study's folder."""
     study, trials = queue.study, queue.trials()
-    lines: list[str] = []
+    lines = tuning_lines(study, queue.arms(trials))
     if any(trial.state == TrialState.COMPLETE for trial in trials):
         table = result_table.load(study.folder)
         result_table.write_table(table, study.folder / "table.parquet")
@@ -30,6 +32,25 @@ def summarise(queue: TrialQueue) -> list[str]:
         why = failure_reason(trial) or "no reason given"
         lines.append(f"failed: trial {trial.number}, {trial.user_attrs.get('arm', '?')}: {why}")
     return [*lines, *(["retry=true runs the failed trials again"] if failed(trials) else [])]
+
+
+def tuning_lines(study: Study, arms: list[ArmState]) -> list[str]:
+    """A line per arm: the values that it chose, the losses of all candidates, and what choosing cost."""
+    if study.file.tune is None:
+        return []
+    tune, rows = study.file.tune, [["arm", "chosen", "training FLOPs", "held-out losses"]]
+    for arm in arms:
+        if arm.choice is None:
+            why = "no choice yet" if can_be_chosen(arm.trials) else "no choice: a tuning run failed"
+            rows.append([arm.name, why, format_si(arm.flops), ""])
+            continue
+        best, edges = arm.choice.chosen, arm.choice.at_edge(tune)
+        chosen = "none: all diverged" if best is None else describe_values(best.params)
+        edge = f"; {', '.join(edges)} at the edge of the grid" if edges else ""
+        rows.append([arm.name, chosen, format_si(arm.flops), arm.choice.text + edge])
+    runs, flops = sum(len(arm.trials) for arm in arms), sum(arm.flops for arm in arms)
+    what = f"chosen by {describe_tuning(tune)}; {runs} tuning runs, {format_si(flops)} training FLOPs"
+    return [what, *format_table(rows)]
 
 
 def arm_tables(rows: "DataFrame", study: str, metric: str) -> list[str]:

@@ -12,7 +12,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -21,15 +21,21 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eltlab.common.errors import UserError
 from eltlab.common.package_info import SOURCE, code_version, describe_code
+from eltlab.config.cost.flops import budget_flops
+from eltlab.config.schema import Config
 from eltlab.studies.samplers import draw_params, make_pruner, make_sampler, name_parameters, suggest_enqueued
 from eltlab.studies.space import Params
 from eltlab.studies.storage import Storage, open_storage
 from eltlab.studies.study import PlannedTrial, Study, identifying_overrides
 from eltlab.studies.study_file import SweepKeys
+from eltlab.studies.tuning import ArmState, TunedArm, can_be_chosen, choose
 
 # User attributes of each trial of a grid; "cell" holds its parameters. The storage has these names and
 # "lease", "error", "retry_of" and "forbidden": do not rename them.
-GRID_ATTRIBUTES = ("cell", "seeds", "arm", "key", "choices")
+# Tuning trials also have "tuning" (the FLOPs of the run) and, once they are finished, "losses" (by exit; null
+# if the run diverged). Trials with values that were chosen so have "tuned_on". The study's "arms" lists for
+# each arm its tuning trials, and "tuned" records the choices for readers.
+GRID_ATTRIBUTES = ("cell", "seeds", "arm", "key", "choices", "tuning", "tuned_on")
 # Draws in a row that the constraints may forbid. After SAMPLER_DRAWS the next ones are random, because not
 # every sampler learns what is forbidden. study.check_draws makes sure that MOST_DRAWS are not reached.
 SAMPLER_DRAWS, MOST_DRAWS = 50, 2000
@@ -42,10 +48,19 @@ class ClaimedTrial:
     trial: Trial
     params: Params
     seeds: list[int]
+    tuning: bool = False
+    tuned_on: str | None = None  # what the values of the tuned keys were chosen on
+    seconds_before: float = 0.0  # how long former workers worked on it
+    since: float = field(default_factory=time.monotonic)  # when this worker claimed it
 
     @property
     def number(self) -> int:
         return self.trial.number
+
+    @property
+    def seconds(self) -> float:
+        """How long it was worked on, without the time that it waited for a worker."""
+        return self.seconds_before + time.monotonic() - self.since
 
 
 def open_queue(study: Study, keys: SweepKeys, workers: int) -> "TrialQueue":
@@ -59,10 +74,21 @@ class TrialQueue:
     """The trials of a study in a storage. Every method may raise Refused.
 
     worker: its unique name. lease: seconds without a renewal after which any worker may take over a trial.
+    create: false for a study that is in the storage, of which nothing must change.
     """
 
-    def __init__(self, study: Study, storage: Storage, worker: str, lease: float) -> None:
+    def __init__(
+        self, study: Study, storage: Storage, worker: str, lease: float, create: bool = True
+    ) -> None:
         self.study, self.storage, self.worker, self.lease = study, storage, worker, lease
+        self._composed: dict[str, Config] = {}  # of arms with a choice
+        if not create:
+            with storage.refusals():
+                self.optuna = optuna.load_study(study_name=study.name, storage=storage.optuna)
+                refuse_changes(self.optuna, study, storage)
+                if "folder" in self.optuna.user_attrs:
+                    check_folder(self.optuna, study, storage)
+            return
         with storage.exclusive():
             self.optuna = optuna.create_study(
                 storage=storage.optuna,
@@ -99,6 +125,7 @@ class TrialQueue:
         """How many trials are not finished, started or not."""
         trials, wanted = self.trials(), self.study.file.trials
         unfinished = sum(not trial.state.is_finished() for trial in trials)
+        unfinished += sum(self._to_come(arm, trials) for arm in self.arms(trials))
         return unfinished + (0 if wanted is None else max(wanted - len(counted(trials)), 0))
 
     # --- filling ----------------------------------------------------------------------------------
@@ -109,30 +136,35 @@ class TrialQueue:
         Raises UserError if a stored trial is still to run and the grid no longer contains it.
         """
         with self.storage.exclusive():
-            wanted = set().union(*(identities(t.params, [t.seed], t.key) for t in planned))
-            stored: set[str] = set()
-            for trial in self.trials():
-                facts = trial.user_attrs
-                names = identities(facts["cell"], facts["seeds"], facts["key"])
-                if not trial.state.is_finished() and not names & wanted:
-                    what = f"trial {trial.number} ({facts['arm']}, seed {facts['seeds'][0]}) is still to run"
-                    what += ", and the space or the seeds no longer contain it"
-                    raise contradiction(self.study, self.storage, what)
-                stored |= names
-            new = [t for t in planned if not identities(t.params, [t.seed], t.key) & stored]
+            new = self.unstored(planned, planned)
             if new:  # refused before the study grows
                 self.check_code()
             for each in new:
                 self._enqueue(each)
 
-    def _enqueue(self, planned: PlannedTrial) -> None:
-        named = name_parameters(self.optuna, self.study.file.space, planned.params)
+    def unstored(self, planned: list[PlannedTrial], grid: list[PlannedTrial]) -> list[PlannedTrial]:
+        """Those of the planned trials that are not stored yet. Raises UserError if a stored trial is still to
+        run and is not in the grid."""
+        wanted, trials = set().union(*map(identities_of, grid)), self.trials()
+        for trial in trials:
+            if not trial.state.is_finished() and not stored_identities([trial]) & wanted:
+                facts = trial.user_attrs
+                what = f"trial {trial.number} ({facts['arm']}, seed {facts['seeds'][0]}) is still to run"
+                what += ", and the space or the seeds no longer contain it"
+                raise contradiction(self.study, self.storage, what)
+        stored = stored_identities(trials)
+        return [each for each in planned if not identities_of(each) & stored]
+
+    def _enqueue(self, planned: PlannedTrial, **more: Any) -> None:
+        space = {**self.study.file.space, **self.study.tuned_keys}
+        named = name_parameters(self.optuna, space, planned.params)
         attributes = {
             "cell": planned.params,
             "seeds": [planned.seed],
             "arm": self.study.arm(planned.params, planned.config),
             "key": planned.key,
             "choices": {name: choices for name, (_, choices) in named.items()},
+            **more,
         }
         self.optuna.enqueue_trial({name: value for name, (value, _) in named.items()}, user_attrs=attributes)
 
@@ -148,11 +180,85 @@ class TrialQueue:
                 kept = {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
                 self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": trial.number})
 
+    # --- arms whose values are chosen first (tuning.py) ---------------------------------------------
+
+    def fill_arms(self, arms: list[TunedArm]) -> None:
+        """Enqueues the tuning trials that are not stored yet, and the trials of arms that have a choice.
+
+        Raises UserError as `fill` does.
+        """
+        with self.storage.exclusive():
+            tuning = [trial for arm in arms for trial in arm.tuning]
+            for each in self.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main]):
+                self._enqueue(each, tuning=budget_flops(each.config))
+            numbers = {name: t.number for t in reversed(self.trials()) for name in stored_identities([t])}
+            stored = [
+                {
+                    "arm": arm.name,
+                    "cell": arm.params,
+                    "tuning": [numbers[max(identities_of(t) & numbers.keys())] for t in arm.tuning],
+                }
+                for arm in arms
+            ]
+            # Last: no worker chooses among the tuning trials of a fill that was killed.
+            if stored != self.optuna.user_attrs.get("arms"):
+                self.optuna.set_user_attr("arms", stored)
+            self._enqueue_chosen()
+
+    def arms(self, trials: list[FrozenTrial]) -> list[ArmState]:
+        """The arms of a study with `tune`, in the order of the last fill."""
+        if self.study.file.tune is None:
+            return []
+        with self.storage.refusals():
+            stored = self.optuna.user_attrs.get("arms", [])
+        retries = {trial.user_attrs.get("retry_of"): trial for trial in trials}
+
+        def latest(number: int) -> FrozenTrial:
+            while number in retries:
+                number = retries[number].number
+            return trials[number]
+
+        found = [(arm["arm"], arm["cell"], [latest(number) for number in arm["tuning"]]) for arm in stored]
+        return [ArmState(*each, choose(self.study.file.tune, each[2])) for each in found]
+
+    def _enqueue_chosen(self) -> None:
+        """Enqueues the trials of the arms whose tuning is finished. The caller holds the lock."""
+        tune, trials = self.study.file.tune, self.trials()
+        if tune is None:
+            return
+        arms = [arm for arm in self.arms(trials) if arm.choice is not None]
+        record = {arm.name: arm.record(tune) for arm in arms}
+        if record != self.optuna.user_attrs.get("tuned", {}):
+            self.optuna.set_user_attr("tuned", record)
+        for arm in arms:
+            for planned in self._unstored_main(arm, trials):
+                self._enqueue(planned, tuned_on=record[arm.name]["tuned_on"])
+
+    def _unstored_main(self, arm: ArmState, trials: list[FrozenTrial]) -> list[PlannedTrial]:
+        """The trials of the study's seeds that an arm with a choice does not have yet."""
+        params, seeds, stored = arm.params_chosen, self.study.file.seeds, stored_identities(trials)
+        if params is None:
+            return []
+        missing = [seed for seed in seeds if cell_identity(params, [seed]) not in stored]
+        if missing and arm.name not in self._composed:  # this takes a tenth of a second
+            self._composed[arm.name] = self.study.config(params, seeds[0])
+        planned = [
+            PlannedTrial(params, seed, replace(self._composed[arm.name], seed=seed)) for seed in missing
+        ]
+        return [each for each in planned if each.key not in stored]
+
+    def _to_come(self, arm: ArmState, trials: list[FrozenTrial]) -> int:
+        """How many trials of an arm are not enqueued yet, and will be."""
+        if arm.choice is None:
+            return len(self.study.file.seeds) if can_be_chosen(arm.trials) else 0
+        return len(self._unstored_main(arm, trials))
+
     # --- claiming ---------------------------------------------------------------------------------
 
     def claim(self) -> ClaimedTrial | None:
         """Claims the next trial: an abandoned, a waiting or a newly drawn one. None if there is none now."""
         with self.storage.exclusive():
+            self._enqueue_chosen()
             trials, wanted = self.trials(), self.study.file.trials
             for frozen in trials:
                 if frozen.state == TrialState.RUNNING and is_expired(frozen):
@@ -170,12 +276,14 @@ class TrialQueue:
         """Signs a trial for this worker; None if constraints forbid what is drawn for it."""
         self._sign(trial)
         attributes = trial.user_attrs
+        before = attributes.get("seconds", 0.0)
         if "cell" not in attributes:  # a retry, or its worker died before the draw was stored
-            params = draw_params(self.study, self.optuna, trial)
-            return None if params is None else ClaimedTrial(trial, params, self.study.file.seeds)
+            params, seeds = draw_params(self.study, self.optuna, trial), self.study.file.seeds
+            return None if params is None else ClaimedTrial(trial, params, seeds, seconds_before=before)
         if "choices" in attributes:
             suggest_enqueued(trial)
-        return ClaimedTrial(trial, attributes["cell"], attributes["seeds"])
+        tuning, tuned_on = "tuning" in attributes, attributes.get("tuned_on")
+        return ClaimedTrial(trial, attributes["cell"], attributes["seeds"], tuning, tuned_on, before)
 
     def _draw(self) -> ClaimedTrial:
         for draws in range(MOST_DRAWS):
@@ -197,12 +305,14 @@ class TrialQueue:
         with self.storage.exclusive():
             if owned := self._owns(claimed):
                 self._sign(claimed.trial)
+                claimed.trial.set_user_attr("seconds", claimed.seconds)
         return owned
 
     def release(self, claimed: ClaimedTrial) -> None:
         """Ends the lease, so that any worker may take the trial at once."""
         with self.storage.exclusive():
             if self._owns(claimed):
+                claimed.trial.set_user_attr("seconds", claimed.seconds)
                 claimed.trial.set_user_attr("lease", [self.worker, 0.0])
 
     def _sign(self, trial: Trial) -> None:
@@ -224,17 +334,22 @@ class TrialQueue:
         self._end(claimed, values=values)
 
     def fail(self, claimed: ClaimedTrial, error: str) -> None:
-        self._end(claimed, error, state=TrialState.FAIL)
+        self._end(claimed, {"error": error}, state=TrialState.FAIL)
 
     def prune(self, claimed: ClaimedTrial) -> None:
         self._end(claimed, state=TrialState.PRUNED)
 
-    def _end(self, claimed: ClaimedTrial, error: str | None = None, **outcome: Any) -> None:
+    def finish_tuning(self, claimed: ClaimedTrial, losses: dict[int, float] | None) -> None:
+        """losses: by exit; None: the run diverged."""
+        # Optuna calls it pruned: it has finished, and has no value among those of the objectives.
+        self._end(claimed, {"losses": losses}, state=TrialState.PRUNED)
+
+    def _end(self, claimed: ClaimedTrial, facts: dict[str, Any] | None = None, **outcome: Any) -> None:
         with self.storage.exclusive():
             if not self._owns(claimed):
                 return
-            if error is not None:
-                claimed.trial.set_user_attr("error", error)
+            for name, value in {**(facts or {}), "seconds": claimed.seconds}.items():
+                claimed.trial.set_user_attr(name, value)
             self.optuna.tell(claimed.trial, **outcome)
 
 
@@ -244,7 +359,31 @@ def identities(params: Params, seeds: list[int], key: str) -> set[str]:
     A different version of eltlab may have more keys, and so a different digest of the same run; a changed
     study file may give the same run different parameters.
     """
-    return {json.dumps([params, seeds], sort_keys=True), key}
+    return {cell_identity(params, seeds), key}
+
+
+def cell_identity(params: Params, seeds: list[int]) -> str:
+    return json.dumps([params, seeds], sort_keys=True)
+
+
+def identities_of(planned: PlannedTrial) -> set[str]:
+    return identities(planned.params, [planned.seed], planned.key)
+
+
+def stored_identities(trials: Iterable[FrozenTrial]) -> set[str]:
+    facts = [trial.user_attrs for trial in trials]
+    return set().union(*(identities(each["cell"], each["seeds"], each["key"]) for each in facts))
+
+
+def is_tuning(trial: FrozenTrial) -> bool:
+    return "tuning" in trial.user_attrs
+
+
+def seconds_of(trial: FrozenTrial) -> float:
+    """How long a finished trial was worked on: Optuna's duration includes the time that it lay."""
+    if (seconds := trial.user_attrs.get("seconds")) is not None:
+        return seconds
+    return 0.0 if trial.duration is None else trial.duration.total_seconds()  # an older version's trial
 
 
 def is_expired(trial: FrozenTrial) -> bool:
@@ -278,16 +417,24 @@ def failure_reason(trial: FrozenTrial) -> str:
 
 def check_meaning(record: optuna.Study, study: Study, storage: Storage) -> None:
     """Stores what the study's numbers mean. Raises UserError if that contradicts what is stored."""
-    meaning = json.loads(json.dumps(meaning_of(study)))  # tuples become lists, as in the storage
-    known = record.user_attrs.get("meaning", {})
-    if contradictions := differences(known, meaning):
-        raise contradiction(study, storage, "; ".join(contradictions))
+    known, meaning = refuse_changes(record, study, storage)
     if not known:
         with warnings.catch_warnings():  # Optuna calls metric names experimental
             warnings.simplefilter("ignore", ExperimentalWarning)
             record.set_metric_names(list(study.file.objectives))
     if not meaning.keys() <= known.keys():  # "watch" is added when the study first has a pruner
         record.set_user_attr("meaning", {**meaning, **known})
+
+
+def refuse_changes(
+    record: optuna.Study, study: Study, storage: Storage
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the study's numbers mean, as it is stored and now. Raises UserError if the two differ."""
+    meaning = json.loads(json.dumps(meaning_of(study)))  # tuples become lists, as in the storage
+    known = record.user_attrs.get("meaning", {})
+    if contradictions := differences(known, meaning):
+        raise contradiction(study, storage, "; ".join(contradictions))
+    return known, meaning
 
 
 def check_folder(record: optuna.Study, study: Study, storage: Storage) -> None:
@@ -333,6 +480,7 @@ def meaning_of(study: Study) -> dict[str, Any]:
         # The resolved budget: the files of conf/ that base names may change, and so may the FLOP count.
         f"budget in {file.matched}": study.base.images if study.budget is None else study.budget,
         "sampler": file.sampler,
+        "tune": None if file.tune is None else asdict(file.tune),
     }
     if file.sampler != "grid":
         meaning |= {"space": file.space, "where": file.where, "seeds": file.seeds}

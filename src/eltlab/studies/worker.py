@@ -1,7 +1,7 @@
 """A worker of a study: claims trials, runs each in a separate process, and stores how it ended."""
 
-import csv
 import importlib
+import math
 import os
 import signal
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from optuna.study import StudyDirection
 
-from eltlab.common.errors import UserError
+from eltlab.common.errors import Diverged, UserError
 from eltlab.common.package_info import confirm_source
 from eltlab.common.processes import Fork, cores, die_with_parent, terminate
 from eltlab.common.signals import ALL_STOPS, Requests, Stopped, listening
@@ -25,11 +25,13 @@ from eltlab.studies.storage import RETRY_SECONDS, Answer, Refused, retry_refused
 from eltlab.studies.study import Study
 from eltlab.studies.study_file import SweepKeys, split_metric
 from eltlab.studies.trial_queue import ClaimedTrial, TrialQueue, open_queue
-from eltlab.training.validation import LEVELS
+from eltlab.studies.tuning import tuning_config
+from eltlab.studies.validation_losses import tuning_losses, validation_curve
 
 POLL_SECONDS = 0.05  # between two polls of a running trial
 IDLE_SECONDS = 0.5  # between two claims while other workers run the last trials
 GRACE = 10.0  # seconds that a trial has to write its checkpoint and end
+DIVERGED = 3  # exit code of a fit whose loss was not finite; Python uses 1 for any exception
 LAST_LINES = 20  # of a failed trial's log, which are stored with the trial
 
 # All that a fit imports; none of these modules starts a thread.
@@ -94,11 +96,17 @@ class Worker:
         log = study.folder / "logs" / f"trial-{claimed.number:05}.log"
         deadline = time.monotonic() + (study.file.hours or float("inf")) * 3600
         try:
-            configs = [study.config(claimed.params, seed, claimed.number) for seed in claimed.seeds]
-            for config in configs:
-                if left_to_measure(Run.of(config)):
-                    self.run_fit(claimed, config, log, deadline)
-            end = partial(queue.finish, claimed, study.values(configs))
+            configs = [
+                study.config(claimed.params, seed, claimed.number, claimed.tuned_on) for seed in claimed.seeds
+            ]
+            if claimed.tuning:
+                losses = self.run_tuning(claimed, configs[0], log, deadline)
+                end = partial(queue.finish_tuning, claimed, losses)
+            else:
+                for config in configs:
+                    if left_to_measure(Run.of(config)):
+                        self.run_fit(claimed, config, log, deadline)
+                end = partial(queue.finish, claimed, study.values(configs))
         except LeaseLost:
             print(f"trial {claimed.number}: its lease expired", file=sys.stderr)
             return
@@ -109,6 +117,23 @@ class Worker:
         except UserError as error:
             end = partial(queue.fail, claimed, str(error))
         self._retry(end)
+
+    def run_tuning(
+        self, claimed: ClaimedTrial, config: Config, log: Path, deadline: float
+    ) -> dict[int, float] | None:
+        """The held-out losses of a tuning run by exit, trained if it is not yet; None if it diverges."""
+        tune = self.queue.study.file.tune
+        assert tune is not None
+        config = tuning_config(config, tune)
+        try:
+            if not tuning_losses(config):
+                self.run_fit(claimed, config, log, deadline)
+        except Diverged:
+            return None
+        losses = tuning_losses(config)
+        if not losses:
+            raise UserError(f"{config.name}: no complete validation after the last step; run it again")
+        return losses if all(map(math.isfinite, losses.values())) else None
 
     def run_fit(self, claimed: ClaimedTrial, config: Config, log: Path, deadline: float) -> None:
         """Runs one fit to its end. Raises UserError with its last lines if it fails.
@@ -148,7 +173,8 @@ class Worker:
             # A cluster signals all processes of a job: the fit was stopped, it did not fail.
             self.requests.raise_if_stopped()
             how = f"killed by signal {-code} (out of memory?)" if code < 0 else f"exit code {code}"
-            raise UserError(f"{how}{last_lines(log)}")
+            kind = Diverged if code == DIVERGED else UserError
+            raise kind(f"{how}{last_lines(log)}")
 
 
 # --- the process of a trial -----------------------------------------------------------------------
@@ -202,7 +228,7 @@ def fit_quietly(config: Config, threads: int) -> int:
         fit(config, wait=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.code
+        return DIVERGED if isinstance(error, Diverged) else error.code
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.code
@@ -261,16 +287,3 @@ class Watcher:
                 self.reported.add(step)
         self.size = size  # last: if the storage refused, the values are reported again
         return len(self.reported) > before
-
-
-def validation_curve(path: Path, column: str, exit: int) -> list[float]:
-    """A column of validation.csv at an exit, one value per complete validation: the mean over levels."""
-    if not path.is_file():
-        return []
-    text = path.read_text()
-    values: dict[str, list[float]] = {}
-    # The last line may be half written.
-    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
-        if row["exit"] == str(exit):
-            values.setdefault(row["step"], []).append(float(row[column]))
-    return [sum(found) / LEVELS for found in values.values() if len(found) == LEVELS]

@@ -89,7 +89,8 @@ def build_callbacks(prepared: Prepared, data: TrainingData, requests: Requests) 
     config, folder = prepared.config, prepared.run.folder
     callbacks: list[Callback] = [MetricsWriter(folder, config)]
     if config.trainer.validations:
-        callbacks.append(Validation(folder, config, *data.held_out(Validation.IMAGES)))
+        most = Validation.TUNING_IMAGES if config.data.tuning else Validation.IMAGES
+        callbacks.append(Validation(folder, config, *data.held_out(most)))
     callbacks.append(SampleGrids(folder / "samples", config, data.tokenizer))
     seconds = config.trainer.checkpoint_seconds
     return [*callbacks, CheckpointWriter(prepared.run.checkpoint, seconds, requests)]

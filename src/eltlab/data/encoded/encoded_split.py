@@ -1,5 +1,7 @@
 """The splits of an encoded set: read from mapped files, or loaded onto the device."""
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -31,25 +33,31 @@ def load_set_tokenizer(manifest: Manifest) -> Tokenizer:
 
 
 class MappedRows:
-    """The rows of one tensor, stored in several mapped files. `mapped[indices]` reads only those rows."""
+    """The rows of one tensor, stored in several mapped files. `mapped[indices]` reads only those rows.
 
-    def __init__(self, parts: list[Tensor], per_file: int) -> None:
+    chosen: the numbers of the rows that this object has, ascending; None: all.
+    """
+
+    def __init__(self, parts: list[Tensor], per_file: int, chosen: Tensor | None = None) -> None:
         self.parts, self.per_file = parts, per_file
+        self.chosen = torch.arange(sum(map(len, parts))) if chosen is None else chosen
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         out = self.parts[0].new_empty((len(indices), *self.parts[0].shape[1:]))
-        files = indices // self.per_file
+        rows = self.chosen[indices]
+        files = rows // self.per_file
         for file in files.unique().tolist():
             in_file = files == file
-            out[in_file] = self.parts[file][indices[in_file] - file * self.per_file]
+            out[in_file] = self.parts[file][rows[in_file] - file * self.per_file]
         return out
 
     def load(self, device: torch.device) -> Tensor:
         """All rows on the device, copied file by file: the memory of the host holds one file at a time."""
-        rows = sum(map(len, self.parts))
-        out = self.parts[0].new_empty((rows, *self.parts[0].shape[1:]), device=device)
-        for part, place in zip(self.parts, out.split(self.per_file), strict=True):
-            place.copy_(part)
+        out = self.parts[0].new_empty((len(self.chosen), *self.parts[0].shape[1:]), device=device)
+        counts = torch.bincount(self.chosen // self.per_file, minlength=len(self.parts)).tolist()
+        places = zip(self.parts, self.chosen.split(counts), out.split(counts), strict=True)
+        for number, (part, rows, place) in enumerate(places):
+            place.copy_(part if len(rows) == len(part) else part[rows - number * self.per_file])
         return out
 
 
@@ -99,6 +107,15 @@ class EncodedSplit:
         chosen = torch.as_tensor(indices)
         noise = SampleNoise(fold("posterior"), chosen.tolist())
         return to_inputs(select_rows(self.tensors, chosen, None), noise)
+
+    def part(self, indices: Tensor) -> "EncodedSplit":
+        """The examples at these ascending indices, as a part of the same set."""
+        part = copy(self)
+        part.labels = self.labels[indices]
+        part.tensors = {
+            name: MappedRows(rows.parts, rows.per_file, indices) for name, rows in self.tensors.items()
+        }
+        return part
 
     def subset(self, most: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of at most this many examples, chosen by a fixed seed, for validation."""

@@ -119,13 +119,23 @@ class ImageFiles(Dataset):
         """The same seeded subset as `ImageSet.subset`, in memory. Raises UserError."""
         if count is None or count == len(self):
             return self.load()
-        chosen = choose_subset(count, len(self), self.name).tolist()
+        part = self._at(torch.from_numpy(choose_subset(count, len(self), self.name)))
+        return ImageSet(self.name, part.load().images, part.labels)
+
+    def part(self, indices: Tensor) -> "ImageFiles":
+        """The images at these indices, in this order, as a part of the same data: origin stays."""
+        part = self._at(indices)
+        part.__dict__["origin"] = self.origin
+        return part
+
+    def _at(self, indices: Tensor) -> "ImageFiles":
         part = copy(self)
         part.__dict__.pop("origin", None)  # that of the whole set
-        part.names, part.labels = [self.names[i] for i in chosen], self.labels[chosen]
+        chosen = indices.tolist()
+        part.names, part.labels = [self.names[i] for i in chosen], self.labels[indices]
         if "contents" in part.__dict__:
             part.contents = [self.contents[i] for i in chosen]
-        return ImageSet(self.name, part.load().images, part.labels)
+        return part
 
     def load(self) -> ImageSet:
         """All images in memory: decoded once, then read from the cache until a file changes."""

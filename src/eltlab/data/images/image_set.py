@@ -52,6 +52,10 @@ class ImageSet:
         chosen = choose_subset(count, len(self), self.name)
         return ImageSet(self.name, self.images[chosen], self.labels[chosen])
 
+    def part(self, indices: Tensor) -> "ImageSet":
+        """The images at these indices, in this order, as a part of the same data: origin stays."""
+        return ImageSet(self.name, self.images[indices], self.labels[indices], self.origin)
+
 
 def choose_subset(count: int, size: int, name: str) -> np.ndarray:
     """Ascending indices of a seeded subset of a set of this size. Raises UserError."""

@@ -1,0 +1,54 @@
+"""What the storage holds of a study, for plan=true: nothing is created or changed."""
+
+from collections.abc import Iterable
+
+from optuna.trial import FrozenTrial, TrialState
+
+from eltlab.studies.storage import find_storage
+from eltlab.studies.study import Study, grid_trials
+from eltlab.studies.study_file import SweepKeys
+from eltlab.studies.trial_queue import TrialQueue, counted, identities_of, is_tuning, stored_identities
+from eltlab.studies.tuning import tuned_arms
+
+
+def stored_lines(study: Study, keys: SweepKeys) -> list[str]:
+    """What is done, and what running would add: "trials: 28 done, 14 new". Empty if nothing is stored.
+
+    Raises UserError as running would: if what the numbers mean has changed, or a queued trial has gone.
+    """
+    storage = find_storage(keys.storage, study.folder, study.name)
+    if storage is None:
+        return []
+    try:
+        return describe_queue(TrialQueue(study, storage, "plan", keys.lease, create=False))
+    finally:
+        storage.close()
+
+
+def describe_queue(queue: TrialQueue) -> list[str]:
+    study, trials = queue.study, counted(queue.trials())
+    main = [trial for trial in trials if not is_tuning(trial)]
+    if study.file.tune is not None:
+        arms = tuned_arms(study)
+        tuning = [trial for arm in arms for trial in arm.tuning]
+        new = len(queue.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main]))
+        stored = stored_identities(main)
+        known = {(arm.name, t.seed) for arm in arms for t in arm.main if identities_of(t) & stored}
+        return [
+            count_trials("tuning runs", filter(is_tuning, trials), new),
+            count_trials("trials", main, len(arms) * len(study.file.seeds) - len(known)),
+        ]
+    if study.file.trials is not None:
+        return [count_trials("trials", main, max(study.file.trials - len(trials), 0))]
+    planned = grid_trials(study)
+    return [count_trials("trials", main, len(queue.unstored(planned, planned)))]
+
+
+def count_trials(what: str, stored: Iterable[FrozenTrial], new: int) -> str:
+    states = [trial.state for trial in stored]
+    done = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
+    unfinished, failed = sum(not state.is_finished() for state in states), states.count(TrialState.FAIL)
+    parts = [f"{done} done"]
+    parts += [f"{unfinished} running or waiting"] if unfinished else []
+    parts += [f"{failed} failed"] if failed else []
+    return f"{what}: {', '.join(parts)}, {new} new"
