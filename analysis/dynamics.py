@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eltlab.analysis import command, comparable_rows, style
+from eltlab.analysis import command, style
+from eltlab.analysis.chosen_settings import reported_rows
 from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError, suggest
 
@@ -24,7 +25,7 @@ ARMS = 4  # drawn by default
 
 def select_runs(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """One row per comparable run, with the short name of its arm."""
-    rows = name_arms(comparable_rows.comparable(table, protocol))
+    rows = name_arms(reported_rows(table, protocol))
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from eltlab.analysis import command, comparable_rows, style
+from eltlab.analysis import command, style
+from eltlab.analysis.chosen_settings import reported_rows
 from eltlab.analysis.points import caption, name_arms
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
@@ -20,7 +21,7 @@ from eltlab.common.text import format_loops
 
 def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
     """The sample grid of each arm and loop count, for the first seed. Raises UserError if there is none."""
-    rows = name_arms(comparable_rows.comparable(table, protocol))
+    rows = name_arms(reported_rows(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():

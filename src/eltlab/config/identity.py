@@ -11,6 +11,13 @@ SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")
 
+# Keys of what is measured on a trained model, like loops: they are columns of a row, they are neither part
+# of a run's identity nor of a protocol, and none of their values trains a model twice.
+MEASURING = (
+    *("sampler.guidance", "sampler.guidance_schedule", "sampler.steps", "sampler.loops", "sampler.halting"),
+    *("sampler.temperature", "sampler.temperature_range", "sampler.confidence_noise", "ema.length"),
+)
+
 
 def defines(key: str) -> bool:
     """Whether a dotted key is part of a run's identity.
@@ -19,7 +26,7 @@ def defines(key: str) -> bool:
     """
     section, _, name = key.partition(".")
     inside = section in SECTIONS and name not in PLACES
-    return inside or key in (*NUMBERS, "budget.images", "trainer.precision")
+    return (inside and key not in MEASURING) or key in (*NUMBERS, "budget.images", "trainer.precision")
 
 
 def place_keys(data: DataConfig) -> tuple[str, ...]:
