@@ -254,11 +254,9 @@ def independent_keys(rows: pd.DataFrame) -> list[str]:
     """The varying keys, without those that differ only because some rows have another supervision (or
     objective), which does not have the key: its name explains that."""
     keys = varying_keys(rows)
-    named = {key.removesuffix("name") for key in keys if key.endswith(".name")}
-    return [
-        key for key in keys
-        if not (key.rpartition(".")[0] + "." in named and as_text(rows[key].dropna()).nunique() < 2)
-    ]  # fmt: skip
+    groups = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
+    missing = {key for key in keys if key.startswith(groups) and as_text(rows[key].dropna()).nunique() < 2}
+    return [key for key in keys if key not in missing]
 
 
 def change_pattern(column: pd.Series) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """Which arm is the unique-layer twin of which: the one that agrees in every key that loops do not decide."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,13 @@ def find_twins(rows: pd.DataFrame) -> pd.DataFrame:
         budget = ~matched_budgets(arms.iloc[place], arms.iloc[unique])
         differs = np.concatenate([differs, budget.to_numpy(bool)[:, None]], axis=1)
         found.append(pick_twin(arms.iloc[place], arms.iloc[unique], differs, [*keys.values(), "budget"]))
-    return pd.DataFrame(found, columns=["twin", "no_twin"], index=arms.index, dtype=object)
+    columns = zip(("twin", "no_twin"), zip(*found, strict=True), strict=True)
+    return pd.DataFrame({name: pd.Series(list(values), arms.index, object) for name, values in columns})
 
 
 def compared_columns(arms: pd.DataFrame) -> dict[str, str]:
     """The columns in which an arm and its twin must agree, with the keys to name."""
-    tuned = set().union(*arms["tuned"].dropna()) if "tuned" in arms else set()
+    tuned = {key for text in arms.get("tuned", pd.Series()).dropna() for key in json.loads(text)}
     keys = [name.removeprefix("cfg.") for name in arms if name.startswith("cfg.")]
     kept = [
         key

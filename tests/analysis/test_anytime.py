@@ -110,10 +110,10 @@ def test_layers_around_the_loop_make_a_different_block() -> None:
 
 
 def test_the_floor_is_that_of_the_drawn_rows() -> None:
-    more = {"fid": None, "fd_classifier": 9.0}
+    more = {"heldout_loss": None, "fd_classifier": 9.0}
     rows = table([
-        row("a", 4, 0, **more, fd_halves=1.0),
-        row("b", 4, 0, **more, fd_halves=9.0, protocol="bbbb"),
+        row("a", 4, 0, **more, fd_ideal=1.0),
+        row("b", 4, 0, **more, fd_ideal=9.0, protocol="bbbb"),
     ])  # fmt: skip
     [axes] = anytime.draw(rows, protocol="aaaa").axes
     assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.0]
@@ -131,7 +131,7 @@ def test_the_curves_of_the_figure() -> None:
     rows = table([*apart(), *elastic(1.25), *unique("u8", 8, 5.0)])
     curves = {each.name: each.points for each in anytime.find_curves(points(rows))}
     trained = curves.pop(f"2 layers {anytime.APART}")
-    assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
+    assert list(trained["heldout_loss"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
     assert list(curves["unique layers"]["unique_layers"]) == [2, 8]
     # Only the deepest vanilla loop has a curve over its loop counts.
     assert set(curves) == {"unique layers", "elastic", "vanilla4"}
@@ -155,7 +155,7 @@ def test_extrapolation_is_dashed_and_hollow() -> None:
 
 
 def test_the_figure_has_its_intervals_and_its_floor() -> None:
-    more = {"fid": None, "fd_halves": 2.0}
+    more = {"heldout_loss": None, "fd_ideal": 2.0}
     rows = table([
         row("e", 4, 0, fd_classifier=9.0, **more),
         row("e", 4, 0, fd_classifier=11.0, seed=1, **more),

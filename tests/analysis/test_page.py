@@ -154,7 +154,10 @@ def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None
         assert grey(page) == expected
         assert page.evaluate("document.activeElement.getAttribute('aria-valuetext')") == loops
     captions = page.locator(".pair figure:visible .quiet").all_inner_texts()
-    assert captions[0].startswith("fid 40.00 (no interval), 2M MACs") and "fid 8.00" in captions[1]
+    assert (
+        captions[0].startswith("heldout_loss 40.00 (no interval), 2M MACs")
+        and "heldout_loss 8.00" in captions[1]
+    )
     page.locator("select").select_option("vanilla")
     assert shown(page) == ["vanilla, 4 loops", "its unique-layer twin"] and grey(page) == 80
     page.locator("input[type=range]").fill("0")
@@ -190,9 +193,9 @@ def test_a_name_is_text_and_never_markup(made: Path) -> None:
 
 def test_each_study_and_protocol_is_a_section(made: Path) -> None:
     rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
-    assert [title for title, _ in split_sections(table(rows))] == [
-        "made-up, protocol aaaa",
-        "made-up, protocol bbbb",
+    assert [(title, protocol) for title, _, protocol in split_sections(table(rows))] == [
+        ("made-up, protocol aaaa", "aaaa"),
+        ("made-up, protocol bbbb", "bbbb"),
     ]
     headlines = Tables(made.read_text()).found["headline"]
     assert [line[0] for line in headlines[1][1:]] == ["elastic", "vanilla", "twin"]
@@ -211,9 +214,11 @@ def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
     rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # the tile of 8 loops has no row
     (tmp_path / "e" / "dynamics.csv").write_text("")
     (tmp_path / "e" / "validation.csv").write_text("")
-    rows += [{**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})]
+    rows += [
+        {**each, "name": "unmeasured", "run": "u/0", "heldout_loss": None} for each in arm("u", {4: 1.0})
+    ]
     html = page_of(rows)
-    assert "dynamics.csv: damaged" in html and "<li>unmeasured: no fid</li>" in html
+    assert "dynamics.csv: damaged" in html and "<li>unmeasured: no heldout_loss</li>" in html
     assert Tables(html).found["headline"] and "Samples of e at 4 loops" in html
 
 
