@@ -6,7 +6,6 @@ would look better. `choose_settings` therefore chooses each arm's value by rows 
 sample seeds, against the training split.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
@@ -165,18 +164,21 @@ def describe(values: dict[str, str]) -> str:
     return ", ".join(f"{column.replace('_', ' ')} {value}" for column, value in values.items())
 
 
-def describe_settings(rows: pd.DataFrame, choices: Iterable[Choice]) -> str:
+def describe_settings(rows: pd.DataFrame, choices: list[Choice]) -> str:
     """The settings of reported rows, and how they were chosen. rows: with their arms (`points.name_arms`)."""
     varying = varying_settings(rows)
+    chosen = [column for each in choices for column in each.chosen]
+    shared = [column for column in dict.fromkeys(["steps", "guidance", *chosen]) if column not in varying]
+    first = as_text(rows[shared].iloc[0].astype(object))
     parts = [
-        f"{rows['steps'].iloc[0]:g} steps" if "steps" not in varying else "",
-        f"guidance {rows['guidance'].iloc[0]:g}" if "guidance" not in varying else "",
+        f"{first[column]} steps" if column == "steps" else describe({column: first[column]})
+        for column in shared
     ]
     if varying:
         arms = rows.drop_duplicates("arm").set_index("arm")[varying].apply(as_text)
-        listed = [f"{arm} at {describe(dict(line))}" for arm, line in arms.head(LISTED).iterrows()]
-        parts += [*listed, f"{len(arms) - LISTED} more arms" if len(arms) > LISTED else ""]
-    return ", ".join(filter(None, parts)) + describe_choices(list(choices))
+        parts += [f"{arm} at {describe(dict(line))}" for arm, line in arms.head(LISTED).iterrows()]
+        parts += [f"{len(arms) - LISTED} more arms"] if len(arms) > LISTED else []
+    return ", ".join(parts) + describe_choices(choices)
 
 
 def describe_choices(choices: list[Choice]) -> str:

@@ -31,7 +31,7 @@ def find_twins(rows: pd.DataFrame) -> pd.DataFrame:
     unique = np.flatnonzero(arm_kinds(arms) == UNIQUE)
     keys = compared_columns(arms)
     codes = np.stack([encode(arms[column]) for column in keys], axis=1)
-    found = []
+    found: list[tuple[str | None, str | None]] = []
     for place in range(len(arms)):
         if place in unique:
             found.append((None, None))

@@ -119,6 +119,38 @@ def test_the_floor_is_that_of_the_drawn_rows() -> None:
     assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.0]
 
 
+@pytest.mark.parametrize("metric", ["fid", "fvd", "fd_classifier"])
+def test_the_floor_is_the_mean_of_what_ideal_samples_of_each_row_would_get(metric: str) -> None:
+    own = [row(name, 4, None, **{metric: 9.0}, fd_ideal=ideal) for name, ideal in (("a", 2.0), ("b", 3.0))]
+    [axes] = anytime.draw(table(own)).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [2.5]
+    assert "ideal samples of the same number" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize("metric", ["heldout_loss", "kd_classifier", "fd_classifier_inf"])
+def test_an_unbiased_metric_has_no_floor(metric: str) -> None:
+    [axes] = anytime.draw(table([row("a", 4, None, **{metric: 9.0}, fd_ideal=2.0)])).axes
+    assert [line for line in axes.lines if line.get_linestyle() == ":"] == []
+
+
+def test_the_distance_of_two_halves_is_no_floor_of_samples() -> None:
+    [axes] = anytime.draw(table([row("a", 4, None, fd_classifier=9.0, fd_halves=2.0)])).axes
+    assert [line for line in axes.lines if line.get_linestyle() == ":"] == []
+
+
+def test_a_biased_distance_has_no_tax_and_says_why(tmp_path: Path) -> None:
+    rows = [*apart(), *elastic(1.25)]
+    rows = [each | {"fd_classifier": each["heldout_loss"]} for each in rows]
+    assert anytime.elasticity_tax(table(rows), "fd_classifier").empty
+    assert len(anytime.elasticity_tax(table(rows))) == 1
+    append_rows(tmp_path / "rows.jsonl", rows)
+    done = run("anytime", "rows.jsonl", "metric=fd_classifier", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == (
+        "elasticity tax: none: fd_classifier of 500 samples is biased by the number of samples, so it has no "
+        "ratio, tax or power law; choose metric=heldout_loss\n"
+    )
+
+
 def test_without_models_trained_apart_there_is_no_tax() -> None:
     rows = table([*elastic(1.0), *vanilla("vanilla", {2: 9.0, 4: 3.0}), *unique("twin", 8, 2.0)])
     assert anytime.elasticity_tax(rows).empty

@@ -34,7 +34,7 @@ def measured(
 
 
 def study() -> list[dict[str, Any]]:
-    """By the rows to choose by, 2 is best for the elastic arm and 1 for the twin. The reported rows differ."""
+    """By the rows to choose by, 2 is best for the elastic arm and 1 for the twin. Reported rows disagree."""
     twin = {"layers": 8, "trained": 1, "loops": 1}
     return [
         *measured("elastic", {1.0: 9.0, 2.0: 5.0, 3.0: 6.0}, sample_seed=100, **TRAIN),
@@ -64,6 +64,15 @@ def test_figures_and_tables_say_what_was_chosen() -> None:
         "against the test split, 8 steps, elastic at guidance 2, twin at guidance 1 (chosen for each" in text
     )
     assert "guidance of 1, 2, 3, by kd_classifier against the training split, sample seeds 100)" in text
+
+
+def test_a_setting_that_all_arms_share_is_named_once() -> None:
+    rows = [*measured("a", {1.0: 9.0}, **TEST, temperature=4.5)]
+    for temperature in (3.0, 4.5):
+        rows += measured("a", {1.0: -temperature}, sample_seed=9, **TRAIN, temperature=temperature)
+    assert "8 steps, guidance 1, temperature 4.5 (chosen for a: temperature of 3, 4.5, by" in caption(
+        table(rows), "kd_classifier"
+    )
 
 
 def test_the_reported_rows_decide_nothing() -> None:
@@ -109,9 +118,9 @@ def test_a_chosen_setting_that_no_row_reports_is_refused_with_the_command() -> N
 
 
 def test_a_biased_distance_chooses_nothing() -> None:
-    rows = [{**each, "fd_classifier": each.pop("kd_classifier")} for each in study()]
+    rows = table(study()).rename(columns={"kd_classifier": "fd_classifier"})
     with pytest.raises(UserError, match="can only be chosen by an unbiased distance"):
-        reported_rows(table(rows))
+        reported_rows(rows)
 
 
 def test_settings_are_compared_over_the_runs_that_have_all_of_them() -> None:
