@@ -212,14 +212,12 @@ def loop_worths(
 ) -> dict[str, Fit | str]:
     """φ of each kind of looped arm, fitted with the unique-layer arms, or the reason why there is none.
 
-    Each width has its own φ. Raises UserError if the rows have several widths or the metric is biased.
+    Each width has its own φ. Raises UserError if the rows have several widths.
     """
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     check_logarithms(lines, metric)
     reason = why_no_ratio(reported_rows(table, protocol), metric)
-    if reason is not None:
-        raise UserError(reason)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
         raise UserError(f"rows of widths {widths}: give rows of one width to fit the worth of a loop")
@@ -229,7 +227,7 @@ def loop_worths(
     for kind in own.loc[~unique, "kind"].unique():
         group = own[unique | (own["kind"] == kind)]
         columns = (group["unique_layers"], group["loops_train"], group[metric])
-        found[str(kind)] = try_fit(fit_loop_worth, *columns)
+        found[str(kind)] = reason or try_fit(fit_loop_worth, *columns)
     return found
 
 

@@ -86,9 +86,8 @@ def test_fits_of_a_table() -> None:
 def test_a_biased_metric_has_no_fit_and_says_why_in_one_line(tmp_path: Path) -> None:
     rows = [each | {"fid": each["heldout_loss"]} for each in study()]
     reason = "fid of 500 samples is biased by the number of samples"
-    assert all(str(fit).startswith(reason) for fit in scaling.power_laws(table(rows), "fid").values())
-    with pytest.raises(UserError, match=reason):
-        scaling.loop_worths(table(rows), "fid")
+    for fits in (scaling.power_laws(table(rows), "fid"), scaling.loop_worths(table(rows), "fid")):
+        assert fits and all(str(fit).startswith(reason) for fit in fits.values())
     figure = scaling.draw(table(rows), "fid")
     assert "No fits: fid of 500" in figure._supxlabel.get_text().replace("\n", " ")
     append_rows(tmp_path / "rows.jsonl", rows)
