@@ -6,9 +6,10 @@
 Without factor=, every arm is compared with the baseline: an arm named plain, base or final, else the only
 arm with unique layers. With factor=KEY, runs that differ in this key alone are compared, and the differences
 of one seed are averaged first. Each run is taken at the loop count it was trained for, or at loops=.
-Intervals are t intervals of the paired differences; p-values are from paired t tests with Holm's correction
-for the number of rows. Prints the table and the importance of each key (fANOVA by Optuna), and draws the
-ratios.
+Intervals are t intervals of the paired differences and log ratios; p-values are from paired t tests with
+Holm's correction for the number of rows. Two arms count as different if p_holm is below 0.05. A metric that
+is biased, or not above 0 by its error, has differences but no ratios. Prints the table and the importance of
+each key (fANOVA by Optuna), and draws the ratios, or else the differences.
 """
 
 from typing import Any
@@ -16,17 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
-from eltlab.analysis import command, comparable_rows, style
-from eltlab.analysis.points import (
-    caption,
-    check_logarithms,
-    choose_metric,
-    half_interval,
-    name_arms,
-    nearly_equal,
-)
+from eltlab.analysis import command, style
+from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.metrics import choose_metric, why_no_ratio
+from eltlab.analysis.paired import half_interval, is_above_zero, ratio_intervals, t_test
+from eltlab.analysis.points import caption, name_arms, nearly_equal
+from eltlab.analysis.text_values import UNSET, as_text
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_si
 
@@ -45,7 +42,7 @@ def select_runs(
     table: pd.DataFrame, metric: str | None, loops: int | None, protocol: str | None
 ) -> tuple[pd.DataFrame, str]:
     """One row per run at one loop count, with the arm's short name; and the metric."""
-    rows = name_arms(comparable_rows.comparable(table, protocol))
+    rows = name_arms(reported_rows(table, protocol))
     metric = choose_metric(rows, metric)
     rows = rows[rows["loop_schedule"] == "constant"].dropna(subset=[metric])
     rows = rows[rows["loops"] == (rows["loops_train"] if loops is None else loops)]
@@ -53,8 +50,8 @@ def select_runs(
         at = "the loop count it was trained for" if loops is None else f"loops={loops}"
         raise UserError(f"no run was measured at {at}")
     # Sampling seeds of one run are averaged, because they are not independent runs.
-    means = rows.groupby("run")[metric].transform("mean")
-    return rows.assign(**{metric: means}).drop_duplicates("run"), metric
+    means = rows.groupby(["arm", "run"])[metric].transform("mean")
+    return rows.assign(**{metric: means}).drop_duplicates(["arm", "run"]), metric
 
 
 def paired_differences(
@@ -70,22 +67,24 @@ def paired_differences(
     Returns one line per level: level, baseline, seeds, difference (mean of level − baseline, in the
     metric's units), plus_minus (half its 95 % t interval), ratio (geometric mean of level / baseline),
     ratio_low and ratio_high (its 95 % t interval, computed in logarithms), p and p_holm (paired t test
-    of the logarithms). Intervals and p-values are NaN for one seed.
+    of the logarithms, or of the differences if a ratio is missing). Intervals and p-values are NaN for one
+    seed; ratios are NaN if the metric is biased or not above 0 by its error (`no_ratio`).
     """
     rows, metric = select_runs(table, metric, loops, protocol)
     key = factor if factor == ARM else f"cfg.{factor}"
     if key not in rows:
         known = [name.removeprefix("cfg.") for name in rows if name.startswith("cfg.")]
         raise UserError(f"factor={factor}: {suggest(factor, known, 'keys')}")
-    check_logarithms(rows, metric)
-    rows = rows.assign(level=rows[key].astype(str))
+    rows = rows.assign(level=as_text(rows[key]))
+    rows = rows[rows["level"] != UNSET]  # a key of a supervision that these rows do not have
     baseline = choose_baseline(rows, factor, baseline)
     # Pairs of arms share the seed; pairs for a factor share every other key as well.
     others = [] if factor == ARM else other_keys(rows, factor)
-    rows = rows.assign(**{key: rows[key].astype(str) for key in others})  # some are lists
+    rows = rows.assign(**{key: as_text(rows[key]) for key in others})  # some are lists or unset
     check_pairs(rows, factor, baseline, others)
-    pairs = rows.pivot_table(metric, ["seed", *others], "level", aggfunc="mean", dropna=False)
-    lines = summarize_pairs(pairs, baseline)
+    # Not pivot_table, which without dropna makes a line for each combination of keys.
+    pairs = rows.groupby(["seed", *others, "level"])[metric].mean().unstack("level")
+    lines = summarize_pairs(pairs, baseline, no_ratio(rows, metric) is None)
     if lines.empty:
         raise UserError(
             f"no run with {factor}={baseline} shares its seed (and every other key) with a second run; "
@@ -94,10 +93,23 @@ def paired_differences(
     return lines.assign(p_holm=correct_by_holm(lines["p"].to_numpy()))
 
 
+def no_ratio(rows: pd.DataFrame, metric: str) -> str | None:
+    """One line that says why levels have no ratios; None if they have."""
+    reason = why_no_ratio(rows, metric)
+    if reason is not None:
+        return reason
+    errors = rows.get(f"{metric}_se", pd.Series(np.nan, index=rows.index))
+    for arm, group in rows.groupby("arm", sort=False):
+        if not is_above_zero(group[metric], errors[group.index], metric):
+            return f"{metric} of {arm} is not above 0 by its error, so only differences are shown"
+    return None
+
+
 def choose_baseline(rows: pd.DataFrame, factor: str, requested: str | None) -> str:
     """The requested level, else an arm named plain, base or final, else the only arm with unique layers."""
-    levels = [str(level) for level in rows["level"].unique()]
+    levels = list(rows["level"].unique())
     if requested is not None:
+        requested = to_level(requested)
         if requested not in levels:
             hint = suggest(requested, levels, f"levels of {factor}")
             raise UserError(f"baseline={requested}: {hint}")
@@ -109,6 +121,14 @@ def choose_baseline(rows: pd.DataFrame, factor: str, requested: str | None) -> s
     if len(known) != 1:
         raise UserError(f"which is the baseline? Give baseline= one of {', '.join(levels)}")
     return str(known[0])
+
+
+def to_level(text: str) -> str:
+    """The level that a user means: 0 for 0.0, as levels are written."""
+    try:
+        return f"{float(text):.12g}"
+    except ValueError:
+        return text
 
 
 def check_pairs(rows: pd.DataFrame, factor: str, baseline: str, others: list[str]) -> None:
@@ -149,35 +169,32 @@ def varying_keys(rows: pd.DataFrame) -> list[str]:
     keys = [
         name for name in rows if name.startswith("cfg.") and name.removeprefix("cfg.") not in DERIVED_KEYS
     ]
-    return [key for key in keys if rows[key].astype(str).nunique() > 1]
+    return [key for key in keys if as_text(rows[key]).nunique() > 1]
 
 
-def summarize_pairs(pairs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def summarize_pairs(pairs: pd.DataFrame, baseline: str, ratios: bool) -> pd.DataFrame:
     """The lines of `paired_differences`, without p_holm.
 
-    pairs: one column per level, one row per seed and combination of other keys.
+    pairs: one column per level, one row per seed and combination of other keys. ratios: whether the values
+    have ratios.
     """
     levels = pairs.drop(columns=baseline)
     difference = levels.sub(pairs[baseline], axis="index").groupby("seed").mean()
-    logs = np.log(levels).sub(np.log(pairs[baseline]), axis="index").groupby("seed").mean()
-    count = logs.count()
-    half, log_half = (half_interval(each.std(), count) for each in (difference, logs))
-    mean = logs.mean()
-    spread = logs.std() / np.sqrt(count)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(mean / spread), count - 1)
+    count = difference.count()
     lines = pd.DataFrame(
         {
             "baseline": baseline,
             "seeds": count,
             "difference": difference.mean(),
-            "plus_minus": half,
-            "ratio": np.exp(mean),
-            "ratio_low": np.exp(mean - log_half),
-            "ratio_high": np.exp(mean + log_half),
-            "p": p,
+            "plus_minus": half_interval(difference.std(), count),
+            **dict.fromkeys(["ratio", "ratio_low", "ratio_high"], np.nan),
+            "p": t_test(difference),
         }
     )
+    if ratios:
+        logs = np.log(levels).sub(np.log(pairs[baseline]), axis="index").groupby("seed").mean()
+        lines[["ratio", "ratio_low", "ratio_high"]] = ratio_intervals(logs)
+        lines["p"] = t_test(logs)
     return lines[count > 0].rename_axis("level").reset_index()
 
 
@@ -203,13 +220,14 @@ def importance(
 ) -> pd.Series:
     """The share of the variance of log quality that each key explains (fANOVA over random trees, by Optuna).
 
-    A series by key, in descending order, that sums to 1; keys that always change together share one line.
-    Empty if fewer than two keys differ.
+    Of quality itself, not its logarithm, if it has no ratios (`no_ratio`): a constant bias changes no
+    variance. A series by key, in descending order, that sums to 1; keys that always change together share
+    one line. Empty if fewer than two keys differ.
     """
     rows, metric = select_runs(table, metric, loops, protocol)
-    check_logarithms(rows, metric)
+    quality = np.log(rows[metric]) if no_ratio(rows, metric) is None else rows[metric]
     groups: dict[tuple[float, ...], list[str]] = {}
-    for key in varying_keys(rows):
+    for key in independent_keys(rows):
         groups.setdefault(change_pattern(to_values(rows[key])), []).append(key)
     # Keys that change together (heads and MLP width with the width) cannot be distinguished.
     keys = {" + ".join(k.removeprefix("cfg.") for k in group): group[0] for group in groups.values()}
@@ -221,7 +239,7 @@ def importance(
     study = optuna.create_study(directions=["minimize"])
     columns = {name: to_values(rows[key]) for name, key in keys.items()}
     space = {name: to_distribution(column) for name, column in columns.items()}
-    for number, value in enumerate(np.log(rows[metric])):
+    for number, value in enumerate(quality):
         params = {name: column.iloc[number] for name, column in columns.items()}
         study.add_trial(optuna.create_trial(params=params, distributions=space, value=float(value)))
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=0)
@@ -230,6 +248,15 @@ def importance(
     except (RuntimeError, ValueError):  # all values are equal, so there is nothing to explain
         return pd.Series(dtype=float)
     return pd.Series(found, dtype=float)
+
+
+def independent_keys(rows: pd.DataFrame) -> list[str]:
+    """The varying keys, without those that differ only because some rows have another supervision (or
+    objective), which does not have the key: its name explains that."""
+    keys = varying_keys(rows)
+    groups = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
+    missing = {key for key in keys if key.startswith(groups) and as_text(rows[key].dropna()).nunique() < 2}
+    return [key for key in keys if key not in missing]
 
 
 def change_pattern(column: pd.Series) -> tuple[float, ...]:
@@ -243,9 +270,8 @@ def change_pattern(column: pd.Series) -> tuple[float, ...]:
 
 def to_values(column: pd.Series) -> pd.Series:
     """Numbers as floats, anything else as text: trees may split numbers by order, but not names."""
-    present = column.dropna()
-    numeric = len(present) == len(column) and not present.map(type).isin([bool, str, list]).any()
-    return column.astype(float) if numeric else column.astype(str)
+    numeric = column.notna().all() and column.map(type).isin([int, float]).all()
+    return column.astype(float) if numeric else as_text(column)
 
 
 def to_distribution(column: pd.Series) -> Any:
@@ -267,25 +293,37 @@ def draw(
     loops: int | None = None,
     protocol: str | None = None,
 ) -> Figure:
-    """The ratio of each level to the baseline with its interval, on a log axis."""
+    """The ratio of each level to the baseline with its interval, on a log axis; without ratios the
+    difference, on a linear one."""
     lines = paired_differences(table, factor, baseline, metric, loops, protocol)
-    most = lines["ratio"].map(np.log).abs().nlargest(SHOWN).index
-    shown, every = lines.loc[most].sort_values("ratio", ascending=False), len(lines)
-    metric = choose_metric(comparable_rows.comparable(table, protocol), metric)
+    ratios = lines["ratio"].notna().any()
+    if ratios:
+        lines = lines.assign(value=lines["ratio"], low=lines["ratio_low"], high=lines["ratio_high"])
+    else:
+        low, high = (lines["difference"] + sign * lines["plus_minus"] for sign in (-1, 1))
+        lines = lines.assign(value=lines["difference"], low=low, high=high)
+    size = np.log(lines["value"]) if ratios else lines["value"]
+    most = size.abs().nlargest(SHOWN).index
+    shown, every = lines.loc[most].sort_values("value", ascending=False), len(lines)
+    metric = choose_metric(reported_rows(table, protocol), metric)
     at = "the loops they were trained for" if loops is None else f"{loops} loops"
     text = f"{caption(table, metric, protocol)}; at {at}; paired over seeds, p by Holm"
     text += f"; the {SHOWN} of {every} levels that differ most" if every > SHOWN else ""
     height = 1.2 + 0.28 * len(shown)
     with style.canvas(text, size=(6.4, height)) as (figure, [axes]):
         for place, line in enumerate(shown.itertuples()):
-            axes.plot([line.ratio_low, line.ratio_high], [place, place], color="#0072B2")
-            axes.plot(line.ratio, place, "o", color="#0072B2")
+            axes.plot([line.low, line.high], [place, place], color="#0072B2")
+            axes.plot(line.value, place, "o", color="#0072B2")
             p = f"p = {line.p_holm:.2g}" if np.isfinite(line.p_holm) else "one seed: no interval"
             axes.annotate(p, (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7)
-        axes.axvline(1, color=style.GREY, linewidth=1)
+        axes.axvline(1 if ratios else 0, color=style.GREY, linewidth=1)
         axes.set_yticks(range(len(shown)), list(shown["level"]))
         axes.set_ylim(-0.6, len(shown) - 0.4)
-        style.set_log_axes(axes, f"{metric} ÷ that of {shown['baseline'].iloc[0]} (below 1 is better)")
+        other = shown["baseline"].iloc[0]
+        if ratios:
+            style.set_log_axes(axes, f"{metric} ÷ that of {other} (below 1 is better)")
+        else:
+            axes.set_xlabel(f"{metric} − that of {other} (below 0 is better)")
     return figure
 
 
@@ -293,7 +331,15 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     loops = parse_loops("loops", keys.loops)
     how = (keys.factor, keys.baseline, keys.metric, loops, keys.protocol)
     lines = paired_differences(table, *how)
-    print(lines.to_string(index=False, float_format="{:.4g}".format, na_rep="no interval"))
+    reason = (
+        None
+        if lines["ratio"].notna().any()
+        else no_ratio(*select_runs(table, keys.metric, loops, keys.protocol))
+    )
+    shown = lines if reason is None else lines.drop(columns=["ratio", "ratio_low", "ratio_high"])
+    print(shown.to_string(index=False, float_format="{:.4g}".format, na_rep="no interval"))
+    if reason is not None:
+        print(f"no ratios: {reason}")
     shares = importance(table, keys.metric, loops, keys.protocol)
     for key, share in shares.items():
         print(f"importance of {key}: {share:.1%}")

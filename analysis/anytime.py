@@ -5,7 +5,8 @@
 Every arm that loops is a curve over its loop counts; beyond its trained loop count the curve is dashed and
 its marks are hollow. Vanilla loops of one block that were trained for several loop counts form one curve,
 "trained for each loop count", with each model at its own count. Unique-layer arms form a curve over their
-depths. Prints the table of all points and, if there are models trained for each count, the elasticity tax.
+depths. Prints the table of all points and, if there are models trained for each count and the metric is
+unbiased, the elasticity tax. The dotted line is what ideal samples of the same number would get.
 """
 
 import sys
@@ -18,7 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from eltlab.analysis import command, comparable_rows, style
+from eltlab.analysis import command, style
+from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.metrics import FRECHET, UNBIASED, check_logarithms, choose_metric, why_no_ratio
+from eltlab.analysis.paired import half_interval
 from eltlab.analysis.points import (
     ALIKE,
     COSTS,
@@ -26,9 +30,6 @@ from eltlab.analysis.points import (
     VANILLA,
     at_trained_loops,
     caption,
-    check_logarithms,
-    choose_metric,
-    half_interval,
     has_constant_loops,
     points,
     seed_points,
@@ -100,7 +101,7 @@ def models_per_loop_count(lines: pd.DataFrame) -> Iterator[tuple[Block, pd.DataF
 # --- the elasticity tax ---------------------------------------------------------------------------
 
 NO_TAX = (
-    "none: it requires an elastic arm and models of its block (same unique layers and width) trained "
+    "it requires an elastic arm and models of its block (same unique layers and width) trained "
     "for several loop counts, one for each"
 )
 
@@ -121,13 +122,14 @@ def elasticity_tax(
 
     Returns one line per elastic arm: arm, tax, low and high (95 % t interval over shared seeds; NaN for
     one seed), seeds, loops_from, loops_to and loops_train. Empty if no block was trained for several loop
-    counts.
+    counts, or if the metric is biased (`why_no_ratio`).
     """
     seeds = seed_points(table, metric, protocol)
     metric = choose_metric(seeds, metric)
     check_logarithms(seeds, metric)
     found = []
-    for block, group in models_per_loop_count(points(table, metric, protocol)):
+    blocks = models_per_loop_count(points(table, metric, protocol)) if metric in UNBIASED else ()
+    for block, group in blocks:
         apart = at_trained_loops(seeds[seeds["arm"].isin(group["arm"])])
         for arm, elastic in elastic_arms(seeds, block):
             shared = shared_seeds(elastic, apart)
@@ -215,7 +217,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
         for each in curves:
             draw_curve(axes, each, metric)
         draw_marks(axes, curves, metric)
-        lowest = draw_floor(axes, comparable_rows.comparable(table, protocol), metric)
+        lowest = draw_floor(axes, reported_rows(table, protocol), metric)
         # An interval that reaches almost to 0 would fill most of a log axis.
         least = min(lines[metric].min() / 3, 0.8 * lowest)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
@@ -276,13 +278,19 @@ def labelled_curves(curves: list[Curve], metric: str) -> list[Curve]:
 
 
 def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> float:
-    """Draws the distance between two halves of the real data if the rows have it; returns it or infinity."""
-    if metric != "fd_classifier" or "fd_halves" not in rows or rows["fd_halves"].isna().all():
+    """Draws the distance of ideal samples, as many as the rows have; returns it, or infinity without one.
+
+    Only a distance of a finite number of samples has such a floor: of an unbiased distance it is 0.
+    """
+    if metric not in FRECHET or "fd_ideal" not in rows:
         return float("inf")
-    height = float(rows["fd_halves"].mean())
+    ideal = rows.loc[rows[metric].notna(), "fd_ideal"]
+    if ideal.isna().all():
+        return float("inf")
+    height = float(ideal.mean())
     axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1)
     axes.annotate(
-        "two halves of the real data",
+        "ideal samples of the same number",
         (0.01, height),
         xycoords=axes.get_yaxis_transform(),
         va="bottom",
@@ -316,10 +324,11 @@ def format_points(lines: pd.DataFrame, metric: str) -> str:
     ]
     shown = lines.assign(**{"layers x loops": layers_by_loops}).rename(columns=SHORT_NAMES)
     order = ["arm", "loops", "layers x loops", "loops_train", "params", COST]
-    shown = shown[[*order, "images", "train_flops", "seeds", metric, "plus_minus", "accuracy"]]
+    order += ["images", "train_flops", "seeds", metric, "plus_minus", "standard_error", "accuracy"]
+    shown = shown[order]
     shown = shown.dropna(axis="columns", how="all")
     digits = "{:,.2f}" if shown[metric].min() >= 1 else "{:,.4f}"
-    formats = FORMATS | dict.fromkeys([metric, "plus_minus"], digits.format)
+    formats = FORMATS | dict.fromkeys([metric, "plus_minus", "standard_error"], digits.format)
     return shown.to_string(index=False, formatters=formats, na_rep="")
 
 
@@ -346,7 +355,8 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     for line in found.itertuples():
         print(f"elasticity tax: {describe_tax(line)}")
     if found.empty:
-        print(f"elasticity tax: {NO_TAX}", file=sys.stderr)
+        reason = why_no_ratio(reported_rows(table, keys.protocol), metric)
+        print(f"elasticity tax: none: {reason or NO_TAX}", file=sys.stderr)
     print(f"figure: {style.save(draw(table, metric, keys.protocol), keys.out)[0]}")
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from eltlab.analysis.metrics import choose_metric, measured
 from eltlab.common.text import format_si, format_table
 
 if TYPE_CHECKING:
@@ -11,11 +12,11 @@ if TYPE_CHECKING:
 def arm_lines(rows: "DataFrame", study: str, metric: str) -> list[str]:
     """The lines of the table: a title that names the metric, headings, and one line per arm.
 
-    If no row with a constant loop count has the metric, fd_classifier or fid is shown instead.
+    If no row with a constant loop count has the metric, the default one is shown instead (`choose_metric`).
     """
     constant = rows[rows["loop_schedule"] == "constant"]
-    if metric not in rows or constant[metric].isna().all():
-        metric = "fd_classifier" if constant["fd_classifier"].notna().any() else "fid"
+    if metric not in measured(constant, (metric,)):
+        metric = choose_metric(constant)
     title = f"{metric} at each loop count, mean over seeds"
     return [title, *format_table(arm_rows(rows, study, metric))]
 

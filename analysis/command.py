@@ -20,19 +20,36 @@ def run_analysis(main: Callable[["DataFrame", Any], None], doc: str, **keys: str
     """Calls main(table, keys) with the rows and keys of the command line, and exits as the verbs do.
 
     keys: the known keys with their defaults; main gets them as attributes. ROWS are run folders, .jsonl
-    files of rows or names of committed files; the default is runs/.
+    files of rows or names of committed files; the default is runs/. Every command also takes the settings of
+    measuring: guidance=1.5 keeps the rows measured at this value, settings=all makes each setting an arm.
     """
 
     def parse_and_run(arguments: list[str]) -> None:
+        from eltlab.analysis.chosen_settings import SETTINGS
+
         given = dict(keys)
         for key, _, value in (text.partition("=") for text in arguments if is_key_value(text)):
-            if key not in keys:
-                raise UserError(f"{key}={value}: {suggest(key, list(keys), 'keys')}")
+            known = [*keys, *SETTINGS, "settings"]
+            if key not in known:
+                raise UserError(f"{key}={value}: {suggest(key, known, 'keys')}")
             given[key] = value
         rows = [text for text in arguments if not is_key_value(text)]
-        main(read(*rows), SimpleNamespace(**given))
+        table = select_settings(read(*rows), given)
+        main(table, SimpleNamespace(**{key: given[key] for key in keys}))
 
     run_command(parse_and_run, lambda _: doc.strip(), stopped="the same command starts again")
+
+
+def select_settings(table: "DataFrame", given: dict[str, str | None]) -> "DataFrame":
+    """The rows at the given settings (guidance=1.5); with settings=all, each setting is an arm."""
+    from eltlab.analysis import chosen_settings
+
+    for column in (name for name in chosen_settings.SETTINGS if name in given):
+        table = chosen_settings.select_setting(table, column, str(given[column]))
+    how = given.get("settings", "chosen")
+    if how not in ("chosen", "all"):
+        raise UserError(f"settings={how}: chosen (by rows that are not reported) or all (each is an arm)")
+    return chosen_settings.settings_as_arms(table) if how == "all" else table
 
 
 def committed_files() -> list[Path]:

@@ -15,8 +15,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eltlab.analysis import command, comparable_rows, style
+from eltlab.analysis import command, style
+from eltlab.analysis.chosen_settings import SETTINGS, reported_rows
 from eltlab.analysis.points import caption, name_arms
+from eltlab.analysis.text_values import as_text
 from eltlab.common.errors import UserError, suggest
 
 ARMS = 4  # drawn by default
@@ -24,7 +26,7 @@ ARMS = 4  # drawn by default
 
 def select_runs(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:
     """One row per comparable run, with the short name of its arm."""
-    rows = name_arms(comparable_rows.comparable(table, protocol))
+    rows = name_arms(reported_rows(table, protocol))
     return rows[rows["loop_schedule"] == "constant"].drop_duplicates("run")
 
 
@@ -43,6 +45,7 @@ def read_run_files(runs: pd.DataFrame, name: str) -> pd.DataFrame:
                 raise UserError(f"{path}: damaged ({error}); restore or remove it") from error
             # Lines measured before the run continued belong to an earlier model.
             lines = lines[lines["images_seen"] == run.images_seen] if "images_seen" in lines else lines
+            lines = at_setting(lines, run)
             facts = {"arm": run.arm, "seed": run.seed, "loops_train": run.loops_train}
             found.append(lines.assign(**facts))
     if not found:
@@ -51,6 +54,14 @@ def read_run_files(runs: pd.DataFrame, name: str) -> pd.DataFrame:
             "have a folder analysis/data/NAME/"
         )
     return pd.concat(found, ignore_index=True)
+
+
+def at_setting(lines: pd.DataFrame, run: Any) -> pd.DataFrame:
+    """The lines measured at the settings of a row, in so far as the file names them."""
+    for column in (name for name in SETTINGS if name in lines and hasattr(run, name)):
+        [value] = as_text(pd.Series([getattr(run, column)], dtype=object))
+        lines = lines[as_text(lines[column]) == value]
+    return lines
 
 
 def relative_updates(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFrame:

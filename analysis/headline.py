@@ -1,5 +1,7 @@
 """The headline table: each arm at the loop count it was trained for, with the ratio to its unique-layer twin.
 
+The default metric is the held-out loss. Only unbiased metrics have a ratio.
+
     python -m eltlab.analysis.headline [out=headline.md] [metric=fid] [protocol=ID] [ROWS …]
     python -m eltlab.analysis.headline into=README.md figure=docs/anytime_diffusion.png ROWS
 
@@ -9,23 +11,26 @@ any-time figure, between the markers <!-- headline --> of a Markdown file.
 
 from os.path import relpath
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from eltlab.analysis import anytime, command, style
-from eltlab.analysis.points import (
-    UNIQUE,
-    at_trained_loops,
-    caption,
+from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.metrics import (
+    HELD_OUT,
+    SAMPLED,
     choose_metric,
-    format_counts,
-    nearly_equal,
-    points,
-    seed_points,
+    describe_plus_minus,
+    format_quality,
+    measured,
+    why_no_ratio,
 )
+from eltlab.analysis.paired import is_above_zero, ratio_intervals
+from eltlab.analysis.points import at_trained_loops, caption, format_counts, name_arms, points, seed_points
 from eltlab.analysis.table_files import format_markdown, replace_block, save_table
+from eltlab.analysis.twins import find_twins
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
@@ -33,73 +38,112 @@ from eltlab.common.text import format_si, format_table
 def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """One line per arm at the loop count it was trained for: the columns of `points`, and
 
-    twin: the name of the unique-layer arm with the same data, objective, width and depth, trained for as
-    many images or FLOPs (within 5 %); None unless there is exactly one. ratio: the arm's distance divided
-    by its twin's, from means over the seeds that both have.
+    twin: the name of its unique-layer twin (`twins.find_twins`), or None; ratio: the geometric mean over
+    shared seeds of the arm's metric divided by its twin's; ratio_low and ratio_high: its 95 % t interval;
+    no_ratio: why an arm with loops has no ratio, or None. A biased metric has no ratios (`why_no_ratio`).
     """
+    rows = name_arms(reported_rows(table, protocol))
+    metric = choose_metric(rows, metric)
     lines = points(table, metric, protocol)
-    metric = choose_metric(lines, metric)
     own = at_trained_loops(lines).reset_index(drop=True)
     if own.empty:
         raise UserError(
             "no arm was measured at the loop count it was trained for; run python -m eltlab.evaluate run=DIR"
         )
-    seeds = at_trained_loops(seed_points(table, metric, protocol)).pivot(
-        index="seed", columns="arm", values=metric
-    )
-    twins = [find_twin(line, own) for line in own.itertuples()]
-    ratios = [ratio_of_means(seeds, arm, twin) for arm, twin in zip(own["arm"], twins, strict=True)]
-    return own.assign(twin=pd.Series(twins, dtype=object), ratio=ratios)
+    seeds = at_trained_loops(seed_points(table, metric, protocol))
+    twins = find_twins(rows[rows[metric].notna()]).loc[own["arm"]].reset_index(drop=True)
+    reason = why_no_ratio(rows, metric)
+    found = [
+        compare(seeds, metric, arm, twin, reason) for arm, twin in zip(own["arm"], twins["twin"], strict=True)
+    ]
+    compared = pd.DataFrame(found)
+    compared["no_ratio"] = compared["no_ratio"].where(twins["twin"].notna(), twins["no_twin"])
+    return pd.concat([own.assign(twin=twins["twin"]), compared], axis="columns")
 
 
-def find_twin(line: Any, lines: pd.DataFrame) -> str | None:
-    """The unique-layer arm that matches the line; None unless exactly one does, or if the line is one."""
-    if line.kind == UNIQUE:
-        return None
-    found = lines[lines["kind"] == UNIQUE]
-    for key in ("data", "objective", "width", "depth"):
-        found = found[found[key] == getattr(line, key)]
-    matched = nearly_equal(found["images_seen"], line.images_seen) | nearly_equal(
-        found["train_flops_total"], line.train_flops_total
-    )
-    found = found[matched]
-    return str(found["arm"].iloc[0]) if len(found) == 1 else None
+class Comparison(NamedTuple):
+    """An arm divided by its twin, with the 95 % t interval over shared seeds, or why there is no ratio."""
+
+    ratio: float = float("nan")
+    ratio_low: float = float("nan")
+    ratio_high: float = float("nan")
+    no_ratio: str | None = None
 
 
-def ratio_of_means(seeds: pd.DataFrame, arm: str, twin: str | None) -> float:
-    """The mean of arm divided by the mean of its twin, over the seeds that both have; NaN without a twin."""
-    if twin is None:
-        return float("nan")
-    both = seeds[[arm, twin]].dropna()
-    return float(both[arm].mean() / both[twin].mean())
+def compare(seeds: pd.DataFrame, metric: str, arm: str, twin: str | None, reason: str | None) -> Comparison:
+    """The ratio of an arm to its twin. seeds: from `seed_points`, at the trained loops."""
+    if twin is None or reason is not None:
+        return Comparison(no_ratio=reason)
+    one, other = (seeds[seeds["arm"] == name].set_index("seed") for name in (arm, twin))
+    shared = one.index.intersection(other.index)
+    if shared.empty:
+        return Comparison(no_ratio=f"no seed is shared with {twin}")
+    for name, values in ((arm, one.loc[shared]), (twin, other.loc[shared])):
+        if not is_above_zero(values[metric], values["standard_error"], metric):
+            return Comparison(no_ratio=f"{metric} of {name} is not above 0 by its error")
+    logs = np.log(one.loc[shared, [metric]]) - np.log(other.loc[shared, [metric]])
+    return Comparison(*ratio_intervals(logs).iloc[0])
 
 
-def headline_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
-    """The cells of the table, headings first: for the terminal, the README and the report page."""
-    titles = ["arm", "layers x loops", "parameters", "MACs per sample", "training FLOPs"]
+def headline_rows(
+    table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None = None
+) -> list[list[str]]:
+    """The cells of the table, headings first: for the terminal, the README and the report page.
+
+    lines: from `headline`. With the held-out loss, an unbiased distance of the samples is shown as well, if
+    the rows have one. There is no column of ratios if no arm has one.
+    """
     shape = format_counts(lines["unique_layers"]) + " x " + format_counts(lines["loops_train"])
-    rows = [[*titles, metric, "÷ twin", "seeds"]]
-    for name, line in zip(shape, lines.itertuples(), strict=True):
-        costs = (line.params_total, line.macs_per_sample, line.train_flops_total)
-        ratio = "" if line.ratio != line.ratio else f"{line.ratio:.2f}"
-        quality = format_quality(getattr(line, metric), line.plus_minus)
-        rows.append([line.arm, name, *map(format_si, costs), quality, ratio, str(line.seeds)])
-    return rows
+    columns = {
+        "arm": lines["arm"],
+        "layers x loops": shape,
+        "parameters": lines["params_total"].map(format_si),
+        "MACs per sample": lines["macs_per_sample"].map(format_si),
+        "training FLOPs": lines["train_flops_total"].map(format_si),
+        metric: pd.Series(format_cells(lines, metric)),
+    }
+    distances = measured(reported_rows(table, protocol), SAMPLED) if metric == HELD_OUT else []
+    if distances:
+        own = at_trained_loops(points(table, distances[0], protocol))
+        cells = dict(zip(own["arm"], format_cells(own, distances[0]), strict=True))
+        columns[distances[0]] = lines["arm"].map(cells).fillna("")
+    if lines["ratio"].notna().any():
+        columns["÷ twin"] = pd.Series([format_ratio(line) for line in lines.itertuples()])
+    columns["seeds"] = lines["seeds"].map(str)
+    return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]
 
 
-def format_quality(mean: float, half: float) -> str:
-    """The mean and half its interval, with more digits for small distances such as KID."""
-    digits = 2 if abs(mean) >= 1 else 4
-    interval = f"± {half:,.{digits}f}" if np.isfinite(half) else "(no interval)"
-    return f"{mean:,.{digits}f} {interval}"
+def format_cells(lines: pd.DataFrame, metric: str) -> list[str]:
+    numbers = zip(lines[metric], lines["plus_minus"], lines["standard_error"], strict=True)
+    return [format_quality(*line) for line in numbers]
+
+
+def format_ratio(line: Any) -> str:
+    """The ratio to the twin with its interval; empty without a ratio."""
+    if not np.isfinite(line.ratio):
+        return ""
+    interval = f"{line.ratio_low:.2f} to {line.ratio_high:.2f}" if np.isfinite(line.ratio_low) else None
+    return f"{line.ratio:.2f} ({interval or 'no interval: one seed'})"
+
+
+def headline_notes(lines: pd.DataFrame) -> str:
+    """What the cells mean, and why ratios are missing."""
+    notes = [describe_plus_minus(lines)]
+    if lines["ratio"].notna().any():
+        notes.append(
+            "÷ twin is the ratio to the unique-layer twin with its 95 % t interval over shared seeds"
+        )
+    missing = lines.dropna(subset=["no_ratio"]).groupby("no_ratio", sort=False)["arm"]
+    reasons = [f"{', '.join(arms)}: {reason}" for reason, arms in missing]
+    return ". ".join([*notes, *(f"No ÷ twin of {reason}" for reason in reasons)])
 
 
 def markdown_block(table: pd.DataFrame, keys: Any) -> str:
     """The Markdown of the headline: figure, table and caption."""
     lines = headline(table, keys.metric, keys.protocol)
     metric = choose_metric(lines, keys.metric)
-    rows = format_markdown(headline_rows(lines, metric))
-    text = f"± is half the 95 % t interval over seeds. {caption(table, metric, keys.protocol)}."
+    rows = format_markdown(headline_rows(table, lines, metric, keys.protocol))
+    text = f"{headline_notes(lines)}. {caption(table, metric, keys.protocol)}."
     if keys.figure is None:
         return f"{rows}\n\n{text}"
     style.save(anytime.draw(table, metric, keys.protocol), keys.figure)
@@ -112,9 +156,10 @@ def main(table: pd.DataFrame, keys: Any) -> None:
         replace_block(Path(keys.into), "headline", markdown_block(table, keys))
         return
     lines = headline(table, keys.metric, keys.protocol)
-    rows = headline_rows(lines, choose_metric(lines, keys.metric))
+    metric = choose_metric(lines, keys.metric)
+    rows = headline_rows(table, lines, metric, keys.protocol)
     print(*format_table(rows), sep="\n")
-    print(caption(table, keys.metric, keys.protocol))
+    print(headline_notes(lines), caption(table, metric, keys.protocol), sep=". ")
     if keys.out is not None:
         print(f"table: {save_table(rows, keys.out)}")
 

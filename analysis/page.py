@@ -1,7 +1,8 @@
 """The report: one self-contained page with tables, figures and samples to slide through.
 
 `render_page(table)` makes it. Each section shows the rows of one study and one protocol, so that numbers of
-different protocols are never drawn or averaged together.
+different protocols are never drawn or averaged together. Rows against the training split by which settings
+were chosen have no section if all arms are reported on the test split.
 """
 
 import base64
@@ -18,15 +19,10 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
 from eltlab.analysis import ablation, anytime, comparable_rows, dynamics, pareto, samples, scaling, style
-from eltlab.analysis.headline import format_quality, headline, headline_rows
-from eltlab.analysis.points import (
-    UNIQUE,
-    caption,
-    choose_metric,
-    has_constant_loops,
-    name_arms,
-    points,
-)
+from eltlab.analysis.chosen_settings import reported_rows, select_reported
+from eltlab.analysis.headline import headline, headline_notes, headline_rows
+from eltlab.analysis.metrics import choose_metric, format_quality
+from eltlab.analysis.points import UNIQUE, caption, has_constant_loops, name_arms, points
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
 
@@ -74,6 +70,7 @@ class Section:
     caption: str = ""
     protocol: dict[str, Any] = field(default_factory=dict)
     headline: list[list[str]] = field(default_factory=list)
+    notes: str = ""  # what the cells of the headline mean
     points: list[list[str]] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
@@ -88,9 +85,9 @@ def render_page(
     source: names the origin of the rows. on_section: called with each section's title before it is made.
     """
     sections = []
-    for number, (title, rows) in enumerate(split_sections(table)):
+    for number, (title, rows, protocol) in enumerate(split_sections(table)):
         on_section(title)
-        sections.append(make_section(title, f"s{number}", rows))
+        sections.append(make_section(title, f"s{number}", rows, protocol))
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -101,38 +98,47 @@ def render_page(
     return template.render(sections=sections, source=source, rows=len(table), now=now)
 
 
-def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The title and the rows of each section: one per study (or data and objective) and protocol."""
+def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
+    """The title, rows and protocol of each section: one per study (or data and objective) and protocol.
+
+    The rows are all of the study, because the settings of one protocol may be chosen by rows of another.
+    """
     rows = table[table["kind"] == "eval"]
     if rows.empty:
         comparable_rows.comparable(table)  # raises UserError with the fix
     title = rows["study"].astype(object).fillna(rows["data"] + ", " + rows["objective"]).astype(str)
-    groups = rows.groupby([title, "protocol"], sort=True)
-    several = {name for name in title.unique() if rows.loc[title == name, "protocol"].nunique() > 1}
-    return [
-        (f"{name}, protocol {protocol}" if name in several else str(name), group)
-        for (name, protocol), group in groups
-    ]
+    found = []
+    for name, group in rows.groupby(title, sort=True):
+        protocols = sorted(select_reported(comparable_rows.latest(group), None)["protocol"].unique())
+        found += [
+            (f"{name}, protocol {each}" if len(protocols) > 1 else str(name), group, each)
+            for each in protocols
+        ]
+    return found
 
 
-def make_section(title: str, anchor: str, rows: pd.DataFrame) -> Section:
+def make_section(title: str, anchor: str, rows: pd.DataFrame, protocol: str) -> Section:
     made = Section(title, anchor)
     try:
-        metric = choose_metric(rows)
-        made.caption = caption(rows, metric)
-        made.points = point_rows(points(rows, metric), metric)
+        shown = reported_rows(rows, protocol)
+        metric = choose_metric(shown)
+        made.caption = caption(rows, metric, protocol)
+        made.points = point_rows(points(rows, metric, protocol), metric)
     except UserError as error:
         made.missing.append(str(error))
         return made
-    made.protocol = json.loads(rows["protocol_text"].iloc[0])
-    made.missing += arms_without(rows, metric)
+    made.protocol = json.loads(shown["protocol_text"].iloc[0])
+    made.missing += arms_without(shown, metric)
     with note_missing(made, "Headline"):
-        made.headline = headline_rows(headline(rows, metric), metric)
+        lines = headline(rows, metric, protocol)
+        made.headline = headline_rows(rows, lines, metric, protocol)
+        made.notes = headline_notes(lines)
     for name, alt, draw in FIGURES:
         with note_missing(made, name):
-            made.drawings.append(Drawing(name, alt, data_url(style.render_svg(draw(rows)), "svg+xml")))
+            image = style.render_svg(draw(rows, protocol=protocol))
+            made.drawings.append(Drawing(name, alt, data_url(image, "svg+xml")))
     with note_missing(made, "Samples"):
-        made.strips = make_strips(rows, metric)
+        made.strips = make_strips(rows, metric, protocol)
     return made
 
 
@@ -147,7 +153,7 @@ def note_missing(made: Section, what: str) -> Iterator[None]:
 
 def arms_without(rows: pd.DataFrame, metric: str) -> list[str]:
     """The arms for which the metric was not measured."""
-    arms = name_arms(comparable_rows.comparable(rows)).groupby("arm", sort=False)[metric].count()
+    arms = name_arms(rows).groupby("arm", sort=False)[metric].count()
     return [f"{arm}: no {metric}" for arm in arms.index[arms == 0]]
 
 
@@ -155,18 +161,18 @@ def point_rows(lines: pd.DataFrame, metric: str) -> list[list[str]]:
     """The cells of the table of all points, headings first."""
     rows = [["arm", "loops", "MACs per sample", metric, "seeds"]]
     for line in lines.itertuples():
-        quality = format_quality(getattr(line, metric), line.plus_minus)
+        quality = format_quality(getattr(line, metric), line.plus_minus, line.standard_error)
         macs = format_si(line.macs_per_sample)
         rows.append([line.arm, f"{line.loops:.3g}", macs, quality, str(line.seeds)])
     return rows
 
 
-def make_strips(rows: pd.DataFrame, metric: str) -> list[Strip]:
+def make_strips(rows: pd.DataFrame, metric: str, protocol: str) -> list[Strip]:
     """The samples of each looped arm, with those of its twin."""
-    tiles = samples.find_tiles(rows)
-    lines = points(rows, metric)
+    tiles = samples.find_tiles(rows, protocol)
+    lines = points(rows, metric, protocol)
     lines = lines[has_constant_loops(lines)]
-    twins = headline(rows, metric).set_index("arm")["twin"]
+    twins = headline(rows, metric, protocol).set_index("arm")["twin"]
     found = []
     for arm, group in lines.groupby("arm", sort=False):
         measured = group.set_index("loops")
@@ -190,7 +196,7 @@ def make_frame(lines: pd.DataFrame, loops: int, path: Path, metric: str) -> Fram
     name = format_loops(loops)
     if loops > line["loops_train"]:
         name += f" (trained for {line['loops_train']:g})"
-    quality = format_quality(line[metric], line["plus_minus"])
+    quality = format_quality(line[metric], line["plus_minus"], line["standard_error"])
     text = f"{metric} {quality}, {format_si(line['macs_per_sample'])} MACs per sample"
     return Frame(loops, name, text, data_url(path.read_bytes(), path.suffix[1:]))
 

@@ -16,12 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.headline import format_quality
+from eltlab.analysis.metrics import check_logarithms, choose_metric, format_quality
 from eltlab.analysis.points import (
     COSTS,
     caption,
-    check_logarithms,
-    choose_metric,
     format_counts,
     nearly_equal,
     points,
@@ -36,9 +34,14 @@ REFERENCE = {
     "params_total": 1e11,
     "macs_per_sample": 1e17,
     "train_flops_total": 1e25,
+    "heldout_loss": 1e1,
     "fid": 1e3,
+    "fid_inf": 1e3,
     "fvd": 1e4,
+    "fvd_inf": 1e4,
     "fd_classifier": 1e4,
+    "fd_classifier_inf": 1e4,
+    "kd_classifier": 1e4,
     "kid": 1e1,
 }
 LABELS = 10  # at most, per panel
@@ -80,8 +83,8 @@ def attainment(seeds: pd.DataFrame, cost: str, metric: str) -> tuple[np.ndarray,
 def fronts(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """The points on the front of their kind: one line per cost, kind and point.
 
-    Columns: cost, kind, label, value (of the cost), the metric, plus_minus, seeds, hypervolume (of the
-    whole front).
+    Columns: cost, kind, label, value (of the cost), the metric, plus_minus, standard_error, seeds,
+    hypervolume (of the whole front).
     """
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
@@ -91,9 +94,9 @@ def fronts(table: pd.DataFrame, metric: str | None = None, protocol: str | None 
         for kind, group in lines.groupby("kind", sort=False):
             best = group[non_dominated(group[cost], group[metric])].sort_values(cost)
             area = hypervolume(best[cost], best[metric], (cost, metric))
-            kept = best[["label", metric, "plus_minus", "seeds"]]
+            kept = best[["label", metric, "plus_minus", "standard_error", "seeds"]]
             found.append(kept.assign(cost=cost, kind=kind, value=best[cost].astype(float), hypervolume=area))
-    order = ["cost", "kind", "label", "value", metric, "plus_minus", "seeds", "hypervolume"]
+    order = ["cost", "kind", "label", "value", metric, "plus_minus", "standard_error", "seeds", "hypervolume"]
     return pd.concat(found, ignore_index=True)[order]
 
 
@@ -196,7 +199,7 @@ def main(table: pd.DataFrame, keys: Any) -> None:
         print(f"{kind}, {COSTS[str(cost)]}: hypervolume {front['hypervolume'].iloc[0]:.3f} decades²")
         rows = [["", COSTS[str(cost)], metric]]
         rows += [
-            [r.label, format_si(r.value), format_quality(getattr(r, metric), r.plus_minus)]
+            [r.label, format_si(r.value), format_quality(getattr(r, metric), r.plus_minus, r.standard_error)]
             for r in front.itertuples()
         ]
         print(*("  " + line for line in format_table(rows)), sep="\n")

@@ -9,16 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from eltlab.analysis import comparable_rows
-from eltlab.common.errors import UserError
+from eltlab.analysis.chosen_settings import choose_settings, describe_settings, reported_rows, splits
+from eltlab.analysis.metrics import HELD_OUT, choose_metric
+from eltlab.analysis.paired import half_interval
 
-QUALITY = (
-    "fid",
-    "fvd",
-    "fd_classifier",
-)  # lower is better; the default is the first that the rows have
 COSTS = {
     "params_total": "parameters",
     "macs_per_sample": "MACs per sample",
@@ -39,21 +34,6 @@ FACTS = [
 MEANS = ["loops", "macs_per_sample", "train_flops_total"]
 
 
-def choose_metric(table: pd.DataFrame, requested: str | None = None) -> str:
-    """The requested metric, or the first of QUALITY that the rows have. Raises UserError if there is none."""
-    known = [name for name in (*QUALITY, "kid") if name in table and table[name].notna().any()]
-    if requested is not None and requested not in known:
-        raise UserError(
-            f"metric={requested}: no such distance in the rows; they have {', '.join(known) or 'none'}"
-        )
-    if requested is None and not known:
-        raise UserError(
-            f"the rows have none of {', '.join(QUALITY)}: evaluate the runs first with python -m "
-            "eltlab.evaluate run=DIR"
-        )
-    return requested or known[0]
-
-
 def arm_kinds(rows: pd.DataFrame) -> pd.Series:
     """The kind of arm of each row: unique layers, vanilla loop, or elastic with its supervision."""
     looped = rows["supervision"].map(KINDS).fillna("elastic, " + rows["supervision"])
@@ -64,20 +44,23 @@ def seed_points(table: pd.DataFrame, metric: str | None = None, protocol: str | 
     """One line per arm, loop count (or schedule) and training seed.
 
     Sampling seeds of one training seed are averaged, because they are not independent runs. With
-    halting, loops is the mean number that ran. Raises UserError if rows cannot be compared (`comparable`).
+    halting, loops is the mean number that ran. Raises UserError if rows cannot be compared (`comparable`)
+    or if an arm has several settings and nothing to choose one by (`choose_settings`).
 
     Columns: arm, requested (the loop count or schedule), seed, kind, width, depth (layers per pass at this
-    loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, accuracy.
+    loop count), unique_layers, loops_train, loops, the costs, images_seen, the metric, standard_error (of
+    the metric; NaN if it was not measured), accuracy.
     """
-    rows = name_arms(comparable_rows.comparable(table, protocol))
+    rows = name_arms(reported_rows(table, protocol))
     metric = choose_metric(rows, metric)
     rows = rows.dropna(subset=[metric])
     rows = rows.assign(
         kind=arm_kinds(rows),
         # Layers before and after the loop run once, whatever the loop count.
         depth=rows["depth"] - rows["unique_layers"] * (rows["loops_train"] - rows["loops"]),
+        standard_error=rows.get(f"{metric}_se", float("nan")),
     )
-    how: dict[str, str] = dict.fromkeys([*MEANS, metric, "accuracy"], "mean")
+    how: dict[str, str] = dict.fromkeys([*MEANS, metric, "standard_error", "accuracy"], "mean")
     how |= dict.fromkeys(FACTS, "first")
     return rows.groupby(["arm", "requested", "seed"], sort=False).agg(how).reset_index()
 
@@ -85,24 +68,20 @@ def seed_points(table: pd.DataFrame, metric: str | None = None, protocol: str | 
 def points(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> pd.DataFrame:
     """One line per arm and loop count (or schedule): `seed_points` averaged over seeds.
 
-    Columns: those of `seed_points` except seed; seeds (their number); and plus_minus, half the 95 % t
-    interval of the metric's mean, which is NaN for one seed.
+    Columns: those of `seed_points` except seed; seeds (their number); plus_minus, half the 95 % t interval
+    of the metric's mean, which is NaN for one seed; and standard_error, which is NaN for several seeds,
+    because their spread contains it.
     """
     seeds = seed_points(table, metric, protocol)
     metric = choose_metric(seeds, metric)
-    how: dict[str, Any] = {name: (name, "mean") for name in (*MEANS, metric, "accuracy")}
+    means = (*MEANS, metric, "standard_error", "accuracy")
+    how: dict[str, Any] = {name: (name, "mean") for name in means}
     how |= {name: (name, "first") for name in FACTS}
     how |= {"seeds": ("seed", "nunique"), "plus_minus": (metric, "std")}
     lines = seeds.groupby(["arm", "requested"], sort=False).agg(**how).reset_index()
     lines["plus_minus"] = half_interval(lines["plus_minus"], lines["seeds"])
+    lines["standard_error"] = lines["standard_error"].where(lines["seeds"] == 1)
     return lines
-
-
-def half_interval(deviation: Any, count: Any) -> Any:
-    """Half the 95 % t interval of the mean of count samples with this standard deviation."""
-    count = np.asarray(count, dtype=float)
-    freedom = np.where(count > 1, count - 1, np.nan)
-    return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(count)
 
 
 def name_arms(rows: pd.DataFrame) -> pd.DataFrame:
@@ -133,16 +112,6 @@ def shorten_names(names: list[str]) -> list[str]:
     return names
 
 
-def check_logarithms(lines: pd.DataFrame, metric: str) -> None:
-    """Raises UserError if a value of the metric has no logarithm, which happens with KID."""
-    bad = int((lines[metric] <= 0).sum())
-    if bad:
-        raise UserError(
-            f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; choose "
-            "a different metric"
-        )
-
-
 def nearly_equal(one: Any, other: Any) -> Any:
     """Whether two costs are within 5 %, which counts as matched."""
     return np.maximum(one, other) <= ALIKE * np.minimum(one, other)
@@ -169,19 +138,26 @@ def caption(
     protocol: str | None = None,
     shown: str = "95 % t intervals",
 ) -> str:
-    """The caption of a figure: data, metric, samples, seeds and protocol.
+    """The caption of a figure: data, metric, samples, settings and how they were chosen, seeds and protocol.
 
     shown: how the figure shows several seeds.
     """
-    rows = comparable_rows.comparable(table, protocol)
+    rows, choices = choose_settings(table, protocol)
     metric = choose_metric(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
+    of = "" if metric == HELD_OUT else f" of {int(first['samples'])} samples{describe_split(rows)}"
+    settings = describe_settings(name_arms(rows), choices)
     seed_counts = rows.groupby("name")["seed"].nunique()
     few, many = seed_counts.min(), seed_counts.max()
     seeds = f"n = {many}" if few == many else f"n = {few} to {many}"
     bars = shown if many > 1 else "no interval"
     return (
-        f"{first['data']}, {first['objective']}; {metric} of {int(first['samples'])} samples, "
-        f"{int(first['steps'])} steps, guidance {first['guidance']:g}; {seeds} seed{'s' * bool(many > 1)}, "
-        f"{bars}; protocol {first['protocol']}"
+        f"{first['data']}, {first['objective']}; {metric}{of}, {settings}; "
+        f"{seeds} seed{'s' * bool(many > 1)}, {bars}; protocol {first['protocol']}"
     )
+
+
+def describe_split(rows: pd.DataFrame) -> str:
+    """The split that samples are compared with. Old rows do not name it."""
+    known = "split" in rows and rows["split"].notna().any()
+    return f" against the {splits(rows).iloc[0]} split" if known else ""

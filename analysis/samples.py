@@ -12,24 +12,42 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from eltlab.analysis import command, comparable_rows, style
+from eltlab.analysis import command, style
+from eltlab.analysis.chosen_settings import SETTINGS, reported_rows
 from eltlab.analysis.points import caption, name_arms
+from eltlab.analysis.text_values import as_text
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
 
 
 def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:
     """The sample grid of each arm and loop count, for the first seed. Raises UserError if there is none."""
-    rows = name_arms(comparable_rows.comparable(table, protocol))
+    rows = name_arms(reported_rows(table, protocol))
     rows = rows[(rows["seed"] == rows["seed"].min()) & (rows["loop_schedule"] == "constant")]
     found: dict[str, dict[int, Path]] = {}
     for row in rows.itertuples():
-        folder = Path(row.folder) / "samples" / row.protocol
-        for path in folder.glob(f"loops_{int(row.loops):03}.*"):
+        path = find_picture(row)
+        if path is not None:
             found.setdefault(row.arm, {})[int(row.loops)] = path
     if not found:
         raise UserError("no samples next to these rows; give the folders of evaluated runs")
     return found
+
+
+def find_picture(row: Any) -> Path | None:
+    """The picture of a measurement: loops_004.png, or loops_004_guidance_2.0.png if its guidance is not the
+    run's own. Of all names whose settings are those of the row, the longest is its own."""
+    start = f"loops_{int(row.loops):03}"
+    found = []
+    for path in (Path(row.folder) / "samples" / row.protocol).glob(f"{start}*"):
+        rest = path.stem.removeprefix(start)
+        for column in SETTINGS:
+            value = getattr(row, column, None)
+            for text in (str(value), *as_text(pd.Series([value]))):
+                rest = rest.removeprefix(f"_{column}_{text}")
+        if not rest:
+            found.append(path)
+    return max(found, key=lambda path: len(path.stem), default=None)
 
 
 def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:

@@ -8,7 +8,7 @@ Makes two fits by least squares in logarithms, with 95 % intervals:
     quality = a·(N·r^φ)^b + c   N: unique layers, r: loops; for unique-layer and looped arms together
 
 If a loop is worth as much as a layer, φ = 1; if it is worth nothing, φ = 0 (arXiv 2604.21106 reports 0.46 for
-language). Arms are taken at the loop counts they were trained for.
+language). Arms are taken at the loop counts they were trained for. The quality is an unbiased quantity.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,9 @@ from matplotlib.figure import Figure
 from scipy import optimize, stats
 
 from eltlab.analysis import command, style
-from eltlab.analysis.points import (
-    UNIQUE,
-    at_trained_loops,
-    caption,
-    check_logarithms,
-    choose_metric,
-    has_constant_loops,
-    seed_points,
-)
+from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.metrics import check_logarithms, choose_metric, why_no_ratio
+from eltlab.analysis.points import UNIQUE, at_trained_loops, caption, has_constant_loops, seed_points
 from eltlab.common.errors import UserError
 
 MAX_HALF_INTERVAL = 5.0  # of an exponent; a wider interval means that the points do not determine it
@@ -199,8 +193,9 @@ def power_laws(
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     check_logarithms(lines, metric)
+    reason = why_no_ratio(reported_rows(table, protocol), metric)
     return {
-        str(kind): try_fit(fit_power_law, group["macs_per_sample"], group[metric])
+        str(kind): reason or try_fit(fit_power_law, group["macs_per_sample"], group[metric])
         for kind, group in intended_points(lines).groupby("kind", sort=False)
     }
 
@@ -222,6 +217,7 @@ def loop_worths(
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     check_logarithms(lines, metric)
+    reason = why_no_ratio(reported_rows(table, protocol), metric)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
         raise UserError(f"rows of widths {widths}: give rows of one width to fit the worth of a loop")
@@ -231,7 +227,7 @@ def loop_worths(
     for kind in own.loc[~unique, "kind"].unique():
         group = own[unique | (own["kind"] == kind)]
         columns = (group["unique_layers"], group["loops_train"], group[metric])
-        found[str(kind)] = try_fit(fit_loop_worth, *columns)
+        found[str(kind)] = reason or try_fit(fit_loop_worth, *columns)
     return found
 
 
@@ -271,10 +267,22 @@ def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: 
 
 
 def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:
-    return f"{caption(table, metric, protocol, 'one mark per run')}. Fits of a·(G/G₀)^b + c over runs"
+    reason = why_no_ratio(reported_rows(table, protocol), metric)
+    fits = "Fits of a·(G/G₀)^b + c over runs" if reason is None else f"No fits: {reason}"
+    return f"{caption(table, metric, protocol, 'one mark per run')}. {fits}"
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:
+    rows = reported_rows(table, keys.protocol)
+    reason = why_no_ratio(rows, choose_metric(rows, keys.metric))
+    if reason is None:
+        print_fits(table, keys)
+    else:
+        print(f"no fits: {reason}")
+    print(f"figure: {style.save(draw(table, keys.metric, keys.protocol), keys.out)[0]}")
+
+
+def print_fits(table: pd.DataFrame, keys: Any) -> None:
     print("quality = a·(G/G₀)^b + c over MACs per sample")
     for kind, fit in power_laws(table, keys.metric, keys.protocol).items():
         print(f"  {kind}: {fit}")
@@ -284,7 +292,6 @@ def main(table: pd.DataFrame, keys: Any) -> None:
             print(f"  {kind}: {fit}")
     except UserError as error:
         print(f"  {error}")
-    print(f"figure: {style.save(draw(table, keys.metric, keys.protocol), keys.out)[0]}")
 
 
 if __name__ == "__main__":

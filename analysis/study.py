@@ -10,15 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from eltlab.analysis import command, comparable_rows
+from eltlab.analysis import command
 from eltlab.analysis.arm_table import arm_lines, arm_rows
-from eltlab.analysis.points import choose_metric
+from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.metrics import choose_metric
 from eltlab.analysis.table_files import save_table
 from eltlab.common.errors import UserError
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:
-    rows = comparable_rows.comparable(table, keys.protocol)
+    rows = reported_rows(table, keys.protocol)
     studies = rows["study"].dropna().unique()
     if len(studies) != 1:
         found = ", ".join(studies) or "no study, but of single runs (use python -m eltlab.analysis.headline)"

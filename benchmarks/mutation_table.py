@@ -351,7 +351,7 @@ PUBLIC = (
     Mutation(
         "normal-interval",
         "The interval over seeds uses the normal distribution and not Student's t.",
-        "analysis/points.py",
+        "analysis/paired.py",
         "return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(count)",
         "return stats.norm.ppf(0.975) * (0 * freedom + 1) * deviation / np.sqrt(count)",
     ),
@@ -992,9 +992,30 @@ FIXES = (
     Mutation(
         "twin-of-another-budget",
         "The ratio to the twin compares models that were trained for different budgets.",
-        "analysis/headline.py",
-        "found = found[matched]",
-        "found = found[matched | ~matched]",
+        "analysis/twins.py",
+        "differs = np.concatenate([differs, budget.to_numpy(bool)[:, None]], axis=1)",
+        "differs = np.concatenate([differs, 0 * budget.to_numpy(bool)[:, None]], axis=1).astype(bool)",
+    ),
+    Mutation(
+        "twin-at-another-rate",
+        "The twin of an arm may have a different learning rate.",
+        "analysis/twins.py",
+        "if defines(key) and key not in (*FOLLOWS, *tuned)",
+        'if defines(key) and key not in (*FOLLOWS, *tuned, "optim.lr")',
+    ),
+    Mutation(
+        "ratio-of-biased-distances",
+        "Distances that are biased by the number of samples have ratios, taxes and power laws.",
+        "analysis/metrics.py",
+        "UNBIASED = (HELD_OUT, *SAMPLED)",
+        'UNBIASED = (HELD_OUT, *SAMPLED, "fid", "fvd", "fd_classifier")',
+    ),
+    Mutation(
+        "setting-chosen-by-reported-rows",
+        "The best of the reported settings is reported.",
+        "analysis/chosen_settings.py",
+        '(splits(group) == "train") & ~group["sample_seed"].isin(own["sample_seed"])',
+        'group["sample_seed"].isin(own["sample_seed"])',
     ),
     Mutation(
         "tax-without-jackknife",

@@ -18,10 +18,10 @@ def test_rows_are_loaded_compared_and_written_by_these_names(tmp_path: Path) -> 
     assert len(table) == 4
     assert set(results.latest(table)["images_seen"]) == {1000}
     rows = results.comparable(table)
-    assert rows["fid"].tolist() == [1.0, 2.0]
+    assert rows["heldout_loss"].tolist() == [1.0, 2.0]
     for written in results.write_table(rows, tmp_path / "out.parquet"):
         assert written.is_file()
-    assert pd.read_parquet(tmp_path / "out.parquet")["fid"].tolist() == [1.0, 2.0]
+    assert pd.read_parquet(tmp_path / "out.parquet")["heldout_loss"].tolist() == [1.0, 2.0]
 
 
 def test_two_protocols_are_refused_unless_one_is_chosen(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_two_protocols_are_refused_unless_one_is_chosen(tmp_path: Path) -> None:
     for function in (results.one_protocol, results.comparable):
         with pytest.raises(UserError, match="aaaa and bbbb cannot be compared"):
             function(table)
-    assert results.comparable(table, "bbbb")["fid"].tolist() == [2.0]
+    assert results.comparable(table, "bbbb")["heldout_loss"].tolist() == [2.0]
 
 
 def test_every_public_name_is_there() -> None:

@@ -110,13 +110,45 @@ def test_layers_around_the_loop_make_a_different_block() -> None:
 
 
 def test_the_floor_is_that_of_the_drawn_rows() -> None:
-    more = {"fid": None, "fd_classifier": 9.0}
+    more = {"heldout_loss": None, "fd_classifier": 9.0}
     rows = table([
-        row("a", 4, 0, **more, fd_halves=1.0),
-        row("b", 4, 0, **more, fd_halves=9.0, protocol="bbbb"),
+        row("a", 4, 0, **more, fd_ideal=1.0),
+        row("b", 4, 0, **more, fd_ideal=9.0, protocol="bbbb"),
     ])  # fmt: skip
     [axes] = anytime.draw(rows, protocol="aaaa").axes
     assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.0]
+
+
+@pytest.mark.parametrize("metric", ["fid", "fvd", "fd_classifier"])
+def test_the_floor_is_the_mean_of_what_ideal_samples_of_each_row_would_get(metric: str) -> None:
+    own = [row(name, 4, None, **{metric: 9.0}, fd_ideal=ideal) for name, ideal in (("a", 2.0), ("b", 3.0))]
+    [axes] = anytime.draw(table(own)).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [2.5]
+    assert "ideal samples of the same number" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize("metric", ["heldout_loss", "kd_classifier", "fd_classifier_inf"])
+def test_an_unbiased_metric_has_no_floor(metric: str) -> None:
+    [axes] = anytime.draw(table([row("a", 4, None, **{metric: 9.0}, fd_ideal=2.0)])).axes
+    assert [line for line in axes.lines if line.get_linestyle() == ":"] == []
+
+
+def test_the_distance_of_two_halves_is_no_floor_of_samples() -> None:
+    [axes] = anytime.draw(table([row("a", 4, None, fd_classifier=9.0, fd_halves=2.0)])).axes
+    assert [line for line in axes.lines if line.get_linestyle() == ":"] == []
+
+
+def test_a_biased_distance_has_no_tax_and_says_why(tmp_path: Path) -> None:
+    rows = [*apart(), *elastic(1.25)]
+    rows = [each | {"fd_classifier": each["heldout_loss"]} for each in rows]
+    assert anytime.elasticity_tax(table(rows), "fd_classifier").empty
+    assert len(anytime.elasticity_tax(table(rows))) == 1
+    append_rows(tmp_path / "rows.jsonl", rows)
+    done = run("anytime", "rows.jsonl", "metric=fd_classifier", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == (
+        "elasticity tax: none: fd_classifier of 500 samples is biased by the number of samples, so it has no "
+        "ratio, tax or power law; choose metric=heldout_loss\n"
+    )
 
 
 def test_without_models_trained_apart_there_is_no_tax() -> None:
@@ -131,7 +163,7 @@ def test_the_curves_of_the_figure() -> None:
     rows = table([*apart(), *elastic(1.25), *unique("u8", 8, 5.0)])
     curves = {each.name: each.points for each in anytime.find_curves(points(rows))}
     trained = curves.pop(f"2 layers {anytime.APART}")
-    assert list(trained["fid"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
+    assert list(trained["heldout_loss"]) == [40, 20, 15, 10] and list(trained["loops_train"]) == [1, 2, 3, 4]
     assert list(curves["unique layers"]["unique_layers"]) == [2, 8]
     # Only the deepest vanilla loop has a curve over its loop counts.
     assert set(curves) == {"unique layers", "elastic", "vanilla4"}
@@ -155,7 +187,7 @@ def test_extrapolation_is_dashed_and_hollow() -> None:
 
 
 def test_the_figure_has_its_intervals_and_its_floor() -> None:
-    more = {"fid": None, "fd_halves": 2.0}
+    more = {"heldout_loss": None, "fd_ideal": 2.0}
     rows = table([
         row("e", 4, 0, fd_classifier=9.0, **more),
         row("e", 4, 0, fd_classifier=11.0, seed=1, **more),

@@ -11,7 +11,7 @@ def test_a_line_per_arm_with_its_size_and_the_mean_over_seeds_at_each_loop_count
         *arm("study/elastic", {1: 60.0, 4: 20.0}, seed=1),
         *unique("study/twin", 8, 5.0),
     ])  # fmt: skip
-    assert arm_rows(rows, "study", "fid") == [
+    assert arm_rows(rows, "study", "heldout_loss") == [
         ["arm", "seeds", "layers x loops", "parameters", "training FLOPs", "at 1", "at 4"],
         ["elastic", "2", "2 x 4", "2k", "1T", "50", "15"],
         ["twin", "1", "8 x 1", "8k", "1T", "5", ""],
@@ -21,15 +21,15 @@ def test_a_line_per_arm_with_its_size_and_the_mean_over_seeds_at_each_loop_count
 def test_schedules_are_left_out() -> None:
     """Their loops are a result, not a count that arms share."""
     rows = table([row("a", 4, 5.0), row("a", 2.5, 6.0, loop_schedule="4to1")])
-    assert arm_rows(rows, "study", "fid")[0][-1] == "at 4"
-    assert len(arm_rows(rows, "study", "fid")) == 2
+    assert arm_rows(rows, "study", "heldout_loss")[0][-1] == "at 4"
+    assert len(arm_rows(rows, "study", "heldout_loss")) == 2
 
 
 def test_without_the_metric_of_the_study_another_distance_is_shown() -> None:
-    rows = table([row("a", 4, 5.0, fd_classifier=7.0)])
-    for metric, shown in (("fid", "fid"), ("params_kept", "fd_classifier"), ("fvd", "fd_classifier")):
+    rows = table([row("a", 4, 5.0, fid=7.0)])
+    for metric, shown in (("fid", "fid"), ("params_kept", "heldout_loss"), ("fvd", "heldout_loss")):
         lines = arm_lines(rows.assign(fvd=None), "study", metric)
         assert lines[0] == f"{shown} at each loop count, mean over seeds"
-        assert lines[2].split()[-1] == {"fid": "5", "fd_classifier": "7"}[shown]
-    only_fid = table([row("a", 4, 5.0, fd_classifier=None)])
-    assert arm_lines(only_fid, "study", "fvd")[0].startswith("fid ")
+        assert lines[2].split()[-1] == {"heldout_loss": "5", "fid": "7"}[shown]
+    old = table([row("a", 4, None, fd_classifier=7.0)])
+    assert arm_lines(old, "study", "fvd")[0].startswith("fd_classifier ")

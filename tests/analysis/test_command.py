@@ -39,7 +39,7 @@ def test_a_table_is_printed(name: str, tmp_path: Path) -> None:
         ("pareto", ["anytime_quik"], "anytime_quik: no such folder or file of rows; committed are"),
         ("pareto", ["metrik=fid", "cifar"], "metrik=fid: did you mean metric?"),
         ("pareto", ["out=a.gif", "cifar"], "out=a.gif: a figure is .png"),
-        ("pareto", ["metric=fvd", "cifar"], "metric=fvd: no such distance in the rows; they have"),
+        ("pareto", ["metric=fvd", "cifar"], "metric=fvd: no such metric in the rows; they have"),
         ("anytime", ["anytime_quick", "anytime_diffusion"], "cannot be compared"),
         ("anytime", ["empty"], "no evaluations among 0 rows"),
         ("anytime", ["rows.parquet"], "rows.parquet: not a file of rows; give a .jsonl file"),

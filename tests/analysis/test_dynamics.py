@@ -21,6 +21,17 @@ def test_updates_are_means_over_seeds_of_the_rows_protocol(dynamics_rows: list[d
     assert found.to_dict() == {(2, 0, 1): 2.0, (2, 0, 2): 1.0, (2, 1, 1): 2.0, (2, 1, 2): 1.0}
 
 
+def test_updates_are_those_of_the_reported_setting(dynamics_rows: list[dict]) -> None:
+    """Lines of other settings, in a file that names them, are not averaged."""
+    path = Path(dynamics_rows[0]["folder"]) / "dynamics.csv"
+    head, *lines = path.read_text().splitlines()
+    own = [f"{line},1.0,8" for line in lines]
+    other = [f"aaaa,9,0,2,{step},{loop},999,2.0,8" for step in (0, 1) for loop in (1, 2)]
+    path.write_text("\n".join([f"{head},guidance,steps", *own, *other]))
+    found = dynamics.relative_updates(table(dynamics_rows[:2]))
+    assert found["update"].tolist() == [1.0, 0.5, 1.0, 0.5]
+
+
 def test_exit_losses_are_means_over_seeds_and_levels(dynamics_rows: list[dict]) -> None:
     found = dynamics.exit_losses(table(dynamics_rows)).set_index(["images", "exit"])["loss"]
     assert found.to_dict() == {(8, 1): 3.0, (8, 2): 2.0}

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from support.html_tables import Tables
 from support.made_up_rows import arm, row, table, unique, vanilla
 from support.small_studies import written
 
+from eltlab.analysis.metrics import UNBIASED, choose_metric
 from eltlab.analysis.page import render_page, split_sections
 from eltlab.common.text import format_si
 
@@ -51,7 +53,8 @@ def test_the_numbers_of_the_page_are_the_tables_and_the_slider_is_there(tmp_path
 def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
     titles, *lines = cells
     assert titles[0] == "arm" and len(lines) == rows["name"].nunique() == 3
-    twin = rows.loc[rows["loops_train"] == 1, "fd_classifier"].mean()
+    metric = choose_metric(rows)
+    twin = rows[rows["loops_train"] == 1].set_index("seed")[metric]
     for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
         own = rows[rows["name"] == f"small/{line['arm']}"]
         first = own.iloc[0]
@@ -60,23 +63,27 @@ def check_headline(cells: list[list[str]], rows: pd.DataFrame) -> None:
                               ("training FLOPs", "train_flops_total")):  # fmt: skip
             assert line[title] == format_si(first[column])
         assert line["seeds"] == "2"
-        values = own["fd_classifier"]
-        mean, half = numbers(line["fd_classifier"])
+        values = own.set_index("seed")[metric]
+        mean, half = numbers(line[metric])
         assert mean == pytest.approx(values.mean(), abs=0.005)
         assert half == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem(values), abs=0.005)
-        if line["arm"] == "loops1-final":
+        if metric not in UNBIASED:
+            assert "÷ twin" not in line
+        elif line["arm"] == "loops1-final":
             assert line["÷ twin"] == ""
         else:
-            assert numbers(line["÷ twin"]) == [pytest.approx(values.mean() / twin, abs=0.005)]
+            ratio = np.exp((np.log(values) - np.log(twin)).mean())
+            assert numbers(line["÷ twin"])[0] == pytest.approx(ratio, abs=0.005)
 
 
 def check_points(cells: list[list[str]], rows: pd.DataFrame) -> None:
     titles, *lines = cells
-    means = rows.groupby(["name", "loops"])["fd_classifier"].mean()
+    metric = choose_metric(rows)
+    means = rows.groupby(["name", "loops"])[metric].mean()
     assert len(lines) == len(means)
     for line in map(dict, (zip(titles, line, strict=True) for line in lines)):
         expected = means[f"small/{line['arm']}", float(line["loops"])]
-        assert numbers(line["fd_classifier"])[0] == pytest.approx(expected, abs=0.005)
+        assert numbers(line[metric])[0] == pytest.approx(expected, abs=0.005)
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -154,7 +161,10 @@ def test_the_slider_moves_the_picture_by_keyboard(made: Path, page: Any) -> None
         assert grey(page) == expected
         assert page.evaluate("document.activeElement.getAttribute('aria-valuetext')") == loops
     captions = page.locator(".pair figure:visible .quiet").all_inner_texts()
-    assert captions[0].startswith("fid 40.00 (no interval), 2M MACs") and "fid 8.00" in captions[1]
+    assert (
+        captions[0].startswith("heldout_loss 40.00 (no interval), 2M MACs")
+        and "heldout_loss 8.00" in captions[1]
+    )
     page.locator("select").select_option("vanilla")
     assert shown(page) == ["vanilla, 4 loops", "its unique-layer twin"] and grey(page) == 80
     page.locator("input[type=range]").fill("0")
@@ -190,13 +200,26 @@ def test_a_name_is_text_and_never_markup(made: Path) -> None:
 
 def test_each_study_and_protocol_is_a_section(made: Path) -> None:
     rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
-    assert [title for title, _ in split_sections(table(rows))] == [
-        "made-up, protocol aaaa",
-        "made-up, protocol bbbb",
+    assert [(title, protocol) for title, _, protocol in split_sections(table(rows))] == [
+        ("made-up, protocol aaaa", "aaaa"),
+        ("made-up, protocol bbbb", "bbbb"),
     ]
     headlines = Tables(made.read_text()).found["headline"]
     assert [line[0] for line in headlines[1][1:]] == ["elastic", "vanilla", "twin"]
     assert [line[0] for line in headlines[0][1:]] == ["other<b>"]
+
+
+def test_rows_that_settings_were_chosen_by_have_no_section() -> None:
+    """They are against the training split, and the test split is reported."""
+    train = {"split": "train", "protocol": "bbbb", "sample_seed": 9}
+    rows = [each | {"kd_classifier": each["guidance"], "split": "test"} | more
+            for each in [*arm("a", {4: 5.0}), *arm("a", {4: 6.0}, guidance=2.0)]
+            for more in ({}, train | {"kd_classifier": 3 - each["guidance"]})]  # fmt: skip
+    assert [(title, protocol) for title, _, protocol in split_sections(table(rows))] == [("made-up", "aaaa")]
+    html = page_of(rows)
+    [cells] = Tables(html).found["headline"]
+    assert dict(zip(*cells, strict=True))["heldout_loss"].startswith("6.00")
+    assert "8 steps, guidance 2 (chosen for a: guidance of 1, 2, by kd_classifier against the" in html
 
 
 def test_the_page_says_why_something_is_missing(made: Path) -> None:
@@ -211,9 +234,11 @@ def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
     rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # the tile of 8 loops has no row
     (tmp_path / "e" / "dynamics.csv").write_text("")
     (tmp_path / "e" / "validation.csv").write_text("")
-    rows += [{**each, "name": "unmeasured", "run": "u/0", "fid": None} for each in arm("u", {4: 1.0})]
+    rows += [
+        {**each, "name": "unmeasured", "run": "u/0", "heldout_loss": None} for each in arm("u", {4: 1.0})
+    ]
     html = page_of(rows)
-    assert "dynamics.csv: damaged" in html and "<li>unmeasured: no fid</li>" in html
+    assert "dynamics.csv: damaged" in html and "<li>unmeasured: no heldout_loss</li>" in html
     assert Tables(html).found["headline"] and "Samples of e at 4 loops" in html
 
 

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 from support.made_up_rows import TWO_PROTOCOLS, arm, row, table, unique, vanilla
 
 from eltlab.analysis import ablation, anytime, dynamics, headline, pareto, samples, scaling
-from eltlab.analysis.points import arm_kinds, caption, choose_metric, points, seed_points, shorten_names
+from eltlab.analysis.points import arm_kinds, caption, points, seed_points, shorten_names
 from eltlab.common.errors import UserError
 
 VALUES = [10.0, 12.0, 17.0]
@@ -19,8 +18,10 @@ def test_a_point_is_the_mean_over_seeds_with_its_t_interval() -> None:
     rows = [row("a", 4, value, seed=seed) for seed, value in enumerate(VALUES)]
     [line] = points(table(rows)).itertuples()
     low, high = stats.t.interval(0.95, 2, loc=13.0, scale=stats.sem(VALUES))
-    assert line.fid == pytest.approx(13.0) and line.seeds == 3
-    assert (line.fid - line.plus_minus, line.fid + line.plus_minus) == pytest.approx((low, high))
+    assert line.heldout_loss == pytest.approx(13.0) and line.seeds == 3
+    assert (line.heldout_loss - line.plus_minus, line.heldout_loss + line.plus_minus) == pytest.approx(
+        (low, high)
+    )
 
 
 def test_one_seed_has_no_interval_and_says_so() -> None:
@@ -28,13 +29,13 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     assert points(rows)["plus_minus"].isna().all()
     assert "n = 1 seed, no interval" in caption(rows)
     lines = headline.headline(rows)
-    assert "10.00 (no interval)" in headline.headline_rows(lines, "fid")[1]
+    assert "10.00 (no interval)" in headline.headline_rows(rows, lines, "heldout_loss")[1]
 
 
 def test_sampling_seeds_of_one_training_seed_are_averaged_first() -> None:
     rows = [row("a", 4, 10.0), row("a", 4, 20.0, sample_seed=9), row("a", 4, 31.0, seed=1)]
     [line] = points(table(rows)).itertuples()
-    assert line.fid == pytest.approx((15 + 31) / 2) and line.seeds == 2
+    assert line.heldout_loss == pytest.approx((15 + 31) / 2) and line.seeds == 2
 
 
 def test_kinds_and_depths() -> None:
@@ -52,6 +53,22 @@ def test_kinds_and_depths() -> None:
         "elastic, ILSD",
     ]
     assert list(points(rows)["depth"]) == [4, 8, 8, 8, 5]
+
+
+def test_the_standard_error_is_shown_for_one_seed_and_never_next_to_an_interval() -> None:
+    more = {"heldout_loss_se": 0.25}
+    [line] = points(table([row("a", 4, 10.0, **more)])).itertuples()
+    assert np.isnan(line.plus_minus) and line.standard_error == 0.25
+    [line] = points(table([row("a", 4, 10.0, **more), row("a", 4, 12.0, seed=1, **more)])).itertuples()
+    assert line.plus_minus > 0 and np.isnan(line.standard_error)
+
+
+def test_the_caption_says_what_was_measured() -> None:
+    loss = caption(table([row("a", 4, 10.0)]))
+    assert "diffusion; heldout_loss, 8 steps, guidance 1; n = 1 seed" in loss
+    distance = caption(table([row("a", 4, None, fid=9.0, split="test")]))
+    assert "fid of 500 samples against the test split, 8 steps, guidance 1" in distance
+    assert "fid of 500 samples, 8 steps" in caption(table([row("a", 4, None, fid=9.0)]))  # an old row
 
 
 def test_schedules_and_halting_are_arms_of_their_own() -> None:
@@ -118,17 +135,11 @@ def test_an_empty_table_is_refused(name: str) -> None:
 
 @each_function
 def test_rows_without_a_distance_are_refused(name: str) -> None:
-    rows = TWO_PROTOCOLS[TWO_PROTOCOLS["name"] == "a"].assign(fid=np.nan)
-    with pytest.raises(UserError, match=r"none of fid, fvd, fd_classifier: evaluate the runs"):
+    rows = TWO_PROTOCOLS[TWO_PROTOCOLS["name"] == "a"].assign(heldout_loss=np.nan)
+    with pytest.raises(
+        UserError, match=r"none of heldout_loss, fid, fvd, fd_classifier, .*: evaluate the runs"
+    ):
         FUNCTIONS[name](rows)
-
-
-def test_a_requested_metric_must_be_in_the_rows() -> None:
-    rows = TWO_PROTOCOLS.assign(fd_classifier=1.0)
-    assert choose_metric(rows) == "fid" and choose_metric(rows, "fd_classifier") == "fd_classifier"
-    with pytest.raises(UserError, match="metric=kid: no such distance in the rows; they have fid"):
-        choose_metric(rows, "kid")
-    assert choose_metric(pd.DataFrame({"fvd": [1.0]})) == "fvd"
 
 
 def test_names_are_not_shortened_inside_a_number() -> None:

@@ -39,6 +39,19 @@ def test_tiles_are_those_of_the_chosen_protocol(tmp_path: Path) -> None:
     assert path.parent.name == "bbbb"
 
 
+def test_the_picture_is_that_of_the_reported_setting(tmp_path: Path) -> None:
+    """The run's own guidance is 1: only pictures of other settings name them."""
+    place = tmp_path / "samples" / "aaaa"
+    place.mkdir(parents=True)
+    for name in ("", "_guidance_2.0", "_guidance_2.0_steps_4", "_steps_4", "_halting_0.1"):
+        (place / f"loops_004{name}.png").touch()
+    for setting, name in (({"guidance": 1.0}, ""), ({"guidance": 2.0}, "_guidance_2.0"),
+                          ({"guidance": 2.0, "steps": 4}, "_guidance_2.0_steps_4"),
+                          ({"steps": 4.0}, "_steps_4")):  # fmt: skip
+        [path] = samples.find_tiles(table([row("a", 4, 1.0, folder=str(tmp_path), **setting)]))["a"].values()
+        assert path.name == f"loops_004{name}.png"
+
+
 def test_each_cell_shows_the_tile_of_its_arm_and_loop_count(tmp_path: Path) -> None:
     rows = table([
         *arm("elastic", {1: 40.0, 2: 20.0, 4: 10.0}, **tiles(tmp_path / "e", {1: 20, 2: 40, 4: 80})),

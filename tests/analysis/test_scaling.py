@@ -1,11 +1,15 @@
 """Fits recover known exponents."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from support.analysis_commands import run
 from support.made_up_rows import arm, table, unique, vanilla
 
 from eltlab.analysis import scaling
 from eltlab.common.errors import UserError
+from eltlab.runs.row_files import append_rows
 
 G = np.geomspace(1e6, 1e9, 12)
 
@@ -77,6 +81,19 @@ def test_fits_of_a_table() -> None:
     assert laws["unique layers"].values[1] == pytest.approx(-0.5, abs=0.05)
     # Vanilla loops are taken at their trained loop count, so no 999 is among the points.
     assert laws["vanilla loop"].points == 10
+
+
+def test_a_biased_metric_has_no_fit_and_says_why_in_one_line(tmp_path: Path) -> None:
+    rows = [each | {"fid": each["heldout_loss"]} for each in study()]
+    reason = "fid of 500 samples is biased by the number of samples"
+    for fits in (scaling.power_laws(table(rows), "fid"), scaling.loop_worths(table(rows), "fid")):
+        assert fits and all(str(fit).startswith(reason) for fit in fits.values())
+    figure = scaling.draw(table(rows), "fid")
+    assert "No fits: fid of 500" in figure._supxlabel.get_text().replace("\n", " ")
+    append_rows(tmp_path / "rows.jsonl", rows)
+    done = run("scaling", "rows.jsonl", "metric=fid", cwd=tmp_path)
+    first, figure_line = done.stdout.splitlines()
+    assert first.startswith(f"no fits: {reason}") and figure_line == "figure: scaling.png", done.stderr
 
 
 def test_too_few_points_give_a_reason_instead_of_a_fit() -> None:

@@ -32,4 +32,4 @@ def test_the_rows_of_one_protocol_are_kept(tmp_path: Path) -> None:
     done = run("table", "protocol=bbbb", "rows.jsonl", cwd=tmp_path)
     assert done.stdout == "3 rows: table.parquet table.csv\n"  # both kinds of file, at the default place
     table = pd.read_parquet(tmp_path / "table.parquet")
-    assert set(table["protocol"]) == {"bbbb"} and table["fid"].tolist() == [1.0, 2.0, 9.0]
+    assert set(table["protocol"]) == {"bbbb"} and table["heldout_loss"].tolist() == [1.0, 2.0, 9.0]

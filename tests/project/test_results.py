@@ -26,14 +26,14 @@ def arm(rows: pd.DataFrame, name: str, loops: int) -> pd.Series:
     return chosen.set_index("seed")["fd_classifier"]
 
 
-def test_half_the_loops_of_the_elastic_model_are_as_good_as_all(study: tuple) -> None:
+def test_half_the_loops_of_the_elastic_model_are_nearly_as_good_as_all(study: tuple) -> None:
     _, rows = study
-    assert (arm(rows, "elastic", 2) <= 1.3 * arm(rows, "elastic", 4)).all()
+    assert (arm(rows, "elastic", 2) - arm(rows, "elastic", 4) < 7).all()
 
 
 def test_half_the_loops_of_the_vanilla_model_are_not(study: tuple) -> None:
     _, rows = study
-    assert (arm(rows, "vanilla", 2) >= 10 * arm(rows, "vanilla", 4)).all()
+    assert (arm(rows, "vanilla", 2) > 700).all() and (arm(rows, "vanilla", 4) < 50).all()
 
 
 def test_the_twin_is_the_best_arm_at_equal_compute(study: tuple) -> None:
@@ -88,9 +88,11 @@ def test_supervision_is_compared_at_equal_images_and_at_equal_flops(
 
 
 def test_only_the_vanilla_loop_needs_all_its_loops(supervision: pd.DataFrame) -> None:
-    ratio = values(supervision, 2).mean() / values(supervision, 4).mean()
-    assert ratio["final"] > 1.9
-    assert (ratio.drop("final") < 1.3).all()
+    half = values(supervision, 2)
+    lost = half - values(supervision, 4)
+    assert (lost["final"] > 500).all() and (lost.drop(columns="final") < 75).all(axis=None)
+    if half["final"].mean() < 1000:  # the digits, of which the numbers are quoted
+        assert (half["final"] > 600).all() and (half.drop(columns="final") < 46).all(axis=None)
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
@@ -175,6 +177,14 @@ def test_at_equal_flops_every_halving_of_the_unique_layers_costs_quality() -> No
         assert found.loc[f"loops{loops}-ilsd", loops] > found.loc[f"loops{loops}-final", loops]
 
 
+def test_the_fixed_warm_up_is_a_different_share_of_runs_of_equal_flops() -> None:
+    share = {}
+    for name in ("anytime", "block_size"):
+        rows = load(ROOT / "analysis" / "data" / f"{name}_quick.jsonl")
+        share[name] = (rows["cfg.optim.warmup_images"] / rows["images_seen"]).agg(["min", "max"]).round(2)
+    assert list(share["anytime"]) == [0.08, 0.33] and share["block_size"]["max"] > 1
+
+
 def test_what_else_the_quick_studies_say() -> None:
     found = quick("anytime")
     assert found.min(axis=1).idxmin() == "unique-unique_layers2"
@@ -209,7 +219,7 @@ def test_what_a_first_look_at_imagenette_says() -> None:
     assert elastic[1] - elastic[4] < 0.01 < 0.06 < vanilla[1] - vanilla[4]
     rows = load(ROOT / "analysis" / "data" / "imagenette_quick.jsonl")
     fid = rows.loc[rows["kind"] == "eval", "fid"]
-    assert fid.max() < 1.03 * fid.min()
+    assert fid.min() >= 326 and fid.max() <= 335
     longer = load(ROOT / "analysis" / "data" / "imagenette_fit.jsonl")
     measured = longer[longer["kind"] == "eval"]
     assert list(measured["fid"]) == sorted(measured["fid"], reverse=True)  # it falls with the loops
@@ -225,9 +235,8 @@ def test_what_a_first_look_at_sprites_says() -> None:
     found = quick("sprites_loops")
     elastic, vanilla = found.loc["elastic"], found.loc["vanilla"]
     assert elastic.idxmin() == vanilla.idxmin() == 4  # the trained count: more loops gain nothing
-    assert elastic[[2, 3, 5, 6]].max() < 1.07 * elastic[4]
-    assert 0.94 * elastic[4] < vanilla[4] < elastic[4]
-    assert vanilla[6] > 2.8 * vanilla[4] and vanilla[1] > 4 * vanilla[4]
+    assert elastic[[2, 3, 5, 6]].max() < 3810 and round(elastic[4]) == 3556
+    assert [round(vanilla[n]) for n in (4, 6)] == [3352, 9561] and vanilla[1] > 10_000
     rows = load(ROOT / "analysis" / "data" / "sprites_loops_quick.jsonl")
     floor = rows.loc[rows["kind"] == "tokenizer", "fd_classifier"]
     assert floor.nunique() == 1 and 0.95 * floor.iloc[0] < found.loc["unique", 1] < floor.iloc[0]
@@ -236,6 +245,15 @@ def test_what_a_first_look_at_sprites_says() -> None:
     assert measured["fvd"].idxmax() == measured["fd_classifier"].idxmax() == 1
     documented = (ROOT / "docs" / "results.md").read_text()
     assert all(f"{value:.4g}" in documented for value in fit["fvd"])
+
+
+def final_losses() -> pd.DataFrame:
+    """The held-out loss of anytime_small at the end of training: one row per arm and seed, one column per
+    exit."""
+    runs = dynamics.select_runs(load(ROOT / "analysis" / "data" / "anytime_small.jsonl"))
+    lines = dynamics.read_run_files(runs, "validation.csv")
+    lines = lines[lines["images"] == lines.groupby("arm")["images"].transform("max")]
+    return lines.groupby(["arm", "seed", "exit"])["loss"].mean().unstack()
 
 
 def test_what_elasticity_costs() -> None:
@@ -252,9 +270,18 @@ def test_what_elasticity_costs() -> None:
     assert elastic[6] < 1.01 * elastic[4] and 1.05 < elastic[8] / elastic[4] < 1.1
     unique = [found.loc[f"unique-unique_layers{n}", 1] for n in (2, 4, 6, 8)]
     assert max(unique) < 1.1 * min(unique)
-    [tax] = anytime.elasticity_tax(table).itertuples()
+    assert anytime.elasticity_tax(table).empty  # fd_classifier is biased
+    losses = final_losses()
     documented = (ROOT / "docs" / "results.md").read_text()
-    assert f"elasticity tax: {anytime.describe_tax(tax)}\n" in documented
+    for name, line in losses.groupby("arm").mean(numeric_only=True).iterrows():
+        cells = " ".join(f"{value:.4f}" for value in line.dropna())
+        assert f"    {name:<21} {cells}" in documented
+    trained = ["unique-unique_layers2", "vanilla-loops2", "vanilla-loops3", "vanilla-loops4"]
+    above = pd.DataFrame({n: losses[n]["elastic"] / losses[n][name] for n, name in enumerate(trained, 1)})
+    assert (above > 1).all(axis=None) and list((100 * (above.mean() - 1)).round()) == [17, 11, 8, 5]
+    shallow = losses[1]["unique-unique_layers2"]
+    assert all((shallow < losses[1][f"unique-unique_layers{n}"]).all() for n in (6, 8))
+    assert shallow.mean() < losses[1]["unique-unique_layers4"].mean()
     moved = (
         dynamics.relative_updates(table).set_index(["arm", "loops", "loop", "step"])["update"].sort_index()
     )

@@ -22,7 +22,7 @@ def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert append_rows(path, [row("elt", 1, 5.0), row("elt", 2, 4.0)]) == 2
     assert append_rows(path, [row("elt", 2, 9.0), row("elt", 2, 4.0, seed=1)]) == 1
-    assert [r["fid"] for r in read_rows(path)] == [5.0, 4.0, 4.0]
+    assert [r["heldout_loss"] for r in read_rows(path)] == [5.0, 4.0, 4.0]
 
 
 def test_settings_are_part_of_a_measurement(tmp_path: Path) -> None:

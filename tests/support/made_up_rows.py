@@ -45,7 +45,7 @@ def row(
         "protocol": "aaaa",
         "protocol_text": '{"samples": 500}',
         "samples": 500,
-        "fid": value,
+        "heldout_loss": value,
         "accuracy": 0.5,
         "sample_seed": seed,
         "folder": "nowhere",

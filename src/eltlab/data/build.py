@@ -36,11 +36,9 @@ class TrainingData:
 
     def images(self, config: Config) -> Splits:
         """(train, test) images that samples are compared with. For an encoded set, its source images."""
-        if config.data.tuning:
-            return build_splits(config)
         if isinstance(self.train, EncodedSplit) or isinstance(self.test, EncodedSplit):
             return load_source_splits(config)
-        return self.train, self.test
+        return load_splits(config.data) if config.data.tuning else (self.train, self.test)
 
     def batches(
         self, config: Config, start: int, device: torch.device, batch_slice: BatchSlice = WHOLE_BATCH

@@ -1,0 +1,85 @@
+"""The metrics that arms are compared by: the default, and those that have ratios.
+
+A Fréchet distance of n samples is biased upwards by an amount that depends on n and on the arm, so its
+ratio says little about the ratio of the true distances (Chong and Forsyth, arXiv 1911.07023). Ratios,
+elasticity taxes and power laws are therefore made of unbiased quantities only.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from eltlab.common.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+HELD_OUT = "heldout_loss"
+# Unbiased distances of samples: kernel distances, and Fréchet distances at infinitely many samples.
+KERNEL = ("kd_classifier", "kid")
+SAMPLED = (*KERNEL, "fd_classifier_inf", "fid_inf", "fvd_inf")
+UNBIASED = (HELD_OUT, *SAMPLED)
+FRECHET = ("fid", "fvd", "fd_classifier")
+QUALITY = (HELD_OUT, *FRECHET, *SAMPLED)  # lower is better; the default is the first that the rows have
+
+
+def measured(table: "DataFrame", metrics: tuple[str, ...] = QUALITY) -> list[str]:
+    """Those of the metrics that the rows have, in order."""
+    return [name for name in metrics if name in table and table[name].notna().any()]
+
+
+def choose_metric(table: "DataFrame", requested: str | None = None) -> str:
+    """The requested metric, or the first of QUALITY that the rows have. Raises UserError if there is none."""
+    known = measured(table)
+    if requested is not None and requested not in known:
+        raise UserError(
+            f"metric={requested}: no such metric in the rows; they have {', '.join(known) or 'none'}"
+        )
+    if not known:
+        raise UserError(
+            f"the rows have none of {', '.join(QUALITY)}: evaluate the runs first with python -m "
+            "eltlab.evaluate run=DIR"
+        )
+    return requested or known[0]
+
+
+def why_no_ratio(table: "DataFrame", metric: str) -> str | None:
+    """One line that says why a metric has no ratio, tax or power law; None if it has them."""
+    if metric in UNBIASED:
+        return None
+    samples = table.loc[table[metric].notna(), "samples"].unique() if "samples" in table else []
+    of = f" of {samples[0]:g} samples" if len(samples) == 1 else ""
+    others = measured(table, UNBIASED)
+    fix = f"choose metric={others[0]}" if others else "measure the runs again with this version"
+    return f"{metric}{of} is biased by the number of samples, so it has no ratio, tax or power law; {fix}"
+
+
+def check_logarithms(lines: "DataFrame", metric: str) -> None:
+    """Raises UserError if a value of the metric has no logarithm, which happens with kernel distances."""
+    bad = int((lines[metric] <= 0).sum())
+    if bad:
+        raise UserError(
+            f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; choose "
+            "a different metric"
+        )
+
+
+def format_quality(mean: float, half: float, error: float = float("nan")) -> str:
+    """The mean with half its interval over seeds, or else with its standard error (se).
+
+    Small values, such as those of kid, have more digits.
+    """
+    digits = 2 if abs(mean) >= 1 else 4
+    if math.isfinite(half):
+        return f"{mean:,.{digits}f} ± {half:,.{digits}f}"
+    rest = f"± {error:,.{digits}f} (se)" if math.isfinite(error) else "(no interval)"
+    return f"{mean:,.{digits}f} {rest}"
+
+
+def describe_plus_minus(lines: "DataFrame") -> str:
+    """What ± means in a table of these points."""
+    text = "± is half the 95 % t interval over seeds"
+    if lines["standard_error"].notna().any():
+        text += (
+            "; with (se), for one seed, the standard error of the measurement, which is not one over seeds"
+        )
+    return text
