@@ -856,10 +856,10 @@ FIXES = (
         "resumed-under-edited-source",
         "A run resumes under code other than that it was started with.",
         "training/train.py",
-        '''if counters["source"] != SOURCE:
-        before''',
-        '''if counters["source"] is None:
-        before''',
+        """if counters["source"] != SOURCE:
+        before""",
+        """if counters["source"] is None:
+        before""",
     ),
     Mutation(
         "rows-by-the-source-of-today",

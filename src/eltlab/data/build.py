@@ -102,14 +102,15 @@ def load_data(config: Config) -> TrainingData:
     """The splits alone, for a trained run, which brings its tokenizer. Raises UserError if they are missing,
     damaged or not those that the configuration names."""
     if config.data.kind == "pixels":
-        train, test = load_splits(config.data)
+        data = TrainingData(*load_splits(config.data), None)
     else:
         manifest = open_set(config.data)
         check_set(manifest)
-        train, test = EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test")
+        data = TrainingData(EncodedSplit(manifest, "train"), EncodedSplit(manifest, "test"), None)
     if config.data.tuning:
-        train, test = split_for_tuning(train, config.data)
-    return TrainingData(train, test, None)
+        train, test = split_for_tuning(data.train, config.data)
+        data = replace(data, train=train, test=test)
+    return data
 
 
 def build_data(config: Config) -> TrainingData:

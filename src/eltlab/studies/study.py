@@ -20,7 +20,7 @@ from eltlab.config.keys import flatten
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.config.run_name import clean
 from eltlab.config.schema import Config
-from eltlab.evaluation.missing_rows import measured_rows, requested_columns
+from eltlab.evaluation.missing_rows import Request, measured_rows
 from eltlab.runs.compose_config import compose_parsed
 from eltlab.runs.run_folder import Run
 from eltlab.studies.space import (
@@ -37,11 +37,13 @@ from eltlab.studies.space import (
 )
 from eltlab.studies.study_file import SET_BY_STUDY, StudyFile, read_study, split_metric, study_path
 
-# The measured columns of rows, by metrics.extractor. The first one is a study's default objective.
+# The measured columns of rows, by metrics.extractor. The first one is a study's default objective: it depends
+# on neither the number of samples nor their noise.
+CLASSIFIER = ("kd_classifier", "fd_classifier", "fd_classifier_inf", "memorised", "accuracy")
 METRICS = {
-    "classifier": ("fd_classifier", "accuracy"),
-    "i3d": ("fvd", "fd_classifier", "accuracy"),
-    "inception": ("fid", "kid", "precision", "recall", "isc"),
+    "classifier": ("heldout_loss", *CLASSIFIER),
+    "i3d": ("heldout_loss", "fvd", "fvd_inf", *CLASSIFIER),
+    "inception": ("heldout_loss", "fid", "fid_inf", "kid", "precision", "recall", "memorised", "isc"),
 }
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow
@@ -170,9 +172,9 @@ def final_value(config: Config, objective: str) -> float:
     constant loop count. Raises UserError."""
     metric, loops = split_metric(objective)
     # The run may have been measured under other sampler.* keys too: by another trial, or by evaluate.
-    rows = measured_rows(Run.of(config), config, config.seed, config.images)
-    row = rows.get(tuple(requested_columns(loops or config.loops, config).values()), {})
-    value = row.get(metric)
+    request = Request(config, loops or config.loops)
+    [row] = measured_rows(Run.of(config), [request], config.seed, config.images)
+    value = row and row.get(metric)
     if not isinstance(value, int | float):
         raise UserError(f"objectives.{objective}: no such number in the rows of {config.name}")
     return value

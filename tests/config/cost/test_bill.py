@@ -121,8 +121,8 @@ def schedule(capsys, *overrides: str) -> list[str]:
 def test_warm_up_decay_steps_and_averages_are_shown(capsys):
     assert cell(lines(capsys), "optimizer steps") == ["1,500", "1,500", "1.00", "1,500", "1.00"]
     assert schedule(capsys) == [
-        "learning rate: warm-up 5.0% (75 steps, 9,600 images), then constant; EMA lengths 0.05 (75 steps) and "
-        "0.1 (150 steps)"
+        "learning rate: warm-up 5.0% (75 steps, 9,600 images), then constant; EMA lengths 0.05 (75 steps) "
+        "and 0.1 (150 steps)"
     ]
     [line] = schedule(capsys, "optim.schedule=cosine", "optim.warmup=0.2", "ema.lengths=[0.1]")
     assert line == (

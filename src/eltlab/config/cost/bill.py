@@ -16,7 +16,7 @@ from eltlab.config.network_shape import Network, network
 from eltlab.config.sampling_schedules import LoopSchedule
 from eltlab.config.schema import Config, ModelConfig
 
-# A run is short below 200 steps, twice the 1/(1 - β₂) = 100 that AdamW's second moment averages with β₂ = 0.99.
+# A run is short below 200 steps: AdamW's second moment averages over 1/(1 - β₂) = 100 with β₂ = 0.99.
 # Below 10 steps a warm-up is a jump, and an average of the weights hardly averages.
 SHORT_RUN, SHORT_RAMP = 200, 10
 

@@ -1,4 +1,4 @@
-"""Hashes of the files of a set: each file is read once, then found in one index per root. Imports no torch."""
+"""Hashes of the files of a set: read once, then found in one index per root. Imports no torch."""
 
 import hashlib
 import json
