@@ -1,7 +1,6 @@
 """Builds what a configuration trains on: pixels, tokens of pixel patches, or an encoded set."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from eltlab.data.tokenizers.patch_codebook import CodebookRows, PatchCodebook, e
 from eltlab.data.tokenizers.tokenizer import Tokenizer
 from eltlab.model.patches import patches_of
 
-Split = TypeVar("Split", Images, EncodedSplit)
+Split = Images | EncodedSplit
 
 
 @dataclass(frozen=True)
