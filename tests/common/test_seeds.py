@@ -36,12 +36,52 @@ def test_noise_differs_by_seed_index_and_draw():
     assert len({tuple(values.flatten().tolist()) for values in seen}) == 10
 
 
+def test_an_element_depends_on_seed_sample_draw_and_place_only():
+    """Not on the number of elements, of samples, or of what was drawn before."""
+    long, short = SampleNoise(3, [5, 9]), SampleNoise(3, [9])
+    for draw in ("normal", "uniform", "normal"):
+        whole, part = getattr(long, draw)(3, 7), getattr(short, draw)(10)
+        assert torch.equal(whole.flatten(1)[1, :10], part[0])
+    first, second = SampleNoise(3, [9]), SampleNoise(3, [9])
+    first.uniform(100), second.normal(2)  # both are the first draw
+    assert torch.equal(first.normal(10), second.normal(10))
+
+
 def test_noise_is_standard():
+    """Moments and the Kolmogorov-Smirnov distance of 100,000 numbers, at 3.5 standard errors or more."""
     noise = SampleNoise(0, list(range(200)))
     normal, uniform = noise.normal(500), noise.uniform(500)
-    assert normal.shape == uniform.shape == (200, 500)
-    assert abs(normal.mean()) < 0.016 and abs(normal.var() - 1) < 0.023
-    assert abs(uniform.mean() - 0.5) < 0.005 and uniform.min() >= 0 and uniform.max() < 1
+    assert normal.shape == uniform.shape == (200, 500) and normal.dtype == uniform.dtype == torch.float32
+    assert abs(normal.mean()) < 0.012 and abs(normal.var() - 1) < 0.016
+    assert abs((normal**4).mean() - 3) < 0.11
+    assert uniform.min() >= 0 and uniform.max() < 1
+    ranks = torch.arange(1, 100_001) / 100_000
+    for probability in (uniform, torch.special.ndtr(normal.double())):
+        assert (probability.flatten().sort().values - ranks).abs().max() < 1.95 / 100_000**0.5  # p = 0.001
+    # The pairs of a transform, neighbouring samples, and consecutive draws are uncorrelated.
+    for one, other in (
+        (normal[:, ::2], normal[:, 1::2]),
+        (normal[1:], normal[:-1]),
+        (normal, noise.normal(500)),
+    ):
+        assert abs((one * other).mean()) < 3.5 / one.numel() ** 0.5
+
+
+def test_uniform_bits_are_fixed():
+    """The same bits on every device and in every version: samples of a seed can be drawn again."""
+    noise = SampleNoise(7, [0, 2**32 + 5])
+    assert len(noise) == 2
+    assert (noise.uniform(5) * 2**24).long().tolist() == [
+        [16125448, 14272389, 5024442, 7858944, 2936653],
+        [14072238, 8471529, 5224838, 713111, 15972721],
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="requires a GPU")
+def test_noise_is_the_same_on_a_gpu():
+    here, there = SampleNoise(0, list(range(64))), SampleNoise(0, list(range(64)), "cuda")
+    assert torch.equal(here.uniform(4, 32, 32), there.uniform(4, 32, 32).cpu())
+    assert torch.allclose(here.normal(4, 32, 32), there.normal(4, 32, 32).cpu(), atol=1e-5)
 
 
 def test_folded_seeds_are_distinct_and_fit_a_generator():

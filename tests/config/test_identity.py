@@ -37,6 +37,18 @@ def test_the_content_of_an_extension_is_part_of_the_identity(extension_files: Pa
     assert identity(compose([f"supervision={copy}"])) != identity(here)
 
 
+def test_budgets_of_the_same_steps_are_one_run() -> None:
+    one, other = (compose([f"budget.images={images}"]) for images in (1000, 1024))
+    assert identity(one) == identity(other) and one.budget.images == 1024
+    assert identity(compose(["budget.images=1025"])) != identity(one)
+
+
+def test_how_many_samples_are_drawn_at_a_time_is_part_of_no_id() -> None:
+    one, other = (compose([f"sampler.batch={batch}"]) for batch in (1, 500))
+    assert identity(one) == identity(other)
+    assert sampling_protocol(one.sampler, 10, "", "", "") == sampling_protocol(other.sampler, 10, "", "", "")
+
+
 ROWS = sorted((ROOT / "analysis" / "data").glob("*.jsonl"))
 # If one of these changes, runs that users have trained are not found again.
 IDS = {

@@ -11,7 +11,7 @@ from support.video_folders import put_ucf101
 
 from eltlab.config.identity import identity
 from eltlab.data.build import load_data
-from eltlab.data.image_sources import class_names, load_splits
+from eltlab.data.image_sources import class_names, load_splits, same_data
 from eltlab.evaluation.missing_rows import Request
 from eltlab.evaluation.prepare_run import prepare_evaluation
 from eltlab.runs.compose_config import compose
@@ -34,6 +34,13 @@ def test_clips_are_composed_and_loaded(clip_folder):
     root = put_ucf101(clip_folder / "ucf")
     config = tiny("data=clips", f"data.root={root}", "data.split=3", "objective=masked")
     assert class_names(config.data) == ["Bowling", "Archery"]
+
+
+def test_origins_of_earlier_versions_are_accepted_for_files_only():
+    content, other, earlier = "content-0123456789ab", "content-ba9876543210", "0123456789ab"
+    assert same_data(content, content) and same_data(earlier, content)
+    assert not same_data(other, content) and not same_data(earlier, "ba9876543210")
+    assert not same_data(content, earlier)
 
 
 def test_samples_are_compared_with_the_images_wherever_they_are(

@@ -75,6 +75,7 @@ def test_every_loop_count_is_missing_until_it_has_a_row(tmp_path: Path) -> None:
     "overrides",
     [
         ["sampler.loops=4"],
+        ["sampler.batch=3"],
         ["sampler.loops=2"],
         ["sampler.loops=4to1"],
         ["sampler.loops=[4,4,2,1]"],

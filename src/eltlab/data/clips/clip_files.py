@@ -10,9 +10,9 @@ from eltlab.common.text import printable_name
 from eltlab.config.schema import DataConfig
 from eltlab.data.clips.timelines import Timelines, raise_unusable, read_timelines
 from eltlab.data.clips.video_decoding import Video, frame_to_image
+from eltlab.data.content_hashes import part_contents
 from eltlab.data.images.image_decoding import TRANSFORM, resize_and_crop
 from eltlab.data.images.image_files import ImageFiles, Images, load_or_stream
-from eltlab.data.sets.content_hashes import content_hashes
 from eltlab.data.sets.listing import ListedSplit, Listing
 from eltlab.data.sets.video_listing import list_videos
 
@@ -38,11 +38,7 @@ class ClipFiles(ImageFiles):
 
     @cached_property
     def contents(self) -> list[str]:
-        """HASH#WINDOW of each clip, by the hash of its video."""
-        cut = [_parse_name(name) for name in self.names]
-        videos = list(dict.fromkeys(video for video, _ in cut))
-        hashes = dict(zip(videos, content_hashes(self.root, videos), strict=True))
-        return [f"{hashes[video]}#{window}" for video, window in cut]
+        return part_contents(self.root, self.names, "#")
 
     def decode_into(self, images: np.ndarray, indices: list[int]) -> None:
         """Fills images, uint8 [B, F, C, H, W], with the clips at these indices. Raises UserError."""

@@ -14,8 +14,8 @@ from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.progress import Bar
 from eltlab.common.text import printable_name
 from eltlab.data.clips.open_video import error_reason, open_video, unreadable
+from eltlab.data.content_hashes import file_stamps
 from eltlab.data.readahead import read_ahead
-from eltlab.data.sets.content_hashes import file_stamps
 
 VIDEOS_PER_WORKER = 8  # with fewer videos per worker, starting it takes longer than it saves
 NAMED = 5  # how many unusable videos a message names after the first

@@ -20,11 +20,11 @@ from eltlab.common.machine_facts import physical_memory
 from eltlab.common.progress import Bar
 from eltlab.common.text import example_unit, printable_name
 from eltlab.config.schema import DataConfig
+from eltlab.data.content_hashes import content_hashes, part_contents
 from eltlab.data.images.image_decoding import TRANSFORM, decode_image
 from eltlab.data.images.image_set import ImageSet, choose_subset
 from eltlab.data.readahead import read_ahead
 from eltlab.data.sets import parquet
-from eltlab.data.sets.content_hashes import content_hashes
 from eltlab.data.sets.image_listing import list_images
 from eltlab.data.sets.listing import ListedSplit
 
@@ -62,7 +62,7 @@ class ImageFiles(Dataset):
     def contents(self) -> list[str]:
         """What identifies the bytes of each example. The first time, every file is read. Raises UserError."""
         if self._in_parquet:
-            return parquet.row_contents(self.root, self.names)
+            return part_contents(parquet.base_folder(self.root), self.names, ":")
         return content_hashes(self.root, self.names)
 
     @cached_property

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eltlab.common.errors import UserError, first_line
-from eltlab.data.sets.content_hashes import content_hashes
 from eltlab.data.sets.listing import TEST_FOLDERS, ListedSplit, Listing, name_some
 
 if TYPE_CHECKING:
@@ -98,15 +97,6 @@ def _find_columns(path: Path, file: "ParquetFile") -> tuple[str, str, list[str] 
         )
     label = next((name for name in usual if not labels or name in labels), (labels or usual)[0])
     return images[0], label, features.get(label, {}).get("names")
-
-
-def row_contents(root: Path, names: list[str]) -> list[str]:
-    """HASH:ROW of each image FILE:ROW, by the hash of its file (see content_hashes). Raises UserError."""
-    base = base_folder(root)
-    files = [path.relative_to(base).as_posix() for path in parquet_files(root)]
-    hashes = dict(zip(files, content_hashes(base, files), strict=True))
-    rows = (name.rpartition(":") for name in names)
-    return [f"{hashes[file]}:{row}" for file, _, row in rows]
 
 
 def read_image(root: Path, name: str) -> bytes:

@@ -39,6 +39,15 @@ def content_hashes(root: Path, names: list[str]) -> list[str]:
     return [index[name][1] for name in names]
 
 
+def part_contents(root: Path, names: list[str], separator: str) -> list[str]:
+    """What identifies the bytes of parts of files below root: HASH#3 for FILE#3, if # is the separator.
+    Raises UserError."""
+    cut = [name.rpartition(separator) for name in names]
+    files = list(dict.fromkeys(file for file, _, _ in cut))
+    hashes = dict(zip(files, content_hashes(root, files), strict=True))
+    return [f"{hashes[file]}{separator}{part}" for file, _, part in cut]
+
+
 def file_stamps(root: Path, names: list[str]) -> dict[str, Stamp]:
     """[bytes, time of the last change] of each file, or of the zip root: they differ if the content does."""
     # The time of the inode's last change, because programs can set that of the modification.

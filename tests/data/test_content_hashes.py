@@ -10,8 +10,8 @@ from support.errors import fails
 from support.image_files import encoded, noise, zipped
 
 from eltlab.common.disk_cache import cache_dir
-from eltlab.data.sets import content_hashes as module
-from eltlab.data.sets.content_hashes import content_hashes
+from eltlab.data import content_hashes as module
+from eltlab.data.content_hashes import content_hashes
 
 NAMES = [f"{label}/{i}.bmp" for label in "ab" for i in range(6)]
 
