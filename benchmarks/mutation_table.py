@@ -798,9 +798,16 @@ FIXES = (
     Mutation(
         "moved-run-is-another",
         "A run whose folder was copied or linked has a different id in its rows.",
-        "evaluation/evaluate.py",
-        '"run": f"{config.name}/{identity(run.config)}",',
-        '"run": f"{config.name}/{run.folder.name}",',
+        "runs/run_folder.py",
+        'return f"{self.config.name}/{identity(self.config)}"',
+        'return f"{self.config.name}/{self.folder.name}"',
+    ),
+    Mutation(
+        "old-run-gets-a-new-id",
+        "A run made before ema.lengths is measured under the id of its translated keys.",
+        "runs/run_folder.py",
+        'if not is_old(OmegaConf.load(self.folder / "config.yaml")):',
+        "if True:",
     ),
     Mutation(
         "features-by-name",

@@ -1,5 +1,6 @@
 """python -m eltlab.export run=DIR out=model.safetensors: the averaged model in one file, to share.
 
+Keys of fit: ema.length, the average to export.
 The file needs no run folder and no Lightning: eltlab.load('model.safetensors').sample([3, 7], loops=2)
 """
 

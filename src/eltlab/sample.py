@@ -1,6 +1,6 @@
 """python -m eltlab.sample run=DIR loops=2 count=64 labels=… out=grid.png: pictures from a trained run.
 
-Several loop counts make one picture with a block of rows for each. Keys of fit: sampler.*.
+Several loop counts make one picture with a block of rows for each. Keys of fit: sampler.*, ema.length.
 
 examples:
   python -m eltlab.sample run=runs/NAME/ID loops=2 'labels=[3,7]'

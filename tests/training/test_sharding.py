@@ -38,10 +38,12 @@ def test_two_ranks_hold_halves_that_gather_to_the_whole() -> None:
     def work() -> None:
         collectives.init_process_group(torch.device("cpu"))
         whole, network = make_network(), make_network()
-        shard_networks(network, copy.deepcopy(network), init_device_mesh("cpu", (2,)), bf16=False)
-        for parameter in network.parameters():
-            assert isinstance(parameter, DTensor)
-            assert parameter.to_local().numel() * 2 == parameter.numel()
+        averages = [copy.deepcopy(network), copy.deepcopy(network)]
+        shard_networks(network, averages, init_device_mesh("cpu", (2,)), bf16=False)
+        for each in (network, *averages):
+            for parameter in each.parameters():
+                assert isinstance(parameter, DTensor)
+                assert parameter.to_local().numel() * 2 == parameter.numel()
         optimizers = [torch.optim.AdamW(net.parameters(), lr=0.1) for net in (whole, network)]
         for net, optimizer in zip((whole, network), optimizers, strict=True):
             step(net, optimizer)

@@ -273,6 +273,13 @@ def test_peaks_match_the_formula(kind, seed):
     check_peak(kind, seed)
 
 
+def test_the_final_norm_keeps_the_state_of_every_exit():
+    """Six exits of masked pre_norm with a loop embedding, so that no next loop keeps these states."""
+    config, _ = wide(20_246)
+    assert config.model.final_norm and config.supervision.spent(config.loops).exits_read == 6
+    check_peak("training", 20_246)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("seeds", CHUNKS, ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
 def test_peaks_match_the_formula_in_many_runs(kind, seeds):

@@ -147,10 +147,11 @@ def training_moments(run: Pass) -> Moments:
     backward["bf16 weights"] = 0 if run.recompute else copies
     # Noise is drawn for the whole batch; x, the terms of x and of the noise, and z for the slice.
     numbers = 0 if net.masked else net.tokens * net.patch_values * (run.batch + 4 * run.samples)
+    # The next loop keeps the state of an earlier exit too, unless it starts from another tensor.
+    alone = run.exits_read if net.coda or run.adds_to_loops else 1
     heads = {
         "heads": run.exits_read * image_rows * head_kept(run),
-        # The states of earlier exits are kept by the next loop.
-        "input of the final norm": state * bool(net.final_norm),
+        "inputs of the final norm": state * alone * bool(net.final_norm),
     }
     prediction = {"gradients of a prediction": image_rows * 2 * F32 * net.outputs}
     layer = {"inside a layer": rows * layer_backward(run)}
