@@ -830,6 +830,14 @@ FIXES = (
         "build_tokenizer(config.tokenizer, train, device.type, load_started_codebook(out))",
         "build_tokenizer(config.tokenizer, train, device.type)",
     ),
+    # names
+    Mutation(
+        "arms-share-a-name",
+        "Runs that differ in their learning rate or their width have the same default name.",
+        "runs/compose_config.py",
+        "if requested.name is None:",
+        'if requested.name == "":',
+    ),
     # training
     Mutation(
         "bad-step-taken",

@@ -26,8 +26,8 @@ BASE = "digits-masked-elt_tiny"
         # A run of another seed is another folder under the name; where and how a run is measured is no name.
         ("seed=3 sampler.guidance=2 metrics.samples=50 trainer.grids=0", f"{BASE}-2x4-ilsd"),
         ("data.workers=0", f"{BASE}-2x4-ilsd"),
-        # A budget is in images, whatever it was given in.
-        ("budget.images=4000", f"{BASE}-2x4-ilsd-images4000"),
+        # A budget is in whole batches of images, whatever it was given in.
+        ("budget.images=4000", f"{BASE}-2x4-ilsd-images4096"),
         ("budget.train_flops=1e12", f"{BASE}-2x4-ilsd-images"),
         # Groups.
         ("experiment=demo", "digits-diffusion-elt_tiny-2x4-ilsd-demo"),

@@ -81,26 +81,6 @@ def test_a_run_that_was_stopped_does_not_resume_under_edited_source(checkout: Pa
     resumed.communicate()
 
 
-def test_a_finished_run_is_not_trained_again_and_says_which_code_trained_it(
-    checkout: Path, tmp_path: Path
-) -> None:
-    runs = tmp_path / "runs"
-    command = [*FIT, f"runs_dir={runs}"]
-    assert run(checkout, "fit", *command)[0] == 0
-    source = source_of(runs)
-    edit_the_loss(checkout)
-    code, errors = run(checkout, "fit", *command, "evaluate_loops=[1,2]")
-    assert code == 0, errors
-    [finished] = [line for line in errors.splitlines() if line.startswith("finished before")]
-    assert f"(source {source}), not by this source (" in finished and "not trained again" in finished
-    [before] = [line for line in errors.splitlines() if "measured before" in line]
-    assert "measured before by eltlab" in before and f"(source {source}), not this source" in before
-    rows = [json.loads(line) for line in (find_run(runs) / "rows.jsonl").read_text().splitlines()]
-    first, second = (row for row in rows if row["kind"] == "eval")
-    assert first["source"] == first["evaluated_source"] == second["source"] == source
-    assert second["evaluated_source"] not in ("", None, source)
-
-
 def test_source_that_is_edited_during_a_study_is_detected(checkout: Path, tmp_path: Path) -> None:
     """The trials of a running worker are of the code it imported; a worker that starts later is refused."""
     text = "space:\n  optim.lr: [0.001, 0.002, 0.003, 0.004]\nseeds: [0]\n"

@@ -11,13 +11,18 @@ from PIL import Image
 from support.command_line import everything
 from support.run_outcomes import TWENTY_STEPS, assert_same, outcome
 from support.sprite_runs import trained
-from support.tiny_run import find_run
+from support.tiny_run import TINY, find_run
 
 from eltlab import fit
-from eltlab.common import files
+from eltlab.common import files, package_info
 from eltlab.common.errors import UserError
+from eltlab.common.package_info import SOURCE, code_version
+from eltlab.evaluation import evaluate
+from eltlab.runs import row_files
 from eltlab.runs.load_model import load as load_model
 from eltlab.runs.result_table import load
+from eltlab.runs.row_files import read_rows
+from eltlab.training import train
 
 objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
 
@@ -122,3 +127,24 @@ def test_every_objective_trains_on_clips_and_samples_them(few_sprites, tmp_path,
     clips = model.sample([0, 1, 2], loops=1, seed=3)
     assert clips.shape == (3, 8, 3, 64, 64) and clips.dtype == torch.uint8
     assert torch.equal(model.sample([2], loops=1, seed=3, indices=[2]), clips[2:])
+
+
+def test_a_finished_run_is_measured_under_other_code_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, "objective=diffusion", "loops=2", "trainer.grids=0", f"runs_dir={tmp_path}"]
+    fit.main([*command, "evaluate_loops=[1]"])
+    for module in (package_info, train, evaluate, row_files):
+        monkeypatch.setattr(module, "SOURCE", "0123456789ab")
+    capsys.readouterr()
+    fit.main([*command, "evaluate_loops=[1,2]"])
+    lines = capsys.readouterr().err.splitlines()
+    [finished] = [line for line in lines if line.startswith("finished before")]
+    trained_by = f"eltlab {code_version()} (source {SOURCE})"
+    assert finished.endswith(
+        f"trained by {trained_by}, not by this source (0123456789ab), and not trained again"
+    )
+    assert f"1 loop: measured before by {trained_by}, not this source" in lines
+    first, second = read_rows(find_run(tmp_path) / "rows.jsonl")
+    assert first["source"] == first["evaluated_source"] == second["source"] == SOURCE
+    assert second["evaluated_source"] == "0123456789ab"
