@@ -84,7 +84,6 @@ def config_facts(config: Config) -> dict[str, Any]:
 def setting_columns(config: Config) -> dict[str, Any]:
     """The columns of SETTINGS; None if the sampler has no such key."""
     values = flatten(config)
-    values["ema.length"] = values.get("ema.length") or next(iter(values.get("ema.lengths") or []), None)
     return {column: values.get(key) for column, key in SETTINGS.items()}
 
 
