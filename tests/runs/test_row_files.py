@@ -144,5 +144,6 @@ def test_an_encoded_set_has_its_columns(images: Path, tmp_path: Path) -> None:
     [floor] = read_rows(out / "rows.jsonl")
     assert floor.keys() == MACHINE | {
         *("run", "tokens", "images_per_second", "samples", "protocol", "protocol_text"),
-        *("psnr", "fd_classifier", "accuracy"),
+        *("psnr", "split", "fd_classifier", "fd_classifier_inf", "fd_ideal"),
+        *("kd_classifier", "kd_classifier_se", "memorised", "accuracy"),
     }
