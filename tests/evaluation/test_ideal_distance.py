@@ -78,6 +78,16 @@ def test_ideal_samples_score_what_ideal_samples_do(reference, monkeypatch):
     assert abs(beyond.mean()) < 3 * beyond.std() / np.sqrt(40) + 1
 
 
+def test_samples_that_vary_less_are_extrapolated_to_their_closed_form(reference, monkeypatch):
+    """Their bias is less than half that of ideal samples: subtracting fd_ideal would be 20 too much."""
+    monkeypatch.setattr(module, "VALUES", 1_280_000)
+    law = FeatureLaw(spread=0.6)
+    true = frechet(law.statistics, FeatureLaw().statistics)
+    distances, beyond, (ideal, *_) = measured(law, 200, 40, reference).T
+    assert true > 20 and distances.mean() - ideal < true - 10
+    assert beyond.mean() == pytest.approx(true, abs=1 + 3 * beyond.std() / np.sqrt(40))
+
+
 def test_it_is_drawn_once_for_a_seed(reference):
     labels = torch.arange(20) % 10
     assert ideal_samples(*reference, labels) == ideal_samples(*reference, labels)

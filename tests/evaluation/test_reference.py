@@ -78,16 +78,18 @@ def test_ideal_distances_are_cached(digits, digit_metrics, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "repeats"), [(200, 60), (1000, 20), (5000, 4)])
+@pytest.mark.parametrize(("count", "repeats"), [(200, 40), (1000, 10), (5000, 3)])
 def test_fresh_images_score_as_ideal_samples_do(count, repeats):
     """Through the real classifier: training, test and samples are draws of one law of images."""
-    metrics = classifier_metrics(moved_digits(60_000, 1, "train"), moved_digits(5000, 2, "test"))
+    metrics = classifier_metrics(moved_digits(20_000, 1, "train"), moved_digits(5000, 2, "test"))
     drawn = [moved_digits(count, 1000 + i) for i in range(repeats)]
     rows = [metrics.measure(samples.images, samples.labels) for samples in drawn]
-    mean = {key: np.mean([row[key] for row in rows]) for key in rows[0]}
-    print(count, {key: round(float(value), 5) for key, value in mean.items()})
+    mean, sd = ({key: f([row[key] for row in rows]) for key in rows[0]} for f in (np.mean, np.std))
+    print(count, {key: f"{mean[key]:.5f} ± {sd[key]:.5f}" for key in mean})
     close = [abs(row["kd_classifier"]) <= 2 * row["kd_classifier_se"] for row in rows]
     assert np.mean(close) >= 0.9
-    assert mean["fd_classifier"] == pytest.approx(mean["fd_ideal"], abs=1)
-    assert abs(mean["fd_classifier_inf"]) < 1
+    # Two standard errors of the mean of noisy estimates, and 1 for the reference's own noise.
+    allowed = {key: 1 + 2 * sd[key] / np.sqrt(repeats) for key in sd}
+    assert mean["fd_classifier"] == pytest.approx(mean["fd_ideal"], abs=allowed["fd_classifier"])
+    assert abs(mean["fd_classifier_inf"]) < allowed["fd_classifier_inf"]
     assert mean["memorised"] == pytest.approx(0.05, abs=0.02)
