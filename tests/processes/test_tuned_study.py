@@ -18,6 +18,7 @@ from support.small_studies import written
 from support.sweeps import start_sweep
 from support.waiting import until
 
+from eltlab.common.errors import Diverged
 from eltlab.runs.result_table import load
 from eltlab.runs.run_folder import Run
 from eltlab.studies.run_study import fill_queue
@@ -131,8 +132,7 @@ def train_every_candidate(study, place) -> dict[tuple[str, float], dict[int, flo
             try:
                 fit(trial.config)
                 losses = tuning_losses(trial.config)
-            except Exception as error:
-                assert type(error).__name__ == "Diverged"
+            except Diverged:
                 losses = None
             found[arm.name, trial.config.optim.lr] = losses
             assert not Run.of(trial.config).rows.exists()
