@@ -43,7 +43,7 @@ tune:
   budget: 0.5
   by: mean
 """
-MORE = ["objective=diffusion", "loops=2", "evaluate_loops=[2]", "optim.warmup_images=0", "budget.images=480"]
+MORE = ["objective=diffusion", "loops=2", "evaluate_loops=[2]", "optim.warmup=0", "budget.images=480"]
 BEST = {"light": 0.01, "heavy": 0.001}
 
 
