@@ -646,6 +646,13 @@ FIXES = (
         "return self",
     ),
     Mutation(
+        "tuning-sees-the-tenth",
+        "A tuning run trains on the tenth that it is measured on.",
+        "data/build.py",
+        "return train.part((~held_out).nonzero().squeeze(1)), train.part(",
+        "return train.part(torch.arange(len(train))), train.part(",
+    ),
+    Mutation(
         "readers-outlive-training",
         "Processes that read ahead outlive a killed run and hold its lock.",
         "data/readahead.py",
@@ -1009,6 +1016,20 @@ FIXES = (
         "studies/trial_queue.py",
         "return until < time.time()",
         "return until < 0",
+    ),
+    Mutation(
+        "chosen-by-the-first-exit",
+        "An arm chooses its values by the loss of its first exit instead of its last.",
+        "studies/tuning.py",
+        "list(by_exit.values())[-1]",
+        "list(by_exit.values())[0]",
+    ),
+    Mutation(
+        "trials-of-a-choice-lost",
+        "A worker that dies while it enqueues the trials of an arm with a choice loses the rest of them.",
+        "studies/trial_queue.py",
+        "missing = [seed for seed in seeds if cell_identity(params, [seed]) not in stored]",
+        "missing = [] if cell_identity(params, seeds[:1]) in stored else seeds",
     ),
     Mutation(
         "forbidden-draw-fails",

@@ -18,6 +18,7 @@ from support.small_studies import written
 from support.sweeps import start_sweep
 from support.waiting import until
 
+from eltlab.common.errors import Diverged
 from eltlab.runs.result_table import load
 from eltlab.runs.run_folder import Run
 from eltlab.studies.run_study import fill_queue
@@ -42,7 +43,7 @@ tune:
   budget: 0.5
   by: mean
 """
-MORE = ["objective=diffusion", "loops=2", "evaluate_loops=[2]", "optim.warmup_images=0", "budget.images=480"]
+MORE = ["objective=diffusion", "loops=2", "evaluate_loops=[2]", "optim.warmup=0", "budget.images=480"]
 BEST = {"light": 0.01, "heavy": 0.001}
 
 
@@ -131,8 +132,7 @@ def train_every_candidate(study, place) -> dict[tuple[str, float], dict[int, flo
             try:
                 fit(trial.config)
                 losses = tuning_losses(trial.config)
-            except Exception as error:
-                assert type(error).__name__ == "Diverged"
+            except Diverged:
                 losses = None
             found[arm.name, trial.config.optim.lr] = losses
             assert not Run.of(trial.config).rows.exists()

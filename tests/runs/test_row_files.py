@@ -72,17 +72,8 @@ COST = {
 }
 MODEL = MACHINE | COST | {"seed", "objective", "supervision", "model", "loops_train"}
 RUN = MODEL | {
-    *(
-        "run",
-        "study",
-        "trial",
-        "tuned",
-        "tuned_on",
-        "evaluated_code",
-        "evaluated_source",
-        "evaluated_device",
-        "images_seen",
-    ),
+    *("run", "study", "trial", "tuned", "tuned_on", "evaluated_code", "evaluated_source", "evaluated_device"),
+    "images_seen",
     *("train_seconds", "images_per_second", "peak_memory_bytes"),
     *("samples", "protocol", "protocol_text", "split", "fd_classifier", "fd_classifier_inf", "fd_ideal"),
     *("kd_classifier", "kd_classifier_se", "memorised", "accuracy"),

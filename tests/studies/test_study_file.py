@@ -92,6 +92,7 @@ def test_mistakes_in_a_file_are_reported(tmp_path, text, message):
         ("tune: {keys: {optim.lr: [1, 2]}, seed: [1]}", "unknown key tune.seed: did you mean seeds?"),
         ("tune: {keys: {optim.lr: {low: 1, high: 2}}}", "tune.keys.optim.lr=.*: give a list of candidates"),
         ("tune: {keys: {optim.lr: []}}", "tune.keys.optim.lr=.*: give a list of choices"),
+        ("tune: {keys: {sampler.guidance: [1, 2]}}", "sampler.guidance does not affect training"),
         ("tune: {keys: {optim.l: [1]}}", "did you mean optim.lr?"),
         ("tune: {seeds: [7]}", "tune.keys is empty; give a key of fit and its candidates"),
         ("tune: [optim.lr]", r"tune=\['optim.lr'\]: give null, or keys"),

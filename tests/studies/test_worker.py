@@ -32,7 +32,7 @@ def test_a_trial_that_fails_is_recorded_and_the_study_continues(tmp_path):
         assert "retry=true runs the failed trials again" in done.stdout
         # The last line of the log follows its path.
         for printed in (done.stdout, done.stderr):
-            assert re.search(r"exit code 1; .*/trial-0000\d\.log: error: .*loss was not finite", printed)
+            assert re.search(r"exit code 3; .*/trial-0000\d\.log: error: .*loss was not finite", printed)
 
 
 @pytest.mark.integration

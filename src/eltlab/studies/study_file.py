@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package_info import package_folder
+from eltlab.config.identity import defines
 from eltlab.config.keys import check_keys, key
 from eltlab.studies.space import LABEL, check_space, keys_in, keys_of
 
@@ -203,6 +204,10 @@ def check_tune(file: StudyFile, tune: Tune, path: Path) -> None:
             raise UserError(f"{here}.keys.{name}={values}: give a list of candidates")
         if name in (*SET_BY_STUDY, LABEL, "data.tuning") or name.startswith("budget."):
             raise UserError(f"{here}.keys.{name}: the study sets it; remove it")
+        if not defines(name):
+            raise UserError(
+                f"{here}.keys.{name} does not affect training, so a held-out loss cannot choose it; remove it"
+            )
         if name in keys_of(file.space):
             raise UserError(f"{here}.keys.{name}: the space sets it too; remove one of the two")
         if rules := [rule for rule in file.where if name in keys_in(rule)]:

@@ -27,6 +27,7 @@ from eltlab.studies.study_file import SweepKeys, split_metric
 from eltlab.studies.trial_queue import ClaimedTrial, TrialQueue, open_queue
 from eltlab.studies.tuning import tuning_config
 from eltlab.studies.validation_losses import tuning_losses, validation_curve
+from eltlab.training.validation import LEVELS
 
 POLL_SECONDS = 0.05  # between two polls of a running trial
 IDLE_SECONDS = 0.5  # between two claims while other workers run the last trials
@@ -132,7 +133,10 @@ class Worker:
             return None
         losses = tuning_losses(config)
         if not losses:
-            raise UserError(f"{config.name}: no complete validation after the last step; run it again")
+            raise UserError(
+                f"{config.name}: validation.csv lacks a level after the last step; the tenth that "
+                f"data.tuning holds out needs at least {LEVELS} examples"
+            )
         return losses if all(map(math.isfinite, losses.values())) else None
 
     def run_fit(self, claimed: ClaimedTrial, config: Config, log: Path, deadline: float) -> None:
