@@ -86,7 +86,12 @@ def splits(rows: pd.DataFrame) -> pd.Series:
 
 def varying_settings(rows: pd.DataFrame) -> list[str]:
     """The columns of SETTINGS in which the rows differ."""
-    return [name for name in SETTINGS if name in rows and as_text(rows[name]).nunique() > 1]
+    return [name for name in SETTINGS if name in rows and varies(rows[name])]
+
+
+def varies(column: pd.Series) -> bool:
+    # Text is slow to make, and only needed for values of mixed types and lists.
+    return bool((column if column.dtype.kind in "iuf" else as_text(column)).nunique(dropna=False) > 1)
 
 
 def choose_for_arm(
@@ -178,29 +183,31 @@ def describe_settings(rows: pd.DataFrame, choices: list[Choice]) -> str:
         arms = rows.drop_duplicates("arm").set_index("arm")[varying].apply(as_text)
         parts += [f"{arm} at {describe(dict(line))}" for arm, line in arms.head(LISTED).iterrows()]
         parts += [f"{len(arms) - LISTED} more arms"] if len(arms) > LISTED else []
-    return ", ".join(parts) + describe_choices(choices)
+    return ", ".join(parts) + describe_choices(rows, choices)
 
 
-def describe_choices(choices: list[Choice]) -> str:
+def describe_choices(rows: pd.DataFrame, choices: list[Choice]) -> str:
+    """By what the settings were chosen, and from which values: arms with the same candidates share a part."""
     if not choices:
         return ""
-    tried = {
-        column: list(dict.fromkeys(v for each in choices for v in each.tried.get(column, [])))
-        for column in dict.fromkeys(c for each in choices for c in each.tried)
-    }
-    values = " and ".join(
-        f"{column.replace('_', ' ')} of {', '.join(found)}" for column, found in tried.items()
-    )
+    arms = rows.drop_duplicates("name").set_index("name")["arm"]
+    groups: dict[str, list[str]] = {}
+    for each in choices:
+        values = " and ".join(
+            f"{name.replace('_', ' ')} {', '.join(tried)}" for name, tried in each.tried.items()
+        )
+        groups.setdefault(values, []).append(arms[each.name])
+    parts = []
+    for values, members in groups.items():
+        more = f" and {len(members) - LISTED} more" if len(members) > LISTED else ""
+        who = "each arm" if len(members) == len(arms) else ", ".join(members[:LISTED]) + more
+        parts.append(f"for {who} from {values}")
     metrics = " or ".join(dict.fromkeys(each.metric for each in choices))
     seeds = ", ".join(map(str, sorted({seed for each in choices for seed in each.seeds})))
     return (
-        f" (chosen for {count(choices)}: {values}, by {metrics} against the training split, sample seeds "
-        f"{seeds})"
+        f" (chosen by {metrics} against the training split with sample seed{'s' * (',' in seeds)} {seeds}, "
+        f"{'; '.join(parts)})"
     )
-
-
-def count(choices: list[Choice]) -> str:
-    return f"each of {len(choices)} arms" if len(choices) > 1 else f"{choices[0].name}"
 
 
 # --- for the commands -----------------------------------------------------------------------------
