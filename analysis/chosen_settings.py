@@ -14,11 +14,8 @@ from eltlab.analysis.comparable_rows import comparable, latest
 from eltlab.analysis.metrics import SAMPLED, measured
 from eltlab.analysis.text_values import UNSET, as_text
 from eltlab.common.errors import UserError, suggest
-from eltlab.config.identity import MEASURING
+from eltlab.runs.row_files import SETTINGS
 
-# The columns of the settings, with their keys. Loops and halting are not chosen but shown, each as a point.
-KEYS = {key.removeprefix("sampler.").replace(".", "_"): key for key in MEASURING}
-SETTINGS = [name for name in KEYS if name not in ("loops", "halting")]
 LISTED = 6  # arms, at most, whose settings a caption names
 
 
@@ -114,7 +111,7 @@ def choose_for_arm(
     tried = {column: list(as_text(others[column]).unique()) for column in chosen}
     kept = own[setting[own.index] == best]
     if kept.empty:
-        keys = " ".join(f"{KEYS[column]}={value}" for column, value in values.items() if value != UNSET)
+        keys = " ".join(f"{SETTINGS[column]}={value}" for column, value in values.items() if value != UNSET)
         split = splits(own).iloc[0] if len(own) else "test"
         raise UserError(
             f"{name}: {describe(chosen)} was chosen by {metric}, but no row reports it; run python -m "
@@ -149,12 +146,11 @@ def least_distance(name: str, rows: pd.DataFrame, setting: pd.Series) -> tuple[s
 
 
 def say_what_to_run(name: str, group: pd.DataFrame, varying: list[str]) -> str:
-    differing = {column: as_text(group[column]).unique() for column in varying}
-    lists = " ".join(
-        f"'{KEYS[column]}=[{','.join(values)}]'" for column, values in differing.items() if len(values) > 1
-    )
-    several = " and ".join(column for column, values in differing.items() if len(values) > 1)
-    column, values = next((c, v) for c, v in differing.items() if len(v) > 1)
+    found = {column: as_text(group[column]).unique() for column in varying}
+    differing = {column: values for column, values in found.items() if len(values) > 1}
+    lists = " ".join(f"'{SETTINGS[column]}=[{','.join(values)}]'" for column, values in differing.items())
+    several = " and ".join(differing)
+    column, values = next(iter(differing.items()))
     return (
         f"{name} was measured at several values of {several}; choose by other samples: python -m "
         f"eltlab.evaluate run=DIR {lists} seed={int(group['sample_seed'].max()) + 1} metrics.split=train; or "

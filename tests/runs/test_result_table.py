@@ -14,7 +14,7 @@ DOCUMENTED = [
     "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
     "loops", "loop_schedule", "steps", "nfe", "guidance", "guidance_schedule", "temperature",
     "temperature_range", "confidence_noise", "ema_length", "images_seen", "params_total",
-    "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol", "source",
+    "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
     "split", "samples", "sample_seed", "heldout_loss", "heldout_loss_se", "train_loss",
     "kd_classifier", "kd_classifier_se", "fd_classifier", "fd_classifier_inf", "fd_ideal",
     "memorised", "accuracy", "fid", "fid_inf", "kid", "precision", "recall", "fvd", "psnr",
@@ -24,7 +24,7 @@ DOCUMENTED = [
 
 
 def test_the_documented_columns_are_present_in_order(tmp_path: Path) -> None:
-    assert list(COLUMNS) == DOCUMENTED
+    assert list(COLUMNS) == DOCUMENTED and len(set(COLUMNS)) == len(COLUMNS)
     rows = [row("elt", 1, 5.0, fid=None, cfg={"optim.lr": 0.1})]
     append_rows(tmp_path / "rows.jsonl", rows)
     table = load(tmp_path)

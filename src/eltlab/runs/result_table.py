@@ -18,7 +18,7 @@ COLUMNS = (
     "objective", "supervision", "model", "width", "depth", "unique_layers", "loops_train",
     "loops", "loop_schedule", "steps", "nfe", "guidance", "guidance_schedule", "temperature",
     "temperature_range", "confidence_noise", "ema_length", "images_seen", "params_total",
-    "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol", "source",
+    "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
     "split", "samples", "sample_seed", "heldout_loss", "heldout_loss_se", "train_loss",
     "kd_classifier", "kd_classifier_se", "fd_classifier", "fd_classifier_inf", "fd_ideal",
     "memorised", "accuracy", "fid", "fid_inf", "kid", "precision", "recall", "fvd", "psnr",
