@@ -78,7 +78,7 @@ def splits(rows: pd.DataFrame) -> pd.Series:
     """The split that each row was measured against. Rows from before the column existed used train."""
     if "split" not in rows:
         return pd.Series("train", index=rows.index)
-    return rows["split"].fillna("train")
+    return rows["split"].astype(object).fillna("train")
 
 
 def varying_settings(rows: pd.DataFrame) -> list[str]:
