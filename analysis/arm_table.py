@@ -22,8 +22,13 @@ def arm_lines(rows: "DataFrame", study: str, metric: str) -> list[str]:
 
 
 def arm_rows(rows: "DataFrame", study: str, metric: str) -> list[list[str]]:
-    """The cells of the table, headings first, from the rows with a constant loop count."""
-    rows = rows[rows["loop_schedule"] == "constant"]
+    """The cells of the table, headings first, from the rows with a constant loop count.
+
+    An arm measured at several settings, such as values of guidance, has a line for each: nothing is chosen.
+    """
+    from eltlab.analysis.chosen_settings import settings_as_arms  # loads pandas
+
+    rows = settings_as_arms(rows[rows["loop_schedule"] == "constant"])
     counts = sorted(rows["loops"].unique())
     titles = ["arm", "seeds", "layers x loops", "parameters", "training FLOPs"]
     table = [[*titles, *(f"at {count:g}" for count in counts)]]

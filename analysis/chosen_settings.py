@@ -14,11 +14,8 @@ from eltlab.analysis.comparable_rows import comparable, latest
 from eltlab.analysis.metrics import SAMPLED, measured
 from eltlab.analysis.text_values import UNSET, as_text
 from eltlab.common.errors import UserError, suggest
-from eltlab.config.identity import MEASURING
+from eltlab.runs.row_files import SETTINGS
 
-# The columns of the settings, with their keys. Loops and halting are not chosen but shown, each as a point.
-KEYS = {key.removeprefix("sampler.").replace(".", "_"): key for key in MEASURING}
-SETTINGS = [name for name in KEYS if name not in ("loops", "halting")]
 LISTED = 6  # arms, at most, whose settings a caption names
 
 
@@ -81,12 +78,17 @@ def splits(rows: pd.DataFrame) -> pd.Series:
     """The split that each row was measured against. Rows from before the column existed used train."""
     if "split" not in rows:
         return pd.Series("train", index=rows.index)
-    return rows["split"].fillna("train")
+    return rows["split"].astype(object).fillna("train")
 
 
 def varying_settings(rows: pd.DataFrame) -> list[str]:
     """The columns of SETTINGS in which the rows differ."""
-    return [name for name in SETTINGS if name in rows and as_text(rows[name]).nunique() > 1]
+    return [name for name in SETTINGS if name in rows and varies(rows[name])]
+
+
+def varies(column: pd.Series) -> bool:
+    # Text is slow to make, and only needed for values of mixed types and lists.
+    return bool((column if column.dtype.kind in "iuf" else as_text(column)).nunique(dropna=False) > 1)
 
 
 def choose_for_arm(
@@ -109,7 +111,7 @@ def choose_for_arm(
     tried = {column: list(as_text(others[column]).unique()) for column in chosen}
     kept = own[setting[own.index] == best]
     if kept.empty:
-        keys = " ".join(f"{KEYS[column]}={value}" for column, value in values.items() if value != UNSET)
+        keys = " ".join(f"{SETTINGS[column]}={value}" for column, value in values.items() if value != UNSET)
         split = splits(own).iloc[0] if len(own) else "test"
         raise UserError(
             f"{name}: {describe(chosen)} was chosen by {metric}, but no row reports it; run python -m "
@@ -144,12 +146,11 @@ def least_distance(name: str, rows: pd.DataFrame, setting: pd.Series) -> tuple[s
 
 
 def say_what_to_run(name: str, group: pd.DataFrame, varying: list[str]) -> str:
-    differing = {column: as_text(group[column]).unique() for column in varying}
-    lists = " ".join(
-        f"'{KEYS[column]}=[{','.join(values)}]'" for column, values in differing.items() if len(values) > 1
-    )
-    several = " and ".join(column for column, values in differing.items() if len(values) > 1)
-    column, values = next((c, v) for c, v in differing.items() if len(v) > 1)
+    found = {column: as_text(group[column]).unique() for column in varying}
+    differing = {column: values for column, values in found.items() if len(values) > 1}
+    lists = " ".join(f"'{SETTINGS[column]}=[{','.join(values)}]'" for column, values in differing.items())
+    several = " and ".join(differing)
+    column, values = next(iter(differing.items()))
     return (
         f"{name} was measured at several values of {several}; choose by other samples: python -m "
         f"eltlab.evaluate run=DIR {lists} seed={int(group['sample_seed'].max()) + 1} metrics.split=train; or "
@@ -178,29 +179,31 @@ def describe_settings(rows: pd.DataFrame, choices: list[Choice]) -> str:
         arms = rows.drop_duplicates("arm").set_index("arm")[varying].apply(as_text)
         parts += [f"{arm} at {describe(dict(line))}" for arm, line in arms.head(LISTED).iterrows()]
         parts += [f"{len(arms) - LISTED} more arms"] if len(arms) > LISTED else []
-    return ", ".join(parts) + describe_choices(choices)
+    return ", ".join(parts) + describe_choices(rows, choices)
 
 
-def describe_choices(choices: list[Choice]) -> str:
+def describe_choices(rows: pd.DataFrame, choices: list[Choice]) -> str:
+    """By what the settings were chosen, and from which values: arms with the same candidates share a part."""
     if not choices:
         return ""
-    tried = {
-        column: list(dict.fromkeys(v for each in choices for v in each.tried.get(column, [])))
-        for column in dict.fromkeys(c for each in choices for c in each.tried)
-    }
-    values = " and ".join(
-        f"{column.replace('_', ' ')} of {', '.join(found)}" for column, found in tried.items()
-    )
+    arms = rows.drop_duplicates("name").set_index("name")["arm"]
+    groups: dict[str, list[str]] = {}
+    for each in choices:
+        values = " and ".join(
+            f"{name.replace('_', ' ')} {', '.join(tried)}" for name, tried in each.tried.items()
+        )
+        groups.setdefault(values, []).append(arms[each.name])
+    parts = []
+    for values, members in groups.items():
+        more = f" and {len(members) - LISTED} more" if len(members) > LISTED else ""
+        who = "each arm" if len(members) == len(arms) else ", ".join(members[:LISTED]) + more
+        parts.append(f"for {who} from {values}")
     metrics = " or ".join(dict.fromkeys(each.metric for each in choices))
     seeds = ", ".join(map(str, sorted({seed for each in choices for seed in each.seeds})))
     return (
-        f" (chosen for {count(choices)}: {values}, by {metrics} against the training split, sample seeds "
-        f"{seeds})"
+        f" (chosen by {metrics} against the training split with sample seed{'s' * (',' in seeds)} {seeds}, "
+        f"{'; '.join(parts)})"
     )
-
-
-def count(choices: list[Choice]) -> str:
-    return f"each of {len(choices)} arms" if len(choices) > 1 else f"{choices[0].name}"
 
 
 # --- for the commands -----------------------------------------------------------------------------

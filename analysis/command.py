@@ -9,6 +9,7 @@ from eltlab.common.command import is_key_value, run_command
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.package_info import package_folder
 from eltlab.runs import result_table
+from eltlab.runs.row_files import SETTINGS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,8 +26,6 @@ def run_analysis(main: Callable[["DataFrame", Any], None], doc: str, **keys: str
     """
 
     def parse_and_run(arguments: list[str]) -> None:
-        from eltlab.analysis.chosen_settings import SETTINGS
-
         given = dict(keys)
         for key, _, value in (text.partition("=") for text in arguments if is_key_value(text)):
             known = [*keys, *SETTINGS, "settings"]
@@ -44,7 +43,7 @@ def select_settings(table: "DataFrame", given: dict[str, str | None]) -> "DataFr
     """The rows at the given settings (guidance=1.5); with settings=all, each setting is an arm."""
     from eltlab.analysis import chosen_settings
 
-    for column in (name for name in chosen_settings.SETTINGS if name in given):
+    for column in (name for name in SETTINGS if name in given):
         table = chosen_settings.select_setting(table, column, str(given[column]))
     how = given.get("settings", "chosen")
     if how not in ("chosen", "all"):

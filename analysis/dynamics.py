@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.chosen_settings import SETTINGS, reported_rows
+from eltlab.analysis.chosen_settings import reported_rows
 from eltlab.analysis.points import caption, name_arms
 from eltlab.analysis.text_values import as_text
 from eltlab.common.errors import UserError, suggest
+from eltlab.runs.row_files import SETTINGS
 
 ARMS = 4  # drawn by default
 

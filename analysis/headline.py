@@ -106,7 +106,7 @@ def headline_rows(
     if distances:
         own = at_trained_loops(points(table, distances[0], protocol))
         cells = dict(zip(own["arm"], format_cells(own, distances[0]), strict=True))
-        columns[distances[0]] = lines["arm"].map(cells).fillna("")
+        columns[distances[0]] = lines["arm"].map(cells).astype(object).fillna("")
     if lines["ratio"].notna().any():
         columns["÷ twin"] = pd.Series([format_ratio(line) for line in lines.itertuples()])
     columns["seeds"] = lines["seeds"].map(str)

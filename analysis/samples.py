@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from eltlab.analysis import command, style
-from eltlab.analysis.chosen_settings import SETTINGS, reported_rows
+from eltlab.analysis.chosen_settings import reported_rows
 from eltlab.analysis.points import caption, name_arms
 from eltlab.analysis.text_values import as_text
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
+from eltlab.runs.row_files import SETTINGS
 
 
 def find_tiles(table: pd.DataFrame, protocol: str | None = None) -> dict[str, dict[int, Path]]:

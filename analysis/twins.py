@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eltlab.analysis.chosen_settings import SETTINGS
 from eltlab.analysis.points import UNIQUE, arm_kinds, at_trained_loops, nearly_equal
 from eltlab.analysis.text_values import as_text
 from eltlab.config.identity import defines
+from eltlab.runs.row_files import SETTINGS
 
 # Keys that follow from the loops. The depth of a pass is compared by its column, budgets by their size.
 FOLLOWS = ("seed", "loops", "unique_layers", "model.depth", "budget.images")

@@ -33,3 +33,9 @@ def test_without_the_metric_of_the_study_another_distance_is_shown() -> None:
         assert lines[2].split()[-1] == {"heldout_loss": "5", "fid": "7"}[shown]
     old = table([row("a", 4, None, fd_classifier=7.0)])
     assert arm_lines(old, "study", "fvd")[0].startswith("fd_classifier ")
+
+
+def test_settings_are_never_averaged() -> None:
+    rows = table([row("study/a", 4, 5.0), row("study/a", 4, 7.0, guidance=2.0)])
+    lines = arm_rows(rows, "study", "heldout_loss")[1:]
+    assert [(line[0], line[-1]) for line in lines] == [("a guidance 1", "5"), ("a guidance 2", "7")]

@@ -60,19 +60,23 @@ def test_figures_and_tables_say_what_was_chosen() -> None:
     assert lines.loc["elastic", "kd_classifier"] == pytest.approx(6.005)
     assert lines.loc["elastic", "ratio"] == pytest.approx(6.005 / 4.505, rel=1e-3)
     text = caption(rows, "kd_classifier")
+    assert "against the test split, 8 steps, elastic at guidance 2, twin at guidance 1 (chosen by" in text
     assert (
-        "against the test split, 8 steps, elastic at guidance 2, twin at guidance 1 (chosen for each" in text
+        "(chosen by kd_classifier against the training split with sample seed 100, for each arm from " in text
     )
-    assert "guidance of 1, 2, 3, by kd_classifier against the training split, sample seeds 100)" in text
+    assert "from guidance 1, 2, 3); n = 2 seeds" in text
+    last = ("twin", "train", 3.0)
+    fewer = [each for each in study() if (each["name"], each["split"], each["guidance"]) != last]
+    text = caption(table(fewer), "kd_classifier")
+    assert "for elastic from guidance 1, 2, 3; for twin from guidance 1, 2)" in text
 
 
 def test_a_setting_that_all_arms_share_is_named_once() -> None:
     rows = [*measured("a", {1.0: 9.0}, **TEST, temperature=4.5)]
     for temperature in (3.0, 4.5):
         rows += measured("a", {1.0: -temperature}, sample_seed=9, **TRAIN, temperature=temperature)
-    assert "8 steps, guidance 1, temperature 4.5 (chosen for a: temperature of 3, 4.5, by" in caption(
-        table(rows), "kd_classifier"
-    )
+    text = caption(table(rows), "kd_classifier")
+    assert "8 steps, guidance 1, temperature 4.5 (chosen by" in text and "from temperature 3, 4.5)" in text
 
 
 def test_the_reported_rows_decide_nothing() -> None:

@@ -219,7 +219,7 @@ def test_rows_that_settings_were_chosen_by_have_no_section() -> None:
     html = page_of(rows)
     [cells] = Tables(html).found["headline"]
     assert dict(zip(*cells, strict=True))["heldout_loss"].startswith("6.00")
-    assert "8 steps, guidance 2 (chosen for a: guidance of 1, 2, by kd_classifier against the" in html
+    assert "8 steps, guidance 2 (chosen by kd_classifier against the training split with" in html
 
 
 def test_the_page_says_why_something_is_missing(made: Path) -> None:
