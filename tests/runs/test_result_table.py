@@ -12,7 +12,8 @@ from eltlab.runs.row_files import append_rows
 DOCUMENTED = [
     "kind", "run", "name", "created", "code", "source", "device", "study", "trial",
     "tuned", "tuned_on", "seed", "data", "objective", "supervision", "model", "width", "depth",
-    "unique_layers", "loops_train", "loops", "loop_schedule", "steps", "nfe", "guidance", "guidance_schedule", "temperature",
+    "unique_layers", "loops_train", "loops", "loop_schedule", "steps", "nfe", "guidance",
+    "guidance_schedule", "temperature",
     "temperature_range", "confidence_noise", "ema_length", "images_seen", "params_total",
     "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
     "split", "samples", "sample_seed", "heldout_loss", "heldout_loss_se", "train_loss",
