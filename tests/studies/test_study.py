@@ -127,7 +127,7 @@ def test_keys_that_only_measure_are_not_in_the_name_of_a_run(tmp_path: Path, spa
 
 @pytest.mark.integration
 def test_one_training_is_measured_at_each_value_of_a_key_that_only_measures(tmp_path: Path) -> None:
-    text = "space:\n  sampler.guidance: [1, 3]\nseeds: [0]\n"
+    text = "space:\n  sampler.guidance: [1, 3]\nseeds: [0]\nobjectives: {fd_classifier: minimize}\n"
     run_sweep(tmp_path, text, "workers=2")
     study = opened(tmp_path, text)
     trials = queue_of(study).trials()
