@@ -32,6 +32,7 @@ def train(prepared: Prepared, requests: Requests) -> None:
     path = prepared.run.checkpoint
     checkpoint = read_checkpoint(path) if path.is_file() else None
     if checkpoint is not None:
+        refuse_resume(checkpoint, path)
         counters = checkpoint["eltlab"]
         if counters["step"] >= config.steps:
             print(
@@ -44,7 +45,6 @@ def train(prepared: Prepared, requests: Requests) -> None:
     batch_slice = slice_of_this_process(config.trainer.accumulate)
     module = LoopedModule(config, data.codebook, data.train.origin, batch_slice)
     if checkpoint is not None:
-        refuse_resume(checkpoint, path)
         check_architecture(module, checkpoint["state_dict"], path, checkpoint["eltlab"]["code"])
         module.resume(checkpoint)
         print(f"resumed at {module.images_seen:,} images", file=sys.stderr)
