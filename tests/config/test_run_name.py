@@ -36,7 +36,7 @@ BASE = "digits-masked-elt_tiny"
         ("optim=flow", f"{BASE}-2x4-ilsd-flow"),
         (
             "data=ucf101 data.root=x data.split=2 objective=diffusion",
-            "clips-diffusion-elt_tiny-2x4-ilsd-ucf101-split2",
+            "clips-diffusion-elt_tiny-2x4-ilsd-ucf101-x-split2",
         ),
     ],
 )

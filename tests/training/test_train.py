@@ -1,9 +1,11 @@
 """How a run is trained: the Trainer's strategy, the order of its callbacks and what it resumes from."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.strategies import DDPStrategy
+from support.image_files import small
 from support.tiny_run import TINY, find_run, tiny
 
 from eltlab import fit
@@ -15,7 +17,7 @@ from eltlab.evaluation.prepare_run import prepare
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.training.callbacks import CheckpointWriter, MetricsWriter
 from eltlab.training.sharding import ShardedStrategy
-from eltlab.training.train import build_callbacks, check_resumable, strategy_arguments, train
+from eltlab.training.train import build_callbacks, check_data, check_resumable, strategy_arguments, train
 from eltlab.training.validation import Validation
 
 
@@ -60,23 +62,44 @@ def test_the_checkpoint_is_written_after_all_other_files(tmp_path: Path) -> None
 
 
 def test_a_run_does_not_resume_in_another_precision_or_with_other_images() -> None:
-    counters, config = {"precision": "32-true", "data": "abc", "source": SOURCE}, tiny()
-    check_resumable(counters, "32-true", "abc", config)
+    counters, config = {"precision": "32-true", "source": SOURCE}, tiny()
+    check_resumable(counters, "32-true", config)
+    check_data("abc", "abc", config)
     with pytest.raises(UserError, match=r"started in 32-true; continue with trainer.precision=32-true"):
-        check_resumable(counters, "bf16-mixed", "abc", config)
+        check_resumable(counters, "bf16-mixed", config)
     with pytest.raises(UserError, match="started with different images"):
-        check_resumable(counters, "32-true", "other", config)
+        check_data("abc", "other", config)
+
+
+def test_a_run_is_found_from_a_copy_of_its_images_and_refuses_others(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cluster may copy a set to another folder for each job. An equal name says nothing about content."""
+    keys = ["evaluate=false", "trainer.grids=0", "trainer.validations=0", f"runs_dir={tmp_path / 'runs'}"]
+
+    def prepared(root: Path):
+        return prepare(small(root, "objective=diffusion", *keys))
+
+    train(prepared(image_folder), Requests())
+    copy, other = (tmp_path / name / image_folder.name for name in ("job1", "job2"))
+    shutil.copytree(image_folder, copy)
+    train(prepared(copy), Requests())
+    assert "finished before" in capsys.readouterr().err
+    shutil.copytree(image_folder, other)
+    shutil.copy(other / "train/a/1.png", other / "train/a/0.png")
+    with pytest.raises(UserError, match="started with different images"):
+        train(prepared(other), Requests())
 
 
 @pytest.mark.parametrize(("source", "named"), [("0123456789ab", "0123456789ab"), (None, "unknown")])
 def test_a_run_does_not_resume_under_another_source(source: str | None, named: str) -> None:
     """A checkpoint of a version that stored no source is of another one."""
-    counters = {"precision": "32-true", "data": "abc", "source": source, "code": "0.0.9-abc"}
+    counters = {"precision": "32-true", "source": source, "code": "0.0.9-abc"}
     message = (
         rf"started by eltlab 0.0.9-abc \(source {named}\), and this is eltlab .* \(source {SOURCE}\); restore"
     )
     with pytest.raises(UserError, match=message):
-        check_resumable(counters, "32-true", "abc", tiny())
+        check_resumable(counters, "32-true", tiny())
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(

@@ -4,9 +4,10 @@ import hashlib
 import json
 
 from eltlab.config.keys import stable_dict
-from eltlab.config.schema import Config, DataConfig
+from eltlab.config.schema import Config
 
-# These sections and keys define a trained model, except for PLACES: file paths and how files are read.
+# These sections and keys define a trained model, except for PLACES: file paths and how files are read. The hash
+# of what the files contain is in the checkpoint, and checked.
 SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")
@@ -20,19 +21,10 @@ MEASURING = (
 
 
 def defines(key: str) -> bool:
-    """Whether a dotted key is part of a run's identity.
-
-    data.root counts only for some sets; see `place_keys`.
-    """
+    """Whether a dotted key is part of a run's identity."""
     section, _, name = key.partition(".")
     inside = section in SECTIONS and name not in PLACES
     return (inside and key not in MEASURING) or key in (*NUMBERS, "budget.images", "trainer.precision")
-
-
-def place_keys(data: DataConfig) -> tuple[str, ...]:
-    """The keys of data outside a run's identity: how files are read, and where known sets are stored."""
-    # data=images and data=clips are defined by what data.root contains.
-    return ("workers", "in_memory", *(() if data.name in ("images", "clips") else ("root",)))
 
 
 def identity(config: Config) -> str:
@@ -44,10 +36,8 @@ def identity(config: Config) -> str:
     """
     plain = stable_dict(config)
     affects = {key: plain[key] for key in SECTIONS + NUMBERS}
-    for key in ("objective", "supervision"):
-        del affects[key]["file"]  # an extension counts by its hash (source), not its path
-    for key in place_keys(config.data):
-        del affects["data"][key]
+    for section in ("objective", "supervision", "data"):  # an extension counts by its hash, not its path
+        affects[section] = {key: value for key, value in affects[section].items() if key not in PLACES}
     del affects["ema"]["length"]  # one of MEASURING
     affects["budget"] = config.budget.images  # whatever unit the user chose
     affects["precision"] = config.trainer.precision

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
+from eltlab.config.data_rules import NATIVE
 from eltlab.config.identity import defines
 from eltlab.config.keys import flatten
 from eltlab.config.rules import BUDGETS, resolve
@@ -37,6 +38,8 @@ def run_name(config: Config, requested: Config, given: Mapping[str, Any], defaul
         for key, value in flatten(config).items()
         if key in keys and key not in SAID and defines(key) and value != without(requested, key, defaults)
     ]
+    if config.data.kind == "pixels" and config.data.name not in NATIVE:  # any images: the folder says which
+        chosen.append(Path(str(config.data.root)).stem)
     name = "-".join([str(config.name), *map(clean, chosen), *different])
     return name if len(name) <= MOST else f"{name[: MOST - 7]}-{digest(name)[:6]}"
 

@@ -13,7 +13,7 @@ Standard error (Hoeffding 1948): the variance of T is V₁ + V₂, of sums over 
 both laws are equal, V₁ is 0. V₂ is estimated from the doubly centred kernel of each block, as in the unbiased
 HSIC (Székely and Rizzo 2014; Song et al. 2012), and the jackknife J estimates V₁ + 2·V₂ (Efron and Stein
 1981). J − V₂ would be unbiased, but for equal laws J varies by V₂ itself, and max(J − V₂, V₂) is 40 % too
-large. The variance used is max(J − 1.5·V₂, V₂): the error is within 15 % of the true one in both cases.
+large. The variance used is max(J − 1.5·V₂, V₂): the error is within 30 % of the true one in both cases.
 
 The error is that of fresh samples and a fresh reference. Arms that are compared with the same reference share
 the part of the reference, so their differences vary less.

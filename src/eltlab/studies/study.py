@@ -15,11 +15,11 @@ from eltlab.config.cost.bill import bill
 from eltlab.config.cost.flops import budget_flops
 from eltlab.config.cost.twins import twin
 from eltlab.config.devices import check_one_device
-from eltlab.config.identity import MEASURING, place_keys
+from eltlab.config.identity import MEASURING
 from eltlab.config.keys import flatten
 from eltlab.config.parsing import compose_node, parse_overrides
 from eltlab.config.run_name import clean
-from eltlab.config.schema import Config
+from eltlab.config.schema import Config, DataConfig
 from eltlab.evaluation.missing_rows import Request, measured_rows
 from eltlab.runs.compose_config import compose_parsed
 from eltlab.runs.run_folder import Run
@@ -48,6 +48,12 @@ METRICS = {
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow
 ALLOWED = 20  # at least this many of them must be allowed; then a sampler finds some (trial_queue.MOST_DRAWS)
+
+
+def place_keys(data: DataConfig) -> tuple[str, ...]:
+    """The keys of data that make no different study: how files are read, and where known sets are stored."""
+    # A study of data=images or data=clips is about what data.root contains.
+    return ("workers", "in_memory", *(() if data.name in ("images", "clips") else ("root",)))
 
 
 class PlannedTrial(NamedTuple):

@@ -16,6 +16,7 @@ from eltlab.common.seeds import slice_of_this_process
 from eltlab.common.signals import Requests
 from eltlab.config.schema import Config
 from eltlab.data.build import TrainingData
+from eltlab.data.image_sources import same_data
 from eltlab.evaluation.prepare_run import Prepared
 from eltlab.runs.checkpoints import check_architecture, read_checkpoint
 from eltlab.runs.old_runs import refuse_resume
@@ -34,13 +35,14 @@ def train(prepared: Prepared, requests: Requests) -> None:
     if checkpoint is not None:
         refuse_resume(checkpoint, path)
         counters = checkpoint["eltlab"]
+        check_data(counters["data"], data.train.origin, config)
         if counters["step"] >= config.steps:
             print(
                 f"finished before, at {counters['images_seen']:,} images{other_code(counters)}",
                 file=sys.stderr,
             )
             return
-        check_resumable(counters, prepared.precision, data.train.origin, config)
+        check_resumable(counters, prepared.precision, config)
         data = data.with_codebook(counters["codebook"])  # a run decodes with the codes it was trained on
     batch_slice = slice_of_this_process(config.trainer.accumulate)
     module = LoopedModule(config, data.codebook, data.train.origin, batch_slice)
@@ -114,9 +116,17 @@ def strategy_arguments(config: Config) -> dict[str, Any]:
     return arguments | {"strategy": strategy}
 
 
-def check_resumable(counters: dict[str, Any], precision: str, data_hash: str, config: Config) -> None:
-    """Raises UserError if a run would continue in a different precision, with different images, or under
-    different code."""
+def check_data(trained: str, found: str, config: Config) -> None:
+    """Raises UserError if a run was started with other images. trained, found: hashes of their content."""
+    if not same_data(trained, found):
+        raise UserError(
+            f"data={config.data.name} data.root={config.data.root}: the run was started with "
+            "different images (their hash differs); restore them, or start a new run under another name="
+        )
+
+
+def check_resumable(counters: dict[str, Any], precision: str, config: Config) -> None:
+    """Raises UserError if a run would continue in a different precision or under different code."""
     if counters["source"] != SOURCE:
         before = describe_code(counters["code"], counters["source"])
         raise UserError(
@@ -128,11 +138,6 @@ def check_resumable(counters: dict[str, Any], precision: str, data_hash: str, co
         raise UserError(
             f"trainer.precision={precision}: the run was started in {trained}; continue with "
             f"trainer.precision={trained}, or start a new run under another name="
-        )
-    if counters["data"] != data_hash:
-        raise UserError(
-            f"data={config.data.name} data.root={config.data.root}: the run was started with "
-            "different images (their hash differs); restore them, or start a new run under another name="
         )
 
 

@@ -313,8 +313,8 @@ def test_evaluations_and_costs_agree_with_what_a_sampler_runs(name, guidance):
     model = AnytimeSampler(perturbed(build_backbone(config)).eval(), config, None)
     rows = []
     model.backbone.register_forward_hook(lambda _, given, done: rows.append(len(given[0])))
-    done = model.sample_batch(torch.tensor([1, 2, 3]), "4to1", seed=0, track=True)
-    assert sum(rows) // 3 == sum(evaluations_per_step(config))
+    done = model.sample_batch(torch.tensor([1, 2, 3, 4]), "4to1", seed=0, track=True)
+    assert sum(rows) // 4 == sum(evaluations_per_step(config))
     assert done.depths == [{4: 1.0}, {3: 1.0}, {2: 1.0}, {1: 1.0}]
     assert [len(update) for update in done.updates] == [4, 3, 2, 1]
     net, doubled = network(config), 2 if guidance == 4 else 1

@@ -49,7 +49,8 @@ def inference_memory(config: Config, device: str, precision: str) -> Memory:
     """Bytes of sampling sampler.batch samples at the trained loop count, in at least two steps."""
     net, sampler = network(config), config.sampler
     guided = max(evaluations(sampler.guidance, sampler.guidance_schedule, sampler.steps)) == 2
-    samples = sampler.batch * (1 + guided)  # both halves of a guided pass run at once
+    padding = -sampler.batch % 4 if device == "cpu" else 0  # AnytimeSampler pads the batch
+    samples = (sampler.batch + padding) * (1 + guided)  # both halves of a guided pass run at once
     run = Pass(net, samples, config.loops, precision == "bf16-mixed", device == "cuda")
     return Memory(static_inference_bytes(net), peak(inference_moments(run, guided, sampler.name)))
 
