@@ -506,8 +506,8 @@ FIXES = (
         "memory-without-guidance",
         "Sampling memory counts half of a guided batch.",
         "config/cost/memory.py",
-        "samples = sampler.batch * (1 + guided)",
-        "samples = sampler.batch",
+        "samples = (sampler.batch + padding) * (1 + guided)",
+        "samples = sampler.batch + padding",
     ),
     Mutation(
         "rate-of-another-machine",
@@ -800,7 +800,7 @@ FIXES = (
         "A run is measured against images other than those it was trained on.",
         "evaluation/evaluate.py",
         'if not same_data(counters["data"], config.data.encoding or train.origin):',
-        'if not counters["data"]:',
+        "if not trained:",
     ),
     Mutation(
         "moved-run-is-another",
@@ -920,8 +920,8 @@ FIXES = (
         "resumed-on-other-images",
         "A run resumes on different images.",
         "training/train.py",
-        'if counters["data"] != data_hash:',
-        'if not counters["data"]:',
+        "if not same_data(trained, found):",
+        "if not trained:",
     ),
     Mutation(
         "resumed-under-edited-source",

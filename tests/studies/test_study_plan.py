@@ -85,3 +85,11 @@ def test_a_plan_creates_nothing(tmp_path, capsys):
     sweep.main([str(tmp_path / "small.yaml"), f"runs_dir={tmp_path / 'runs'}", "plan=true"])
     assert capsys.readouterr().out.splitlines() == plan_lines(study)
     assert not (tmp_path / "runs").exists()
+
+
+def test_arms_that_only_measure_differently_are_trained_once(tmp_path):
+    axis = "  sampler.guidance: [1, 2]\n"
+    one, both = (opened(tmp_path, f"space:\n  loops: [4]\n{more}seeds: [0, 1]\n") for more in ("", axis))
+    [one, both] = ([line for line in plan_lines(study) if " trials (" in line] for study in (one, both))
+    assert one[0].startswith("2 trials") and both[0].startswith("4 trials")
+    assert one[0].partition(", ")[2].split("training")[0].split("]), ")[-1] in both[0]

@@ -6,8 +6,8 @@ import json
 from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config
 
-# These sections and keys define a trained model, except for PLACES: file paths and how files are read. The hash
-# of what the files contain is in the checkpoint, and checked.
+# These sections and keys define a trained model, except for PLACES: file paths and how files are read. The
+# hash of what the files contain is in the checkpoint, and checked.
 SECTIONS = ("model", "objective", "supervision", "data", "optim", "ema")
 NUMBERS = ("loops", "unique_layers", "batch_size", "seed")
 PLACES = ("file", "root", "workers", "in_memory")

@@ -27,11 +27,14 @@ def plan_lines(study: Study) -> list[str]:
     planned = grid_trials(study)
     machine = find_machine(study.base.trainer.accelerator, study.base.trainer.precision)
     seeds = Counter(study.arm(trial.params, trial.config) for trial in planned)
-    rows, total, seconds = [], 0.0, 0.0
+    rows, total, seconds, names = [], 0.0, 0.0, set()
     for arm, config in {study.arm(t.params, t.config): t.config for t in planned}.items():
         costs = timed_bill(config, machine)
-        total += costs["train_flops_total"] * seeds[arm]
-        seconds += (costs["train_seconds"] or 0.0) * seeds[arm]
+        # Arms that differ in how they are measured are one run, which is trained once.
+        runs = 0 if config.name in names else seeds[arm]
+        names.add(config.name)
+        total += costs["train_flops_total"] * runs
+        seconds += (costs["train_seconds"] or 0.0) * runs
         split = f"{costs['unique_layers']} x {costs['loops']}"
         sizes = map(format_si, (costs["params_total"], costs["macs_per_sample"]))
         flops = format_si(costs["train_flops_total"])
