@@ -16,7 +16,7 @@ DOCUMENTED = [
     "guidance_schedule", "temperature",
     "temperature_range", "confidence_noise", "ema_length", "images_seen", "params_total",
     "params_blocks", "macs_per_pass", "macs_per_sample", "train_flops_total", "protocol",
-    "split", "samples", "sample_seed", "heldout_loss", "heldout_loss_se", "train_loss",
+    "split", "samples", "sample_seed", "heldout_loss", "heldout_loss_se", "train_loss", "heldout_protocol",
     "kd_classifier", "kd_classifier_se", "fd_classifier", "fd_classifier_inf", "fd_ideal",
     "memorised", "accuracy", "fid", "fid_inf", "kid", "precision", "recall", "fvd", "fvd_inf",
     "psnr", "train_seconds", "images_per_second", "peak_memory_bytes",

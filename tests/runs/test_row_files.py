@@ -101,7 +101,7 @@ def test_an_evaluation_and_its_tokenizer_have_their_columns(
     expected = RUN | SAMPLING
     expected |= {"loops", "loop_schedule", "sample_seed", "train_flops_total"}
     expected |= {"guidance_schedule", "temperature", "temperature_range", "confidence_noise", "ema_length"}
-    expected |= {"heldout_loss", "heldout_loss_se", "train_loss"}
+    expected |= {"heldout_loss", "heldout_loss_se", "train_loss", "heldout_protocol"}
     assert evaluations and all(row.keys() == expected for row in evaluations)
     # Each row has its own time, not that of the whole evaluation.
     times = [row["created"] for row in evaluations]

@@ -23,7 +23,7 @@ from eltlab.config.cost.flops import train_flops
 from eltlab.config.depth_distribution import DepthDistribution
 from eltlab.config.schema import Config
 from eltlab.data.image_sources import same_data
-from eltlab.evaluation.heldout_loss import LOSSES, loss_columns
+from eltlab.evaluation.heldout_loss import LOSSES, loss_columns, loss_protocol
 from eltlab.evaluation.metrics import Metrics, build_metrics, describe_metrics
 from eltlab.evaluation.missing_rows import Request, changed_settings, measured_rows, requested_columns
 from eltlab.evaluation.prepare_run import Prepared
@@ -42,6 +42,7 @@ from eltlab.runs.row_files import (
 from eltlab.runs.run_folder import Run
 
 TILES = 10  # images in the picture of a loop schedule
+LOSS_COLUMNS = (*LOSSES, "heldout_protocol")
 DYNAMICS_KEY = ("protocol", "images_seen", "sample_seed", "loops", *SETTINGS)
 
 
@@ -58,9 +59,8 @@ def evaluate(prepared: Prepared) -> None:
             request = prepared.requests[number]
             averages.sampler(request.config).sample_all(labels, request.schedule, seed, "")
         return
-    model = averages.sampler(config)
-    metrics = measure_tokenizer(prepared, model, averages.counters)
-    protocol = evaluation_protocol(config, model.precision, metrics.extractor, metrics.reference)
+    metrics = measure_tokenizer(prepared, averages)
+    protocol = evaluation_protocol(config, prepared.precision, metrics.extractor, metrics.reference)
     common: dict[str, Any] = {
         "kind": "eval",
         "samples": len(labels),
@@ -79,7 +79,7 @@ def evaluate(prepared: Prepared) -> None:
         group = list(requests)
         losses = find_losses(prepared, averages, length, group)
         for request in group:
-            row = common | losses.get(constant_loops(request), dict.fromkeys(LOSSES))
+            row = common | losses.get(constant_loops(request), dict.fromkeys(LOSS_COLUMNS))
             measure_request(prepared, averages, metrics, request, labels, row)
     collectives.broadcast(None)  # ends the other processes' loops
 
@@ -115,10 +115,13 @@ def find_losses(
     length: the ema_length of the requests.
     """
     model = averages.sampler(requests[0].config)
-    now = run_facts(prepared.run, model, averages.counters) | {"ema_length": length}
-    same = ("images_seen", "ema_length", "evaluated_code", "evaluated_source", "evaluated_device")
+    assert prepared.data is not None  # None only in the other processes
+    data = replace(prepared.data, tokenizer=model.tokenizer)  # the codes that it was trained on
+    protocol = {"heldout_protocol": loss_protocol(model, data)}
+    now = run_facts(prepared.run, model, averages.counters) | {"ema_length": length} | protocol
+    same = ("images_seen", "ema_length", "evaluated_code", "evaluated_source", "evaluated_device", *protocol)
     found: dict[int | None, dict[str, Any]] = {
-        row["loops"]: {column: row[column] for column in LOSSES}
+        row["loops"]: {column: row[column] for column in LOSS_COLUMNS}
         for row in read_rows(prepared.run.rows)
         if row["kind"] == "eval"
         and row.get("heldout_loss") is not None
@@ -127,9 +130,7 @@ def find_losses(
     exits = {n for request in requests if (n := constant_loops(request)) is not None} - found.keys()
     if not exits:
         return found
-    assert prepared.data is not None  # None only in the other processes
-    data = replace(prepared.data, tokenizer=model.tokenizer)  # the codes that it was trained on
-    return found | loss_columns(model, data, sorted(exits))
+    return found | {n: loss | protocol for n, loss in loss_columns(model, data, sorted(exits)).items()}
 
 
 def constant_loops(request: Request) -> int | None:
@@ -138,9 +139,10 @@ def constant_loops(request: Request) -> int | None:
     return request.schedule if constant else None  # type: ignore[return-value]
 
 
-def measure_tokenizer(prepared: Prepared, model: AnytimeSampler, counters: dict[str, Any]) -> Metrics:
+def measure_tokenizer(prepared: Prepared, averages: Averages) -> Metrics:
     """Checks the data of the run, and writes the row of its tokenizer. Returns the metrics."""
-    config = prepared.config
+    config, model = prepared.config, averages.sampler(prepared.config)
+    counters = averages.counters
     assert prepared.splits is not None  # None only in the other processes
     train, test = prepared.splits
     if not same_data(counters["data"], config.data.encoding or train.origin):

@@ -1,5 +1,6 @@
 """The loss of each exit on given examples, at fixed levels of corruption and with fixed noise."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eltlab.common.disk_cache import digest
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import BatchNoise, SampleNoise, fold, generator
 from eltlab.common.torch_device import autocast
+from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config
 from eltlab.data.batches import Rows
 from eltlab.data.build import TrainingData
@@ -21,7 +24,10 @@ PAIRS = 4096  # (example, level) pairs of a measurement, at least: small splits 
 VALUES = 2**25  # largest number of values in the predictions of a batch or in a layer: 128 MiB
 NEIGHBOURS = 16  # pairs of neighbouring levels, whose mean stands for the loss at these levels
 NOISE = fold("held-out", "noise")
+VERSION = f"{PAIRS} pairs, noise by position, version 1"  # of the measurement; part of loss_protocol
 LOSSES = ("heldout_loss", "heldout_loss_se", "train_loss")  # columns of a row
+# Keys of data that define what is predicted.
+PREDICTED = ("kind", "frames", "size", "channels", "patch", "frame_patch", "codebook", "classes", "tuning")
 
 
 class Loss(NamedTuple):
@@ -162,6 +168,21 @@ def loss_columns(
     return {
         n: dict(zip(LOSSES, map(_finite, (*loss, seen[n].mean)), strict=True)) for n, loss in held_out.items()
     }
+
+
+def loss_protocol(model: AnytimeSampler, data: TrainingData) -> str:
+    """Twelve hex digits that identify a loss: only losses with the same ones can be compared.
+
+    They hash the objective, what it predicts, the test examples and the precision. Dropped labels are a
+    matter of training: the loss is measured with all labels.
+    """
+    config, tokens = model.config, model.config.objective.INPUTS == "tokens"
+    objective = stable_dict(config.objective)
+    del objective["label_dropout"], objective["file"]
+    predicted = {key: getattr(config.data, key) for key in PREDICTED}
+    codes = model.tokenizer.hash if tokens and model.tokenizer is not None else None
+    test = [config.data.encoding or data.test.origin, len(data.test)]
+    return digest(json.dumps([objective, predicted, codes, test, model.precision, VERSION], sort_keys=True))
 
 
 def _finite(value: float) -> float | None:

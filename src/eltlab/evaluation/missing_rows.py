@@ -91,7 +91,9 @@ def requested_columns(request: Request) -> dict[str, Any]:
     name = schedule if isinstance(schedule, str) else json.dumps(schedule)
     columns = {"loop_schedule": name, "loops": None} | setting_columns(config)
     if config.sampler.halting is not None:
-        return columns | {"loop_schedule": f"{name}, halting {config.sampler.halting}"}
+        # The mean over a batch decides when its pass halts, so the batch is a part of the schedule.
+        halting = f"halting {config.sampler.halting} over {config.sampler.batch}"
+        return columns | {"loop_schedule": f"{name}, {halting}"}
     if isinstance(schedule, int):
         return columns | {"loop_schedule": "constant", "loops": schedule}
     return columns

@@ -14,6 +14,8 @@ def evaluation_protocol(config: Config, precision: str, extractor: str, referenc
     """The protocol of a row of kind eval. extractor and reference: those of its metrics."""
     samples = config.metrics.samples
     protocol = sampling_protocol(config.sampler, samples, precision, extractor, reference)
+    if config.data.tuning:
+        protocol["held out"] = "a tenth of the training split"
     if config.data.frames > 1:
         data = pixel_data(config)
         split = f", split {data.split}" if data.name == "clips" else ""
@@ -27,7 +29,8 @@ def sampling_protocol(
     sampler: SamplerConfig, samples: int, precision: str, extractor: str, reference: str
 ) -> dict[str, Any]:
     """The part that every evaluation of samples has."""
-    # Without what studies vary, the batch, which changes no sample, and newer keys at their default.
+    # Without what studies vary, the batch, which changes no sample unless passes may halt (then it is a part
+    # of the column loop_schedule), and newer keys at their default.
     fixed = {f"sampler.{key}": value for key, value in stable_dict(sampler).items()}
     return {
         "extractor": extractor,

@@ -94,7 +94,8 @@ class AnytimeSampler:
         if loops is None:
             loops = sampler.loops if sampler.loops is not None else self.config.loops
         schedule = loop_schedule(loops, sampler.steps)
-        rows = pad_rows(len(labels), self.device)
+        # A pass that may halt is not padded: the mean over its own samples decides.
+        rows = pad_rows(len(labels), self.device) if sampler.halting is None else list(range(len(labels)))
         indices = list(range(len(labels))) if indices is None else indices
         noise = SampleNoise(seed, [indices[row] for row in rows], self.device)
         count, labels = len(labels), labels[rows].to(self.device)
