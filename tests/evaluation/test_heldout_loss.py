@@ -16,7 +16,13 @@ from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, generator
 from eltlab.data.build import TrainingData, build_data
 from eltlab.data.images.image_set import as_input, choose_subset
 from eltlab.evaluation import heldout_loss
-from eltlab.evaluation.heldout_loss import Loss, batch_within_memory, loss_columns, measure_losses
+from eltlab.evaluation.heldout_loss import (
+    Loss,
+    batch_within_memory,
+    loss_columns,
+    loss_protocol,
+    measure_losses,
+)
 from eltlab.generation.anytime_sampler import AnytimeSampler
 from eltlab.model.backbone import build_backbone
 
@@ -214,3 +220,21 @@ def test_noise_of_pairs_serves_what_an_objective_draws() -> None:
     assert torch.equal(whole.uniform_whole_batch(), part.uniform_whole_batch())
     assert part.uniform().shape == (2,) and torch.equal(part.own_rows(pairs), pairs[2:4])
     assert BatchNoise(generator("a"), 6, WHOLE_BATCH).uniform().shape == whole.uniform().shape
+
+
+def test_losses_of_different_definitions_have_different_protocols() -> None:
+    def protocol(*overrides: str) -> str:
+        config = tiny(*overrides)
+        data = build_data(config)
+        return loss_protocol(AnytimeSampler(build_backbone(config), config, data.tokenizer), data)
+
+    plain, masked = protocol("objective=diffusion"), protocol("objective=masked")
+    # How a network is made and trained does not define its loss.
+    for same in ("loops=2", "model.width=32", "seed=1", "objective.label_dropout=0", "optim.lr=0.1"):
+        assert protocol("objective=diffusion", same) == plain
+    differing = ("objective.bias=-3", "objective.shift=1", "data.patch=4", "data.tuning=true")
+    others = [protocol("objective=diffusion", key) for key in differing]
+    others += [
+        protocol("objective=masked", key) for key in ("data.codebook=8", "objective.label_smoothing=0")
+    ]
+    assert len({plain, masked, protocol("objective=flow"), *others}) == 3 + len(others)

@@ -240,8 +240,8 @@ def test_draw_stays_within_the_codes_at_the_ends_of_uniform():
     assert draw_tokens(logits, torch.tensor([[1 - 2**-24]])).item() == CODES - 1
 
 
-def test_masked_mean_ignores_what_is_not_masked():
+def test_a_loss_ignores_what_is_not_masked():
     chosen = torch.tensor([[True, False, True]])
     target = MaskedTarget(torch.zeros(1, 3, dtype=torch.long), chosen, chosen.sum())
     values = torch.tensor([[1.0, 100.0, 4.0]])
-    assert masked.masked_mean(values, target) == 2.5
+    assert masked.masked_sums(values, target).tolist() == [2.5]

@@ -151,13 +151,13 @@ def test_conditions_are_computed_once_per_pass(block, loops):
 def test_every_combination_learns(objective, on):
     """The exits of every supervision: final, ilsd, deep and random_depth."""
     net, (inputs, target) = moved(objective, on), batch(objective)
-    loss = build_objective(configured(objective, on)).loss
+    losses = build_objective(configured(objective, on)).losses
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for exits in [(LOOPS,), (2, LOOPS), (1, 2, 3, LOOPS), (1,)]:
         before = net(*inputs, labels_B=torch.arange(4), exits=exits)
         assert list(before.exits) == list(exits) and before.loops == max(exits)
         optimizer.zero_grad()
-        sum(loss(pred, target) for pred in before.exits.values()).backward()
+        sum(losses(pred, target).mean() for pred in before.exits.values()).backward()
         idle = {name for name, p in net.named_parameters() if p.grad is None}
         # One loop has nothing to inject into.
         injection = {"stack.injection.weight", "stack.injection.bias"}

@@ -11,6 +11,7 @@ from support.stacks import ALL, SWITCHES
 from eltlab.analysis import paper
 from eltlab.common.package_info import package_folder
 from eltlab.config.parsing import options_of
+from eltlab.evaluation import heldout_loss
 from eltlab.model.backbone import build_backbone
 from eltlab.model.layers import Attention
 from eltlab.runs import row_files
@@ -89,8 +90,9 @@ def test_every_experiment_can_be_planned(capsys, experiment):
     ],
 )
 @pytest.mark.integration
-def test_the_papers_video_experiments_run(name, tmp_path):
+def test_the_papers_video_experiments_run(name, tmp_path, monkeypatch):
     """With their data, objective, sampler and supervision, but a network that trains in seconds."""
+    monkeypatch.setattr(heldout_loss, "PAIRS", 8)  # of 4,096 passes of 1,024 tokens
     for label in ("a", "b"):
         for n in range(12):
             write(tmp_path / "videos" / label / f"{n}.avi", pan(16, seed=n, width=160, height=128))

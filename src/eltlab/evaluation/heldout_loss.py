@@ -58,6 +58,8 @@ def measure_losses(
     """
     chosen = torch.arange(len(labels)) if chosen is None else chosen
     count, repeats = len(chosen), math.ceil(PAIRS / len(chosen))
+    if repeats > 1:  # few: they are read, decoded and encoded once
+        inputs, labels, chosen = inputs[chosen], labels[chosen], torch.arange(count)
     # The pair r·N + i is example i in repeat r, which has the strata r·N … (r + 1)·N − 1 in random order:
     # examples are sorted by class.
     orders = [torch.randperm(count, generator=generator("held-out", "levels", r)) for r in range(repeats)]
