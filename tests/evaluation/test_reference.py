@@ -77,6 +77,31 @@ def test_ideal_distances_are_cached(digits, digit_metrics, monkeypatch):
     assert classifier_metrics(*digits).real.ideal(test.labels) == first
 
 
+def test_ideal_samples_are_those_of_the_statistics_that_are_used(digits, tmp_path):
+    train, test = digits
+    labels = test.labels[:100]
+    whole = reference_of(train, test)
+    path = tmp_path / "a.npz"
+    np.savez(path, **whole.statistics)
+    few = {"extractor": "inception", "reference": 100}
+    ideals = [
+        reference_of(train, test, **keys).ideal(labels).distance
+        for keys in ({}, few, few | {"statistics": str(path)}, few | {"statistics": "reference"})
+    ]
+    whole_split, streamed, read, of_subset = ideals
+    assert read == pytest.approx(streamed, rel=1e-6) and streamed == pytest.approx(whole_split, rel=0.15)
+    assert of_subset != pytest.approx(streamed, rel=0.01)
+
+
+def test_ideal_distances_are_cached_by_the_labels_of_the_reference(digits, monkeypatch):
+    """The hash of images in files is that of their pixels."""
+    train, test = digits
+    moved = ImageSet(train.name, train.images, train.labels.roll(1))
+    moved.hash = train.hash
+    one, other = (reference_of(split, test).ideal(test.labels) for split in (train, moved))
+    assert one != other
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "repeats"), [(200, 40), (1000, 10), (5000, 3)])
 def test_fresh_images_score_as_ideal_samples_do(count, repeats):

@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from eltlab.common.disk_cache import digest
 from eltlab.config.schema import DEFAULT_REFERENCE, MetricsConfig
 from eltlab.data.images.image_files import Images
 from eltlab.evaluation.distances import Statistics, frechet, statistics
@@ -92,11 +93,17 @@ class Reference:
     def ideal(self, labels: Tensor) -> Ideal:
         """What ideal samples with these labels get. Cached."""
 
-        def compute() -> np.ndarray:
-            return np.array(ideal_samples(self.features, self.subset.labels, labels))
+        of_file = self.choice not in (None, "reference")
+        source = self.file.hash if of_file else "split" if self.streams else "subset"
+        classes = self.subset.labels
 
-        counts = str(labels.bincount().tolist())
-        key = (PROTOCOL, self.extractor.name, self.split.hash, str(self.subset.count), counts)
+        def compute() -> np.ndarray:
+            moments = None if source == "subset" else self.statistics
+            return np.array(ideal_samples(self.features, classes, labels, moments))
+
+        # The hash of images in files does not cover their labels.
+        counts = (str(labels.bincount().tolist()), digest(classes.numpy()))
+        key = (PROTOCOL, self.extractor.name, self.split.hash, str(self.subset.count), source, *counts)
         return Ideal(*load_or_make(compute, *key).tolist())
 
     def memorised(self, features: Tensor) -> float:
