@@ -21,6 +21,10 @@ def subset_size(metrics: MetricsConfig, images: Images) -> int:
     return min(len(images), DEFAULT_REFERENCE) if metrics.reference is None else metrics.reference
 
 
+def identify(split: Images) -> str:
+    return f"{split.name}-{len(split)}-{split.origin}"
+
+
 class Reference:
     """A network's view of the reference split, and of the training and test images for `memorised`.
 
@@ -40,13 +44,16 @@ class Reference:
 
     @cached_property
     def name(self) -> str:
-        """Identifies the reference in a protocol. The origin of images in files is a hash of the files, in
-        memory or not: equal runs get equal ids."""
-        name = f"{self.split.name}-{len(self.split)}-{self.split.origin}"
+        """Identifies the reference, and the images for `memorised`, in a protocol. The origin of images in
+        files is a hash of the files, in memory or not: equal runs get equal ids."""
+        name = identify(self.split)
         if self.choice == "reference":
-            return f"{name}, {self.subset.count} of them"
-        pairs = "" if self.subset.count == len(self.split) else f", pairs with {self.subset.count}"
-        return name + ("" if self.choice is None else f", statistics {self.file.hash}") + pairs
+            name += f", {self.subset.count} of them"
+        else:
+            name += "" if self.choice is None else f", statistics {self.file.hash}"
+            name += "" if self.subset.count == len(self.split) else f", pairs with {self.subset.count}"
+        near, new = (f"{each.count} of {identify(each.images)}" for each in (self.train, self.test))
+        return f"{name}; memorised: {near}, limit from {new}"
 
     @cached_property
     def features(self) -> Tensor:
