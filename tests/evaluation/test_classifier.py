@@ -4,10 +4,11 @@ import pytest
 import torch
 from support.classifier_metrics import classifier_metrics
 
+from eltlab.config.schema import MetricsConfig
 from eltlab.data.images import image_files
 from eltlab.data.images.image_set import ImageSet
 from eltlab.evaluation import classifier
-from eltlab.evaluation.classifier import Classifier, train_classifier
+from eltlab.evaluation.classifier import Classifier, ClassifierMetrics, train_classifier
 
 
 @pytest.mark.parametrize(("bytes_at_once", "batch"), [(2**26, 256), (64 * 10, 10), (1, 1)])
@@ -25,6 +26,15 @@ def test_the_classifier_of_large_clips_is_trained_on_few(monkeypatch):
     assert len(classifier.training_examples(train)) == 20
     monkeypatch.setattr(classifier, "MAX_CLIP_BYTES", 12 * 32)
     assert len(classifier.training_examples(train)) == 12
+
+
+@pytest.mark.parametrize(("chosen", "used"), [("reference", "reference"), ("a.npz", None), (None, None)])
+def test_beside_i3d_the_statistics_of_the_subset_stay_and_those_of_a_file_do_not(digits, chosen, used):
+    """A file has the statistics of the other network."""
+    train, test = digits
+    metrics = MetricsConfig(extractor="i3d", statistics=chosen, reference=300)
+    real = ClassifierMetrics(train, test, 10, metrics).real
+    assert real.choice == used and real.streams == (used is None)
 
 
 # --- the classifier -------------------------------------------------------------------------------

@@ -88,6 +88,49 @@ def test_samples_that_vary_less_are_extrapolated_to_their_closed_form(reference,
     assert beyond.mean() == pytest.approx(true, abs=1 + 3 * beyond.std() / np.sqrt(40))
 
 
+def normal_law(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """128 features, whose labels say nothing, and balanced labels."""
+    noise = np.random.default_rng(seed).standard_normal((count, 128))
+    return torch.from_numpy(noise * np.arange(1, 129) ** -0.25), torch.arange(count) % 10
+
+
+def mixture(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    return FeatureLaw().draw(count, seed)
+
+
+@pytest.mark.parametrize(
+    ("law", "subset", "allowed"),
+    [
+        (normal_law, 640, 0.02),
+        (normal_law, 128, 0.02),  # as many images as features, and so no full rank
+        (normal_law, 10, 0.02),  # one image of each class
+        (mixture, 640, 0.1),  # one covariance for all classes: 5 %, and noise
+        (mixture, 1500, 0.1),  # enough images to draw from
+    ],
+)
+def test_a_subset_scores_as_the_reference_whose_statistics_are_used(law, subset, allowed, monkeypatch):
+    monkeypatch.setattr(module, "VALUES", 2_560_000)
+    moments, labels = statistics(law(20_000, 0)[0]), torch.arange(64) % 10
+    term, found = CovarianceTerm(moments), []
+    for i in range(250):
+        features = law(64, 100 + i)[0].numpy()
+        parts = term.whole_and_quarter(features, labels.numpy())
+        found.append((((features.mean(0) - moments["mu"]) ** 2).sum() + parts[0], *parts))
+    assert ideal_samples(*law(subset, 1), labels, moments) == pytest.approx(np.mean(found, 0), rel=allowed)
+
+
+@pytest.mark.parametrize("subset", [2000, 300])
+def test_normal_classes_have_the_moments_of_the_reference(reference, subset):
+    """And the classes of the law: most of their variance is between them."""
+    moments = statistics(reference[0])
+    features, classes = (part.numpy() for part in FeatureLaw().draw(subset, 1))
+    means, root = module.normal_classes(features, classes, moments)
+    np.testing.assert_allclose(means.mean(0), moments["mu"], atol=1e-9)
+    found, variance = np.cov(means.T, bias=True) + root @ root, means.var(0).sum()
+    np.testing.assert_allclose(found, moments["sigma"], atol=0.02 * np.trace(moments["sigma"]))
+    assert (root**2).sum() < variance == pytest.approx(FeatureLaw().means.var(0).sum(), rel=0.1)
+
+
 def test_it_is_drawn_once_for_a_seed(reference):
     labels = torch.arange(20) % 10
     assert ideal_samples(*reference, labels) == ideal_samples(*reference, labels)

@@ -20,15 +20,16 @@ def reference_of(train: ImageSet, test: ImageSet, **keys: object) -> Reference:
 
 def test_the_name_says_what_is_compared(digits):
     train, test = digits
-    whole, origin = f"digits/train-1442-{train.origin}", test.origin
+    whole, other = f"digits/train-1442-{train.origin}", f"digits/test-355-{test.origin}"
+    near = f"; memorised: 300 of {whole}, limit from 300 of {other}"
     names = {
         reference_of(train, test).name: whole,
         reference_of(train, test, reference=1442).name: whole,
         reference_of(train, test, reference=300).name: f"{whole}, pairs with 300",
         reference_of(train, test, reference=300, statistics="reference").name: f"{whole}, 300 of them",
-        reference_of(train, test, split="test").name: f"digits/test-355-{origin}",
+        reference_of(train, test, split="test").name: other,
     }
-    assert all(found == expected for found, expected in names.items()) and len(names) == 4
+    assert all(found == expected + near for found, expected in names.items()) and len(names) == 4
 
 
 def test_at_most_ten_thousand_images_are_compared_one_by_one(digits, monkeypatch):
@@ -75,6 +76,31 @@ def test_ideal_distances_are_cached(digits, digit_metrics, monkeypatch):
     first = digit_metrics.real.ideal(test.labels)
     monkeypatch.setattr(module, "ideal_samples", None)
     assert classifier_metrics(*digits).real.ideal(test.labels) == first
+
+
+def test_ideal_samples_are_those_of_the_statistics_that_are_used(digits, tmp_path):
+    train, test = digits
+    labels = test.labels[:100]
+    whole = reference_of(train, test)
+    path = tmp_path / "a.npz"
+    np.savez(path, **whole.statistics)
+    few = {"extractor": "inception", "reference": 100}
+    ideals = [
+        reference_of(train, test, **keys).ideal(labels).distance
+        for keys in ({}, few, few | {"statistics": str(path)}, few | {"statistics": "reference"})
+    ]
+    whole_split, streamed, read, of_subset = ideals
+    assert read == pytest.approx(streamed, rel=1e-6) and streamed == pytest.approx(whole_split, rel=0.15)
+    assert of_subset != pytest.approx(streamed, rel=0.01)
+
+
+def test_ideal_distances_are_cached_by_the_labels_of_the_reference(digits, monkeypatch):
+    """The hash of images in files is that of their pixels."""
+    train, test = digits
+    moved = ImageSet(train.name, train.images, train.labels.roll(1))
+    moved.hash = train.hash
+    one, other = (reference_of(split, test).ideal(test.labels) for split in (train, moved))
+    assert one != other
 
 
 @pytest.mark.slow

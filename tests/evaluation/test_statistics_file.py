@@ -101,6 +101,14 @@ def test_a_file_for_another_network_is_refused_before_training(digits, tmp_path,
     check_metrics(config, *digits, 1, CPU)
 
 
+def test_images_are_no_statistics_of_clips(digits, tmp_path):
+    path = write(tmp_path / "a.npz", arr_0=np.zeros((5, 8, 8, 3), np.uint8))
+    config = tiny("metrics.extractor=inception", f"metrics.statistics={path}")
+    config.metrics.extractor = "i3d"
+    with pytest.raises(UserError, match=r"only metrics.extractor=inception can"):
+        check_metrics(config, *digits, 1, CPU)
+
+
 def test_the_classifier_takes_no_file(tmp_path):
     message = fails(tiny, "metrics.extractor=classifier", "metrics.statistics=a.npz")
     assert message.startswith("metrics.statistics=a.npz: a file applies to inception and i3d only")

@@ -72,8 +72,9 @@ class ClassifierMetrics:
         self.extractor = f"{name}, {PROTOCOL}"
         batch = chunk_size(train.shape)
         self.network = Extractor(name, self.classifier, torch.device("cpu"), batch)
-        choice = metrics if metrics.extractor == "classifier" else replace(metrics, statistics=None)
-        self.real = Reference(train, test, choice, self.network, len(seen))
+        if metrics.statistics != "reference":  # a file of statistics is of another network
+            metrics = replace(metrics, statistics=None)
+        self.real = Reference(train, test, metrics, self.network, len(seen))
         self.reference = self.real.name
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:

@@ -8,13 +8,21 @@ the mean and a part from the covariance (Chong and Forsyth 2020):
 noise(n) = Σ_c (n_c/n)² tr Σ_c / n_c is the variance of the mean of n samples with fixed labels; it is
 estimated without bias from the samples. spread(n) has no closed form. Chong and Forsyth fit a line in 1/n,
 which fails if n is not far larger than the number of features. Here the line is fitted against the same part
-of ideal samples, drawn from the reference: with C(m) the covariance's part of the distance of m samples, and
+of ideal samples: with C(m) the covariance's part of the distance of m samples, and
 I(m) that of ideal ones,
 
     C(m) = C(∞) + slope · I(m),   so   FD(∞) = FD(n) − noise(n) − slope · I(n),
 
 with the slope from m = n and m = n/4. For ideal samples this is exact at any n, with FD(∞) = 0 and a slope of
 1. The slope absorbs that samples which vary less than the reference (a collapsed model) have a smaller bias.
+
+Ideal samples are draws from the reference's images if mean and covariance are those of these images, or if
+there are many of them for each feature. Draws from few images of a larger reference would vary too little (by
+5 % of I(n) with 5 images per feature, by 24 % with 1). Then each class is normal, with its mean in the images
+and one covariance for all classes, such that mean and covariance of the whole are those of the reference.
+This is exact for normal features, and within 5 % for the digits' with 3 or more images per feature. One
+normal law for all would not do: balanced samples do not draw what varies between classes, more than half of
+the digits' variance.
 """
 
 from collections.abc import Callable
@@ -29,7 +37,12 @@ from eltlab.evaluation.distances import Statistics, statistics
 PARTS = 4  # the smaller number of samples is a quarter
 # Draws of ideal samples: as many as have this many feature values, within the limits.
 VALUES, FEWEST, MOST = 6_400_000, 8, 512
-PROTOCOL = f"ideal: {VALUES} values in {FEWEST} to {MOST} draws, extrapolated from n and n/{PARTS}"
+ENOUGH = 20  # reference images per feature, to be drawn from in place of a larger reference
+PROTOCOL = (
+    f"ideal: {VALUES} values in {FEWEST} to {MOST} draws by class of reference images, or of normal classes "
+    f"if the statistics are of more images and these fewer than {ENOUGH} per feature, "
+    f"extrapolated from n and n/{PARTS}"
+)
 
 
 class Ideal(NamedTuple):
@@ -76,10 +89,11 @@ def mean_noise(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def ideal_draws(
-    reference: np.ndarray, classes: np.ndarray, labels: np.ndarray
+    reference: np.ndarray, classes: np.ndarray, labels: np.ndarray, within: np.ndarray | None = None
 ) -> Callable[[int], np.ndarray]:
     """draw(i): features [n, F] drawn with replacement, for each label from the images of its class.
-    A class that the reference does not have is drawn from all images."""
+    A class that the reference does not have is drawn from all images. within: the root [F, F] of the
+    covariance of normal noise that is added; None: no noise."""
     wanted = [
         (np.flatnonzero(labels == label), np.flatnonzero(classes == label)) for label in np.unique(labels)
     ]
@@ -89,25 +103,56 @@ def ideal_draws(
         chosen = np.empty(len(labels), int)
         for places, pool in wanted:
             chosen[places] = rng.choice(pool if len(pool) else len(reference), len(places))
-        return reference[chosen]
+        if within is None:
+            return reference[chosen]
+        return reference[chosen] + rng.standard_normal((len(labels), len(within))) @ within
 
     return draw
 
 
-def ideal_samples(features: Tensor, classes: Tensor, labels: Tensor) -> Ideal:
-    """What ideal samples with these labels [n] get. features [m, F], classes [m]: of the reference.
+def ideal_samples(
+    features: Tensor, classes: Tensor, labels: Tensor, moments: Statistics | None = None
+) -> Ideal:
+    """What ideal samples with these labels [n] get. features [m, F], classes [m]: of the reference's images.
+    moments: those that samples are compared with, if they are of more images than the features.
 
     The mean over seeded draws; the part of the mean, which varies most, is their exact expectation.
     """
-    reference, wanted = features.double().numpy(), labels.numpy()
-    moments = statistics(features)
+    reference, known, wanted = features.double().numpy(), classes.numpy(), labels.numpy()
+    within = None
+    if moments is None or len(reference) >= ENOUGH * reference.shape[1]:
+        moments = statistics(features)
+    else:
+        reference, within = normal_classes(reference, known, moments)
     term = CovarianceTerm(moments)
-    draw = ideal_draws(reference, classes.numpy(), wanted)
+    draw = ideal_draws(reference, known, wanted, within)
     draws = min(max(VALUES // (len(wanted) * reference.shape[1]), FEWEST), MOST)
     whole, quarter = np.mean([term.whole_and_quarter(draw(i), wanted) for i in range(draws)], axis=0)
-    mean, noise = expected_mean(reference, classes.numpy(), wanted)
+    mean, noise = expected_mean(reference, known, wanted)
+    if within is not None:
+        noise += (within**2).sum() / len(wanted)
     offset = ((mean - moments["mu"]) ** 2).sum()
     return Ideal(float(offset + noise + whole), float(whole), float(quarter))
+
+
+def normal_classes(
+    features: np.ndarray, classes: np.ndarray, moments: Statistics
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the class of each image [m, F], and the root [F, F] of the covariance within classes, such
+    that both together have these moments.
+
+    Differences between means of classes with few images are mostly noise: they are shrunk by √(1 − 1/f),
+    where f is the ratio of variances of the analysis of variance."""
+    between = np.empty_like(features)
+    for label in np.unique(classes):
+        between[classes == label] = features[classes == label].mean(0)
+    within, count = ((features - between) ** 2).sum(), len(np.unique(classes))
+    between -= features.mean(0)
+    freedom = (len(features) - count) * (between**2).sum()
+    share = 1 - (count - 1) * within / freedom if freedom > 0 else 0.0
+    between *= np.sqrt(max(share, 0.0))
+    root = CovarianceTerm(moments | {"sigma": moments["sigma"] - between.T @ between / len(between)}).root
+    return moments["mu"] + between, root
 
 
 def expected_mean(reference: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:

@@ -17,7 +17,7 @@ from eltlab.evaluation.features import Extractor
 from eltlab.evaluation.i3d import I3D, I3DMetrics, load_i3d
 from eltlab.evaluation.inception import InceptionMetrics, load_inception
 from eltlab.evaluation.reference import Reference, subset_size
-from eltlab.evaluation.statistics_file import read_statistics_file
+from eltlab.evaluation.statistics_file import read_statistics_file, unusable
 
 MIN_IMAGES = 10  # one per split of the inception score, and more than the k neighbours of precision
 
@@ -86,7 +86,11 @@ def check_metrics(
     check_counts(config, len(split))
     if metrics.statistics not in (None, "reference"):
         features = inception.FEATURES if metrics.extractor == "inception" else i3d.CLASSES
-        read_statistics_file(metrics.statistics).check_size(metrics.statistics, features)
+        file = read_statistics_file(metrics.statistics)
+        file.check_size(metrics.statistics, features)
+        if file.images is not None and metrics.extractor != "inception":
+            problem = "it has images and no mu and sigma, which only metrics.extractor=inception can use"
+            raise unusable(metrics.statistics, problem)
     if metrics.extractor == "inception":
         load_inception(metrics.weights)
         return

@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from eltlab.common.disk_cache import digest
 from eltlab.config.schema import DEFAULT_REFERENCE, MetricsConfig
 from eltlab.data.images.image_files import Images
 from eltlab.evaluation.distances import Statistics, frechet, statistics
@@ -18,6 +19,10 @@ from eltlab.evaluation.streamed_statistics import streamed_statistics
 def subset_size(metrics: MetricsConfig, images: Images) -> int:
     """How many images of the reference split are compared one by one."""
     return min(len(images), DEFAULT_REFERENCE) if metrics.reference is None else metrics.reference
+
+
+def identify(split: Images) -> str:
+    return f"{split.name}-{len(split)}-{split.origin}"
 
 
 class Reference:
@@ -39,13 +44,16 @@ class Reference:
 
     @cached_property
     def name(self) -> str:
-        """Identifies the reference in a protocol. The origin of images in files is a hash of the files, in
-        memory or not: equal runs get equal ids."""
-        name = f"{self.split.name}-{len(self.split)}-{self.split.origin}"
+        """Identifies the reference, and the images for `memorised`, in a protocol. The origin of images in
+        files is a hash of the files, in memory or not: equal runs get equal ids."""
+        name = identify(self.split)
         if self.choice == "reference":
-            return f"{name}, {self.subset.count} of them"
-        pairs = "" if self.subset.count == len(self.split) else f", pairs with {self.subset.count}"
-        return name + ("" if self.choice is None else f", statistics {self.file.hash}") + pairs
+            name += f", {self.subset.count} of them"
+        else:
+            name += "" if self.choice is None else f", statistics {self.file.hash}"
+            name += "" if self.subset.count == len(self.split) else f", pairs with {self.subset.count}"
+        near, new = (f"{each.count} of {identify(each.images)}" for each in (self.train, self.test))
+        return f"{name}; memorised: {near}, limit from {new}"
 
     @cached_property
     def features(self) -> Tensor:
@@ -92,11 +100,17 @@ class Reference:
     def ideal(self, labels: Tensor) -> Ideal:
         """What ideal samples with these labels get. Cached."""
 
-        def compute() -> np.ndarray:
-            return np.array(ideal_samples(self.features, self.subset.labels, labels))
+        of_file = self.choice not in (None, "reference")
+        source = self.file.hash if of_file else "split" if self.streams else "subset"
+        classes = self.subset.labels
 
-        counts = str(labels.bincount().tolist())
-        key = (PROTOCOL, self.extractor.name, self.split.hash, str(self.subset.count), counts)
+        def compute() -> np.ndarray:
+            moments = None if source == "subset" else self.statistics
+            return np.array(ideal_samples(self.features, classes, labels, moments))
+
+        # The hash of images in files does not cover their labels.
+        counts = (str(labels.bincount().tolist()), digest(classes.numpy()))
+        key = (PROTOCOL, self.extractor.name, self.split.hash, str(self.subset.count), source, *counts)
         return Ideal(*load_or_make(compute, *key).tolist())
 
     def memorised(self, features: Tensor) -> float:
