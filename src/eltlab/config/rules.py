@@ -49,14 +49,19 @@ def resolve(config: Config) -> Config:
     if not config.evaluate_loops:
         raise UserError("evaluate_loops=[]: give at least one loop count, e.g. [1,2,4]")
     if config.name is None:
-        names = (config.data.name, config.objective.name, config.model.name)
-        config.name = "-".join((*names, f"{config.unique_layers}x{config.loops}", config.supervision.name))
+        config.name = short_name(config)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", config.name) or ".." in config.name:
         raise UserError(
             f"name={config.name}: use letters, digits, '.', '_', '-' and '/', starting with a letter "
             "or digit; it becomes a folder"
         )
     return config
+
+
+def short_name(config: Config) -> str:
+    """The start of a default name (run_name.py), and the whole default name in old versions."""
+    names = (config.data.name, config.objective.name, config.model.name)
+    return "-".join((*names, f"{config.unique_layers}x{config.loops}", config.supervision.name))
 
 
 def _check_split(config: Config) -> None:
