@@ -44,8 +44,8 @@ BASE = "digits-masked-elt_tiny"
             "imagenette128_latents-diffusion-elt_tiny-2x4-ilsd-A-abc",
         ),
         (
-            "data=imagenette128_latents data.root=x/imagenette128_latents data.encoding=abc objective=diffusion",
-            "imagenette128_latents-diffusion-elt_tiny-2x4-ilsd-abc",
+            "data=imagenette128_latents data.root=x/imagenette128_latents data.encoding=abc objective=flow",
+            "imagenette128_latents-flow-elt_tiny-2x4-ilsd-abc",
         ),
         ("data=fashion_mnist data.root=here", "fashion_mnist-masked-elt_tiny-2x4-ilsd"),
     ],
