@@ -461,6 +461,13 @@ FIXES = (
         'del affects["ema"]',
     ),
     Mutation(
+        "unread-codebook-names-runs",
+        "Runs on images that differ in a codebook that nothing reads have different ids.",
+        "config/identity.py",
+        'return ("data.codebook",) if config.objective.INPUTS == "images" else ()',
+        "return ()",
+    ),
+    Mutation(
         "new-key-changes-ids",
         "A key that a later version adds changes the ids of all runs and protocols.",
         "config/keys.py",
@@ -815,6 +822,13 @@ FIXES = (
         "runs/run_folder.py",
         'if not is_old(OmegaConf.load(self.folder / "config.yaml")):',
         "if True:",
+    ),
+    Mutation(
+        "old-default-name-forgotten",
+        "An unfinished old run with a default name is trained again in silence.",
+        "runs/run_folder.py",
+        "if str(new.name).startswith(short_name(new)):",
+        "if False:",
     ),
     Mutation(
         "features-by-name",

@@ -138,6 +138,12 @@ def test_keys_of_clips_and_encoded_sets_are_not_part_of_a_run_on_images() -> Non
     assert defines("data.stride") and not defines("data.root")
 
 
+def test_a_codebook_that_nothing_reads_is_not_part_of_the_identity() -> None:
+    for objective, counts in {"masked": True, "diffusion": False, "flow": False}.items():
+        one, other = (compose([f"objective={objective}", f"data.codebook={codes}"]) for codes in (32, 64))
+        assert (identity(one) != identity(other)) == (one.name != other.name) == counts
+
+
 def test_rows_and_run_ids_agree_on_what_defines_a_model() -> None:
     """A key makes runs of one name differ exactly if it is in the run's hash."""
     config = tiny()

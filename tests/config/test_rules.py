@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.budgets import FREE, half_a_step
 from support.command_line import typed_in
+from support.errors import fails
 from support.slurm import LOCAL
 from support.tiny_run import TINY, tiny
 
@@ -189,13 +190,15 @@ def test_one_loop_makes_every_supervision_final():
 
 def test_the_first_average_is_the_one_that_is_used_unless_chosen():
     assert compose([]).ema.length == 0.05
-    assert compose(["ema.lengths=[0.1,0.05]"]).ema.length == 0.1
+    turned = compose(["ema.lengths=[0.1,0.05]"])
+    assert turned.ema.length == 0.1 and turned.ema.lengths == [0.05, 0.1]
     assert compose(["ema.length=0.1"]).ema.length == 0.1
 
 
 def test_which_average_is_used_does_not_name_a_run():
     """It is chosen when a run is measured; which averages are kept is chosen before."""
     assert identity(compose(["ema.length=0.1"])) == identity(compose([]))
+    assert identity(compose(["ema.lengths=[0.1,0.05]"])) == identity(compose([]))  # the same averages
     assert identity(compose(["ema.lengths=[0.05]"])) != identity(compose([]))
     assert identity(compose(["optim.warmup=0.1"])) != identity(compose([]))
 
@@ -209,4 +212,9 @@ def test_which_average_is_used_does_not_name_a_run():
     ],
 )
 def test_only_the_masked_pre_norm_gets_a_norm_before_its_head(overrides, normed):
-    assert compose(overrides.split()).model.final_norm is normed
+    config = compose(overrides.split())
+    assert config.model.final_norm is normed
+    assert compose([*overrides.split(), "model.final_norm=false"]).model.final_norm is False  # an old run
+    if not normed:
+        message = fails(compose, [*overrides.split(), "model.final_norm=true"])
+        assert message.startswith("model.final_norm=true: only masked models with model.block=pre_norm")

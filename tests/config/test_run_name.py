@@ -38,6 +38,16 @@ BASE = "digits-masked-elt_tiny"
             "data=ucf101 data.root=x data.split=2 objective=diffusion",
             "clips-diffusion-elt_tiny-2x4-ilsd-ucf101-x-split2",
         ),
+        # The folder of a set, unless the first part has its name.
+        (
+            "data=imagenette128_latents data.root=sets/A data.encoding=abc objective=diffusion",
+            "imagenette128_latents-diffusion-elt_tiny-2x4-ilsd-A-abc",
+        ),
+        (
+            "data=imagenette128_latents data.root=x/imagenette128_latents data.encoding=abc objective=flow",
+            "imagenette128_latents-flow-elt_tiny-2x4-ilsd-abc",
+        ),
+        ("data=fashion_mnist data.root=here", "fashion_mnist-masked-elt_tiny-2x4-ilsd"),
     ],
 )
 def test_a_name_says_what_differs_from_the_defaults(overrides: str, name: str) -> None:

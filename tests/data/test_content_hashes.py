@@ -10,6 +10,7 @@ from support.errors import fails
 from support.image_files import encoded, noise, zipped
 
 from eltlab.common.disk_cache import cache_dir
+from eltlab.common.files import file_lock
 from eltlab.data import content_hashes as module
 from eltlab.data.content_hashes import content_hashes
 
@@ -101,6 +102,20 @@ def test_others_wait_for_whoever_reads(root, read):
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: content_hashes(root, NAMES), range(4)))
     assert all(result == results[0] for result in results) and len(read) == len(NAMES)
+
+
+def test_files_are_looked_at_without_the_lock(root, tmp_path, read, monkeypatch):
+    content_hashes(root, NAMES)
+    real, free = module.file_stamps, []
+
+    def stamps(*arguments):
+        with file_lock(index_of(tmp_path).with_suffix(".lock"), wait=False) as acquired:
+            free.append(acquired)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "file_stamps", stamps)
+    content_hashes(root, NAMES)
+    assert free == [True]
 
 
 def test_records_of_changed_files_do_not_pile_up(root, tmp_path, read, monkeypatch):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.errors import fails
 from support.extension_files import trained
 from support.tiny_run import tiny
 
@@ -48,6 +49,22 @@ def test_an_extension_resumes_where_it_was_stopped(extension_files: Path, tmp_pa
     states = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (whole, resumed)]
     for name, value in states[0]["state_dict"].items():
         assert torch.equal(value, states[1]["state_dict"][name])
+
+
+@pytest.mark.integration
+def test_an_objective_of_an_old_version_is_evaluated_without_losses_and_not_trained(
+    extension_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = ["objective={}/flow.py", "evaluate=false"]
+    run = trained(extension_files, tmp_path / "runs", *arm)
+    objective = build_objective(load_config(run / "config.yaml"))
+    monkeypatch.delattr(type(objective), "losses")  # it had a method loss, of the whole batch
+    evaluate.main([f"run={run}", "loops=2"])
+    [row] = read_rows(run / "rows.jsonl")
+    assert row["heldout_loss"] is row["train_loss"] is None and row["fd_classifier"] > 0
+    message = fails(trained, extension_files, tmp_path / "new", *arm)
+    assert message.startswith(f"objective={extension_files}/flow.py: has no method losses(pred, target)")
+    assert not list((tmp_path / "new").rglob("config.yaml"))
 
 
 def test_an_extension_counts_what_it_spends(extension_files: Path) -> None:

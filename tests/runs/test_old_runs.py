@@ -64,6 +64,7 @@ def test_its_keys_are_translated(old_run: Path) -> None:
         (192_000, 0.999, 6400 / 192_000, 0.0905),  # 1,500 steps: the average was still warming up
         (12_800_000, 0.999, 0.0005, 0.01),  # 100,000 steps, and an average of 1,000 of them
         (12_800_000, 0.9999, 0.0005, 0.0905),
+        (12_800_000, 0.0, 0.0005, 0.0001),
     ],
 )
 def test_lengths_are_shares_of_the_run(images: int, decay: float, warmup: float, length: float) -> None:
@@ -123,6 +124,23 @@ def test_an_old_run_that_is_not_finished_does_not_start_again_in_silence(
     checkpoint["eltlab"]["step"] = 8
     torch.save(checkpoint, path)
     Run.of(fit.compose(again)).refuse_old_start()  # it is finished
+
+
+def test_an_old_run_is_found_under_the_default_name_of_its_time(old_run: Path, tmp_path: Path) -> None:
+    """Old default names did not say which keys differ from their defaults."""
+    again = [key for key in SAME if key != "name=old"] + [f"runs_dir={tmp_path}", "evaluate=false"]
+    short = "digits-masked-elt_tiny-1x2-ilsd"
+    assert str(fit.compose(again).name).startswith(f"{short}-")
+    old_run.parent.rename(tmp_path / short)
+    path = tmp_path / short / old_run.name / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(path)
+    checkpoint["eltlab"]["step"] = 5
+    torch.save(checkpoint, path)
+    for name, text in {"empty": "", "list": "- a", "torn": "model: {"}.items():
+        (tmp_path / short / name).mkdir()
+        (tmp_path / short / name / "config.yaml").write_text(text)
+    assert str(path) in fails(Run.of(fit.compose(again)).refuse_old_start)
+    Run.of(fit.compose([*again, "name=another"])).refuse_old_start()
 
 
 def test_the_replaced_keys_are_unknown_today() -> None:

@@ -59,6 +59,8 @@ def test_an_evaluation_without_required_columns_is_named(tmp_path: Path) -> None
 def test_rows_contain_no_paths_of_the_machine_that_wrote_them() -> None:
     config = tiny("data=fashion_mnist", "data.root=/somewhere/fashion", "data.patch=4")
     assert recorded_config(config)["data.root"] == "fashion" and config.data.root == "/somewhere/fashion"
+    file = "metrics.statistics=/somewhere/imagenet.npz"
+    assert recorded_config(tiny("metrics.extractor=inception", file))["metrics.statistics"] == "imagenet.npz"
     for path in (*ROOT.glob("analysis/data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")):
         for committed in read_rows(path):
             assert not any(isinstance(v, str) and v.startswith("/") for v in committed["cfg"].values())

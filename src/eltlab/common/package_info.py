@@ -28,7 +28,8 @@ def source_hash(package: Path | None = None) -> str:
     return total.hexdigest()[:12]
 
 
-# Of the files at the start of this process (milliseconds). Later edits do not change what it has imported.
+# The hash at the start of this process, which takes milliseconds. Later edits do not change what it has
+# imported.
 SOURCE = source_hash()
 
 

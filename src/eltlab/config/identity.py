@@ -27,6 +27,12 @@ def defines(key: str) -> bool:
     return (inside and key not in MEASURING) or key in (*NUMBERS, "budget.images", "trainer.precision")
 
 
+def without_effect(config: Config) -> tuple[str, ...]:
+    """Keys that define other models, but not this one."""
+    # Every set states a codebook, which only masked models read.
+    return ("data.codebook",) if config.objective.INPUTS == "images" else ()
+
+
 def identity(config: Config) -> str:
     """Ten hex digits that hash what affects the trained weights (docs/architecture.md, decision 3).
 
@@ -39,6 +45,9 @@ def identity(config: Config) -> str:
     for section in ("objective", "supervision", "data"):  # an extension counts by its hash, not its path
         affects[section] = {key: value for key, value in affects[section].items() if key not in PLACES}
     del affects["ema"]["length"]  # one of MEASURING
+    for key in without_effect(config):
+        section, _, name = key.partition(".")
+        del affects[section][name]
     affects["budget"] = config.budget.images  # whatever unit the user chose
     affects["precision"] = config.trainer.precision
     text = json.dumps(affects, sort_keys=True)

@@ -49,14 +49,19 @@ def resolve(config: Config) -> Config:
     if not config.evaluate_loops:
         raise UserError("evaluate_loops=[]: give at least one loop count, e.g. [1,2,4]")
     if config.name is None:
-        names = (config.data.name, config.objective.name, config.model.name)
-        config.name = "-".join((*names, f"{config.unique_layers}x{config.loops}", config.supervision.name))
+        config.name = short_name(config)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", config.name) or ".." in config.name:
         raise UserError(
             f"name={config.name}: use letters, digits, '.', '_', '-' and '/', starting with a letter "
             "or digit; it becomes a folder"
         )
     return config
+
+
+def short_name(config: Config) -> str:
+    """The start of a default name (run_name.py), and the whole default name in old versions."""
+    names = (config.data.name, config.objective.name, config.model.name)
+    return "-".join((*names, f"{config.unique_layers}x{config.loops}", config.supervision.name))
 
 
 def _check_split(config: Config) -> None:
@@ -93,10 +98,15 @@ def _check_combination(config: Config) -> None:
         model.cond_width = model.width
     if model.dropout is None:
         model.dropout = objective.DROPOUT
+    # The head of a masked network has no norm of its own before its first layer, and the state of pre_norm
+    # grows from loop to loop. Heads of images always start with a norm.
+    normed = objective.INPUTS == "tokens" and model.block == "pre_norm"
     if model.final_norm is None:
-        # The head of a masked network has no norm of its own before its first layer, and the state of
-        # pre_norm grows from loop to loop. Heads of images always start with a norm.
-        model.final_norm = objective.INPUTS == "tokens" and model.block == "pre_norm"
+        model.final_norm = normed
+    if model.final_norm and not normed:
+        raise UserError(
+            "model.final_norm=true: only masked models with model.block=pre_norm have this norm; remove it"
+        )
     if model.cond_width != model.width and not modulated:
         raise UserError(
             f"model.cond_width={model.cond_width}: only blocks {' and '.join(MODULATED_BLOCKS)} take a "
@@ -164,7 +174,8 @@ def _check_supervision(config: Config) -> None:
 
 
 def check_average(ema: EmaConfig) -> None:
-    """Selects the first average if none is. Raises UserError if the selected one is not kept."""
+    """Selects the first average if none is, and sorts them, so that equal runs have equal configurations.
+    Raises UserError if the selected one is not kept."""
     lengths = ema.lengths
     if not lengths or len(set(lengths)) < len(lengths):
         raise UserError(f"ema.lengths={lengths}: give at least one length, each once, e.g. [0.05,0.1]")
@@ -175,6 +186,7 @@ def check_average(ema: EmaConfig) -> None:
             f"ema.length={ema.length}: the run keeps no such average; choose one of ema.lengths, "
             f"{', '.join(map(str, lengths))}"
         )
+    ema.lengths = sorted(lengths)
 
 
 def check_one_budget(budget: Any) -> None:

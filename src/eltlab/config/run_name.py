@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from eltlab.common.disk_cache import digest
 from eltlab.common.errors import UserError
 from eltlab.config.data_rules import NATIVE
-from eltlab.config.identity import defines
+from eltlab.config.identity import defines, without_effect
 from eltlab.config.keys import flatten
 from eltlab.config.rules import BUDGETS, resolve
 from eltlab.config.schema import Config
@@ -31,15 +31,15 @@ def run_name(config: Config, requested: Config, given: Mapping[str, Any], defaul
     key under the same groups without other keys of the user.
     """
     options = [Path(str(given[group])).name for group in GROUPS if given.get(group)]
+    if config.data.name not in NATIVE and config.data.root is not None:  # any images: the folder says which
+        options.append(Path(config.data.root).stem)
     chosen = [each for each in options if each not in (config.data.name, config.objective.name)]
-    keys = {BUDGET if key.startswith("budget.") else key for key in given}
+    keys = {BUDGET if key.startswith("budget.") else key for key in given} - {*without_effect(config)}
     different = [
         name_part(key, value)
         for key, value in flatten(config).items()
         if key in keys and key not in SAID and defines(key) and value != without(requested, key, defaults)
     ]
-    if config.data.kind == "pixels" and config.data.name not in NATIVE:  # any images: the folder says which
-        chosen.append(Path(str(config.data.root)).stem)
     name = "-".join([str(config.name), *map(clean, chosen), *different])
     return name if len(name) <= MOST else f"{name[: MOST - 7]}-{digest(name)[:6]}"
 

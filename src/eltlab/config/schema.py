@@ -272,7 +272,7 @@ class EmaConfig:
     lengths: list[float] = key(
         lambda: [0.05, 0.1], "lengths σ_rel of the averages that training keeps", above=0, high=0.28
     )
-    length: float | None = key(None, "the average to sample and measure; null: the first of lengths")
+    length: float | None = key(None, "the average to sample and measure; null: the first given of lengths")
 
 
 @dataclass

@@ -30,9 +30,9 @@ def content_hashes(root: Path, names: list[str]) -> list[str]:
     is read again if its stamp has changed. Raises UserError if a file is missing or damaged.
     """
     path = cache_dir() / "hashes" / f"{digest(str(root.resolve()))}.jsonl"
+    stamps = file_stamps(root, names)  # without the lock: processes look at the files at the same time
     with file_lock(path.with_suffix(".lock")):  # other processes wait and then read the index
         index = _read_index(path)
-        stamps = file_stamps(root, names)
         changed = {n: stamp for n, stamp in stamps.items() if n not in index or index[n][0] != stamp}
         if changed:
             _read_files(root, changed, index, path)
@@ -54,7 +54,8 @@ def file_stamps(root: Path, names: list[str]) -> dict[str, Stamp]:
     try:
         if root.is_file():
             return dict.fromkeys(names, _stamp(root))
-        return {name: _stamp(root / name) for name in names}
+        with ThreadPoolExecutor(THREADS) as pool:
+            return dict(zip(names, pool.map(_stamp, (root / name for name in names)), strict=True))
     except OSError as error:
         place = printable_name(error.filename or root)
         raise UserError(f"{place}: not readable ({error.strerror})") from error

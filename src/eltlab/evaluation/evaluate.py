@@ -112,9 +112,11 @@ def find_losses(
     """The columns of `loss_columns` for every constant loop count that is requested. They depend on the
     network alone, so they are read back from the run's rows if the same code on the same device wrote them.
 
-    length: the ema_length of the requests.
+    length: the ema_length of the requests. An extension of an old version measures no losses: {}.
     """
     model = averages.sampler(requests[0].config)
+    if not hasattr(model.objective, "losses"):
+        return {}
     assert prepared.data is not None  # None only in the other processes
     data = replace(prepared.data, tokenizer=model.tokenizer)  # the codes that it was trained on
     protocol = {"heldout_protocol": loss_protocol(model, data)}

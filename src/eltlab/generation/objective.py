@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from eltlab.common.errors import UserError
 from eltlab.common.seeds import BatchNoise, SampleNoise
 from eltlab.config.schema import Config, DiffusionConfig, FlowConfig, MaskedConfig
 from eltlab.generation.diffusion import Diffusion
@@ -41,6 +42,15 @@ class Objective(Protocol):
         sampler: Any,
     ) -> Tensor:
         """Draws [samples, *shape]. predict(step, inputs) is the guided network at a step."""
+
+
+def check_losses(objective: Any, config: Config) -> None:
+    """Raises UserError if an objective cannot be trained: those written for old versions have `loss`."""
+    if not hasattr(objective, "losses"):
+        raise UserError(
+            f"objective={config.objective.file}: has no method losses(pred, target), which returns one loss "
+            "per example; add it (docs/extending.md)"
+        )
 
 
 def build_objective(config: Config) -> Objective:

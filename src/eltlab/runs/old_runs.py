@@ -13,6 +13,7 @@ from eltlab.common.errors import UserError
 # The average was warmed up by min(decay, (1 + s)/(10 + s)). Up to the step at which that reaches the decay
 # it is a power function with γ + 1 = 9, whose σ_rel this is.
 WARMING_UP = 0.0905
+SHORTEST = 1e-4  # ema.lengths are above 0; an old run may have kept no average (decay 0)
 LONGEST_WARMUP = 0.999  # optim.warmup is below 1; some runs ended before their warm-up did
 
 
@@ -32,7 +33,7 @@ def translate(plain: dict[str, Any]) -> dict[str, Any]:
     return plain | {
         "model": model | {"final_norm": False},
         "optim": optim | {"warmup": min(warmup, LONGEST_WARMUP)},
-        "ema": {"lengths": [round(length, 4)]},
+        "ema": {"lengths": [max(round(length, 4), SHORTEST)]},
     }
 
 

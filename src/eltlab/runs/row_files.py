@@ -34,8 +34,8 @@ MEASUREMENT = ("kind", "protocol", "loops", "loop_schedule", *SETTINGS, "images_
 
 # Rows are published: they record only the last component of these paths.
 PATHS = (
-    *("runs_dir", "out", "data.root", "metrics.weights", "metrics.images", "tokenizer.weights"),
-    *("objective.file", "supervision.file"),
+    *("runs_dir", "out", "data.root", "metrics.weights", "metrics.images", "metrics.statistics"),
+    *("tokenizer.weights", "objective.file", "supervision.file"),
 )
 
 

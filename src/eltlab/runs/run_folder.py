@@ -12,6 +12,7 @@ from eltlab.common.files import file_lock, write_atomic
 from eltlab.common.package_info import describe_code
 from eltlab.config.identity import identity
 from eltlab.config.keys import to_yaml
+from eltlab.config.rules import short_name
 from eltlab.config.schema import Config
 from eltlab.runs.checkpoints import read_checkpoint
 from eltlab.runs.compose_config import load_config
@@ -50,10 +51,16 @@ class Run:
 
     def refuse_old_start(self) -> None:
         """Raises UserError if an old version started this run and did not finish it: it cannot continue."""
-        for path in self.folder.parent.glob("*/config.yaml"):
+        new, folders = self.config, {self.folder.parent}
+        if str(new.name).startswith(short_name(new)):  # a default name, to which old versions added nothing
+            folders.add(Path(new.runs_dir).expanduser() / short_name(new))
+        for path in (path for folder in sorted(folders) for path in folder.glob("*/config.yaml")):
+            try:
+                old = Run.open(path.parent)
+            except UserError:  # nothing that this version can read, so not this run
+                continue
             if not is_old(OmegaConf.load(path)):
                 continue
-            old, new = Run.open(path.parent), self.config
             same = replace(
                 old.config,
                 model=replace(old.config.model, final_norm=new.model.final_norm),

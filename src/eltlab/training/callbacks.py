@@ -94,7 +94,8 @@ class MetricsWriter(StepCallback):
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.resources.close()
-        note = collapse_note(self.updates) if module.step == module.config.steps else None
+        config = module.config
+        note = collapse_note(self.updates, config.supervision) if module.step == config.steps else None
         if note is not None and ranks.is_main_process():
             print(f"warning: {note}", file=sys.stderr)
 

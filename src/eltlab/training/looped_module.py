@@ -15,7 +15,7 @@ from eltlab.common.package_info import SOURCE, code_version
 from eltlab.common.seeds import WHOLE_BATCH, BatchNoise, BatchSlice
 from eltlab.common.torch_device import device_name, peak_memory_bytes
 from eltlab.config.schema import Config
-from eltlab.generation.objective import build_objective
+from eltlab.generation.objective import build_objective, check_losses
 from eltlab.model.backbone import build_backbone
 from eltlab.training.ema import ema_copy, ema_decay, ema_update, exponent
 from eltlab.training.running_means import Meter
@@ -58,6 +58,7 @@ class LoopedModule(LightningModule):
         if config.trainer.compile:
             stack.compile_blocks()
         self.objective = build_objective(config)
+        check_losses(self.objective, config)
         self.supervision = build_supervision(config.supervision, config.loops, config.seed, config.steps)
         self.meter = Meter()
         self.start = self.step = 0  # steps done when this process started, and so far

@@ -43,3 +43,12 @@ def test_a_damaged_tokenizer_is_named(copied_set) -> None:
     path = copied_set / TOKENIZER
     path.write_bytes(path.read_bytes()[:-10])
     assert f"{path}: truncated" in fails(build_data, on(copied_set))
+
+
+def test_a_latent_is_the_same_sample_in_the_whole_split_and_in_a_part(latent_set) -> None:
+    whole = build_data(on(latent_set)).train
+    part = whole.part(torch.tensor([1, 5, 20, 35]))
+    assert torch.equal(part[[0, 2, 3]], whole[[1, 20, 35]])
+    inner = part.part(torch.tensor([1, 3]))
+    assert torch.equal(inner[[0, 1]], whole[[5, 35]])
+    assert torch.equal(inner.tensors["mean"].load(CPU), whole.tensors["mean"][torch.tensor([5, 35])])

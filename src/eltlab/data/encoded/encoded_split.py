@@ -71,6 +71,7 @@ class EncodedSplit:
         root, listed = manifest.root, manifest.shards[split]
         shards = [read_shard(root / shard.file, self.encoding, shard.images) for shard in listed]
         self.labels = torch.cat([shard[LABELS] for shard in shards]).long()
+        self.numbers = torch.arange(len(self.labels))  # of the examples, in the whole split
         self.tensors = {
             name: MappedRows([shard[name] for shard in shards], self.encoding.shard)
             for name in layout(self.encoding, 0)
@@ -103,17 +104,17 @@ class EncodedSplit:
         return {n: rows for n, rows in self.tensors.items() if flip or not n.endswith(FLIPPED)}
 
     def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
-        """Inputs of the objective. A latent is always the same sample of its posterior."""
+        """Inputs of the objective. A latent is always the same sample of its posterior, also in a part."""
         chosen = torch.as_tensor(indices)
-        noise = SampleNoise(fold("posterior"), chosen.tolist())
+        noise = SampleNoise(fold("posterior"), self.numbers[chosen].tolist())
         return to_inputs(select_rows(self.tensors, chosen, None), noise)
 
     def part(self, indices: Tensor) -> "EncodedSplit":
         """The examples at these ascending indices, as a part of the same set."""
         part = copy(self)
-        part.labels = self.labels[indices]
+        part.labels, part.numbers = self.labels[indices], self.numbers[indices]
         part.tensors = {
-            name: MappedRows(rows.parts, rows.per_file, indices) for name, rows in self.tensors.items()
+            name: MappedRows(rows.parts, rows.per_file, part.numbers) for name, rows in self.tensors.items()
         }
         return part
 
