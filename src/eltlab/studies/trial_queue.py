@@ -189,21 +189,35 @@ class TrialQueue:
         """
         with self.storage.exclusive():
             tuning = [trial for arm in arms for trial in arm.tuning]
-            for each in self.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main]):
+            new = self.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main])
+            if new or self._arms_changed(arms) or self._has_choices():  # refused before the study grows
+                self.check_code()
+            for each in new:
                 self._enqueue(each, tuning=budget_flops(each.config))
-            numbers = {name: t.number for t in reversed(self.trials()) for name in stored_identities([t])}
-            stored = [
-                {
-                    "arm": arm.name,
-                    "cell": arm.params,
-                    "tuning": [numbers[max(identities_of(t) & numbers.keys())] for t in arm.tuning],
-                }
-                for arm in arms
-            ]
             # Last: no worker chooses among the tuning trials of a fill that was killed.
-            if stored != self.optuna.user_attrs.get("arms"):
-                self.optuna.set_user_attr("arms", stored)
+            if self._arms_changed(arms):
+                self.optuna.set_user_attr("arms", self._arms_record(arms))
             self._enqueue_chosen()
+
+    def _arms_record(self, arms: list[TunedArm]) -> list[dict[str, Any]]:
+        """The arms as they are stored, with the numbers of their tuning trials, which all are stored."""
+        numbers = {name: t.number for t in reversed(self.trials()) for name in stored_identities([t])}
+        return [
+            {
+                "arm": arm.name,
+                "cell": arm.params,
+                "tuning": [numbers[max(identities_of(t) & numbers.keys())] for t in arm.tuning],
+            }
+            for arm in arms
+        ]
+
+    def _arms_changed(self, arms: list[TunedArm]) -> bool:
+        return self._arms_record(arms) != self.optuna.user_attrs.get("arms")
+
+    def _has_choices(self) -> bool:
+        """Whether there are trials of arms with a choice to enqueue."""
+        trials = self.trials()
+        return any(self._unstored_main(arm, trials) for arm in self.arms(trials))
 
     def arms(self, trials: list[FrozenTrial]) -> list[ArmState]:
         """The arms of a study with `tune`, in the order of the last fill."""
@@ -228,7 +242,7 @@ class TrialQueue:
             return
         arms = [arm for arm in self.arms(trials) if arm.choice is not None]
         record = {arm.name: arm.record(tune) for arm in arms}
-        if record != self.optuna.user_attrs.get("tuned", {}):
+        if record.keys() != self.optuna.user_attrs.get("tuned", {}).keys():
             self.optuna.set_user_attr("tuned", record)
         for arm in arms:
             for planned in self._unstored_main(arm, trials):
