@@ -15,6 +15,7 @@ from eltlab.studies import trial_queue
 from eltlab.studies.run_study import fill_queue
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.stored_state import stored_lines
 from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired, seconds_of
 from eltlab.studies.tuning import tuned_arms
@@ -225,6 +226,25 @@ def test_the_order_of_the_objectives_does_not_change(tmp_path):
         filled(opened(tmp_path, f"{GRID}objectives: {{{second}, {first}}}\n"))
     message = f"objectives was ['{first}', '{second}'] and is ['{second}', '{first}']"
     assert message in str(refused.value)
+
+
+def test_a_study_keeps_the_default_objective_that_it_was_started_with(tmp_path):
+    """An older version had another default; the loss of another objective cannot become comparable."""
+    old = f"{GRID}objectives: {{fd_classifier: minimize}}\n"
+    queue = filled(opened(tmp_path, old))
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    assert filled(opened(tmp_path)).study.file.objectives == {"fd_classifier": "minimize"}
+    assert stored_lines(opened(tmp_path), SweepKeys()) == ["trials: 5 done, 0 new"]
+    with pytest.raises(UserError, match="objectives was"):
+        filled(opened(tmp_path, f"{GRID}objectives: {{heldout_loss: minimize}}\n"))
+
+
+def test_a_study_by_loss_does_not_grow_by_other_losses(tmp_path):
+    filled(opened(tmp_path))
+    grown = GRID.replace("seeds", "  objective.label_smoothing: [0, 0.1]\nseeds")
+    with pytest.raises(UserError, match=r"objectives was .*heldout_loss.* and is .*kd_classifier"):
+        filled(opened(tmp_path, grown))
 
 
 def test_what_a_pruner_watches_does_not_change(tmp_path):

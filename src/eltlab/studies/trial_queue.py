@@ -85,6 +85,7 @@ class TrialQueue:
         if not create:
             with storage.refusals():
                 self.optuna = optuna.load_study(study_name=study.name, storage=storage.optuna)
+                study = self.study = study.with_objectives(stored_objectives(self.optuna))
                 refuse_changes(self.optuna, study, storage)
                 if "folder" in self.optuna.user_attrs:
                     check_folder(self.optuna, study, storage)
@@ -98,6 +99,7 @@ class TrialQueue:
                 pruner=make_pruner(study),
                 load_if_exists=True,
             )
+            study = self.study = study.with_objectives(stored_objectives(self.optuna))
             check_meaning(self.optuna, study, storage)
             check_folder(self.optuna, study, storage)
             store_code(self.optuna)
@@ -438,6 +440,10 @@ def check_meaning(record: optuna.Study, study: Study, storage: Storage) -> None:
             record.set_metric_names(list(study.file.objectives))
     if not meaning.keys() <= known.keys():  # "watch" is added when the study first has a pruner
         record.set_user_attr("meaning", {**meaning, **known})
+
+
+def stored_objectives(record: optuna.Study) -> list[str]:
+    return record.user_attrs.get("meaning", {}).get("objectives", [])
 
 
 def refuse_changes(
