@@ -8,7 +8,7 @@ from eltlab.studies.storage import find_storage
 from eltlab.studies.study import Study, grid_trials
 from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import TrialQueue, counted, identities_of, is_tuning, stored_identities
-from eltlab.studies.tuning import tuned_arms
+from eltlab.studies.tuning import tuned_arms, tuning_runs
 
 
 def stored_lines(study: Study, keys: SweepKeys) -> list[str]:
@@ -30,7 +30,7 @@ def describe_queue(queue: TrialQueue) -> list[str]:
     main = [trial for trial in trials if not is_tuning(trial)]
     if study.file.tune is not None:
         arms = tuned_arms(study)
-        tuning = [trial for arm in arms for trial in arm.tuning]
+        tuning = tuning_runs(arms)
         new = len(queue.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main]))
         stored = stored_identities(main)
         known = {(arm.name, t.seed) for arm in arms for t in arm.main if identities_of(t) & stored}

@@ -69,8 +69,11 @@ class PlannedTrial(NamedTuple):
     def key(self) -> str:
         """Equal for trials that are the same run, measured the same way, whatever its name and folders."""
         places: dict[str, Any] = dict.fromkeys(place_keys(self.config.data))
-        data = replace(self.config.data, **places)
-        return digest(replace(self.config, name="", runs_dir="", data=data))
+        same = replace(self.config, name="", runs_dir="", data=replace(self.config.data, **places))
+        if not same.evaluate:  # a tuning run, of which only the loss is measured
+            nothing: dict[str, Any] = dict.fromkeys(("sampler", "metrics"))
+            same = replace(same, **nothing, ema=replace(same.ema, length=None))
+        return digest(same)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from eltlab.studies.space import Params
 from eltlab.studies.storage import Storage, open_storage
 from eltlab.studies.study import PlannedTrial, Study, identifying_overrides
 from eltlab.studies.study_file import SweepKeys
-from eltlab.studies.tuning import ArmState, TunedArm, can_be_chosen, choose
+from eltlab.studies.tuning import ArmState, TunedArm, can_be_chosen, choose, tuning_runs
 
 # User attributes of each trial of a grid; "cell" holds its parameters. The storage has these names and
 # "lease", "error", "retry_of" and "forbidden": do not rename them.
@@ -190,7 +190,7 @@ class TrialQueue:
         Raises UserError as `fill` does.
         """
         with self.storage.exclusive():
-            tuning = [trial for arm in arms for trial in arm.tuning]
+            tuning = tuning_runs(arms)
             new = self.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main])
             if new or self._arms_changed(arms) or self._has_choices():  # refused before the study grows
                 self.check_code()
@@ -229,13 +229,17 @@ class TrialQueue:
             stored = self.optuna.user_attrs.get("arms", [])
         retries = {trial.user_attrs.get("retry_of"): trial for trial in trials}
 
-        def latest(number: int) -> FrozenTrial:
-            while number in retries:
-                number = retries[number].number
-            return trials[number]
+        def attempts(number: int) -> list[FrozenTrial]:
+            again = retries.get(number)
+            return [trials[number], *(attempts(again.number) if again else [])]
 
-        found = [(arm["arm"], arm["cell"], [latest(number) for number in arm["tuning"]]) for arm in stored]
-        return [ArmState(*each, choose(self.study.file.tune, each[2])) for each in found]
+        found = []
+        for arm in stored:
+            chains = [attempts(number) for number in arm["tuning"]]
+            latest = [chain[-1] for chain in chains]
+            choice = choose(self.study.file.tune, latest)
+            found.append(ArmState(arm["arm"], arm["cell"], latest, choice, [t for c in chains for t in c]))
+        return found
 
     def _enqueue_chosen(self) -> None:
         """Enqueues the trials of the arms whose tuning is finished. The caller holds the lock."""
@@ -396,7 +400,7 @@ def is_tuning(trial: FrozenTrial) -> bool:
 
 
 def seconds_of(trial: FrozenTrial) -> float:
-    """How long a finished trial was worked on: Optuna's duration includes the time that it lay."""
+    """How long a finished trial was worked on: Optuna's duration includes the time that it waited."""
     if (seconds := trial.user_attrs.get("seconds")) is not None:
         return seconds
     return 0.0 if trial.duration is None else trial.duration.total_seconds()  # an older version's trial
