@@ -2,15 +2,18 @@
 
 import errno
 import fcntl
+import sqlite3
 import sys
 import threading
 
 import pytest
+from sqlalchemy import create_engine
 from support.postgres import PASSWORD, QUOTED, USER
 from support.storages import Place, content, joined, run_trials, told
 from support.waiting import until
 
 from eltlab.common.errors import UserError
+from eltlab.studies import storage
 from eltlab.studies.storage import find_storage, open_storage
 
 OTHERS = """from pg_stat_activity
@@ -162,6 +165,33 @@ def test_a_storage_is_found_without_creating_it(kind, tmp_path, request):
     assert find_storage(url, place.folder, "another") is None
     found = find_storage(url, place.folder, "s")
     assert found is not None and found.optuna.get_all_studies()[0].study_name == "s"
+
+
+def test_no_tables_are_created_in_a_database_that_has_none(tmp_path):
+    file = tmp_path / "study.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("create table mine (x)")
+    before = file.read_bytes()
+    assert find_storage(f"sqlite:///{file}", tmp_path, "s") is None and file.read_bytes() == before
+    with pytest.raises(UserError, match="names no file"):
+        find_storage("sqlite:///:memory:", tmp_path, "s")
+
+
+def test_finding_waits_for_a_server_no_longer_than_opening(tmp_path, monkeypatch):
+    pytest.importorskip("psycopg")
+    made = []
+
+    def create(target, **options):
+        made.append(options["connect_args"])
+        return create_engine(target, **options)
+
+    monkeypatch.setattr(storage, "create_engine", create)
+    for call in (find_storage, open_storage):
+        for query in ("", "?connect_timeout=3"):
+            with pytest.raises(UserError):
+                call(f"postgresql://{USER}@127.0.0.1:1/db{query}", tmp_path, study="s")
+    without = {key: value for key, value in storage.CONNECTION.items() if key != "connect_timeout"}
+    assert made == [storage.CONNECTION, without] * 2
 
 
 def test_a_server_that_is_not_there(tmp_path):

@@ -6,6 +6,7 @@ from support.small_studies import GRID, TUNED, filled, opened, queue_of, written
 
 from eltlab import sweep
 from eltlab.common.errors import UserError
+from eltlab.studies import trial_queue
 from eltlab.studies.stored_state import stored_lines
 from eltlab.studies.study_file import SweepKeys
 
@@ -66,6 +67,28 @@ def test_the_plan_of_a_tuned_study_counts_its_tuning_runs(tmp_path):
         "tuning runs: 6 done, 3 new",
         "trials: 1 done, 3 running or waiting, 2 new",
     ]
+
+
+def test_an_arm_whose_runs_all_diverged_has_no_new_trials(tmp_path):
+    study = opened(tmp_path, TUNED)
+    queue = filled(study)
+    for loss in (None, None, None, 0.1, 0.2, 0.3):
+        queue.finish_tuning(queue.claim(), loss and {4: loss})
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    assert stored_lines(study, KEYS) == ["tuning runs: 6 done, 0 new", "trials: 2 done, 0 new"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_plan_refuses_what_would_run_under_other_code(tmp_path, monkeypatch, finished):
+    queue = filled(opened(tmp_path))
+    while finished and (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    monkeypatch.setattr(trial_queue, "SOURCE", "0123456789ab")
+    if finished:
+        assert stored_lines(opened(tmp_path), KEYS) == ["trials: 5 done, 0 new"]
+    with pytest.raises(UserError, match="restore that version to continue it"):
+        stored_lines(opened(tmp_path, changes={"seeds": [0, 1] if finished else [0]}), KEYS)
 
 
 def test_the_plan_of_a_search_counts_what_it_will_draw(tmp_path):

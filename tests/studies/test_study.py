@@ -144,6 +144,37 @@ def test_one_training_is_measured_at_each_value_of_a_key_that_only_measures(tmp_
     assert logs.count("finished before, at ") == 1
 
 
+SEARCH = "sampler: random\ntrials: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("space: {loops: [2, 4]}", [], "heldout_loss"),
+        ("space: {objective.label_dropout: [0, 0.1]}", [], "heldout_loss"),
+        ("space: {objective.label_smoothing: [0, 0.1]}", [], "kd_classifier"),
+        ("space: {objective: [masked, diffusion]}", [], "kd_classifier"),
+        ("space: {arm: {large: {data.patch: [2]}, small: {}}}", [], "kd_classifier"),
+        ("space: {data.codebook: [8, 16]}", ["metrics.extractor=inception"], "kid"),
+        (f"{SEARCH}space: {{loops: [2, 4]}}", [], "kd_classifier"),
+        (f"{SEARCH}space: {{loops: [2, 4]}}", ["metrics.extractor=inception"], "kid"),
+        (f"{SEARCH}space: {{loops: [2, 4]}}", ["data.tuning=true"], "heldout_loss"),
+        (f"{SEARCH}space: {{data.patch: [1, 2]}}", ["data.tuning=true"], "kd_classifier"),
+    ],
+)
+def test_the_held_out_loss_judges_trials_that_it_can_compare(tmp_path, text, overrides, expected):
+    """It must mean the same in all trials, and a search must not choose by the test split."""
+    study = opened(tmp_path, f"{text}\nseeds: [0]\n", overrides=overrides)
+    assert study.file.objectives == {expected: "minimize"}
+    explicit = f"{text}\nseeds: [0]\nobjectives: {{heldout_loss@2: minimize}}\n"
+    if expected == "heldout_loss":
+        opened(tmp_path, explicit, overrides=overrides)
+    else:
+        why = "changes what the held-out loss is" if "space: {loops" not in text else "data.tuning=true"
+        with pytest.raises(UserError, match=f"objectives.heldout_loss@2: .*{why}.*; or give {expected}"):
+            opened(tmp_path, explicit, overrides=overrides)
+
+
 def test_a_pruner_needs_validations(tmp_path):
     with pytest.raises(UserError, match=r"trainer\.validations=0; remove one of the two"):
         opened(tmp_path, GRID + "pruner: median\n", overrides=["trainer.validations=0"])
@@ -228,7 +259,7 @@ def test_values_are_those_of_the_rows(tmp_path):
         [row] = [
             r for r in read_rows(Run.of(run).rows) if r["kind"] == "eval" and r["loops"] == r["loops_train"]
         ]
-        assert trial.values == [row["fd_classifier"]] and not left_to_measure(Run.of(run))
+        assert trial.values == [row["heldout_loss"]] and not left_to_measure(Run.of(run))
 
 
 @pytest.mark.integration

@@ -80,6 +80,13 @@ def test_the_cost_of_tuning_is_planned(tmp_path):
     assert line.endswith("chooses among optim.lr 0.001, 0.002, 0.004")
 
 
+def test_arms_that_only_measure_differently_are_tuned_once(tmp_path):
+    axis = TUNED.replace("seeds", "  sampler.guidance: [1, 2]\nseeds", 1)
+    one, both = (opened(tmp_path, text) for text in (TUNED, axis))
+    [one, both] = ([line for line in plan_lines(study) if "tuning runs" in line] for study in (one, both))
+    assert one == both and one[0].startswith("6 tuning runs")
+
+
 def test_a_plan_creates_nothing(tmp_path, capsys):
     study = opened(tmp_path)
     sweep.main([str(tmp_path / "small.yaml"), f"runs_dir={tmp_path / 'runs'}", "plan=true"])

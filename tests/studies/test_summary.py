@@ -59,6 +59,24 @@ def test_a_line_per_arm_says_what_it_chose_among_what_and_what_that_cost(tmp_pat
         assert line.endswith("; optim.lr at the edge of the grid") == edge
 
 
+def test_a_tuning_run_that_arms_share_counts_once_and_one_that_was_retried_twice(tmp_path: Path) -> None:
+    text = TUNED.replace("seeds", "  sampler.guidance: [1, 2]\nseeds", 1).replace("ilsd, final", "final")
+    study = opened(tmp_path, text)
+    queue = filled(study)
+    assert len(queue.trials()) == 3
+    queue.fail(queue.claim(), "killed by signal 9")
+    queue.retry()
+    for _ in range(3):
+        queue.finish_tuning(queue.claim(), {4: 0.1})
+    head, _, *rows = tuning_lines(study, queue.arms(queue.trials()))
+    [cost] = {format_si(4 / 3 * sum(budget_flops(t.config) for t in arm.tuning)) for arm in tuned_arms(study)}
+    assert head.endswith(f"; 3 tuning runs, {cost} training FLOPs")
+    assert [row.split()[0] for row in rows] == ["final-guidance1", "final-guidance2"]
+    assert all(f" {cost} " in row for row in rows)
+    # In another order the trials are the same.
+    assert len(filled(opened(tmp_path, text.replace("[1, 2]", "[2, 1]"))).trials()) == 4 + 4
+
+
 def test_an_arm_without_a_choice_says_why(tmp_path: Path) -> None:
     study = opened(tmp_path, TUNED)
     queue = filled(study)

@@ -15,6 +15,7 @@ from eltlab.studies import trial_queue
 from eltlab.studies.run_study import fill_queue
 from eltlab.studies.storage import open_storage
 from eltlab.studies.study import grid_trials, load_study
+from eltlab.studies.stored_state import stored_lines
 from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired, seconds_of
 from eltlab.studies.tuning import tuned_arms
@@ -204,7 +205,7 @@ def test_a_queued_trial_that_the_file_no_longer_has_is_refused(tmp_path):
     [
         (
             "objectives: {accuracy: maximize}",
-            "objectives was ['fd_classifier: minimize'] and is ['accuracy: maximize']",
+            "objectives was ['heldout_loss: minimize'] and is ['accuracy: maximize']",
         ),
         ("matched: images", "matched was train_flops and is images"),
         ("sampler: random\ntrials: 3", "sampler was grid and is random"),
@@ -225,6 +226,25 @@ def test_the_order_of_the_objectives_does_not_change(tmp_path):
         filled(opened(tmp_path, f"{GRID}objectives: {{{second}, {first}}}\n"))
     message = f"objectives was ['{first}', '{second}'] and is ['{second}', '{first}']"
     assert message in str(refused.value)
+
+
+def test_a_study_keeps_the_default_objective_that_it_was_started_with(tmp_path):
+    """An older version had another default; the loss of another objective cannot become comparable."""
+    old = f"{GRID}objectives: {{fd_classifier: minimize}}\n"
+    queue = filled(opened(tmp_path, old))
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    assert filled(opened(tmp_path)).study.file.objectives == {"fd_classifier": "minimize"}
+    assert stored_lines(opened(tmp_path), SweepKeys()) == ["trials: 5 done, 0 new"]
+    with pytest.raises(UserError, match="objectives was"):
+        filled(opened(tmp_path, f"{GRID}objectives: {{heldout_loss: minimize}}\n"))
+
+
+def test_a_study_by_loss_does_not_grow_by_other_losses(tmp_path):
+    filled(opened(tmp_path))
+    grown = GRID.replace("seeds", "  objective.label_smoothing: [0, 0.1]\nseeds")
+    with pytest.raises(UserError, match=r"objectives was .*heldout_loss.* and is .*kd_classifier"):
+        filled(opened(tmp_path, grown))
 
 
 def test_what_a_pruner_watches_does_not_change(tmp_path):
@@ -283,6 +303,28 @@ def test_a_finished_study_is_shown_under_other_code_and_does_not_grow(tmp_path, 
     with pytest.raises(UserError, match="restore that version to continue it"):
         fill_queue(larger, SweepKeys(), 1)
     assert queue.left() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        (TUNED, {"seeds": [0, 1, 2]}),
+        (TUNED.replace("ilsd, final", "ilsd, final, deep"), None),
+        (TUNED.replace("ilsd, final", "final, ilsd"), None),
+    ],
+    ids=["a seed", "an arm", "another order"],
+)
+def test_a_finished_tuned_study_does_not_grow_under_other_code(tmp_path, monkeypatch, text, changes):
+    queue = filled(opened(tmp_path, TUNED))
+    tune(queue, {"ilsd": [0.3, 0.2, 0.3], "final": [0.5, 0.4, 0.3]})
+    while (claimed := queue.claim()) is not None:
+        queue.finish(claimed, [1.0])
+    edited(monkeypatch)
+    before = len(queue.trials()), queue.optuna.user_attrs
+    with pytest.raises(UserError, match="restore that version to continue it"):
+        fill_queue(opened(tmp_path, text, changes=changes), SweepKeys(), 1)
+    assert fill_queue(opened(tmp_path, TUNED), SweepKeys(), 1).left() == 0
+    assert (len(queue.trials()), queue.optuna.user_attrs) == before
 
 
 @pytest.mark.parametrize("finished", [0, 1])
@@ -350,7 +392,7 @@ def test_a_study_in_a_database_says_where_its_runs_are(tmp_path):
 
 
 def test_the_time_of_a_trial_is_the_time_that_it_was_worked_on(tmp_path, monkeypatch):
-    """Two workers work on it for 40 and 5 s; before, between and after, it lies for an hour."""
+    """Two workers work on it for 40 and 5 s; before, between and after, it waits for an hour."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, time=lambda: 1e9 + clock.now)
     monkeypatch.setattr(trial_queue, "time", clock)
     study = opened(tmp_path, "space:\n  loops: [2]\nseeds: [0]\n")

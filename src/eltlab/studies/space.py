@@ -24,6 +24,12 @@ from eltlab.common.errors import UserError, suggest
 Params = dict[str, Any]  # the parameters of a trial: a value for each key of the space
 LABEL = "arm"
 RANGE = {"low", "high", "log", "step"}
+# Keys of objective and data that leave the definition of the held-out loss as it is. The prediction does: the
+# loss of diffusion is the error of x, whatever the network predicts.
+SAME_LOSS = (
+    *("objective.label_dropout", "objective.prediction"),
+    *("data.workers", "data.in_memory", "data.flip"),
+)
 
 
 def is_range(values: Any) -> bool:
@@ -42,6 +48,12 @@ def spaces_in(space: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def keys_of(space: Mapping[str, Any]) -> list[str]:
     """Every key that parameters may have, including conditional ones."""
     return list(dict.fromkeys(key for inner in spaces_in(space) for key in inner))
+
+
+def changes_loss(key: str) -> bool:
+    """Whether runs that differ in a key of fit have held-out losses that cannot be compared, because their
+    objectives or the examples that they are measured on differ."""
+    return key.partition(".")[0] in ("experiment", "objective", "data") and key not in SAME_LOSS
 
 
 def values_of(space: Mapping[str, Any], key: str) -> list[Any]:

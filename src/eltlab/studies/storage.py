@@ -134,12 +134,18 @@ def _exists(url: str | None, folder: Path) -> bool:
     """Whether the journal, the file of SQLite, or the tables in PostgreSQL exist."""
     if not url:
         return (folder / "journal.log").is_file()
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///").partition("?")[0]).is_file()
-    if not url.startswith(("postgresql://", "postgresql+psycopg://")):
+    if url.startswith("sqlite://"):
+        if not _sqlite_file(url).is_file():
+            return False
+        target, options = make_url(url), {}
+    elif url.startswith(("postgresql://", "postgresql+psycopg://")):
+        target = _parse(url)
+        options = _connect_args(target)
+    else:
         return True  # open_storage says what is wrong with it
     with _database_errors(url):
-        return inspect(create_engine(_parse(url), poolclass=NullPool)).has_table("studies")
+        engine = create_engine(target, poolclass=NullPool, connect_args=options)
+        return inspect(engine).has_table("version_info")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -163,15 +169,21 @@ def _open_journal(folder: Path) -> Storage:
 
 
 def _open_sqlite(url: str) -> Storage:
-    file = url.removeprefix("sqlite:///").partition("?")[0]
-    if file.startswith(("sqlite:", "file:", ":memory:")) or not file:
-        raise UserError(f"storage={mask_password(url)} names no file; write sqlite:///path")
-    with _file_errors(Path(file)):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    file = _sqlite_file(url)
+    with _file_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     errors = partial(_database_errors, url, fix="check the path and its permissions")
     with errors():
         storage = _open_tables(url, url)
     return Storage(storage, mask_password(url), partial(file_lock, Path(f"{file}.lock")), errors)
+
+
+def _sqlite_file(url: str) -> Path:
+    """The file of SQLite's URL. Raises UserError."""
+    file = url.removeprefix("sqlite:///").partition("?")[0]
+    if file.startswith(("sqlite:", "file:", ":memory:")) or not file:
+        raise UserError(f"storage={mask_password(url)} names no file; write sqlite:///path")
+    return Path(file)
 
 
 @contextmanager
@@ -193,7 +205,7 @@ def _file_errors(path: Path) -> Iterator[None]:
 
 def _open_postgres(url: str, study: str) -> Storage:
     target = _parse(url)
-    options = {key: value for key, value in CONNECTION.items() if key not in target.query}
+    options = _connect_args(target)
     with _database_errors(url):
         locks = create_engine(target, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options)
         # Workers that start together on an empty database would each create the tables.
@@ -206,6 +218,10 @@ def _open_postgres(url: str, study: str) -> Storage:
             )
     lock = partial(_advisory_lock, locks, f"study {study}", url)
     return Storage(storage, mask_password(url), lock, partial(_database_errors, url))
+
+
+def _connect_args(target: URL) -> dict[str, Any]:
+    return {key: value for key, value in CONNECTION.items() if key not in target.query}
 
 
 def _parse(url: str) -> URL:

@@ -8,7 +8,7 @@ from eltlab.studies.storage import find_storage
 from eltlab.studies.study import Study, grid_trials
 from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import TrialQueue, counted, identities_of, is_tuning, stored_identities
-from eltlab.studies.tuning import tuned_arms
+from eltlab.studies.tuning import tuned_arms, tuning_runs
 
 
 def stored_lines(study: Study, keys: SweepKeys) -> list[str]:
@@ -26,22 +26,26 @@ def stored_lines(study: Study, keys: SweepKeys) -> list[str]:
 
 
 def describe_queue(queue: TrialQueue) -> list[str]:
+    """One line per kind of trial. Raises UserError if some are to run and started under other code."""
     study, trials = queue.study, counted(queue.trials())
     main = [trial for trial in trials if not is_tuning(trial)]
     if study.file.tune is not None:
         arms = tuned_arms(study)
-        tuning = [trial for arm in arms for trial in arm.tuning]
+        tuning = tuning_runs(arms)
         new = len(queue.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main]))
         stored = stored_identities(main)
         known = {(arm.name, t.seed) for arm in arms for t in arm.main if identities_of(t) & stored}
-        return [
-            count_trials("tuning runs", filter(is_tuning, trials), new),
-            count_trials("trials", main, len(arms) * len(study.file.seeds) - len(known)),
-        ]
-    if study.file.trials is not None:
-        return [count_trials("trials", main, max(study.file.trials - len(trials), 0))]
-    planned = grid_trials(study)
-    return [count_trials("trials", main, len(queue.unstored(planned, planned)))]
+        diverged = {arm.name for arm in queue.arms(queue.trials()) if arm.choice and not arm.choice.chosen}
+        to_come = sum(arm.name not in diverged for arm in arms) * len(study.file.seeds) - len(known)
+        counts = [("tuning runs", [*filter(is_tuning, trials)], new), ("trials", main, to_come)]
+    elif study.file.trials is not None:
+        counts = [("trials", main, max(study.file.trials - len(trials), 0))]
+    else:
+        planned = grid_trials(study)
+        counts = [("trials", main, len(queue.unstored(planned, planned)))]
+    if any(new for *_, new in counts) or any(not trial.state.is_finished() for trial in trials):
+        queue.check_code()
+    return [count_trials(*each) for each in counts]
 
 
 def count_trials(what: str, stored: Iterable[FrozenTrial], new: int) -> str:

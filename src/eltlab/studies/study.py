@@ -27,6 +27,7 @@ from eltlab.studies.space import (
     LABEL,
     Dice,
     Params,
+    changes_loss,
     draw,
     fixed_keys,
     grid,
@@ -37,14 +38,15 @@ from eltlab.studies.space import (
 )
 from eltlab.studies.study_file import SET_BY_STUDY, StudyFile, read_study, split_metric, study_path
 
-# The measured columns of rows, by metrics.extractor. The first one is a study's default objective: it depends
-# on neither the number of samples nor their noise.
+# The measured columns of rows, by metrics.extractor.
 CLASSIFIER = ("kd_classifier", "fd_classifier", "fd_classifier_inf", "memorised", "accuracy")
 METRICS = {
     "classifier": ("heldout_loss", *CLASSIFIER),
     "i3d": ("heldout_loss", "fvd", "fvd_inf", *CLASSIFIER),
     "inception": ("heldout_loss", "fid", "fid_inf", "kid", "precision", "recall", "memorised", "isc"),
 }
+# The distances that do not depend on the number of samples: default objectives if the held-out loss cannot be.
+DISTANCES = {"classifier": "kd_classifier", "i3d": "fvd_inf", "inception": "kid"}
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow
 ALLOWED = 20  # at least this many of them must be allowed; then a sampler finds some (trial_queue.MOST_DRAWS)
@@ -67,8 +69,11 @@ class PlannedTrial(NamedTuple):
     def key(self) -> str:
         """Equal for trials that are the same run, measured the same way, whatever its name and folders."""
         places: dict[str, Any] = dict.fromkeys(place_keys(self.config.data))
-        data = replace(self.config.data, **places)
-        return digest(replace(self.config, name="", runs_dir="", data=data))
+        same = replace(self.config, name="", runs_dir="", data=replace(self.config.data, **places))
+        if not same.evaluate:  # a tuning run, of which only the loss is measured
+            nothing: dict[str, Any] = dict.fromkeys(("sampler", "metrics"))
+            same = replace(same, **nothing, ema=replace(same.ema, length=None))
+        return digest(same)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Study:
     runs_dir: str
     base: Config  # without the parameters of a trial
     budget: float | None  # training FLOPs of every trial; None: matched on images
+    default_objectives: bool = False  # whether the file gives none
 
     @property
     def folder(self) -> Path:
@@ -89,6 +95,17 @@ class Study:
         """Whether the constraints allow these parameters."""
         known = flatten(self.base) | params
         return all(holds(rule, known) for rule in self.file.where)
+
+    def with_objectives(self, stored: list[str]) -> "Study":
+        """This study with the objectives that it was started with, "METRIC: DIRECTION", if its file gives
+        none: a different version may have a different default."""
+        objectives = dict(text.split(": ") for text in stored)
+        by_loss = "heldout_loss" in {split_metric(metric)[0] for metric in objectives}
+        if not (objectives and self.default_objectives) or (
+            by_loss and why_not_by_loss(self.file, self.base)
+        ):
+            return self
+        return replace(self, file=replace(self.file, objectives=objectives))
 
     @property
     def tuned_keys(self) -> dict[str, list[Any]]:
@@ -220,8 +237,9 @@ def load_study(
     check_overrides(overrides, file, path)
     file = replace(file, base=[*file.base, *overrides])
     base = compose_parsed(parse_overrides(file.base))
-    if not file.objectives:
-        file = replace(file, objectives={METRICS[str(base.metrics.extractor)][0]: "minimize"})
+    default = not file.objectives
+    if default:
+        file = replace(file, objectives={default_objective(file, base): "minimize"})
     if file.tune is not None and (base.data.tuning or "data.tuning" in keys_of(file.space)):
         raise UserError(f"{path}: data.tuning: tune sets it; remove it")
     check_objectives(file, base, path)
@@ -229,7 +247,7 @@ def load_study(
     identifying = identifying_overrides(overrides, base)
     parts = [path.stem, preset, digest(sorted(identifying))[:6] if identifying else None]
     budget = budget_flops(twin(base)) if file.matched == "train_flops" else None
-    study = Study("-".join(filter(None, parts)), file, runs_dir, base, budget)
+    study = Study("-".join(filter(None, parts)), file, runs_dir, base, budget, default)
     if file.sampler != "grid":
         check_draws(study, path)
     return study
@@ -258,12 +276,32 @@ def identifying_overrides(overrides: list[str], base: Config) -> list[str]:
     return kept
 
 
+def default_objective(file: StudyFile, base: Config) -> str:
+    """The held-out loss, which depends on neither the number of samples nor their noise; or a distance."""
+    return DISTANCES[str(base.metrics.extractor)] if why_not_by_loss(file, base) else "heldout_loss"
+
+
+def why_not_by_loss(file: StudyFile, base: Config) -> str | None:
+    """Why heldout_loss cannot judge the trials of a study; None: it can."""
+    if changing := [key for key in keys_of(file.space) if changes_loss(key)]:
+        return f"space.{changing[0]} changes what the held-out loss is, so trials cannot be compared by it"
+    if file.sampler != "grid" and not base.data.tuning:
+        return (
+            f"sampler={file.sampler} would choose by the test split, which is for reports; add "
+            "data.tuning=true to base, which holds out a tenth of the training split"
+        )
+    return None
+
+
 def check_objectives(file: StudyFile, base: Config, path: Path) -> None:
     """Raises UserError if the rows of a trial will not have a column for an objective."""
     extractor = str(base.metrics.extractor)
     known = [*METRICS[extractor], *TIMES, *bill(base, "cpu", "32-true")]
     for objective in file.objectives:
         metric = split_metric(objective)[0]
+        if metric == "heldout_loss" and (why := why_not_by_loss(file, base)):
+            instead = DISTANCES[extractor]
+            raise UserError(f"{path}: objectives.{objective}: {why}; or give {instead}")
         if metric in known:
             continue
         others = [key for key, names in METRICS.items() if metric in names]

@@ -14,7 +14,7 @@ from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package_info import package_folder
 from eltlab.config.identity import defines
 from eltlab.config.keys import check_keys, key
-from eltlab.studies.space import LABEL, check_space, keys_in, keys_of
+from eltlab.studies.space import LABEL, changes_loss, check_space, keys_in, keys_of
 
 DIRECTIONS = ("minimize", "maximize")
 WATCHED = ("loss", "gap")  # columns of validation.csv
@@ -207,6 +207,11 @@ def check_tune(file: StudyFile, tune: Tune, path: Path) -> None:
         if not defines(name):
             raise UserError(
                 f"{here}.keys.{name} does not affect training, so a held-out loss cannot choose it; remove it"
+            )
+        if changes_loss(name):
+            raise UserError(
+                f"{here}.keys.{name} changes what the held-out loss is, so the losses of its candidates cannot "
+                "be compared; move it into space"
             )
         if name in keys_of(file.space):
             raise UserError(f"{here}.keys.{name}: the space sets it too; remove one of the two")

@@ -44,19 +44,19 @@ def plan_lines(study: Study) -> list[str]:
         head,
         *format_table([HEADERS, *rows]),
         f"{len(planned)} trials (seeds {study.file.seeds}), {format_si(total)} training FLOPs{time}",
-        *tuning_lines(study, total),
+        *tuning_cost(study, total),
         *rate_lines(study.base, machine),
     ]
 
 
-def tuning_lines(study: Study, main: float) -> list[str]:
+def tuning_cost(study: Study, main: float) -> list[str]:
     """What choosing the values of each arm costs. main: training FLOPs of the study's trials."""
     tune = study.file.tune
     if tune is None:
         return []
-    from eltlab.studies.tuning import tuned_arms  # imports Optuna
+    from eltlab.studies.tuning import tuned_arms, tuning_runs  # imports Optuna
 
-    runs = [trial for arm in tuned_arms(study) for trial in arm.tuning]
+    runs = tuning_runs(tuned_arms(study))
     flops = sum(budget_flops(trial.config) for trial in runs)
     candidates = "; ".join(f"{key} {describe_values(values)}" for key, values in tune.keys.items())
     return [

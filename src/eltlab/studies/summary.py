@@ -11,7 +11,7 @@ from eltlab.runs import result_table
 from eltlab.studies.study import Study
 from eltlab.studies.study_file import split_metric
 from eltlab.studies.trial_queue import TrialQueue, failed, failure_reason
-from eltlab.studies.tuning import ArmState, can_be_chosen, describe_tuning, describe_values
+from eltlab.studies.tuning import ArmState, can_be_chosen, describe_params, describe_tuning, tuning_flops
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,11 +45,12 @@ def tuning_lines(study: Study, arms: list[ArmState]) -> list[str]:
             rows.append([arm.name, why, format_si(arm.flops), ""])
             continue
         best, edges = arm.choice.chosen, arm.choice.at_edge(tune)
-        chosen = "none: all diverged" if best is None else describe_values(best.params)
+        chosen = "none: all diverged" if best is None else describe_params(best.params)
         edge = f"; {', '.join(edges)} at the edge of the grid" if edges else ""
         rows.append([arm.name, chosen, format_si(arm.flops), arm.choice.text + edge])
-    runs, flops = sum(len(arm.trials) for arm in arms), sum(arm.flops for arm in arms)
-    what = f"chosen by {describe_tuning(tune)}; {runs} tuning runs, {format_si(flops)} training FLOPs"
+    runs = len({trial.number for arm in arms for trial in arm.trials})  # arms may share them
+    cost = f"{runs} tuning runs, {format_si(tuning_flops(arms))} training FLOPs"
+    what = f"chosen by {describe_tuning(tune)}; {cost}"
     return [what, *format_table(rows)]
 
 

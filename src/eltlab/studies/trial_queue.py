@@ -28,7 +28,7 @@ from eltlab.studies.space import Params
 from eltlab.studies.storage import Storage, open_storage
 from eltlab.studies.study import PlannedTrial, Study, identifying_overrides
 from eltlab.studies.study_file import SweepKeys
-from eltlab.studies.tuning import ArmState, TunedArm, can_be_chosen, choose
+from eltlab.studies.tuning import ArmState, TunedArm, can_be_chosen, choose, tuning_runs
 
 # User attributes of each trial of a grid; "cell" holds its parameters. The storage has these names and
 # "lease", "error", "retry_of" and "forbidden": do not rename them.
@@ -85,6 +85,7 @@ class TrialQueue:
         if not create:
             with storage.refusals():
                 self.optuna = optuna.load_study(study_name=study.name, storage=storage.optuna)
+                study = self.study = study.with_objectives(stored_objectives(self.optuna))
                 refuse_changes(self.optuna, study, storage)
                 if "folder" in self.optuna.user_attrs:
                     check_folder(self.optuna, study, storage)
@@ -98,6 +99,7 @@ class TrialQueue:
                 pruner=make_pruner(study),
                 load_if_exists=True,
             )
+            study = self.study = study.with_objectives(stored_objectives(self.optuna))
             check_meaning(self.optuna, study, storage)
             check_folder(self.optuna, study, storage)
             store_code(self.optuna)
@@ -188,22 +190,36 @@ class TrialQueue:
         Raises UserError as `fill` does.
         """
         with self.storage.exclusive():
-            tuning = [trial for arm in arms for trial in arm.tuning]
-            for each in self.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main]):
+            tuning = tuning_runs(arms)
+            new = self.unstored(tuning, tuning + [trial for arm in arms for trial in arm.main])
+            if new or self._arms_changed(arms) or self._has_choices():  # refused before the study grows
+                self.check_code()
+            for each in new:
                 self._enqueue(each, tuning=budget_flops(each.config))
-            numbers = {name: t.number for t in reversed(self.trials()) for name in stored_identities([t])}
-            stored = [
-                {
-                    "arm": arm.name,
-                    "cell": arm.params,
-                    "tuning": [numbers[max(identities_of(t) & numbers.keys())] for t in arm.tuning],
-                }
-                for arm in arms
-            ]
             # Last: no worker chooses among the tuning trials of a fill that was killed.
-            if stored != self.optuna.user_attrs.get("arms"):
-                self.optuna.set_user_attr("arms", stored)
+            if self._arms_changed(arms):
+                self.optuna.set_user_attr("arms", self._arms_record(arms))
             self._enqueue_chosen()
+
+    def _arms_record(self, arms: list[TunedArm]) -> list[dict[str, Any]]:
+        """The arms as they are stored, with the numbers of their tuning trials, which all are stored."""
+        numbers = {name: t.number for t in reversed(self.trials()) for name in stored_identities([t])}
+        return [
+            {
+                "arm": arm.name,
+                "cell": arm.params,
+                "tuning": [numbers[max(identities_of(t) & numbers.keys())] for t in arm.tuning],
+            }
+            for arm in arms
+        ]
+
+    def _arms_changed(self, arms: list[TunedArm]) -> bool:
+        return self._arms_record(arms) != self.optuna.user_attrs.get("arms")
+
+    def _has_choices(self) -> bool:
+        """Whether there are trials of arms with a choice to enqueue."""
+        trials = self.trials()
+        return any(self._unstored_main(arm, trials) for arm in self.arms(trials))
 
     def arms(self, trials: list[FrozenTrial]) -> list[ArmState]:
         """The arms of a study with `tune`, in the order of the last fill."""
@@ -213,13 +229,17 @@ class TrialQueue:
             stored = self.optuna.user_attrs.get("arms", [])
         retries = {trial.user_attrs.get("retry_of"): trial for trial in trials}
 
-        def latest(number: int) -> FrozenTrial:
-            while number in retries:
-                number = retries[number].number
-            return trials[number]
+        def attempts(number: int) -> list[FrozenTrial]:
+            again = retries.get(number)
+            return [trials[number], *(attempts(again.number) if again else [])]
 
-        found = [(arm["arm"], arm["cell"], [latest(number) for number in arm["tuning"]]) for arm in stored]
-        return [ArmState(*each, choose(self.study.file.tune, each[2])) for each in found]
+        found = []
+        for arm in stored:
+            chains = [attempts(number) for number in arm["tuning"]]
+            latest = [chain[-1] for chain in chains]
+            choice = choose(self.study.file.tune, latest)
+            found.append(ArmState(arm["arm"], arm["cell"], latest, choice, [t for c in chains for t in c]))
+        return found
 
     def _enqueue_chosen(self) -> None:
         """Enqueues the trials of the arms whose tuning is finished. The caller holds the lock."""
@@ -228,7 +248,7 @@ class TrialQueue:
             return
         arms = [arm for arm in self.arms(trials) if arm.choice is not None]
         record = {arm.name: arm.record(tune) for arm in arms}
-        if record != self.optuna.user_attrs.get("tuned", {}):
+        if record.keys() != self.optuna.user_attrs.get("tuned", {}).keys():
             self.optuna.set_user_attr("tuned", record)
         for arm in arms:
             for planned in self._unstored_main(arm, trials):
@@ -380,7 +400,7 @@ def is_tuning(trial: FrozenTrial) -> bool:
 
 
 def seconds_of(trial: FrozenTrial) -> float:
-    """How long a finished trial was worked on: Optuna's duration includes the time that it lay."""
+    """How long a finished trial was worked on: Optuna's duration includes the time that it waited."""
     if (seconds := trial.user_attrs.get("seconds")) is not None:
         return seconds
     return 0.0 if trial.duration is None else trial.duration.total_seconds()  # an older version's trial
@@ -424,6 +444,10 @@ def check_meaning(record: optuna.Study, study: Study, storage: Storage) -> None:
             record.set_metric_names(list(study.file.objectives))
     if not meaning.keys() <= known.keys():  # "watch" is added when the study first has a pruner
         record.set_user_attr("meaning", {**meaning, **known})
+
+
+def stored_objectives(record: optuna.Study) -> list[str]:
+    return record.user_attrs.get("meaning", {}).get("objectives", [])
 
 
 def refuse_changes(

@@ -33,19 +33,26 @@ def tuned_arms(study: Study) -> list[TunedArm]:
     tune = study.file.tune
     assert tune is not None
     first = study.file.seeds[0]
-    arms = []
+    arms: list[TunedArm] = []
+    runs: dict[str, PlannedTrial] = {}  # arms that only measure differently share their tuning trials
     for params, _, untuned in [trial for trial in grid_trials(study) if trial.seed == first]:
         combinations = [params | chosen for chosen in grid(tune.keys)]
         configs = [study.config(each, first) for each in combinations]
-
-        def planned(configs: list[Config], seeds: list[int], each: list[Params] = combinations) -> Any:
-            pairs = zip(each, configs, strict=True)
-            return [PlannedTrial(p, seed, replace(c, seed=seed)) for p, c in pairs for seed in seeds]
-
-        tuning = planned([tuning_config(config, tune) for config in configs], tune.seeds)
-        main = planned(configs, study.file.seeds)
+        tuning = with_seeds(combinations, [tuning_config(config, tune) for config in configs], tune.seeds)
+        tuning = [runs.setdefault(trial.key, trial) for trial in tuning]
+        main = with_seeds(combinations, configs, study.file.seeds)
         arms.append(TunedArm(study.arm(params, untuned), params, tuning, main))
     return arms
+
+
+def with_seeds(params: list[Params], configs: list[Config], seeds: list[int]) -> list[PlannedTrial]:
+    pairs = zip(params, configs, strict=True)
+    return [PlannedTrial(p, seed, replace(config, seed=seed)) for p, config in pairs for seed in seeds]
+
+
+def tuning_runs(arms: list[TunedArm]) -> list[PlannedTrial]:
+    """The tuning trials of all arms, each once."""
+    return list({id(trial): trial for arm in arms for trial in arm.tuning}.values())
 
 
 def tuning_config(config: Config, tune: Tune) -> Config:
@@ -102,12 +109,12 @@ class Choice:
     def text(self) -> str:
         """Every candidate with its loss."""
         return ", ".join(
-            f"{describe_values(each.params)}: {'diverged' if each.loss is None else f'{each.loss:.5g}'}"
+            f"{describe_params(each.params)}: {'diverged' if each.loss is None else f'{each.loss:.5g}'}"
             for each in self.candidates
         )
 
 
-def describe_values(params: Params) -> str:
+def describe_params(params: Params) -> str:
     return " ".join(f"{key}={value}" for key, value in params.items())
 
 
@@ -142,6 +149,7 @@ class ArmState(NamedTuple):
     params: Params  # without the tuned keys
     trials: list[FrozenTrial]  # its tuning trials, or their retries
     choice: Choice | None  # None: some have not finished, or have failed
+    attempts: list[FrozenTrial]  # its tuning trials, and their retries
 
     @property
     def params_chosen(self) -> Params | None:
@@ -151,8 +159,8 @@ class ArmState(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Training FLOPs of its tuning trials."""
-        return sum(trial.user_attrs["tuning"] for trial in self.trials)
+        """Training FLOPs of its tuning trials. One that failed counts in full."""
+        return tuning_flops([self])
 
     def record(self, tune: Tune) -> dict[str, Any]:
         """What was chosen, among what and on what, for the storage and the rows."""
@@ -164,6 +172,12 @@ class ArmState(NamedTuple):
             "losses": [[each.params, each.loss] for each in self.choice.candidates],
             "at_edge": self.choice.at_edge(tune),
         }
+
+
+def tuning_flops(arms: list[ArmState]) -> float:
+    """Training FLOPs of the tuning trials of all arms, with those that were retried, each trial once."""
+    attempts = {trial.number: trial for arm in arms for trial in arm.attempts}
+    return sum(trial.user_attrs["tuning"] for trial in attempts.values())
 
 
 def choose(tune: Tune, trials: list[FrozenTrial]) -> Choice | None:
