@@ -28,8 +28,17 @@ def measured(table: "DataFrame", metrics: tuple[str, ...] = QUALITY) -> list[str
 
 
 def choose_metric(table: "DataFrame", requested: str | None = None) -> str:
-    """The requested metric, or the first of QUALITY that the rows have. Raises UserError if there is none."""
+    """The requested metric, or the first of QUALITY that the rows have.
+
+    Raises UserError if there is none, or if the rows measure different losses and none but the held-out loss
+    is requested or known.
+    """
     known = measured(table)
+    mixed = why_no_loss(table) if HELD_OUT in known and requested in (None, HELD_OUT) else None
+    others = [name for name in known if name != HELD_OUT]
+    if mixed is not None and (requested == HELD_OUT or not others):
+        fix = f"choose metric={others[0]}" if others else "measure samples with metrics.samples=N"
+        raise UserError(f"metric={HELD_OUT}: {mixed}; {fix}, or name the rows to compare")
     if requested is not None and requested not in known:
         raise UserError(
             f"metric={requested}: no such metric in the rows; they have {', '.join(known) or 'none'}"
@@ -39,7 +48,29 @@ def choose_metric(table: "DataFrame", requested: str | None = None) -> str:
             f"the rows have none of {', '.join(QUALITY)}: evaluate the runs first with python -m "
             "eltlab.evaluate run=DIR"
         )
-    return requested or known[0]
+    return requested or (known if mixed is None else others)[0]
+
+
+def why_no_loss(table: "DataFrame") -> str | None:
+    """One line that says why held-out losses of the rows cannot be compared; None if they can.
+
+    Only those of one `heldout_protocol` can. Rows without one are of an older version and count as a group.
+    """
+    rows = table[table[HELD_OUT].notna()]
+    if "heldout_protocol" not in rows:
+        return None
+    losses = rows["heldout_protocol"].astype(object).fillna("unknown")
+    if losses.nunique() < 2:
+        return None
+    places = ("cfg.objective.", "cfg.data.", "cfg.trainer.precision")
+    found = {key: rows[key].map(str) for key in rows if key.startswith(places)}
+    keys = [
+        key.removeprefix("cfg.")
+        for key, values in found.items()
+        if values.nunique() > 1 and values.groupby(losses).nunique().max() == 1
+    ]
+    differ = ", ".join(keys) or f"heldout_protocol {', '.join(losses.unique())}"
+    return f"the rows measure {losses.nunique()} different losses ({differ})"
 
 
 def why_no_ratio(table: "DataFrame", metric: str) -> str | None:

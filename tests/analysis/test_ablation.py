@@ -253,3 +253,10 @@ def test_the_figure_shows_ratios_with_intervals() -> None:
     line = ablation.paired_differences(table(switched())).iloc[0]
     assert list(axes.lines[0].get_xdata()) == [line["ratio_low"], line["ratio_high"]]
     assert any(text.get_text().startswith("p = ") for text in axes.texts)
+
+
+def test_levels_of_different_losses_have_no_ratio() -> None:
+    keys = ("mse", "l1")
+    rows = [row(loss, 4, 1.0, heldout_protocol=loss, **{"cfg.objective.weight": loss}) for loss in keys]
+    with pytest.raises(UserError, match=r"measure 2 different losses \(objective.weight\)"):
+        ablation.paired_differences(table(rows), "objective.weight", "mse")

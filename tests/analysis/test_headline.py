@@ -95,3 +95,13 @@ def test_old_rows_still_print_their_distance() -> None:
     done = run("headline", "anytime_diffusion")
     assert done.returncode == 0 and "40.29 ± 8.96" in done.stdout
     assert "÷ twin  " not in done.stdout and "fd_classifier of 1000 samples is biased" in done.stdout
+
+
+def test_a_twin_whose_tuned_key_changes_the_loss_gives_no_ratio_of_losses() -> None:
+    def tuned(weight: float) -> dict[str, Any]:
+        text = f'{{"objective.weight": {weight}}}'
+        return {"heldout_protocol": str(weight), "tuned": text, "cfg.objective.weight": weight}
+
+    rows = table([*arm("e", {4: 3.0}, **tuned(1.0)), *unique("t", 8, 2.0, **tuned(2.0))])
+    with pytest.raises(UserError, match=r"measure 2 different losses \(objective.weight\)"):
+        headline.headline(rows)
