@@ -24,6 +24,7 @@ from eltlab.analysis.metrics import choose_metric, why_no_ratio
 from eltlab.analysis.paired import half_interval, is_above_zero, ratio_intervals, t_test
 from eltlab.analysis.points import caption, name_arms, nearly_equal
 from eltlab.analysis.text_values import UNSET, as_text
+from eltlab.analysis.tuned_values import tuned_keys
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_si
 
@@ -34,7 +35,7 @@ SHOWN = 40  # levels that a figure has room for
 # Keys that follow from other keys or do not describe the model.
 DERIVED_KEYS = (
     *("seed", "name", "study", "trial", "runs_dir", "evaluate", "evaluate_loops", "unique_layers"),
-    *("budget.images", "budget.train_flops", "budget.match"),
+    *("budget.images", "budget.train_flops", "budget.match", "tuned", "tuned_on"),
 )
 
 
@@ -165,10 +166,9 @@ def other_keys(rows: pd.DataFrame, factor: str) -> list[str]:
 
 
 def varying_keys(rows: pd.DataFrame) -> list[str]:
-    """The columns cfg.KEY that differ among rows and do not follow from other keys."""
-    keys = [
-        name for name in rows if name.startswith("cfg.") and name.removeprefix("cfg.") not in DERIVED_KEYS
-    ]
+    """The columns cfg.KEY that differ among rows, do not follow from other keys and were not tuned."""
+    left_out = {*DERIVED_KEYS, *tuned_keys(rows)}
+    keys = [name for name in rows if name.startswith("cfg.") and name.removeprefix("cfg.") not in left_out]
     return [key for key in keys if as_text(rows[key]).nunique() > 1]
 
 

@@ -260,3 +260,23 @@ def test_levels_of_different_losses_have_no_ratio() -> None:
     rows = [row(loss, 4, 1.0, heldout_protocol=loss, **{"cfg.objective.weight": loss}) for loss in keys]
     with pytest.raises(UserError, match=r"measure 2 different losses \(objective.weight\)"):
         ablation.paired_differences(table(rows), "objective.weight", "mse")
+
+
+def tuned_study() -> list[dict]:
+    """Two supervisions by two widths; each arm has its own learning rate, and says so."""
+    return [
+        row(f"{name}-w{width}", 4, value * width, seed=seed, supervision=name, width=width,
+            tuned=f'{{"optim.lr": {rate}}}',
+            **{"cfg.supervision.name": name, "cfg.model.width": width, "cfg.optim.lr": rate,
+               "cfg.tuned": f'{{"optim.lr": {rate}}}', "cfg.tuned_on": f"{name} {width}"})
+        for name, value in (("final", 1.0), ("ilsd", 0.5))
+        for width, rate in ((64, 0.001 * value), (128, 0.004 * value)) for seed in (0, 1)
+    ]  # fmt: skip
+
+
+def test_tuned_keys_are_not_compared() -> None:
+    """Each arm has its own values of them, so otherwise no run would have a partner."""
+    rows = table(tuned_study())
+    [line] = ablation.paired_differences(rows, "supervision.name", "final").itertuples()
+    assert (line.level, line.ratio, line.seeds) == ("ilsd", pytest.approx(0.5), 2)
+    assert set(ablation.importance(rows).index) == {"supervision.name", "model.width"}
