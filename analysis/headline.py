@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from eltlab.analysis import anytime, command, style
-from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
 from eltlab.analysis.metrics import (
     HELD_OUT,
     SAMPLED,
@@ -27,7 +27,7 @@ from eltlab.analysis.metrics import (
     measured,
     why_no_ratio,
 )
-from eltlab.analysis.paired import is_above_zero, ratio_intervals
+from eltlab.analysis.paired import ratio_intervals, why_no_logarithm
 from eltlab.analysis.points import at_trained_loops, caption, format_counts, name_arms, points, seed_points
 from eltlab.analysis.table_files import format_markdown, replace_block, save_table
 from eltlab.analysis.twins import find_twins
@@ -40,9 +40,11 @@ def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | Non
 
     twin: the name of its unique-layer twin (`twins.find_twins`), or None; ratio: the geometric mean over
     shared seeds of the arm's metric divided by its twin's; ratio_low and ratio_high: its 95 % t interval;
-    no_ratio: why an arm with loops has no ratio, or None. A biased metric has no ratios (`why_no_ratio`).
+    no_ratio: why an arm with loops has no ratio, or None. A biased metric has no ratios (`why_no_ratio`), and
+    neither have arms at different settings that were not chosen (`why_unmatched`).
     """
-    rows = name_arms(reported_rows(table, protocol))
+    rows, choices = choose_settings(table, protocol)
+    rows = name_arms(rows)
     metric = choose_metric(rows, metric)
     lines = points(table, metric, protocol)
     own = at_trained_loops(lines).reset_index(drop=True)
@@ -52,10 +54,11 @@ def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | Non
         )
     seeds = at_trained_loops(seed_points(table, metric, protocol))
     twins = find_twins(rows[rows[metric].notna()]).loc[own["arm"]].reset_index(drop=True)
-    reason = why_no_ratio(rows, metric)
-    found = [
-        compare(seeds, metric, arm, twin, reason) for arm, twin in zip(own["arm"], twins["twin"], strict=True)
-    ]
+    biased, settings = why_no_ratio(rows, metric), arm_settings(rows, choices, metric)
+    found = []
+    for arm, twin in zip(own["arm"], twins["twin"], strict=True):
+        reason = biased or (why_unmatched(settings, [arm, twin]) if twin is not None else None)
+        found.append(compare(seeds, metric, arm, twin, reason))
     compared = pd.DataFrame(found)
     compared["no_ratio"] = compared["no_ratio"].where(twins["twin"].notna(), twins["no_twin"])
     return pd.concat([own.assign(twin=twins["twin"]), compared], axis="columns")
@@ -68,21 +71,23 @@ class Comparison(NamedTuple):
     ratio_low: float = float("nan")
     ratio_high: float = float("nan")
     no_ratio: str | None = None
+    shared: int = 0  # seeds of the ratio
 
 
 def compare(seeds: pd.DataFrame, metric: str, arm: str, twin: str | None, reason: str | None) -> Comparison:
     """The ratio of an arm to its twin. seeds: from `seed_points`, at the trained loops."""
     if twin is None or reason is not None:
         return Comparison(no_ratio=reason)
-    one, other = (seeds[seeds["arm"] == name].set_index("seed") for name in (arm, twin))
-    shared = one.index.intersection(other.index)
-    if shared.empty:
+    pair = seeds[seeds["arm"].isin([arm, twin])]
+    pair = pair[pair.groupby("seed")["arm"].transform("nunique") == 2]
+    if pair.empty:
         return Comparison(no_ratio=f"no seed is shared with {twin}")
-    for name, values in ((arm, one.loc[shared]), (twin, other.loc[shared])):
-        if not is_above_zero(values[metric], values["standard_error"], metric):
-            return Comparison(no_ratio=f"{metric} of {name} is not above 0 by its error")
-    logs = np.log(one.loc[shared, [metric]]) - np.log(other.loc[shared, [metric]])
-    return Comparison(*ratio_intervals(logs).iloc[0])
+    reasons = why_no_logarithm(pair, metric)
+    if len(reasons):
+        return Comparison(no_ratio=reasons.iloc[0])
+    values = pair.pivot(index="seed", columns="arm", values=metric)
+    logs = np.log(values[[arm]]).sub(np.log(values[twin]), axis="index")
+    return Comparison(*ratio_intervals(logs).iloc[0], shared=len(logs))
 
 
 def headline_rows(

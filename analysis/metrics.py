@@ -1,8 +1,10 @@
 """The metrics that arms are compared by: the default, and those that have ratios.
 
 A Fréchet distance of n samples is biased upwards by an amount that depends on n and on the arm, so its
-ratio says little about the ratio of the true distances (Chong and Forsyth, arXiv 1911.07023). Ratios,
-elasticity taxes and power laws are therefore made of unbiased quantities only.
+ratio says little about the ratio of the true distances (Chong and Forsyth, arXiv 1911.07023). At infinitely
+many samples an amount remains that depends on the reference's size. It is the same for all arms, so their
+differences are unbiased, but not their ratios. Ratios, elasticity taxes and power laws are therefore made of
+the held-out loss and of kernel distances only.
 """
 
 import math
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 HELD_OUT = "heldout_loss"
-# Unbiased distances of samples: kernel distances, and Fréchet distances at infinitely many samples.
 KERNEL = ("kd_classifier", "kid")
-SAMPLED = (*KERNEL, "fd_classifier_inf", "fid_inf", "fvd_inf")
-UNBIASED = (HELD_OUT, *SAMPLED)
+INFINITE = ("fd_classifier_inf", "fid_inf", "fvd_inf")  # Fréchet distances at infinitely many samples
+SAMPLED = (*KERNEL, *INFINITE)  # distances of samples whose differences are unbiased
+UNBIASED = (HELD_OUT, *KERNEL)  # those that have ratios
 FRECHET = ("fid", "fvd", "fd_classifier")
 QUALITY = (HELD_OUT, *FRECHET, *SAMPLED)  # lower is better; the default is the first that the rows have
 
@@ -77,21 +79,13 @@ def why_no_ratio(table: "DataFrame", metric: str) -> str | None:
     """One line that says why a metric has no ratio, tax or power law; None if it has them."""
     if metric in UNBIASED:
         return None
-    samples = table.loc[table[metric].notna(), "samples"].unique() if "samples" in table else []
-    of = f" of {samples[0]:g} samples" if len(samples) == 1 else ""
     others = measured(table, UNBIASED)
     fix = f"choose metric={others[0]}" if others else "measure the runs again with this version"
+    if metric in INFINITE:
+        return f"{metric} is biased by the size of the reference, so it has differences but no ratio; {fix}"
+    samples = table.loc[table[metric].notna(), "samples"].unique() if "samples" in table else []
+    of = f" of {samples[0]:g} samples" if len(samples) == 1 else ""
     return f"{metric}{of} is biased by the number of samples, so it has no ratio, tax or power law; {fix}"
-
-
-def check_logarithms(lines: "DataFrame", metric: str) -> None:
-    """Raises UserError if a value of the metric has no logarithm, which happens with kernel distances."""
-    bad = int((lines[metric] <= 0).sum())
-    if bad:
-        raise UserError(
-            f"metric={metric}: {bad} of {len(lines)} values are at or below 0 and have no logarithm; choose "
-            "a different metric"
-        )
 
 
 def format_quality(mean: float, half: float, error: float = float("nan")) -> str:

@@ -1092,8 +1092,8 @@ FIXES = (
         "ratio-of-biased-distances",
         "Distances that are biased by the number of samples have ratios, taxes and power laws.",
         "analysis/metrics.py",
-        "UNBIASED = (HELD_OUT, *SAMPLED)",
-        'UNBIASED = (HELD_OUT, *SAMPLED, "fid", "fvd", "fd_classifier")',
+        "UNBIASED = (HELD_OUT, *KERNEL)",
+        'UNBIASED = (HELD_OUT, *KERNEL, "fid", "fvd", "fd_classifier")',
     ),
     Mutation(
         "setting-chosen-by-reported-rows",

@@ -71,10 +71,11 @@ def test_the_reason_for_a_missing_twin_is_printed() -> None:
 
 
 def test_a_kernel_distance_near_0_has_no_ratio() -> None:
-    rows = [*arm("e", {4: None}, kd_classifier=2.0), *unique("t", 8, None, kd_classifier=-0.1)]
+    known = {"kd_classifier": 2.0, "kd_classifier_se": 0.1}
+    rows = [*arm("e", {4: None}, **known), *unique("t", 8, None, kd_classifier=-0.1)]
     line = headline.headline(table(rows)).iloc[0]
     assert np.isnan(line["ratio"]) and line["no_ratio"] == "kd_classifier of t is not above 0 by its error"
-    noisy = [*arm("e", {4: None}, kd_classifier=2.0, kd_classifier_se=0.1)]
+    noisy = arm("e", {4: None}, **known)
     noisy += unique("t", 8, None, kd_classifier=0.1, kd_classifier_se=0.1)
     assert np.isnan(headline.headline(table(noisy)).iloc[0]["ratio"])
 

@@ -25,7 +25,7 @@ def test_a_requested_metric_must_be_in_the_rows() -> None:
 
 
 def test_only_unbiased_metrics_have_ratios() -> None:
-    for metric in ("heldout_loss", "kd_classifier", "kid", "fd_classifier_inf", "fid_inf", "fvd_inf"):
+    for metric in ("heldout_loss", "kd_classifier", "kid"):
         assert why_no_ratio(pd.DataFrame({metric: [1.0]}), metric) is None
     rows = pd.DataFrame({"fd_classifier": [1.0], "samples": [500]})
     start = (
@@ -36,6 +36,15 @@ def test_only_unbiased_metrics_have_ratios() -> None:
     assert reason == f"{start} law; choose metric=heldout_loss"
     for metric in ("fid", "fvd"):
         assert why_no_ratio(pd.DataFrame({metric: [1.0]}), metric)
+
+
+def test_extrapolations_keep_a_bias_of_the_reference_so_they_have_differences_only() -> None:
+    for metric in ("fd_classifier_inf", "fid_inf", "fvd_inf"):
+        rows = pd.DataFrame({metric: [1.0], "kid": [1.0]})
+        reason = (
+            f"{metric} is biased by the size of the reference, so it has differences but no ratio; choose"
+        )
+        assert why_no_ratio(rows, metric) == f"{reason} metric=kid"
 
 
 def test_a_value_has_its_interval_or_its_standard_error_or_says_that_it_has_none() -> None:
@@ -61,7 +70,9 @@ def two_losses(**more: object) -> pd.DataFrame:
 def test_different_losses_are_no_default() -> None:
     rows = two_losses(fid=2.0)
     assert choose_metric(rows) == "fid" and choose_metric(rows.iloc[:2]) == "heldout_loss"
-    message = r"measure 2 different losses \(objective.weight\); choose metric=fid, or name the rows to compare"
+    message = (
+        r"measure 2 different losses \(objective.weight\); choose metric=fid, or name the rows to compare"
+    )
     with pytest.raises(UserError, match=f"metric=heldout_loss: the rows {message}"):
         choose_metric(rows, "heldout_loss")
     with pytest.raises(UserError, match=r"\(objective.weight\); measure samples with metrics.samples=N"):

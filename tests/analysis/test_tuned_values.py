@@ -15,7 +15,9 @@ def test_tuned_keys_are_those_of_any_arm() -> None:
 def test_a_caption_states_each_arms_values_and_what_they_were_chosen_on() -> None:
     """But not the losses of all candidates, which the rows have."""
     rows = [
-        row(name, 4, 1.0, seed=seed, arm=name, tuned=f'{{"optim.lr": {rate}}}', tuned_on=f"{ON}; lr=1: {rate}")
+        row(
+            name, 4, 1.0, seed=seed, arm=name, tuned=f'{{"optim.lr": {rate}}}', tuned_on=f"{ON}; lr=1: {rate}"
+        )
         for name, rate in (("elastic", 0.002), ("twin", 0.004))
         for seed in (0, 1)
     ]
