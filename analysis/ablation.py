@@ -8,8 +8,9 @@ arm with unique layers. With factor=KEY, runs that differ in this key alone are 
 of one seed are averaged first. Each run is taken at the loop count it was trained for, or at loops=.
 Intervals are t intervals of the paired differences and log ratios; p-values are from paired t tests with
 Holm's correction for the number of rows. Two arms count as different if p_holm is below 0.05. A metric that
-is biased, or not above 0 by its error, has differences but no ratios, and so have arms at different settings. Prints the table and the importance of
-each key (fANOVA by Optuna), and draws the ratios, or else the differences.
+is biased, or not above 0 by its error, has differences but no ratios, and so have arms that were measured at
+different settings. Prints the table and the importance of each key (fANOVA by Optuna), and draws the ratios,
+or else the differences.
 """
 
 from typing import Any
@@ -69,9 +70,9 @@ def paired_differences(
     Returns one line per level: level, baseline, seeds, difference (mean of level − baseline, in the
     metric's units), plus_minus (half its 95 % t interval), ratio (geometric mean of level / baseline),
     ratio_low and ratio_high (its 95 % t interval, computed in logarithms), p and p_holm (paired t test
-    of the logarithms, or of the differences if a ratio is missing), and no_ratio: why there are no ratios, or
-    None. Intervals and p-values are NaN for one seed; ratios are NaN if the metric is biased or not above 0 by
-    its error, or if arms were measured at different settings.
+    of the logarithms, or of the differences if a ratio is missing), and no_ratio: why there are no ratios,
+    or None. Intervals and p-values are NaN for one seed; ratios are NaN if the metric is biased or not above
+    0 by its error, or if arms were measured at different settings.
     """
     rows, metric = select_runs(table, metric, loops, protocol)
     key = factor if factor == ARM else f"cfg.{factor}"

@@ -164,13 +164,13 @@ def say_what_to_run(name: str, group: pd.DataFrame, varying: list[str]) -> str:
 # --- equal settings ---------------------------------------------------------------------------------
 
 
-def settings_of(metric: str) -> tuple[str, ...]:
-    """The settings that a metric depends on: the held-out loss draws no samples, but is that of an average."""
+def settings_of(metric: str | None) -> tuple[str, ...]:
+    """The settings a metric depends on. The held-out loss draws no samples, but is that of an average."""
     return ("ema_length",) if metric == HELD_OUT else tuple(SETTINGS)
 
 
 def arm_settings(rows: pd.DataFrame, choices: list[ChosenSetting], metric: str) -> pd.DataFrame:
-    """Each arm's settings of the metric in which rows differ, as text; a chosen one is named by its candidates.
+    """Each arm's settings of the metric in which rows differ, as text; a chosen one as its candidates.
 
     rows, choices: from `choose_settings`, rows with their arms (`points.name_arms`). Returns a line per arm.
     """
@@ -201,11 +201,16 @@ def describe(values: dict[str, str]) -> str:
     return ", ".join(f"{column.replace('_', ' ')} {value}" for column, value in values.items())
 
 
-def describe_settings(rows: pd.DataFrame, choices: list[ChosenSetting]) -> str:
-    """The settings of reported rows, and how they were chosen. rows: with their arms (`points.name_arms`)."""
-    varying = varying_settings(rows)
-    chosen = [column for each in choices for column in each.chosen]
-    shared = [column for column in dict.fromkeys(["steps", "guidance", *chosen]) if column not in varying]
+def describe_settings(rows: pd.DataFrame, choices: list[ChosenSetting], metric: str | None = None) -> str:
+    """The settings of reported rows, and how they were chosen; only those that the metric depends on.
+
+    rows: with their arms (`points.name_arms`).
+    """
+    known = settings_of(metric)
+    choices = [each for each in choices if set(each.chosen) & set(known)]
+    varying = [column for column in varying_settings(rows) if column in known]
+    named = ["steps", "guidance", *(column for each in choices for column in each.chosen)]
+    shared = [column for column in dict.fromkeys(named) if column not in varying and column in known]
     first = as_text(rows[shared].iloc[0].astype(object))
     parts = [
         f"{first[column]} steps" if column == "steps" else describe({column: first[column]})

@@ -125,7 +125,7 @@ def varying_costs(lines: pd.DataFrame) -> list[str]:
 
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
-    """One panel per cost that differs, with log axes; with a value at or below 0, quality has a linear one."""
+    """One panel per cost that differs, with log axes (a linear one of quality with a value ≤ 0)."""
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     seeds = seed_points(table, metric, protocol)

@@ -210,8 +210,10 @@ def power_laws(
 def reasons_without_fit(
     table: pd.DataFrame, metric: str, protocol: str | None
 ) -> Callable[[pd.DataFrame], str | None]:
-    """A function that says why points (lines of `seed_points`) have no fit, or None if they have: the metric is
-    biased, arms are not above 0 by their error, or they were measured at different settings."""
+    """A function that says why points (lines of `seed_points`) have no fit, or None if they have.
+
+    The metric is biased, arms are not above 0 by their error, or they were measured at different settings.
+    """
     rows, choices = choose_settings(table, protocol)
     biased = why_no_ratio(rows, metric)
     settings = arm_settings(name_arms(rows), choices, metric)

@@ -142,7 +142,7 @@ def test_rows_of_one_setting_need_no_choice() -> None:
     rows = [*measured("a", {1.0: 9.0}, **TEST), *measured("b", {2.0: 5.0}, **TEST)]
     found, choices = choose_settings(table(rows))
     assert len(found) == 4 and choices == []
-    assert "a at guidance 1, b at guidance 2" in caption(table(rows))
+    assert "a at guidance 1, b at guidance 2" in caption(table(rows), "kd_classifier")
 
 
 def test_a_table_of_both_splits_reports_the_test_split_if_every_arm_has_it() -> None:

@@ -45,7 +45,9 @@ def test_the_ratio_is_paired_over_shared_seeds_and_has_a_t_interval() -> None:
     assert (line["ratio"], line["ratio_low"], line["ratio_high"]) == pytest.approx(
         (np.exp(logs.mean()), low, high)
     )
-    assert cells(rows)["e"]["÷ twin"] == f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})"
+    assert (
+        cells(rows)["e"]["÷ twin"] == f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f}; 3 shared seeds)"
+    )
 
 
 def test_one_seed_has_a_ratio_without_an_interval_and_strangers_have_none() -> None:
@@ -106,3 +108,26 @@ def test_a_twin_whose_tuned_key_changes_the_loss_gives_no_ratio_of_losses() -> N
     rows = table([*arm("e", {4: 3.0}, **tuned(1.0)), *unique("t", 8, 2.0, **tuned(2.0))])
     with pytest.raises(UserError, match=r"measure 2 different losses \(objective.weight\)"):
         headline.headline(rows)
+
+
+def test_the_seeds_of_a_ratio_are_stated_if_the_arm_has_more_and_missing_ones_are_noted() -> None:
+    rows = [each for seed in (0, 1, 2) for each in arm("e", {4: 20.0 + seed}, seed=seed)]
+    rows += [each for seed in (0, 1) for each in unique("t", 8, 10.0 + seed, seed=seed)]
+    assert cells(rows)["e"]["÷ twin"].endswith("; 2 shared seeds)")
+    notes = headline.headline_notes(headline.headline(table(rows)))
+    assert notes.endswith("Of the seeds that other arms have, t lacks 2")
+    same = rows[:2] + rows[3:]
+    assert "shared seeds)" not in cells(same)["e"]["÷ twin"]
+    assert "lacks" not in headline.headline_notes(headline.headline(table(same)))
+
+
+def test_the_caption_states_tuned_values_and_the_settings_of_the_distance_next_to_the_loss() -> None:
+    def of(rate: float) -> dict[str, Any]:
+        return {"kd_classifier": 4.0, "tuned": f'{{"optim.lr": {rate}}}', "tuned_on": "loss; lr=1: 2"}
+
+    rows = table([*arm("e", {4: 0.2}, **of(0.002)), *unique("t", 8, 0.19, **of(0.004))])
+    text = headline.headline_caption(rows, "heldout_loss")
+    assert "; heldout_loss; tuned: e optim.lr=0.002, t optim.lr=0.004 (chosen on loss); n = 1" in text
+    assert text.endswith("; kd_classifier of 500 samples, 8 steps, guidance 1")
+    alone = rows.drop(columns="kd_classifier")
+    assert "kd_classifier of" not in headline.headline_caption(alone, "heldout_loss")
