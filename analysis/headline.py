@@ -98,7 +98,7 @@ def compare(seeds: pd.DataFrame, metric: str, arm: str, twin: str | None, reason
         return Comparison(no_ratio=reasons.iloc[0])
     values = pair.pivot(index="seed", columns="arm", values=metric)
     logs = np.log(values[[arm]]).sub(np.log(values[twin]), axis="index")
-    return Comparison(*ratio_intervals(logs).iloc[0], shared=len(logs))
+    return Comparison(*ratio_intervals(logs).iloc[0])._replace(shared=len(logs))
 
 
 def headline_rows(

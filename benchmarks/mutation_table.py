@@ -1096,6 +1096,20 @@ FIXES = (
         'UNBIASED = (HELD_OUT, *KERNEL, "fid", "fvd", "fd_classifier")',
     ),
     Mutation(
+        "ratio-of-different-losses",
+        "Held-out losses of different objectives or data are compared.",
+        "analysis/metrics.py",
+        "if losses.nunique() < 2:",
+        "if losses.nunique() < 9:",
+    ),
+    Mutation(
+        "ratio-at-different-settings",
+        "Arms that were measured at different settings have a ratio.",
+        "analysis/chosen_settings.py",
+        "differing = [column for column in own if own[column].nunique() > 1]",
+        "differing = [column for column in own if own[column].nunique() > 2]",
+    ),
+    Mutation(
         "setting-chosen-by-reported-rows",
         "The best of the reported settings is reported.",
         "analysis/chosen_settings.py",
