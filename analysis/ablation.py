@@ -8,8 +8,9 @@ arm with unique layers. With factor=KEY, runs that differ in this key alone are 
 of one seed are averaged first. Each run is taken at the loop count it was trained for, or at loops=.
 Intervals are t intervals of the paired differences and log ratios; p-values are from paired t tests with
 Holm's correction for the number of rows. Two arms count as different if p_holm is below 0.05. A metric that
-is biased, or not above 0 by its error, has differences but no ratios. Prints the table and the importance of
-each key (fANOVA by Optuna), and draws the ratios, or else the differences.
+is biased, or not above 0 by its error, has differences but no ratios, and so have arms that were measured at
+different settings. Prints the table and the importance of each key (fANOVA by Optuna), and draws the ratios,
+or else the differences.
 """
 
 from typing import Any
@@ -19,13 +20,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
 from eltlab.analysis.metrics import choose_metric, why_no_ratio
-from eltlab.analysis.paired import half_interval, is_above_zero, ratio_intervals, t_test
+from eltlab.analysis.paired import half_interval, ratio_intervals, t_test, why_no_logarithm
 from eltlab.analysis.points import caption, name_arms, nearly_equal
 from eltlab.analysis.text_values import UNSET, as_text
+from eltlab.analysis.tuned_values import tuned_keys
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_si
+from eltlab.runs.row_files import SETTINGS
 
 ARM = "arm"
 BASELINES = ("plain", "base", "final")  # arms that are the baseline by default
@@ -34,7 +37,7 @@ SHOWN = 40  # levels that a figure has room for
 # Keys that follow from other keys or do not describe the model.
 DERIVED_KEYS = (
     *("seed", "name", "study", "trial", "runs_dir", "evaluate", "evaluate_loops", "unique_layers"),
-    *("budget.images", "budget.train_flops", "budget.match"),
+    *("budget.images", "budget.train_flops", "budget.match", "tuned", "tuned_on"),
 )
 
 
@@ -67,8 +70,9 @@ def paired_differences(
     Returns one line per level: level, baseline, seeds, difference (mean of level − baseline, in the
     metric's units), plus_minus (half its 95 % t interval), ratio (geometric mean of level / baseline),
     ratio_low and ratio_high (its 95 % t interval, computed in logarithms), p and p_holm (paired t test
-    of the logarithms, or of the differences if a ratio is missing). Intervals and p-values are NaN for one
-    seed; ratios are NaN if the metric is biased or not above 0 by its error (`no_ratio`).
+    of the logarithms, or of the differences if a ratio is missing), and no_ratio: why there are no ratios,
+    or None. Intervals and p-values are NaN for one seed; ratios are NaN if the metric is biased or not above
+    0 by its error, or if arms were measured at different settings.
     """
     rows, metric = select_runs(table, metric, loops, protocol)
     key = factor if factor == ARM else f"cfg.{factor}"
@@ -83,8 +87,11 @@ def paired_differences(
     rows = rows.assign(**{key: as_text(rows[key]) for key in others})  # some are lists or unset
     check_pairs(rows, factor, baseline, others)
     # Not pivot_table, which without dropna makes a line for each combination of keys.
-    pairs = rows.groupby(["seed", *others, "level"])[metric].mean().unstack("level")
-    lines = summarize_pairs(pairs, baseline, no_ratio(rows, metric) is None)
+    groups = rows.groupby(["seed", *others, "level"])
+    pairs, arms = groups[metric].mean().unstack("level"), groups["arm"].first().unstack("level")
+    reason = no_ratio(rows, metric)
+    reason = reason or why_unmatched_pairs(table, protocol, arms, baseline, metric, factor)
+    lines = summarize_pairs(pairs, baseline, reason is None).assign(no_ratio=reason)
     if lines.empty:
         raise UserError(
             f"no run with {factor}={baseline} shares its seed (and every other key) with a second run; "
@@ -98,10 +105,27 @@ def no_ratio(rows: pd.DataFrame, metric: str) -> str | None:
     reason = why_no_ratio(rows, metric)
     if reason is not None:
         return reason
-    errors = rows.get(f"{metric}_se", pd.Series(np.nan, index=rows.index))
-    for arm, group in rows.groupby("arm", sort=False):
-        if not is_above_zero(group[metric], errors[group.index], metric):
-            return f"{metric} of {arm} is not above 0 by its error, so only differences are shown"
+    reasons = why_no_logarithm(rows.assign(standard_error=rows.get(f"{metric}_se", np.nan)), metric)
+    return f"{'; '.join(reasons)}, so only differences are shown" if len(reasons) else None
+
+
+def why_unmatched_pairs(
+    table: pd.DataFrame, protocol: str | None, pairs: pd.DataFrame, baseline: str, metric: str, factor: str
+) -> str | None:
+    """Why arms at different settings have no ratios (`chosen_settings.why_unmatched`); None if they have.
+
+    pairs: the arms that are compared, one column per level. A setting that is the factor may differ.
+    """
+    rows, choices = choose_settings(table, protocol)
+    settings = arm_settings(name_arms(rows), choices, metric)
+    settings = settings.drop(columns=[column for column in settings if SETTINGS[column] == factor])
+    if settings.empty:  # also without columns
+        return None
+    for level in pairs.columns.drop(baseline):
+        for arms in pairs[[level, baseline]].dropna().drop_duplicates().to_numpy():
+            reason = why_unmatched(settings, arms)
+            if reason is not None:
+                return f"{level}: {reason}"
     return None
 
 
@@ -165,10 +189,9 @@ def other_keys(rows: pd.DataFrame, factor: str) -> list[str]:
 
 
 def varying_keys(rows: pd.DataFrame) -> list[str]:
-    """The columns cfg.KEY that differ among rows and do not follow from other keys."""
-    keys = [
-        name for name in rows if name.startswith("cfg.") and name.removeprefix("cfg.") not in DERIVED_KEYS
-    ]
+    """The columns cfg.KEY that differ among rows, do not follow from other keys and were not tuned."""
+    left_out = {*DERIVED_KEYS, *tuned_keys(rows)}
+    keys = [name for name in rows if name.startswith("cfg.") and name.removeprefix("cfg.") not in left_out]
     return [key for key in keys if as_text(rows[key]).nunique() > 1]
 
 
@@ -331,12 +354,8 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     loops = parse_loops("loops", keys.loops)
     how = (keys.factor, keys.baseline, keys.metric, loops, keys.protocol)
     lines = paired_differences(table, *how)
-    reason = (
-        None
-        if lines["ratio"].notna().any()
-        else no_ratio(*select_runs(table, keys.metric, loops, keys.protocol))
-    )
-    shown = lines if reason is None else lines.drop(columns=["ratio", "ratio_low", "ratio_high"])
+    reason = lines["no_ratio"].iloc[0]
+    shown = lines.drop(columns=["no_ratio", *(["ratio", "ratio_low", "ratio_high"] if reason else [])])
     print(shown.to_string(index=False, float_format="{:.4g}".format, na_rep="no interval"))
     if reason is not None:
         print(f"no ratios: {reason}")

@@ -20,9 +20,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.chosen_settings import reported_rows
-from eltlab.analysis.metrics import FRECHET, UNBIASED, check_logarithms, choose_metric, why_no_ratio
-from eltlab.analysis.paired import half_interval
+from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
+from eltlab.analysis.metrics import FRECHET, UNBIASED, choose_metric, why_no_ratio
+from eltlab.analysis.paired import half_interval, why_no_logarithm
 from eltlab.analysis.points import (
     ALIKE,
     COSTS,
@@ -31,6 +31,7 @@ from eltlab.analysis.points import (
     at_trained_loops,
     caption,
     has_constant_loops,
+    name_arms,
     points,
     seed_points,
 )
@@ -121,12 +122,14 @@ def elasticity_tax(
     gives the interval.
 
     Returns one line per elastic arm: arm, tax, low and high (95 % t interval over shared seeds; NaN for
-    one seed), seeds, loops_from, loops_to and loops_train. Empty if no block was trained for several loop
+    one seed), seeds, loops_from, loops_to, loops_train, and no_tax: why the tax is NaN (an arm is not above 0
+    by its error, or measured at another setting), or None. Empty if no block was trained for several loop
     counts, or if the metric is biased (`why_no_ratio`).
     """
     seeds = seed_points(table, metric, protocol)
     metric = choose_metric(seeds, metric)
-    check_logarithms(seeds, metric)
+    rows, choices = choose_settings(table, protocol)
+    settings = arm_settings(name_arms(rows), choices, metric)
     found = []
     blocks = models_per_loop_count(points(table, metric, protocol)) if metric in UNBIASED else ()
     for block, group in blocks:
@@ -135,11 +138,14 @@ def elasticity_tax(
             shared = shared_seeds(elastic, apart)
             covered = shared_loops(elastic, apart)
             if shared and len(covered):
-                mean, half = jackknife(elastic, apart, shared, metric)
-                low, high = np.expm1(mean - half), np.expm1(mean + half)
                 loops = (covered.min(), covered.max(), elastic["loops_train"].iloc[0])
-                found.append((arm, np.expm1(mean), low, high, len(shared), *loops))
-    columns = ["arm", "tax", "low", "high", "seeds", "loops_from", "loops_to", "loops_train"]
+                both = pd.concat([elastic, apart])
+                reasons = list(why_no_logarithm(both[both["seed"].isin(shared)], metric))
+                reason = why_unmatched(settings, both["arm"].unique()) or "; ".join(reasons) or None
+                mean, half = jackknife(elastic, apart, shared, metric) if reason is None else (np.nan, np.nan)
+                low, high = np.expm1(mean - half), np.expm1(mean + half)
+                found.append((arm, np.expm1(mean), low, high, len(shared), *loops, reason))
+    columns = ["arm", "tax", "low", "high", "seeds", "loops_from", "loops_to", "loops_train", "no_tax"]
     return pd.DataFrame(found, columns=columns)
 
 
@@ -206,21 +212,25 @@ def log_envelope(group: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarr
 
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
-    """Quality over MACs per sample on log axes; bars are 95 % t intervals over seeds."""
+    """Quality over MACs per sample on log axes; bars are 95 % t intervals over seeds.
+
+    With a value at or below 0, quality has a linear axis.
+    """
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
-    check_logarithms(lines, metric)
     with style.canvas(figure_caption(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
         style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
+        style.make_room_below_0(axes, lines[metric])
         curves = find_curves(lines)
         draw_intervals(axes, lines, metric)
         for each in curves:
             draw_curve(axes, each, metric)
         draw_marks(axes, curves, metric)
         lowest = draw_floor(axes, reported_rows(table, protocol), metric)
-        # An interval that reaches almost to 0 would fill most of a log axis.
-        least = min(lines[metric].min() / 3, 0.8 * lowest)
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
+        if axes.get_yscale() == "log":
+            # An interval that reaches almost to 0 would fill most of a log axis.
+            least = min(lines[metric].min() / 3, 0.8 * lowest)
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
         style.label_ends(axes, [label_place(each, metric) for each in labelled_curves(curves, metric)])
     return figure
 
@@ -259,7 +269,9 @@ def draw_marks(axes: Axes, curves: list[Curve], metric: str) -> None:
 def draw_intervals(axes: Axes, lines: pd.DataFrame, metric: str) -> None:
     """Draws the intervals of all points as one collection, because there may be many."""
     known = lines.dropna(subset=["plus_minus"])
-    low = (known[metric] - known["plus_minus"]).clip(lower=1e-3 * known[metric])
+    low = known[metric] - known["plus_minus"]
+    if axes.get_yscale() == "log":
+        low = low.clip(lower=1e-3 * known[metric])
     x, high = known[COST], known[metric] + known["plus_minus"]
     colours = [style.look_of(kind)[0] for kind in known["kind"]]
     segments = np.stack([np.column_stack([x, low]), np.column_stack([x, high])], axis=1)
@@ -307,6 +319,8 @@ def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> st
 
 def describe_tax(row: Any) -> str:
     """One line of `elasticity_tax` in words."""
+    if row.no_tax is not None:
+        return f"{row.arm} none ({row.no_tax})"
     seeds = f"{row.seeds} seeds" if row.seeds > 1 else "one seed: no interval"
     span = f" ({row.low:+.0%} to {row.high:+.0%})" if np.isfinite(row.low) else ""
     of = f"{row.loops_from:g} to {row.loops_to:g} of {row.loops_train:g} loops"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from eltlab.analysis.metrics import choose_metric, measured
+from eltlab.analysis.metrics import HELD_OUT, choose_metric, measured, why_no_loss
 from eltlab.common.text import format_si, format_table
 
 if TYPE_CHECKING:
@@ -13,9 +13,13 @@ def arm_lines(rows: "DataFrame", study: str, metric: str) -> list[str]:
     """The lines of the table: a title that names the metric, headings, and one line per arm.
 
     If no row with a constant loop count has the metric, the default one is shown instead (`choose_metric`).
+    Different losses have no table, only a line that says so.
     """
     constant = rows[rows["loop_schedule"] == "constant"]
-    if metric not in measured(constant, (metric,)):
+    mixed = why_no_loss(constant) if metric == HELD_OUT and HELD_OUT in measured(constant) else None
+    if mixed is not None and len(measured(constant)) == 1:
+        return [f"no table of {HELD_OUT}: {mixed}"]
+    if mixed is not None or metric not in measured(constant, (metric,)):
         metric = choose_metric(constant)
     title = f"{metric} at each loop count, mean over seeds"
     return [title, *format_table(arm_rows(rows, study, metric))]

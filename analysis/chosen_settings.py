@@ -6,12 +6,13 @@ would look better. `choose_settings` therefore chooses each arm's value by rows 
 sample seeds, against the training split.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
 
 from eltlab.analysis.comparable_rows import comparable, latest
-from eltlab.analysis.metrics import SAMPLED, measured
+from eltlab.analysis.metrics import HELD_OUT, SAMPLED, measured
 from eltlab.analysis.text_values import UNSET, as_text
 from eltlab.common.errors import UserError, suggest
 from eltlab.runs.row_files import SETTINGS
@@ -19,7 +20,7 @@ from eltlab.runs.row_files import SETTINGS
 LISTED = 6  # arms, at most, whose settings a caption names
 
 
-class Choice(NamedTuple):
+class ChosenSetting(NamedTuple):
     """The settings chosen for one arm: column → value, and column → all values that were tried."""
 
     name: str
@@ -34,7 +35,9 @@ def reported_rows(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFr
     return choose_settings(table, protocol)[0]
 
 
-def choose_settings(table: pd.DataFrame, protocol: str | None = None) -> tuple[pd.DataFrame, list[Choice]]:
+def choose_settings(
+    table: pd.DataFrame, protocol: str | None = None
+) -> tuple[pd.DataFrame, list[ChosenSetting]]:
     """The reported rows, of one protocol and one setting per arm, and what was chosen for each arm.
 
     Reported are the rows of the protocol; without one, those against the test split if every arm has some,
@@ -93,7 +96,7 @@ def varies(column: pd.Series) -> bool:
 
 def choose_for_arm(
     name: str, group: pd.DataFrame, own: pd.DataFrame, setting: pd.Series, varying: list[str]
-) -> tuple[pd.DataFrame, Choice | None]:
+) -> tuple[pd.DataFrame, ChosenSetting | None]:
     """The reported rows of an arm at its chosen setting, and the choice (None if there was none to make).
 
     group: all rows of the arm; own: those that may be reported.
@@ -117,7 +120,7 @@ def choose_for_arm(
             f"{name}: {describe(chosen)} was chosen by {metric}, but no row reports it; run python -m "
             f"eltlab.evaluate run=DIR {keys} metrics.split={split}"
         )
-    return kept, Choice(name, chosen, tried, metric, sorted(others["sample_seed"].unique().tolist()))
+    return kept, ChosenSetting(name, chosen, tried, metric, sorted(others["sample_seed"].unique().tolist()))
 
 
 def least_distance(name: str, rows: pd.DataFrame, setting: pd.Series) -> tuple[str, tuple[str, ...]]:
@@ -158,6 +161,39 @@ def say_what_to_run(name: str, group: pd.DataFrame, varying: list[str]) -> str:
     )
 
 
+# --- equal settings ---------------------------------------------------------------------------------
+
+
+def settings_of(metric: str | None) -> tuple[str, ...]:
+    """The settings a metric depends on. The held-out loss draws no samples, but is that of an average."""
+    return ("ema_length",) if metric == HELD_OUT else tuple(SETTINGS)
+
+
+def arm_settings(rows: pd.DataFrame, choices: list[ChosenSetting], metric: str) -> pd.DataFrame:
+    """Each arm's settings of the metric in which rows differ, as text; a chosen one as its candidates.
+
+    rows, choices: from `choose_settings`, rows with their arms (`points.name_arms`). Returns a line per arm.
+    """
+    arms = rows[rows[metric].notna()].drop_duplicates("arm").set_index("arm")
+    columns = [column for column in varying_settings(rows) if column in settings_of(metric)]
+    texts = pd.DataFrame({column: as_text(arms[column]) for column in columns}, index=arms.index)
+    for each in choices:
+        for column in (column for column in each.tried if column in texts):
+            candidates = f"chosen by {each.metric} from {', '.join(sorted(each.tried[column]))}"
+            texts.loc[arms["name"] == each.name, column] = candidates
+    return texts
+
+
+def why_unmatched(settings: pd.DataFrame, arms: Iterable[str]) -> str | None:
+    """Why these arms have no ratio: their settings are neither equal nor chosen from the same candidates.
+
+    settings: from `arm_settings`. None if they are.
+    """
+    own = settings.loc[list(arms)]
+    differing = [column for column in own if own[column].nunique() > 1]
+    return f"settings differ and were not chosen: {', '.join(differing)}" if differing else None
+
+
 # --- in words -------------------------------------------------------------------------------------
 
 
@@ -165,11 +201,16 @@ def describe(values: dict[str, str]) -> str:
     return ", ".join(f"{column.replace('_', ' ')} {value}" for column, value in values.items())
 
 
-def describe_settings(rows: pd.DataFrame, choices: list[Choice]) -> str:
-    """The settings of reported rows, and how they were chosen. rows: with their arms (`points.name_arms`)."""
-    varying = varying_settings(rows)
-    chosen = [column for each in choices for column in each.chosen]
-    shared = [column for column in dict.fromkeys(["steps", "guidance", *chosen]) if column not in varying]
+def describe_settings(rows: pd.DataFrame, choices: list[ChosenSetting], metric: str | None = None) -> str:
+    """The settings of reported rows, and how they were chosen; only those that the metric depends on.
+
+    rows: with their arms (`points.name_arms`).
+    """
+    known = settings_of(metric)
+    choices = [each for each in choices if set(each.chosen) & set(known)]
+    varying = [column for column in varying_settings(rows) if column in known]
+    named = ["steps", "guidance", *(column for each in choices for column in each.chosen)]
+    shared = [column for column in dict.fromkeys(named) if column not in varying and column in known]
     first = as_text(rows[shared].iloc[0].astype(object))
     parts = [
         f"{first[column]} steps" if column == "steps" else describe({column: first[column]})
@@ -182,7 +223,7 @@ def describe_settings(rows: pd.DataFrame, choices: list[Choice]) -> str:
     return ", ".join(parts) + describe_choices(rows, choices)
 
 
-def describe_choices(rows: pd.DataFrame, choices: list[Choice]) -> str:
+def describe_choices(rows: pd.DataFrame, choices: list[ChosenSetting]) -> str:
     """By what the settings were chosen, and from which values: arms with the same candidates share a part."""
     if not choices:
         return ""

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
 from eltlab.analysis.chosen_settings import reported_rows
-from eltlab.analysis.points import caption, name_arms
+from eltlab.analysis.points import caption_of_sampling, name_arms
 from eltlab.analysis.text_values import as_text
 from eltlab.common.errors import UserError, suggest
 from eltlab.runs.row_files import SETTINGS
@@ -97,7 +97,7 @@ def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | Non
     moved, learned = relative_updates(table, protocol), exit_losses(table, protocol)
     chosen = choose_arms(moved, arms)
     with style.canvas(
-        caption(table, protocol=protocol, shown="means over them and, below, over noise levels"),
+        caption_of_sampling(table, protocol, "means over them and, below, over noise levels"),
         *(len(chosen), 2),
         size=(3.6, 2.8),
     ) as (figure, panels):

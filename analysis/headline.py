@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from eltlab.analysis import anytime, command, style
-from eltlab.analysis.chosen_settings import reported_rows
+from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
 from eltlab.analysis.metrics import (
     HELD_OUT,
     SAMPLED,
@@ -27,10 +27,18 @@ from eltlab.analysis.metrics import (
     measured,
     why_no_ratio,
 )
-from eltlab.analysis.paired import is_above_zero, ratio_intervals
-from eltlab.analysis.points import at_trained_loops, caption, format_counts, name_arms, points, seed_points
+from eltlab.analysis.paired import ratio_intervals, why_no_logarithm
+from eltlab.analysis.points import (
+    at_trained_loops,
+    caption,
+    describe_metric,
+    format_counts,
+    name_arms,
+    points,
+    seed_points,
+)
 from eltlab.analysis.table_files import format_markdown, replace_block, save_table
-from eltlab.analysis.twins import find_twins
+from eltlab.analysis.twins import find_twins, list_keys
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
@@ -40,9 +48,12 @@ def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | Non
 
     twin: the name of its unique-layer twin (`twins.find_twins`), or None; ratio: the geometric mean over
     shared seeds of the arm's metric divided by its twin's; ratio_low and ratio_high: its 95 % t interval;
-    no_ratio: why an arm with loops has no ratio, or None. A biased metric has no ratios (`why_no_ratio`).
+    shared: the number of its seeds; no_ratio: why an arm with loops has no ratio, or None. A biased metric
+    has no ratios (`why_no_ratio`), and neither have arms at different settings that were not chosen
+    (`why_unmatched`); lacks: the seeds that other arms have and this one lacks, as text.
     """
-    rows = name_arms(reported_rows(table, protocol))
+    rows, choices = choose_settings(table, protocol)
+    rows = name_arms(rows)
     metric = choose_metric(rows, metric)
     lines = points(table, metric, protocol)
     own = at_trained_loops(lines).reset_index(drop=True)
@@ -52,11 +63,14 @@ def headline(table: pd.DataFrame, metric: str | None = None, protocol: str | Non
         )
     seeds = at_trained_loops(seed_points(table, metric, protocol))
     twins = find_twins(rows[rows[metric].notna()]).loc[own["arm"]].reset_index(drop=True)
-    reason = why_no_ratio(rows, metric)
-    found = [
-        compare(seeds, metric, arm, twin, reason) for arm, twin in zip(own["arm"], twins["twin"], strict=True)
-    ]
+    biased, settings = why_no_ratio(rows, metric), arm_settings(rows, choices, metric)
+    found = []
+    for arm, twin in zip(own["arm"], twins["twin"], strict=True):
+        reason = biased or (why_unmatched(settings, [arm, twin]) if twin is not None else None)
+        found.append(compare(seeds, metric, arm, twin, reason))
     compared = pd.DataFrame(found)
+    own_seeds = seeds.groupby("arm")["seed"].agg(set)[own["arm"]]
+    compared["lacks"] = [", ".join(map(str, sorted(set(seeds["seed"]) - each))) for each in own_seeds]
     compared["no_ratio"] = compared["no_ratio"].where(twins["twin"].notna(), twins["no_twin"])
     return pd.concat([own.assign(twin=twins["twin"]), compared], axis="columns")
 
@@ -68,21 +82,23 @@ class Comparison(NamedTuple):
     ratio_low: float = float("nan")
     ratio_high: float = float("nan")
     no_ratio: str | None = None
+    shared: int = 0  # seeds of the ratio
 
 
 def compare(seeds: pd.DataFrame, metric: str, arm: str, twin: str | None, reason: str | None) -> Comparison:
     """The ratio of an arm to its twin. seeds: from `seed_points`, at the trained loops."""
     if twin is None or reason is not None:
         return Comparison(no_ratio=reason)
-    one, other = (seeds[seeds["arm"] == name].set_index("seed") for name in (arm, twin))
-    shared = one.index.intersection(other.index)
-    if shared.empty:
+    pair = seeds[seeds["arm"].isin([arm, twin])]
+    pair = pair[pair.groupby("seed")["arm"].transform("nunique") == 2]
+    if pair.empty:
         return Comparison(no_ratio=f"no seed is shared with {twin}")
-    for name, values in ((arm, one.loc[shared]), (twin, other.loc[shared])):
-        if not is_above_zero(values[metric], values["standard_error"], metric):
-            return Comparison(no_ratio=f"{metric} of {name} is not above 0 by its error")
-    logs = np.log(one.loc[shared, [metric]]) - np.log(other.loc[shared, [metric]])
-    return Comparison(*ratio_intervals(logs).iloc[0])
+    reasons = why_no_logarithm(pair, metric)
+    if len(reasons):
+        return Comparison(no_ratio=reasons.iloc[0])
+    values = pair.pivot(index="seed", columns="arm", values=metric)
+    logs = np.log(values[[arm]]).sub(np.log(values[twin]), axis="index")
+    return Comparison(*ratio_intervals(logs).iloc[0])._replace(shared=len(logs))
 
 
 def headline_rows(
@@ -102,15 +118,29 @@ def headline_rows(
         "training FLOPs": lines["train_flops_total"].map(format_si),
         metric: pd.Series(format_cells(lines, metric)),
     }
-    distances = measured(reported_rows(table, protocol), SAMPLED) if metric == HELD_OUT else []
-    if distances:
-        own = at_trained_loops(points(table, distances[0], protocol))
-        cells = dict(zip(own["arm"], format_cells(own, distances[0]), strict=True))
-        columns[distances[0]] = lines["arm"].map(cells).astype(object).fillna("")
+    distance = second_metric(reported_rows(table, protocol), metric)
+    if distance is not None:
+        own = at_trained_loops(points(table, distance, protocol))
+        cells = dict(zip(own["arm"], format_cells(own, distance), strict=True))
+        columns[distance] = lines["arm"].map(cells).astype(object).fillna("")
     if lines["ratio"].notna().any():
         columns["÷ twin"] = pd.Series([format_ratio(line) for line in lines.itertuples()])
     columns["seeds"] = lines["seeds"].map(str)
     return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]
+
+
+def second_metric(rows: pd.DataFrame, metric: str) -> str | None:
+    """The distance of the samples that is shown next to the held-out loss, if the rows have one."""
+    found = measured(rows, SAMPLED) if metric == HELD_OUT else []
+    return found[0] if found else None
+
+
+def headline_caption(table: pd.DataFrame, metric: str, protocol: str | None = None) -> str:
+    """The caption, with the samples and settings of the distance next to the held-out loss."""
+    text = caption(table, metric, protocol)
+    rows, choices = choose_settings(table, protocol)
+    distance = second_metric(rows, metric)
+    return text if distance is None else f"{text}; {describe_metric(name_arms(rows), choices, distance)}"
 
 
 def format_cells(lines: pd.DataFrame, metric: str) -> list[str]:
@@ -119,11 +149,12 @@ def format_cells(lines: pd.DataFrame, metric: str) -> list[str]:
 
 
 def format_ratio(line: Any) -> str:
-    """The ratio to the twin with its interval; empty without a ratio."""
+    """The ratio to the twin with its interval, and its seeds if the arm has more; empty without a ratio."""
     if not np.isfinite(line.ratio):
         return ""
     interval = f"{line.ratio_low:.2f} to {line.ratio_high:.2f}" if np.isfinite(line.ratio_low) else None
-    return f"{line.ratio:.2f} ({interval or 'no interval: one seed'})"
+    fewer = f"; {line.shared} shared seeds" if 1 < line.shared < line.seeds else ""
+    return f"{line.ratio:.2f} ({interval or 'no interval: one seed'}{fewer})"
 
 
 def headline_notes(lines: pd.DataFrame) -> str:
@@ -133,6 +164,8 @@ def headline_notes(lines: pd.DataFrame) -> str:
         notes.append(
             "÷ twin is the ratio to the unique-layer twin with its 95 % t interval over shared seeds"
         )
+    lacking = [f"{line.arm} lacks {line.lacks}" for line in lines.itertuples() if line.lacks]
+    notes += [f"Of the seeds that other arms have, {list_keys(lacking)}"] if lacking else []
     missing = lines.dropna(subset=["no_ratio"]).groupby("no_ratio", sort=False)["arm"]
     reasons = [f"{', '.join(arms)}: {reason}" for reason, arms in missing]
     return ". ".join([*notes, *(f"No ÷ twin of {reason}" for reason in reasons)])
@@ -143,7 +176,7 @@ def markdown_block(table: pd.DataFrame, keys: Any) -> str:
     lines = headline(table, keys.metric, keys.protocol)
     metric = choose_metric(lines, keys.metric)
     rows = format_markdown(headline_rows(table, lines, metric, keys.protocol))
-    text = f"{headline_notes(lines)}. {caption(table, metric, keys.protocol)}."
+    text = f"{headline_notes(lines)}. {headline_caption(table, metric, keys.protocol)}."
     if keys.figure is None:
         return f"{rows}\n\n{text}"
     style.save(anytime.draw(table, metric, keys.protocol), keys.figure)
@@ -159,7 +192,7 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     metric = choose_metric(lines, keys.metric)
     rows = headline_rows(table, lines, metric, keys.protocol)
     print(*format_table(rows), sep="\n")
-    print(headline_notes(lines), caption(table, metric, keys.protocol), sep=". ")
+    print(headline_notes(lines), headline_caption(table, metric, keys.protocol), sep=". ")
     if keys.out is not None:
         print(f"table: {save_table(rows, keys.out)}")
 

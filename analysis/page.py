@@ -1,8 +1,8 @@
 """The report: one self-contained page with tables, figures and samples to slide through.
 
 `render_page(table)` makes it. Each section shows the rows of one study and one protocol, so that numbers of
-different protocols are never drawn or averaged together. Rows against the training split by which settings
-were chosen have no section if all arms are reported on the test split.
+different protocols are never drawn or averaged together. Rows that settings were chosen by, those against
+the training split, have no section of their own if all arms are reported against the test split.
 """
 
 import base64
@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 from eltlab.analysis import ablation, anytime, comparable_rows, dynamics, pareto, samples, scaling, style
 from eltlab.analysis.chosen_settings import reported_rows, select_reported
-from eltlab.analysis.headline import headline, headline_notes, headline_rows
+from eltlab.analysis.headline import headline, headline_caption, headline_notes, headline_rows
 from eltlab.analysis.metrics import choose_metric, format_quality
-from eltlab.analysis.points import UNIQUE, caption, has_constant_loops, name_arms, points
+from eltlab.analysis.points import UNIQUE, has_constant_loops, name_arms, points
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
 
@@ -122,7 +122,7 @@ def make_section(title: str, anchor: str, rows: pd.DataFrame, protocol: str) -> 
     try:
         shown = reported_rows(rows, protocol)
         metric = choose_metric(shown)
-        made.caption = caption(rows, metric, protocol)
+        made.caption = headline_caption(rows, metric, protocol)
         made.points = point_rows(points(rows, metric, protocol), metric)
     except UserError as error:
         made.missing.append(str(error))

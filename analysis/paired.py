@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from eltlab.analysis.metrics import HELD_OUT, UNBIASED
+from eltlab.analysis.metrics import HELD_OUT
 
 
 def half_interval(deviation: Any, count: Any) -> Any:
@@ -35,17 +35,27 @@ def ratio_intervals(logs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(ends).map(np.exp)
 
 
-def is_above_zero(values: pd.Series, errors: pd.Series, metric: str) -> bool:
-    """Whether the values of an arm, one per seed, have ratios: all are above 0, and so is their mean by its
-    error.
+def why_no_logarithm(seeds: pd.DataFrame, metric: str) -> pd.Series:
+    """Why an arm has no ratio, tax or power law: a line for each arm that is not above 0 by its error.
 
-    An unbiased distance may be below 0, and near 0 its ratios are noise. Its error is half the t interval
-    over seeds, or for one seed 1.96 times the standard error in errors (none if NaN).
+    An unbiased distance may be below 0, and near 0 its ratios are noise. All values of an arm at one loop
+    count must be above 0, and so must their mean by its error: half the t interval over seeds, or for one
+    seed 1.96 standard errors. Without either there is no ratio. The held-out loss is above 0 by definition.
+
+    seeds: lines of `points.seed_points`. Returns the reasons, indexed by arm; empty if all arms have ratios.
     """
-    if not (values > 0).all():
-        return False
-    if metric == HELD_OUT or metric not in UNBIASED:
-        return True
-    one = 1.96 * errors.iloc[0] if np.isfinite(errors.iloc[0]) else 0.0
-    half = float(half_interval(values.std(), len(values))) if len(values) > 1 else one
-    return bool(values.mean() > half)
+    found = seeds.groupby(["arm", "requested"], sort=False).agg(
+        least=(metric, "min"),
+        mean=(metric, "mean"),
+        deviation=(metric, "std"),
+        count=(metric, "count"),
+        error=("standard_error", "mean"),
+    )
+    interval = half_interval(found["deviation"], found["count"])
+    half = (1.96 * found["error"]).where(found["count"] == 1, interval)
+    half = 0 * half.fillna(0) if metric == HELD_OUT else half
+    reasons = pd.Series("is not above 0 by its error", found.index)
+    reasons = reasons.mask(half.isna() & (found["least"] > 0), "has one seed and no standard error")
+    reasons = reasons[~((found["least"] > 0) & (found["mean"] > half))]
+    reasons = reasons.groupby("arm", sort=False).first()
+    return metric + " of " + reasons.index.to_series().astype(str) + " " + reasons

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
-from eltlab.analysis.metrics import check_logarithms, choose_metric, format_quality
+from eltlab.analysis.metrics import choose_metric, format_quality
 from eltlab.analysis.points import (
     COSTS,
     caption,
@@ -84,7 +84,7 @@ def fronts(table: pd.DataFrame, metric: str | None = None, protocol: str | None 
     """The points on the front of their kind: one line per cost, kind and point.
 
     Columns: cost, kind, label, value (of the cost), the metric, plus_minus, standard_error, seeds,
-    hypervolume (of the whole front).
+    hypervolume (of the whole front; NaN if a value of it is at or below 0).
     """
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
@@ -93,7 +93,8 @@ def fronts(table: pd.DataFrame, metric: str | None = None, protocol: str | None 
     for cost in varying_costs(lines):
         for kind, group in lines.groupby("kind", sort=False):
             best = group[non_dominated(group[cost], group[metric])].sort_values(cost)
-            area = hypervolume(best[cost], best[metric], (cost, metric))
+            positive = (best[metric] > 0).all()
+            area = hypervolume(best[cost], best[metric], (cost, metric)) if positive else np.nan
             kept = best[["label", metric, "plus_minus", "standard_error", "seeds"]]
             found.append(kept.assign(cost=cost, kind=kind, value=best[cost].astype(float), hypervolume=area))
     order = ["cost", "kind", "label", "value", metric, "plus_minus", "standard_error", "seeds", "hypervolume"]
@@ -124,10 +125,9 @@ def varying_costs(lines: pd.DataFrame) -> list[str]:
 
 
 def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = None) -> Figure:
-    """One panel per cost that differs, with log axes."""
+    """One panel per cost that differs, with log axes (a linear one of quality with a value ≤ 0)."""
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
-    check_logarithms(lines, metric)
     seeds = seed_points(table, metric, protocol)
     lines["label"] = point_labels(lines)
     costs = varying_costs(lines)
@@ -138,6 +138,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
         for axes, cost in zip(panels, costs, strict=True):
             title = f"{metric} (lower is better)" if axes is panels[0] else ""
             style.set_log_axes(axes, COSTS[cost], title)
+            style.make_room_below_0(axes, seeds[metric])
             named: list[style.Place] = []
             for kind, group in lines.groupby("kind", sort=False):
                 of_kind = keep_shared_seeds(seeds[seeds["kind"] == kind])
@@ -196,7 +197,9 @@ def main(table: pd.DataFrame, keys: Any) -> None:
     found = fronts(table, keys.metric, keys.protocol)
     metric = found.columns[4]
     for (cost, kind), front in found.groupby(["cost", "kind"], sort=False):
-        print(f"{kind}, {COSTS[str(cost)]}: hypervolume {front['hypervolume'].iloc[0]:.3f} decades²")
+        area = front["hypervolume"].iloc[0]
+        size = f"{area:.3f} decades²" if np.isfinite(area) else "none: a value is at or below 0"
+        print(f"{kind}, {COSTS[str(cost)]}: hypervolume {size}")
         rows = [["", COSTS[str(cost)], metric]]
         rows += [
             [r.label, format_si(r.value), format_quality(getattr(r, metric), r.plus_minus, r.standard_error)]

@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eltlab.analysis.chosen_settings import choose_settings, describe_settings, reported_rows, splits
+from eltlab.analysis.chosen_settings import (
+    ChosenSetting,
+    choose_settings,
+    describe_settings,
+    reported_rows,
+    splits,
+)
 from eltlab.analysis.metrics import HELD_OUT, choose_metric
 from eltlab.analysis.paired import half_interval
+from eltlab.analysis.tuned_values import describe_tuned
 
 COSTS = {
     "params_total": "parameters",
@@ -138,23 +145,44 @@ def caption(
     protocol: str | None = None,
     shown: str = "95 % t intervals",
 ) -> str:
-    """The caption of a figure: data, metric, samples, settings and how they were chosen, seeds and protocol.
+    """The caption of a figure: data, metric, samples, settings, tuned values, seeds and protocol.
 
     shown: how the figure shows several seeds.
     """
     rows, choices = choose_settings(table, protocol)
+    rows = name_arms(rows)
     metric = choose_metric(rows, metric)
     first = rows.dropna(subset=[metric]).iloc[0]
-    of = "" if metric == HELD_OUT else f" of {int(first['samples'])} samples{describe_split(rows)}"
-    settings = describe_settings(name_arms(rows), choices)
+    what = describe_metric(rows, choices, metric)
+    what += f"; {tuned}" if (tuned := describe_tuned(rows)) else ""
     seed_counts = rows.groupby("name")["seed"].nunique()
     few, many = seed_counts.min(), seed_counts.max()
     seeds = f"n = {many}" if few == many else f"n = {few} to {many}"
     bars = shown if many > 1 else "no interval"
     return (
-        f"{first['data']}, {first['objective']}; {metric}{of}, {settings}; "
+        f"{first['data']}, {first['objective']}; {what}; "
         f"{seeds} seed{'s' * bool(many > 1)}, {bars}; protocol {first['protocol']}"
     )
+
+
+def caption_of_sampling(table: pd.DataFrame, protocol: str | None, shown: str) -> str:
+    """The caption of a figure about sampling: with its settings, even if the metric has none."""
+    text = caption(table, None, protocol, shown)
+    rows, choices = choose_settings(table, protocol)
+    if choose_metric(rows) != HELD_OUT:
+        return text
+    return f"{text}; sampled with {describe_settings(name_arms(rows), choices)}"
+
+
+def describe_metric(rows: pd.DataFrame, choices: list[ChosenSetting], metric: str) -> str:
+    """The metric with the number of samples, their settings and how these were chosen.
+
+    The held-out loss has no samples, and only the settings of its averages. rows: with their arms.
+    """
+    samples = rows.loc[rows[metric].notna(), "samples"].iloc[0]
+    of = "" if metric == HELD_OUT else f" of {int(samples)} samples{describe_split(rows)}"
+    settings = describe_settings(rows, choices, metric)
+    return f"{metric}{of}" + (f", {settings}" if settings else "")
 
 
 def describe_split(rows: pd.DataFrame) -> str:

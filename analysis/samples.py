@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from eltlab.analysis import command, style
 from eltlab.analysis.chosen_settings import reported_rows
-from eltlab.analysis.points import caption, name_arms
+from eltlab.analysis.points import caption_of_sampling, name_arms
 from eltlab.analysis.text_values import as_text
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops
@@ -55,7 +55,7 @@ def draw(table: pd.DataFrame, protocol: str | None = None) -> Figure:
     arms = find_tiles(table, protocol)
     columns = sorted({loops for pictures in arms.values() for loops in pictures})
     shown = "pictures of the first"
-    text = f"{caption(table, protocol=protocol, shown=shown)}; the same noise and labels everywhere"
+    text = f"{caption_of_sampling(table, protocol, shown)}; the same noise and labels everywhere"
     shape = (len(columns), len(arms))
     with style.canvas(text, *shape, size=(2.6, 1.25)) as (figure, panels):
         for number, axes in enumerate(panels):

@@ -21,9 +21,17 @@ from matplotlib.figure import Figure
 from scipy import optimize, stats
 
 from eltlab.analysis import command, style
-from eltlab.analysis.chosen_settings import reported_rows
-from eltlab.analysis.metrics import check_logarithms, choose_metric, why_no_ratio
-from eltlab.analysis.points import UNIQUE, at_trained_loops, caption, has_constant_loops, seed_points
+from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
+from eltlab.analysis.metrics import choose_metric, why_no_ratio
+from eltlab.analysis.paired import why_no_logarithm
+from eltlab.analysis.points import (
+    UNIQUE,
+    at_trained_loops,
+    caption,
+    has_constant_loops,
+    name_arms,
+    seed_points,
+)
 from eltlab.common.errors import UserError
 
 MAX_HALF_INTERVAL = 5.0  # of an exponent; a wider interval means that the points do not determine it
@@ -192,12 +200,31 @@ def power_laws(
     """
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
-    check_logarithms(lines, metric)
-    reason = why_no_ratio(reported_rows(table, protocol), metric)
+    why = reasons_without_fit(table, metric, protocol)
     return {
-        str(kind): reason or try_fit(fit_power_law, group["macs_per_sample"], group[metric])
+        str(kind): why(group) or try_fit(fit_power_law, group["macs_per_sample"], group[metric])
         for kind, group in intended_points(lines).groupby("kind", sort=False)
     }
+
+
+def reasons_without_fit(
+    table: pd.DataFrame, metric: str, protocol: str | None
+) -> Callable[[pd.DataFrame], str | None]:
+    """A function that says why points (lines of `seed_points`) have no fit, or None if they have.
+
+    The metric is biased, arms are not above 0 by their error, or they were measured at different settings.
+    """
+    rows, choices = choose_settings(table, protocol)
+    biased = why_no_ratio(rows, metric)
+    settings = arm_settings(name_arms(rows), choices, metric)
+
+    def why(lines: pd.DataFrame) -> str | None:
+        if biased is not None:
+            return biased
+        reasons = "; ".join(why_no_logarithm(lines, metric))
+        return reasons or why_unmatched(settings, lines["arm"].unique())
+
+    return why
 
 
 def intended_points(lines: pd.DataFrame) -> pd.DataFrame:
@@ -216,8 +243,7 @@ def loop_worths(
     """
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
-    check_logarithms(lines, metric)
-    reason = why_no_ratio(reported_rows(table, protocol), metric)
+    why = reasons_without_fit(table, metric, protocol)
     if lines["width"].nunique() > 1:
         widths = ", ".join(f"{width:g}" for width in sorted(lines["width"].unique()))
         raise UserError(f"rows of widths {widths}: give rows of one width to fit the worth of a loop")
@@ -227,7 +253,7 @@ def loop_worths(
     for kind in own.loc[~unique, "kind"].unique():
         group = own[unique | (own["kind"] == kind)]
         columns = (group["unique_layers"], group["loops_train"], group[metric])
-        found[str(kind)] = reason or try_fit(fit_loop_worth, *columns)
+        found[str(kind)] = why(group) or try_fit(fit_loop_worth, *columns)
     return found
 
 
@@ -248,6 +274,7 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     fits = power_laws(table, metric, protocol)
     with style.canvas(figure_caption(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
         style.set_log_axes(axes, "MACs per sample", f"{metric} (lower is better)")
+        style.make_room_below_0(axes, lines[metric])
         for kind, group in intended_points(lines).groupby("kind", sort=False):
             colour, marker = style.look_of(str(kind))
             axes.plot(group["macs_per_sample"], group[metric], marker, color=colour, alpha=0.5)

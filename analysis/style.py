@@ -90,6 +90,12 @@ def set_log_axes(axes: Axes, x: str | None = None, y: str | None = None) -> None
             title(name)
 
 
+def make_room_below_0(axes: Axes, heights: Any) -> None:
+    """Makes the y axis linear if a height is at or below 0, which has no place on a log axis."""
+    if (np.asarray(heights) <= 0).any():
+        axes.set_yscale("linear")
+
+
 def format_ticks(axis: Axis) -> None:
     """Formats ticks with SI prefixes, and places more of them on a log axis that spans few decades."""
     if axis.get_scale() != "log":

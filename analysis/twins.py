@@ -1,6 +1,5 @@
 """Which arm is the unique-layer twin of which: the one that agrees in every key that loops do not decide."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 
 from eltlab.analysis.points import UNIQUE, arm_kinds, at_trained_loops, nearly_equal
 from eltlab.analysis.text_values import as_text
+from eltlab.analysis.tuned_values import tuned_keys
 from eltlab.config.identity import defines
 from eltlab.runs.row_files import SETTINGS
 
@@ -46,7 +46,7 @@ def find_twins(rows: pd.DataFrame) -> pd.DataFrame:
 
 def compared_columns(arms: pd.DataFrame) -> dict[str, str]:
     """The columns in which an arm and its twin must agree, with the keys to name."""
-    tuned = {key for text in arms.get("tuned", pd.Series()).dropna() for key in json.loads(text)}
+    tuned = tuned_keys(arms)
     keys = [name.removeprefix("cfg.") for name in arms if name.startswith("cfg.")]
     kept = [
         key

@@ -154,8 +154,9 @@ def test_distances_not_above_0_by_their_error_have_differences_but_no_ratios(val
     assert np.isnan([line.ratio, line.ratio_low, line.ratio_high]).all()
     assert line.difference == pytest.approx(differences.mean())
     assert line.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
-    reason = ablation.no_ratio(rows.assign(arm=rows["name"]), "kd_classifier")
-    assert reason == "kd_classifier of switch is not above 0 by its error, so only differences are shown"
+    assert (
+        line.no_ratio == "kd_classifier of switch is not above 0 by its error, so only differences are shown"
+    )
     [axes] = ablation.draw(rows).axes
     assert axes.get_xscale() == "linear" and "kd_classifier − that of plain" in axes.get_xlabel()
     assert ablation.paired_differences(table(kernel_rows([2.0, 2.1, 2.2])))["ratio"].item() < 0.5
@@ -253,3 +254,43 @@ def test_the_figure_shows_ratios_with_intervals() -> None:
     line = ablation.paired_differences(table(switched())).iloc[0]
     assert list(axes.lines[0].get_xdata()) == [line["ratio_low"], line["ratio_high"]]
     assert any(text.get_text().startswith("p = ") for text in axes.texts)
+
+
+def test_levels_of_different_losses_have_no_ratio() -> None:
+    keys = ("mse", "l1")
+    rows = [row(loss, 4, 1.0, heldout_protocol=loss, **{"cfg.objective.weight": loss}) for loss in keys]
+    with pytest.raises(UserError, match=r"measure 2 different losses \(objective.weight\)"):
+        ablation.paired_differences(table(rows), "objective.weight", "mse")
+
+
+def tuned_study() -> list[dict]:
+    """Two supervisions by two widths; each arm has its own learning rate, and says so."""
+    return [
+        row(f"{name}-w{width}", 4, value * width, seed=seed, supervision=name, width=width,
+            tuned=f'{{"optim.lr": {rate}}}',
+            **{"cfg.supervision.name": name, "cfg.model.width": width, "cfg.optim.lr": rate,
+               "cfg.tuned": f'{{"optim.lr": {rate}}}', "cfg.tuned_on": f"{name} {width}"})
+        for name, value in (("final", 1.0), ("ilsd", 0.5))
+        for width, rate in ((64, 0.001 * value), (128, 0.004 * value)) for seed in (0, 1)
+    ]  # fmt: skip
+
+
+def test_tuned_keys_are_not_compared() -> None:
+    """Each arm has its own values of them, so otherwise no run would have a partner."""
+    rows = table(tuned_study())
+    [line] = ablation.paired_differences(rows, "supervision.name", "final").itertuples()
+    assert (line.level, line.ratio, line.seeds) == ("ilsd", pytest.approx(0.5), 2)
+    assert set(ablation.importance(rows).index) == {"supervision.name", "model.width"}
+
+
+def test_arms_at_different_settings_have_differences_but_no_ratios() -> None:
+    rows = [row("plain", 4, 0.1, seed=n, steps=8, kd_classifier=5.0 + 0.1 * n) for n in (0, 1, 2)]
+    rows += [row("fast", 4, 0.1, seed=n, steps=4, kd_classifier=7.0 + 0.1 * n) for n in (0, 1, 2)]
+    [line] = ablation.paired_differences(table(rows), metric="kd_classifier").itertuples()
+    assert line.no_ratio == "fast: settings differ and were not chosen: steps" and np.isnan(line.ratio)
+    assert line.difference == pytest.approx(2.0)
+    # The held-out loss draws no samples, and a setting that is the factor may differ.
+    assert ablation.paired_differences(table(rows))["ratio"].item() == pytest.approx(1.0)
+    own = table([each | {"cfg.sampler.steps": each["steps"]} for each in rows])
+    lines = ablation.paired_differences(own, "sampler.steps", "8", "kd_classifier")
+    assert lines["ratio"].item() == pytest.approx(7 / 5, rel=0.01)

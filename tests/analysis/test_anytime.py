@@ -233,3 +233,27 @@ def test_the_figure_refuses_mixed_protocols(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and not (tmp_path / "figure.png").exists()
     chosen = run("anytime", "out=chosen.svg", "protocol=aaa", "rows.jsonl", cwd=tmp_path)
     assert chosen.returncode == 0 and (tmp_path / "chosen.svg").exists(), chosen.stderr
+
+
+def as_kernel_distance(rows: list[dict], **values: float) -> list[dict]:
+    """The rows with their losses as kernel distances of known error; values: those of arms by name."""
+    return [
+        each | {"kd_classifier": values.get(each["name"], each["heldout_loss"]), "kd_classifier_se": 0.1}
+        for each in rows
+    ]
+
+
+@pytest.mark.parametrize("name", ["elastic", "vanilla3"])
+@pytest.mark.parametrize("value", [-0.2, 0.1])
+def test_an_arm_not_above_0_by_its_error_has_no_tax_but_a_figure(name: str, value: float) -> None:
+    rows = table(as_kernel_distance([*apart(), *elastic(1.25)], **{name: value}))
+    [line] = anytime.elasticity_tax(rows, "kd_classifier").itertuples()
+    reason = f"kd_classifier of {name} is not above 0 by its error"
+    assert np.isnan(line.tax) and line.no_tax == reason
+    assert anytime.describe_tax(line) == f"elastic none ({reason})"
+    [axes] = anytime.draw(rows, "kd_classifier").axes
+    assert axes.get_yscale() == ("linear" if value < 0 else "log")
+    assert axes.get_ylim()[0] < value
+    assert anytime.elasticity_tax(table(as_kernel_distance([*apart(), *elastic(1.25)])), "kd_classifier")[
+        "tax"
+    ].item() == pytest.approx(0.25)

@@ -39,3 +39,11 @@ def test_settings_are_never_averaged() -> None:
     rows = table([row("study/a", 4, 5.0), row("study/a", 4, 7.0, guidance=2.0)])
     lines = arm_rows(rows, "study", "heldout_loss")[1:]
     assert [(line[0], line[-1]) for line in lines] == [("a guidance 1", "5"), ("a guidance 2", "7")]
+
+
+def test_different_losses_are_in_no_table() -> None:
+    rows = [row("a", 4, 5.0, heldout_protocol="aa"), row("b", 4, 1.0, heldout_protocol="bb")]
+    [line] = arm_lines(table(rows), "study", "heldout_loss")
+    assert line.startswith("no table of heldout_loss: the rows measure 2 different losses")
+    measured = table([each | {"fid": 7.0} for each in rows])
+    assert arm_lines(measured, "study", "heldout_loss")[0].startswith("fid at each loop count")

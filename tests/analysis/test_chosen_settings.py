@@ -3,18 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.analysis_commands import run
 from support.made_up_rows import row, table
 
 from eltlab.analysis.chosen_settings import (
-    Choice,
+    ChosenSetting,
     choose_settings,
     reported_rows,
     settings_as_arms,
 )
 from eltlab.analysis.headline import headline
 from eltlab.analysis.points import caption, points
+from eltlab.analysis.scaling import power_laws
 from eltlab.common.errors import UserError
 from eltlab.runs.row_files import append_rows
 
@@ -49,8 +51,8 @@ def test_each_arm_is_reported_at_the_setting_that_other_rows_chose() -> None:
     assert rows.groupby("name")["guidance"].unique().map(list).to_dict() == {"elastic": [2.0], "twin": [1.0]}
     assert set(rows["split"]) == {"test"} and set(rows["sample_seed"]) == {0, 1}
     assert choices == [
-        Choice("elastic", {"guidance": "2"}, {"guidance": ["1", "2", "3"]}, "kd_classifier", [100]),
-        Choice("twin", {"guidance": "1"}, {"guidance": ["1", "2", "3"]}, "kd_classifier", [100]),
+        ChosenSetting("elastic", {"guidance": "2"}, {"guidance": ["1", "2", "3"]}, "kd_classifier", [100]),
+        ChosenSetting("twin", {"guidance": "1"}, {"guidance": ["1", "2", "3"]}, "kd_classifier", [100]),
     ]
 
 
@@ -140,7 +142,7 @@ def test_rows_of_one_setting_need_no_choice() -> None:
     rows = [*measured("a", {1.0: 9.0}, **TEST), *measured("b", {2.0: 5.0}, **TEST)]
     found, choices = choose_settings(table(rows))
     assert len(found) == 4 and choices == []
-    assert "a at guidance 1, b at guidance 2" in caption(table(rows))
+    assert "a at guidance 1, b at guidance 2" in caption(table(rows), "kd_classifier")
 
 
 def test_a_table_of_both_splits_reports_the_test_split_if_every_arm_has_it() -> None:
@@ -173,3 +175,42 @@ def test_settings_as_arms_have_twins_of_their_own_setting() -> None:
 def test_old_rows_have_no_split_and_one_setting() -> None:
     rows = [row("a", 4, 5.0), row("a", 4, 6.0, sample_seed=9)]
     assert len(reported_rows(table(rows))) == 2
+
+
+TWIN = {"layers": 8, "trained": 1, "loops": 1}
+
+
+def ratio_and_reason(rows: list[dict[str, Any]], metric: str = "kd_classifier") -> tuple[Any, Any]:
+    """Of "÷ twin" of the elastic arm."""
+    line = headline(table(rows), metric).set_index("arm").loc["elastic"]
+    return line["ratio"], line["no_ratio"]
+
+
+def test_arms_at_different_settings_have_no_ratio_unless_each_was_chosen_from_the_same_candidates() -> None:
+    chosen = study()
+    assert ratio_and_reason(chosen)[1] is None
+    rows = [*measured("elastic", {2.0: 6.0}, **TEST), *measured("twin", {1.0: 4.5}, **TEST, **TWIN)]
+    ratio, reason = ratio_and_reason(rows)
+    assert np.isnan(ratio) and reason == "settings differ and were not chosen: guidance"
+    last = ("twin", "train", 3.0)
+    fewer = [each for each in chosen if (each["name"], each["split"], each["guidance"]) != last]
+    assert ratio_and_reason(fewer)[1] == "settings differ and were not chosen: guidance"
+
+
+def test_the_held_out_loss_depends_on_the_average_and_not_on_sampling() -> None:
+    rows = [*measured("elastic", {2.0: 6.0}, **TEST), *measured("twin", {1.0: 4.5}, **TEST, **TWIN)]
+    assert ratio_and_reason(rows, "heldout_loss") == (1.0, None)
+    lengths = {"elastic": 0.05, "twin": 0.1}
+    rows = [each | {"ema_length": lengths[each["name"]]} for each in rows]
+    assert ratio_and_reason(rows, "heldout_loss")[1] == "settings differ and were not chosen: ema_length"
+
+
+def test_a_fit_takes_arms_of_one_setting() -> None:
+    rows = [
+        row(f"u{n}", 1, 0.2, layers=n, trained=1, seed=seed, kd_classifier=30 / n + seed, steps=steps)
+        for n, steps in ((1, 8), (2, 8), (4, 8), (8, 64)) for seed in (0, 1, 2)
+    ]  # fmt: skip
+    [reason] = power_laws(table(rows), "kd_classifier").values()
+    assert reason == "settings differ and were not chosen: steps"
+    same = table([each | {"steps": 8} for each in rows])
+    assert "settings" not in str(power_laws(same, "kd_classifier"))

@@ -45,7 +45,9 @@ def test_the_ratio_is_paired_over_shared_seeds_and_has_a_t_interval() -> None:
     assert (line["ratio"], line["ratio_low"], line["ratio_high"]) == pytest.approx(
         (np.exp(logs.mean()), low, high)
     )
-    assert cells(rows)["e"]["÷ twin"] == f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})"
+    assert (
+        cells(rows)["e"]["÷ twin"] == f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f}; 3 shared seeds)"
+    )
 
 
 def test_one_seed_has_a_ratio_without_an_interval_and_strangers_have_none() -> None:
@@ -71,10 +73,11 @@ def test_the_reason_for_a_missing_twin_is_printed() -> None:
 
 
 def test_a_kernel_distance_near_0_has_no_ratio() -> None:
-    rows = [*arm("e", {4: None}, kd_classifier=2.0), *unique("t", 8, None, kd_classifier=-0.1)]
+    known = {"kd_classifier": 2.0, "kd_classifier_se": 0.1}
+    rows = [*arm("e", {4: None}, **known), *unique("t", 8, None, kd_classifier=-0.1)]
     line = headline.headline(table(rows)).iloc[0]
     assert np.isnan(line["ratio"]) and line["no_ratio"] == "kd_classifier of t is not above 0 by its error"
-    noisy = [*arm("e", {4: None}, kd_classifier=2.0, kd_classifier_se=0.1)]
+    noisy = arm("e", {4: None}, **known)
     noisy += unique("t", 8, None, kd_classifier=0.1, kd_classifier_se=0.1)
     assert np.isnan(headline.headline(table(noisy)).iloc[0]["ratio"])
 
@@ -95,3 +98,36 @@ def test_old_rows_still_print_their_distance() -> None:
     done = run("headline", "anytime_diffusion")
     assert done.returncode == 0 and "40.29 ± 8.96" in done.stdout
     assert "÷ twin  " not in done.stdout and "fd_classifier of 1000 samples is biased" in done.stdout
+
+
+def test_a_twin_whose_tuned_key_changes_the_loss_gives_no_ratio_of_losses() -> None:
+    def tuned(weight: float) -> dict[str, Any]:
+        text = f'{{"objective.weight": {weight}}}'
+        return {"heldout_protocol": str(weight), "tuned": text, "cfg.objective.weight": weight}
+
+    rows = table([*arm("e", {4: 3.0}, **tuned(1.0)), *unique("t", 8, 2.0, **tuned(2.0))])
+    with pytest.raises(UserError, match=r"measure 2 different losses \(objective.weight\)"):
+        headline.headline(rows)
+
+
+def test_the_seeds_of_a_ratio_are_stated_if_the_arm_has_more_and_missing_ones_are_noted() -> None:
+    rows = [each for seed in (0, 1, 2) for each in arm("e", {4: 20.0 + seed}, seed=seed)]
+    rows += [each for seed in (0, 1) for each in unique("t", 8, 10.0 + seed, seed=seed)]
+    assert cells(rows)["e"]["÷ twin"].endswith("; 2 shared seeds)")
+    notes = headline.headline_notes(headline.headline(table(rows)))
+    assert notes.endswith("Of the seeds that other arms have, t lacks 2")
+    same = rows[:2] + rows[3:]
+    assert "shared seeds)" not in cells(same)["e"]["÷ twin"]
+    assert "lacks" not in headline.headline_notes(headline.headline(table(same)))
+
+
+def test_the_caption_states_tuned_values_and_the_settings_of_the_distance_next_to_the_loss() -> None:
+    def of(rate: float) -> dict[str, Any]:
+        return {"kd_classifier": 4.0, "tuned": f'{{"optim.lr": {rate}}}', "tuned_on": "loss; lr=1: 2"}
+
+    rows = table([*arm("e", {4: 0.2}, **of(0.002)), *unique("t", 8, 0.19, **of(0.004))])
+    text = headline.headline_caption(rows, "heldout_loss")
+    assert "; heldout_loss; tuned: e optim.lr=0.002, t optim.lr=0.004 (chosen on loss); n = 1" in text
+    assert text.endswith("; kd_classifier of 500 samples, 8 steps, guidance 1")
+    alone = rows.drop(columns="kd_classifier")
+    assert "kd_classifier of" not in headline.headline_caption(alone, "heldout_loss")

@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eltlab.analysis.paired import is_above_zero, ratio_intervals, t_test
-
-NO_ERRORS = pd.Series([np.nan] * 3)
+from eltlab.analysis.paired import ratio_intervals, t_test, why_no_logarithm
 
 
 def test_a_ratio_has_the_t_interval_of_its_logarithms() -> None:
@@ -26,16 +24,29 @@ def test_one_seed_has_a_ratio_without_an_interval() -> None:
     assert np.isnan(t_test(pd.DataFrame({"pair": [1.0]})).item())
 
 
+def seeds_of(values: list[float], error: float = np.nan, metric: str = "kd_classifier") -> pd.DataFrame:
+    """The points of an arm, one per seed."""
+    return pd.DataFrame({metric: values}).assign(arm="a", requested="4", standard_error=error)
+
+
 def test_a_distance_near_0_has_no_ratio() -> None:
     """Unbiased distances may be below 0. Their mean must be above 0 by half its interval."""
-    assert not is_above_zero(pd.Series([-0.1, 5.0, 5.0]), NO_ERRORS, "kd_classifier")
-    assert not is_above_zero(pd.Series([0.1, 2.0, 4.0]), NO_ERRORS, "kd_classifier")
-    assert is_above_zero(pd.Series([4.9, 5.0, 5.1]), NO_ERRORS, "kd_classifier")
+    for values in ([-0.1, 5.0, 5.0], [0.1, 2.0, 4.0]):
+        found = why_no_logarithm(seeds_of(values), "kd_classifier")
+        assert found.to_dict() == {"a": "kd_classifier of a is not above 0 by its error"}
+    assert why_no_logarithm(seeds_of([4.9, 5.0, 5.1]), "kd_classifier").empty
     # The held-out loss is above 0 by definition.
-    assert is_above_zero(pd.Series([0.1, 2.0, 4.0]), NO_ERRORS, "heldout_loss")
+    assert why_no_logarithm(seeds_of([0.1, 2.0, 4.0], metric="heldout_loss"), "heldout_loss").empty
 
 
-def test_for_one_seed_the_error_is_that_of_the_measurement() -> None:
-    one = pd.Series([1.0])
-    assert is_above_zero(one, pd.Series([0.5]), "kid") and not is_above_zero(one, pd.Series([0.52]), "kid")
-    assert is_above_zero(one, pd.Series([np.nan]), "kid")
+def test_every_loop_count_of_an_arm_must_be_above_0() -> None:
+    both = pd.concat([seeds_of([5.0, 5.1]), seeds_of([-1.0, 5.1]).assign(requested="2")])
+    assert list(why_no_logarithm(both, "kd_classifier").index) == ["a"]
+
+
+def test_for_one_seed_the_error_is_that_of_the_measurement_and_without_one_there_is_no_ratio() -> None:
+    assert why_no_logarithm(seeds_of([1.0], 0.5), "kd_classifier").empty
+    assert len(why_no_logarithm(seeds_of([1.0], 0.52), "kd_classifier"))
+    [reason] = why_no_logarithm(seeds_of([1.0], metric="kid"), "kid")
+    assert reason == "kid of a has one seed and no standard error"
+    assert why_no_logarithm(seeds_of([1.0], metric="heldout_loss"), "heldout_loss").empty

@@ -140,3 +140,12 @@ def test_a_band_is_between_the_seeds() -> None:
     [band] = [c for c in axes.collections if c.get_alpha() == 0.12]
     heights = {round(float(y), 6) for y in band.get_paths()[0].vertices[:, 1]}
     assert heights == {70.0, 80.0, 30.0, 35.0, 20.0, 22.0}
+
+
+def test_a_value_below_0_has_a_front_and_a_figure_but_no_hypervolume() -> None:
+    rows = STUDY.rename(columns={"heldout_loss": "kd_classifier"})
+    rows.loc[rows["name"] == "twin", "kd_classifier"] = -0.5
+    found = pareto.fronts(rows).set_index("kind")
+    assert found.loc["unique layers", "hypervolume"].isna().all()
+    assert found.loc["elastic, ILSD", "hypervolume"].notna().all()
+    assert {axes.get_yscale() for axes in pareto.draw(rows).axes} == {"linear"}

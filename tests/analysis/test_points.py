@@ -8,7 +8,7 @@ from scipy import stats
 from support.made_up_rows import TWO_PROTOCOLS, arm, row, table, unique, vanilla
 
 from eltlab.analysis import ablation, anytime, dynamics, headline, pareto, samples, scaling
-from eltlab.analysis.points import arm_kinds, caption, points, seed_points, shorten_names
+from eltlab.analysis.points import arm_kinds, caption, caption_of_sampling, points, seed_points, shorten_names
 from eltlab.common.errors import UserError
 
 VALUES = [10.0, 12.0, 17.0]
@@ -65,7 +65,11 @@ def test_the_standard_error_is_shown_for_one_seed_and_never_next_to_an_interval(
 
 def test_the_caption_says_what_was_measured() -> None:
     loss = caption(table([row("a", 4, 10.0)]))
-    assert "diffusion; heldout_loss, 8 steps, guidance 1; n = 1 seed" in loss
+    assert "diffusion; heldout_loss; n = 1 seed" in loss
+    lengths = [row(name, 4, 10.0, ema_length=length) for name, length in (("a", 0.05), ("b", 0.1))]
+    assert "; heldout_loss, a at ema length 0.05, b at ema length 0.1; n" in caption(table(lengths))
+    sampling = caption_of_sampling(table([row("a", 4, 10.0)]), None, "means")
+    assert sampling.endswith("protocol aaaa; sampled with 8 steps, guidance 1")
     distance = caption(table([row("a", 4, None, fid=9.0, split="test")]))
     assert "fid of 500 samples against the test split, 8 steps, guidance 1" in distance
     assert "fid of 500 samples, 8 steps" in caption(table([row("a", 4, None, fid=9.0)]))  # an old row

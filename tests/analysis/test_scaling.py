@@ -124,3 +124,14 @@ def test_the_figure_has_a_line_for_each_fit() -> None:
     names = axes.get_legend_handles_labels()[1]
     assert any(name.startswith("unique layers: b = -0.5") for name in names)
     assert "elastic, deep: no fit" in names
+
+
+def test_an_arm_not_above_0_by_its_error_leaves_its_kind_without_a_fit() -> None:
+    rows = [each | {"kd_classifier": each["heldout_loss"], "kd_classifier_se": 0.1} for each in study()]
+    changed = table([each | {"kd_classifier": -1.0} if each["name"] == "v2x4" else each for each in rows])
+    laws, worths = (fit(changed, "kd_classifier") for fit in (scaling.power_laws, scaling.loop_worths))
+    reason = "kd_classifier of v2x4 is not above 0 by its error"
+    assert laws["vanilla loop"] == worths["vanilla loop"] == reason
+    assert laws["unique layers"].values[1] == pytest.approx(-0.5, abs=0.05)
+    [axes] = scaling.draw(changed, "kd_classifier").axes
+    assert axes.get_yscale() == "linear"

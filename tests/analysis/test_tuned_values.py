@@ -1,0 +1,28 @@
+"""Keys that were tuned for each arm: which they are, and how a caption states them."""
+
+from support.made_up_rows import row, table
+
+from eltlab.analysis.tuned_values import describe_tuned, tuned_keys
+
+ON = "held-out loss on a tenth of the training split, tuning seed 100"
+
+
+def test_tuned_keys_are_those_of_any_arm() -> None:
+    rows = [row("a", 4, 1.0, tuned='{"optim.lr": 0.001}'), row("b", 4, 1.0)]
+    assert tuned_keys(table(rows)) == {"optim.lr"} and tuned_keys(table(rows[1:])) == set()
+
+
+def test_a_caption_states_each_arms_values_and_what_they_were_chosen_on() -> None:
+    """But not the losses of all candidates, which the rows have."""
+    rows = [
+        row(
+            name, 4, 1.0, seed=seed, arm=name, tuned=f'{{"optim.lr": {rate}}}', tuned_on=f"{ON}; lr=1: {rate}"
+        )
+        for name, rate in (("elastic", 0.002), ("twin", 0.004))
+        for seed in (0, 1)
+    ]
+    rows.insert(0, row("fixed", 4, 1.0, arm="fixed"))
+    assert describe_tuned(table(rows)) == (
+        f"tuned: elastic optim.lr=0.002, twin optim.lr=0.004 (chosen on {ON})"
+    )
+    assert describe_tuned(table(rows[:1])) == ""
