@@ -181,7 +181,7 @@ def loss_protocol(model: AnytimeSampler, data: TrainingData) -> str:
     config, tokens = model.config, model.config.objective.INPUTS == "tokens"
     objective = stable_dict(config.objective)
     del objective["label_dropout"], objective["file"]
-    predicted = {key: getattr(config.data, key) for key in PREDICTED}
+    predicted = {key: getattr(config.data, key) for key in PREDICTED if tokens or key != "codebook"}
     codes = model.tokenizer.hash if tokens and model.tokenizer is not None else None
     test = [config.data.encoding or data.test.origin, len(data.test)]
     return digest(json.dumps([objective, predicted, codes, test, model.precision, VERSION], sort_keys=True))

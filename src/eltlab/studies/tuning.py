@@ -62,7 +62,7 @@ def tuning_config(config: Config, tune: Tune) -> Config:
         config,
         name=f"{study}/tuning/{arm}",
         data=replace(config.data, tuning=True),
-        budget=replace(config.budget, images=max(1, round(config.images * tune.budget))),
+        budget=replace(config.budget, images=max(1, round(config.steps * tune.budget)) * config.batch_size),
         trainer=replace(config.trainer, validations=1, grids=0),
         evaluate=False,
     )
