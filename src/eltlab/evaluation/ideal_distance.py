@@ -20,7 +20,7 @@ Ideal samples are draws from the reference's images if mean and covariance are t
 there are many of them for each feature. Draws from few images of a larger reference would vary too little (by
 5 % of I(n) with 5 images per feature, by 24 % with 1). Then each class is normal, with its mean in the images
 and one covariance for all classes, such that mean and covariance of the whole are those of the reference.
-This is exact for normal features, and within 5 % for the digits' with 3 or more images per feature. One
+This is exact for normal features, and within about 7 % for the digits' with 3 or more images per feature. One
 normal law for all would not do: balanced samples do not draw what varies between classes, more than half of
 the digits' variance.
 """
