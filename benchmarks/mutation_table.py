@@ -962,6 +962,20 @@ FIXES = (
         "if source is None:",
     ),
     Mutation(
+        "searched-by-the-test-split",
+        "A sampler chooses its trials by the loss of the test split.",
+        "studies/study.py",
+        'if file.sampler != "grid" and not base.data.tuning:',
+        'if file.sampler == "none":',
+    ),
+    Mutation(
+        "tuned-study-grows-under-edited-source",
+        "New seeds of a finished tuned study are enqueued under other code, which then refuses them.",
+        "studies/trial_queue.py",
+        "if new or self._arms_changed(arms) or self._has_choices():",
+        "if new:",
+    ),
+    Mutation(
         "guidance-trains-again",
         "Trials that differ in their guidance only train the same model twice.",
         "studies/study.py",

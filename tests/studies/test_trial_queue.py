@@ -14,8 +14,8 @@ from eltlab.common.package_info import SOURCE
 from eltlab.studies import trial_queue
 from eltlab.studies.run_study import fill_queue
 from eltlab.studies.storage import open_storage
-from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.stored_state import stored_lines
+from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.study_file import SweepKeys
 from eltlab.studies.trial_queue import SAMPLER_DRAWS, TrialQueue, is_expired, seconds_of
 from eltlab.studies.tuning import tuned_arms

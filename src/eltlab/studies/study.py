@@ -45,7 +45,7 @@ METRICS = {
     "i3d": ("heldout_loss", "fvd", "fvd_inf", *CLASSIFIER),
     "inception": ("heldout_loss", "fid", "fid_inf", "kid", "precision", "recall", "memorised", "isc"),
 }
-# The distances that do not depend on the number of samples: default objectives if the held-out loss cannot be.
+# The default objectives if it cannot be the held-out loss: distances without the bias of the sample number.
 DISTANCES = {"classifier": "kd_classifier", "i3d": "fvd_inf", "inception": "kid"}
 TIMES = ("train_seconds", "images_per_second", "peak_memory_bytes")
 DRAWS = 1000  # random draws from a space, which show how much its constraints allow

@@ -210,8 +210,8 @@ def check_tune(file: StudyFile, tune: Tune, path: Path) -> None:
             )
         if changes_loss(name):
             raise UserError(
-                f"{here}.keys.{name} changes what the held-out loss is, so the losses of its candidates cannot "
-                "be compared; move it into space"
+                f"{here}.keys.{name} changes what the held-out loss is, so the losses of its candidates "
+                "cannot be compared; move it into space"
             )
         if name in keys_of(file.space):
             raise UserError(f"{here}.keys.{name}: the space sets it too; remove one of the two")
