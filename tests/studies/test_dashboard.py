@@ -61,7 +61,7 @@ def test_a_study_is_shown(kind: str, tmp_path: Path, page: Any, request: pytest.
         # The values of a grid are stored as parameters, so that there is something to plot.
         assert "supervision" in page.get_by_text("Params = [").inner_text()
         page.get_by_text("Study User Attributes").wait_for()
-        page.get_by_text("fd_classifier").first.wait_for()  # the axis is named after the metric
+        page.get_by_text("heldout_loss").first.wait_for()  # the axis is named after the metric
     # Plotly warns if a figure is redrawn often, as on a busy machine.
     assert not [message for message in page.said if "auto-margin redraws" not in message]
     assert all(url.startswith(address) for url in page.requested)
