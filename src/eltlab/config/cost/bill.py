@@ -35,7 +35,7 @@ LINES = (
     ("FLOPs per sample", "flops_per_sample", format_si),
     ("training FLOPs per image", "train_flops_per_image", format_si),
     ("training images", "images", "{:,.9g}".format),
-    ("optimizer steps", "steps", "{:,}".format),
+    ("optimizer steps", "train_steps", "{:,}".format),
     ("training FLOPs", "train_flops_total", format_si),
     ("training memory", "memory_training_bytes", format_bytes),
     ("sampling memory", "memory_inference_bytes", format_bytes),
@@ -56,7 +56,7 @@ def bill(config: Config, device: str, precision: str) -> dict[str, Any]:
         **model_bill(config, device, precision),
         **sampling_bill(config, depths),
         "images": config.images,
-        "steps": config.steps,
+        "train_steps": config.steps,  # not `steps`, which in a row are those of the sampler
         "train_flops_total": int_if_whole(flops.budget_flops(config)),
     }
 
