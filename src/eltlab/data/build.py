@@ -29,8 +29,8 @@ class TrainingData:
     With data.tuning both are parts of the training split: see `split_for_tuning`.
     """
 
-    train: Images | EncodedSplit
-    test: Images | EncodedSplit
+    train: Split
+    test: Split
     tokenizer: Tokenizer | None
 
     def images(self, config: Config) -> Splits:
@@ -76,7 +76,7 @@ class TrainingData:
             return self.tokenizer.encode(test.images), test.labels
         return test.images, test.labels
 
-    def inputs(self, split: Images | EncodedSplit) -> Rows:
+    def inputs(self, split: Split) -> Rows:
         """What the objective corrupts (pixels as uint8), of the examples of a split, without mirroring. It is
         read when it is indexed."""
         if isinstance(split, EncodedSplit):

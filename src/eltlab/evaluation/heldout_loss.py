@@ -12,6 +12,7 @@ from eltlab.common.disk_cache import digest
 from eltlab.common.progress import Bar
 from eltlab.common.seeds import BatchNoise, SampleNoise, fold, generator
 from eltlab.common.torch_device import autocast
+from eltlab.config.identity import without_effect
 from eltlab.config.keys import stable_dict
 from eltlab.config.schema import Config
 from eltlab.data.batches import Rows
@@ -181,7 +182,8 @@ def loss_protocol(model: AnytimeSampler, data: TrainingData) -> str:
     config, tokens = model.config, model.config.objective.INPUTS == "tokens"
     objective = stable_dict(config.objective)
     del objective["label_dropout"], objective["file"]
-    predicted = {key: getattr(config.data, key) for key in PREDICTED if tokens or key != "codebook"}
+    read = [key for key in PREDICTED if f"data.{key}" not in without_effect(config)]
+    predicted = {key: getattr(config.data, key) for key in read}
     codes = model.tokenizer.hash if tokens and model.tokenizer is not None else None
     test = [config.data.encoding or data.test.origin, len(data.test)]
     return digest(json.dumps([objective, predicted, codes, test, model.precision, VERSION], sort_keys=True))

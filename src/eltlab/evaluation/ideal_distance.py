@@ -8,8 +8,7 @@ the mean and a part from the covariance (Chong and Forsyth 2020):
 noise(n) = Σ_c (n_c/n)² tr Σ_c / n_c is the variance of the mean of n samples with fixed labels; it is
 estimated without bias from the samples. spread(n) has no closed form. Chong and Forsyth fit a line in 1/n,
 which fails if n is not far larger than the number of features. Here the line is fitted against the same part
-of ideal samples: with C(m) the covariance's part of the distance of m samples, and
-I(m) that of ideal ones,
+of ideal samples: with C(m) the covariance's part of the distance of m samples, and I(m) that of ideal ones,
 
     C(m) = C(∞) + slope · I(m),   so   FD(∞) = FD(n) − noise(n) − slope · I(n),
 

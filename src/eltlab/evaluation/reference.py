@@ -99,7 +99,6 @@ class Reference:
 
     def ideal(self, labels: Tensor) -> Ideal:
         """What ideal samples with these labels get. Cached."""
-
         of_file = self.choice not in (None, "reference")
         source = self.file.hash if of_file else "split" if self.streams else "subset"
         classes = self.subset.labels
