@@ -74,7 +74,7 @@ def evaluate(prepared: Prepared) -> None:
         if found is None:
             left.append(request)
         else:
-            print(f"{describe(request, run.config)}: measured before{other_code(found)}", file=sys.stderr)
+            print(f"{describe(request, run.config)}: measured before{measured_by(found)}", file=sys.stderr)
     for length, requests in groupby(left, ema_length):
         group = list(requests)
         losses = find_losses(prepared, averages, length, group)
@@ -196,7 +196,7 @@ def describe(request: Request, own: Config) -> str:
     return ", ".join([name, *(f"{column.replace('_', ' ')} {value}" for column, value in changed)])
 
 
-def other_code(row: dict[str, Any]) -> str:
+def measured_by(row: dict[str, Any]) -> str:
     """Says that a row was measured by other code than this; empty if it was not."""
     source = row.get("evaluated_source")
     return "" if source == SOURCE else f" by {describe_code(row['evaluated_code'], source)}, not this source"

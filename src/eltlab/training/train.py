@@ -38,7 +38,7 @@ def train(prepared: Prepared, requests: Requests) -> None:
         check_data(counters["data"], data.train.origin, config)
         if counters["step"] >= config.steps:
             print(
-                f"finished before, at {counters['images_seen']:,} images{other_code(counters)}",
+                f"finished before, at {counters['images_seen']:,} images{trained_by(counters)}",
                 file=sys.stderr,
             )
             return
@@ -141,7 +141,7 @@ def check_resumable(counters: dict[str, Any], precision: str, config: Config) ->
         )
 
 
-def other_code(counters: dict[str, Any]) -> str:
+def trained_by(counters: dict[str, Any]) -> str:
     """Says that a finished run was trained by other code than this; empty if it was not."""
     if counters["source"] == SOURCE:
         return ""
