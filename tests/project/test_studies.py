@@ -22,13 +22,17 @@ from eltlab.training.looped_module import LoopedModule
 NAMES = [
     "anytime",
     "block_size",
+    "headline",
     "ilsd_weight",
     "imagenette",
     "loop_anatomy",
     "loops_vs_depth",
+    "min_loops",
     "pareto",
+    "recipe",
     "sprites_loops",
     "supervision",
+    "unique_layers",
 ]
 GRIDS = [name for name in NAMES if name not in ("ilsd_weight", "pareto")]
 
@@ -66,7 +70,8 @@ def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
     arms = configs(name).values()
     flops = [budget_flops(config) for config in arms]
     assert max(flops) < 1.003 * min(flops)
-    for key in ("batch_size", "optim", "data", "sampler", "metrics", "objective"):
+    own = ("batch_size", "optim") if name == "recipe" else ()
+    for key in {"batch_size", "optim", "data", "sampler", "metrics", "objective"} - {*own}:
         assert len({repr(getattr(config, key)) for config in arms}) == 1
 
 
@@ -87,6 +92,40 @@ def test_anytime_trains_a_model_for_each_count_of_the_elastic_one() -> None:
     assert {c.unique_layers for n, c in arms.items() if "unique" in n} == {2, 4, 6, 8}
     assert arms["elastic"].supervision.name == "ilsd" and arms["elastic"].loops == 4
     assert {c.objective.name for c in configs("anytime", "masked").values()} == {"masked"}
+
+
+def test_headline_compares_a_loop_with_its_twin_each_at_its_best() -> None:
+    arms = configs("headline")
+    splits = {name: (c.unique_layers, c.loops, c.supervision.name) for name, c in arms.items()}
+    assert splits == {"elastic": (2, 4, "ilsd"), "vanilla": (2, 4, "final"), "twin": (8, 1, "final")}
+    assert arms["elastic"].evaluate_loops == arms["vanilla"].evaluate_loops == [1, 2, 3, 4, 5, 6]
+    for preset in (None, "masked", "fashion_mnist", "fashion_mnist_masked"):
+        study = load_study("headline", preset, [], "runs", {})
+        assert study.file.tune is not None and "optim.lr" in study.file.tune.keys
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers"), [(None, 2), ("four", 4), ("eight", 8), ("two_short", 2), ("eight_short", 8)]
+)
+def test_unique_layers_has_the_twin_and_the_block_in_one_pass(preset: str | None, layers: int) -> None:
+    arms = configs("unique_layers", preset)
+    splits = {name: (c.unique_layers, c.loops) for name, c in arms.items()}
+    assert splits == {"elastic": (layers, 4), "twin": (4 * layers, 1), "plain": (layers, 1)}
+    assert arms["twin"].images == (24_000 if preset and "short" in preset else 96_000)
+
+
+def test_min_loops_changes_the_smallest_student_at_each_block_size() -> None:
+    arms = configs("min_loops").values()
+    assert {(c.unique_layers, c.supervision.min_loops) for c in arms} == {
+        (layers, least) for layers in (1, 2, 4, 8) for least in (1, 2, 3)
+    }
+    assert {(c.loops, c.supervision.name) for c in arms} == {(4, "ilsd")}
+
+
+def test_recipes_are_chosen_without_the_test_split() -> None:
+    path = study_path("recipe")
+    for preset in (None, *read_study(path, None, {}).presets):
+        assert "data.tuning=true" in read_study(path, preset, {}).base
 
 
 def test_block_size_keeps_heads_and_mlp_in_proportion() -> None:

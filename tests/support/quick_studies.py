@@ -8,7 +8,7 @@ from eltlab.runs.result_table import load
 from eltlab.studies.study import Study
 from support.small_studies import queue_of
 
-SMALL = ["budget.images=64", "metrics.samples=40", "sampler.steps=2", "trainer.validations=2"]
+SMALL = ["budget.images=128", "metrics.samples=40", "sampler.steps=2", "trainer.validations=2"]
 
 
 def check_trials(study: Study, folder: Path) -> None:
