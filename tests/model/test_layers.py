@@ -20,6 +20,14 @@ def test_attention_is_softmax_attention_over_heads():
     torch.testing.assert_close(attention(x), expected)
 
 
+def test_attention_drops_probabilities_in_training_only():
+    torch.manual_seed(0)
+    attention = make("token", "post_norm", dropout=0.5).stack.blocks[0].attention
+    x = torch.randn(2, 5, WIDTH)
+    assert not torch.equal(attention.train()(x), attention(x))
+    assert torch.equal(attention.eval()(x), attention(x))
+
+
 def test_film_scales_and_shifts_the_hidden_layer():
     """PAPER, Settings: h = GELU(W₁·LN x)·(1 + s) + b, pre-norm, no gates."""
     layer = make("patch", "film").stack.blocks[0]

@@ -26,3 +26,14 @@ def test_a_zip_with_names_that_point_outside_is_refused(image_folder, tmp_path, 
         more.writestr(name, b"")
     message = fails(list_images, str(archive))
     assert f"{archive}: the entry {name!r} points outside of the zip" in message
+
+
+def test_the_whole_name_is_checked_and_not_only_up_to_a_null_byte(image_folder, tmp_path):
+    """zipfile cuts a name at a null byte, but another program that reads the zip may not."""
+    archive = zipped(image_folder, tmp_path / "evil.zip")
+    entry = zipfile.ZipInfo("1.png")
+    entry.filename = "1.png\0/../../2.png"
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr(entry, b"")
+    assert zipfile.ZipFile(archive).infolist()[-1].filename == "1.png"
+    assert "points outside of the zip" in fails(list_images, str(archive))
