@@ -29,7 +29,7 @@ class Value(float):
 
 
 def mean_over_seeds(seeds: pd.Series, error: float = float("nan")) -> Value:
-    """The mean of values by seed. error: the standard error of the measurement, which is shown for one seed."""
+    """The mean of values by seed. error: the standard error of the measurement, shown for one seed."""
     mean, half = float(seeds.mean()), float(half_interval(seeds.std(), len(seeds)))
     return Value(mean, mean - half, mean + half, len(seeds), format_quality(mean, half, error))
 

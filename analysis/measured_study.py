@@ -5,7 +5,7 @@ for, or at its only loop count or schedule.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from eltlab.analysis.comparison import Value
 from eltlab.analysis.headline import compare, headline, headline_caption, headline_notes, headline_rows
 from eltlab.analysis.metrics import HELD_OUT, INFINITE, UNBIASED, choose_metric, why_no_ratio
 from eltlab.analysis.page import FIGURES
-from eltlab.analysis.points import caption, format_counts, name_arms
+from eltlab.analysis.points import caption, name_arms
 from eltlab.analysis.table_files import format_markdown
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_loops
@@ -57,22 +57,28 @@ class MeasuredStudy:
         column, rows = column or self.metric, self.find(point)
         if column not in rows or rows[column].isna().all():
             raise UserError(f"{point} has no {column}")
-        errors = rows.get(f"{column}_se", float("nan"))
-        lines = rows.assign(value=rows[column], standard_error=errors).dropna(subset=["value"])
-        return lines.groupby("seed")[["value", "standard_error"]].mean()
+        errors = rows.get(f"{column}_se", np.nan)
+        lines = pd.DataFrame({"value": rows[column], "standard_error": errors, "seed": rows["seed"]})
+        return lines.dropna(subset=["value"]).groupby("seed").mean()
 
     def find(self, point: str) -> pd.DataFrame:
         """The rows of a point."""
         arm, _, count = point.partition("@")
-        rows = self.rows[self.rows["arm"] == arm]
-        if rows.empty:
+        counts = {requested: rows for (name, requested), rows in self.points.items() if name == arm}
+        if not counts:
             raise UserError(f"{arm}: {suggest(arm, list(self.rows['arm'].unique()), 'arms')}")
-        counts = list(rows["requested"].unique())
-        trained = format_counts(rows["loops_train"]).iloc[0]
-        count = count or (counts[0] if len(counts) == 1 else trained)
+        first = next(iter(counts))
+        trained = f"{counts[first]['loops_train'].iloc[0]:g}"
+        count = count or (first if len(counts) == 1 else trained)
         if count not in counts:
-            raise UserError(f"{arm}@{count}: {suggest(count, counts, 'loop counts')}")
-        return rows[rows["requested"] == count]
+            raise UserError(f"{arm}@{count}: {suggest(count, list(counts), 'loop counts')}")
+        return counts[count]
+
+    @cached_property
+    def points(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The rows of each arm and loop count or schedule, without the configuration."""
+        known = self.rows.loc[:, ~self.rows.columns.str.startswith("cfg.")]
+        return dict(iter(known.groupby(["arm", "requested"], sort=False)))
 
     def ratio(self, one: str, other: str, column: str | None = None) -> Value:
         """1.053 (1.041 to 1.066): paired over shared seeds. Raises UserError if there is none."""
@@ -91,7 +97,7 @@ class MeasuredStudy:
         return comparison.with_interval("{:.3f}", *found[:3], found.shared)
 
     def difference(self, one: str, other: str, column: str | None = None) -> Value:
-        """+3.20 (+1.10 to +5.30): paired over shared seeds. Raises UserError if its bias depends on the arm."""
+        """+3.20 (+1.10 to +5.30): paired over shared seeds. Raises UserError if its bias is not common."""
         column = column or self.metric
         if column not in (*UNBIASED, *INFINITE):
             raise UserError(f"{one} − {other}: {why_no_ratio(self.rows, column)}")
@@ -111,7 +117,9 @@ class MeasuredStudy:
         """What a sentence calls a point."""
         arm, _, count = point.partition("@")
         name = self.names.get(arm, arm)
-        return f"{name} at {format_loops(int(count))}" if count else name
+        if not count:
+            return name
+        return f"{name} at {format_loops(int(count)) if count.isdigit() else count}"
 
     @property
     def tax(self) -> str:

@@ -10,7 +10,7 @@ those of the blocks, except in the rows with the counting "total".
 
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from textwrap import fill
 
@@ -132,6 +132,7 @@ def published_config(name: str) -> Config:
     return resolve(to_config(compose_node(parse_overrides([f"experiment=paper/{name}"]))))
 
 
+@cache
 def compute_rows() -> list[tuple[Published, Config, Computed]]:
     configs = [published_config(row.name) for row in PUBLISHED]
     return [(row, c, compute_row(c)) for row, c in zip(PUBLISHED, configs, strict=True)]

@@ -2,28 +2,28 @@
 
     python -m eltlab.analysis.results       (make results; in a checkout)
 
-analysis/pages/NAME.md is the template (Jinja) of docs/results/NAME.md, and analysis/pages/blocks/NAME.md that of
-the text between <!-- NAME --> and <!-- /NAME --> in README.md or in a page of docs/. Every number comes from
-committed rows. Prints a line per file. docs/analysis.md says how to add a page.
+analysis/pages/NAME.md is the template (Jinja) of docs/results/NAME.md, and analysis/pages/blocks/NAME.md that
+of the text between <!-- NAME --> and <!-- /NAME --> in README.md or in a page of docs/. Every number comes
+from committed rows. Prints a line per file. docs/analysis.md says how to add a page.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from os.path import relpath
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from matplotlib.figure import Figure
 
 from eltlab.analysis import paper, performance, style
 from eltlab.analysis.measured_study import MeasuredStudy, add_final_losses
 from eltlab.analysis.table_files import format_markdown
 from eltlab.common.command import run_command
-from eltlab.common.errors import UserError
+from eltlab.common.errors import UserError, first_line
 from eltlab.common.files import write_atomic
 from eltlab.common.text import format_bytes, format_duration, format_si
 from eltlab.runs import result_table
@@ -41,14 +41,14 @@ class PageSummary(NamedTuple):
 
 @dataclass
 class Results:
-    """All that the command writes: the text of each file, and what draws each figure, by path below the root."""
+    """All that the command writes: the text of each file, and what draws each figure, by path."""
 
     texts: dict[Path, str] = field(default_factory=dict)
     figures: dict[Path, Callable[[], Figure]] = field(default_factory=dict)
 
 
 def make_results(root: Path = ROOT) -> Results:
-    """Renders every template of root/analysis/pages. Raises UserError, naming the template."""
+    """Renders every template of root/analysis/pages. Raises UserError, naming the template and its line."""
     made = Results()
     templates = root / "analysis" / "pages"
     environment = Environment(
@@ -77,11 +77,12 @@ def make_results(root: Path = ROOT) -> Results:
 def render(environment: Environment, name: str, known: dict[str, Any]) -> str:
     try:
         return environment.get_template(name).render(known).strip()
-    except UserError as error:
-        raise UserError(f"analysis/pages/{name}: {error}") from error
-    except TemplateError as error:
-        line = f", line {error.lineno}" if hasattr(error, "lineno") else ""
-        raise UserError(f"analysis/pages/{name}{line}: {error.message}") from error
+    except (UserError, TemplateError, TypeError, ValueError) as error:
+        # Jinja makes the template's lines part of the traceback.
+        frames = walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename.endswith(f"/{name}")]
+        line = error.lineno if isinstance(error, TemplateSyntaxError) else next(iter(lines), 1)
+        raise UserError(f"analysis/pages/{name}:{line}: {first_line(error)}") from error
 
 
 # --- what templates can call ----------------------------------------------------------------------
@@ -137,7 +138,7 @@ def claim(condition: Any, caller: Callable[[], str]) -> str:
 
 
 def format_cells(table: pd.DataFrame, formats: dict[str, str]) -> str:
-    """These columns of a table in Markdown, each in its format, such as {"fid": "{:.2f}"}; empty if missing."""
+    """These columns of a table in Markdown, each in its format: {"fid": "{:.2f}"}; empty if missing."""
     cells = [
         ["" if pd.isna(value) else form.format(value) for value in table[column]]
         for column, form in formats.items()
@@ -184,19 +185,15 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def write(made: Results, root: Path) -> None:
-    """Writes all texts and figures; prints a line per file."""
-    for path, text in made.texts.items():
-        report(root, path, lambda target, text=text: write_atomic(target, text))
-    for path, draw in made.figures.items():
-        report(root, path, lambda target, draw=draw: style.save(draw(), target))
-
-
-def report(root: Path, path: Path, save: Callable[[Path], Any]) -> None:
-    """Saves a file and prints whether its content changed."""
-    target = root / path
-    before = target.read_bytes() if target.is_file() else None
-    save(target)
-    print(f"{path}: {'unchanged' if target.read_bytes() == before else 'written'}")
+    """Writes all texts and figures; prints for each file whether it changed."""
+    for path in [*made.texts, *made.figures]:
+        target = root / path
+        before = target.read_bytes() if target.is_file() else None
+        if path in made.texts:
+            write_atomic(target, made.texts[path])
+        else:
+            style.save(made.figures[path](), target)
+        print(f"{path}: {'unchanged' if target.read_bytes() == before else 'written'}")
 
 
 def refuse_leftovers(made: Results, root: Path) -> None:

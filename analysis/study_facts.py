@@ -21,8 +21,8 @@ def describe_protocol(rows: pd.DataFrame) -> str:
     lines = [
         f"Trained: {first['data']}, {first['objective']}, {network}; {images} images and "
         f"{format_range(flops, format_si)} training FLOPs per training; seeds {format_values(rows['seed'])}",
-        f"The arms differ in {', '.join(differing_keys(rows)) or 'nothing'}; all other keys that define a run "
-        "are equal",
+        f"The arms differ in {', '.join(differing_keys(rows)) or 'nothing'}; all other keys that define a "
+        "run are equal",
         f"Measured: {describe_measuring(rows)}; protocol {first['protocol']}",
         f"Code: {describe_code(rows)}",
     ]

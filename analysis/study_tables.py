@@ -1,4 +1,4 @@
-"""The Markdown tables of a page: each point with all its metrics, and each arm with one metric per loop count."""
+"""The tables of a page: each point with all its metrics, and each arm with one metric per loop count."""
 
 from typing import Any
 
@@ -6,11 +6,9 @@ import pandas as pd
 
 from eltlab.analysis.comparison import mean_over_seeds
 from eltlab.analysis.metrics import FRECHET, HELD_OUT, SAMPLED, format_quality, measured
-from eltlab.analysis.points import format_counts, has_constant_loops
+from eltlab.analysis.points import has_constant_loops
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si
-
-NO_METRIC = ("accuracy", "psnr", "precision", "recall", "memorised", "train_loss")  # next to the metrics
 
 
 def choose_columns(rows: pd.DataFrame) -> list[str]:
@@ -46,7 +44,7 @@ def point_rows(rows: pd.DataFrame, columns: list[str] | None = None) -> list[lis
 
 def grid_rows(rows: pd.DataFrame, metric: str) -> list[list[str]]:
     """One line per arm with its costs and the metric at each constant loop count, headings first."""
-    rows = rows[has_constant_loops(rows)]
+    rows = rows.loc[has_constant_loops(rows), ~rows.columns.str.startswith("cfg.")]
     counts = sorted(rows.loc[rows[metric].notna(), "loops"].unique())
     titles = ["arm", "layers x loops", "parameters", "images", "training FLOPs", "seeds"]
     lines = [[*titles, *(f"at {count:g}" for count in counts)]]
