@@ -53,8 +53,7 @@ def in_words(one: str, other: str, metric: str, found: Value, equal: int) -> str
 
     one, other: what they are called. found: their ratio (equal is 1) or their difference (equal is 0).
     """
-    size = f"its {metric} is {found} times" if equal else f"its {metric} differs by {found} from"
-    size += " that of the latter"
+    size = f"the {'ratio' if equal else 'difference'} of their {metric} is {found}"
     side = "ahead of" if found < equal else "behind"
     if not np.isfinite(found.low):
         return f"{one} is {side} {other} on the one seed that both have: {size}"

@@ -59,6 +59,7 @@ def make_results(root: Path = ROOT) -> Results:
         keep_trailing_newline=True,
     )
     environment.filters |= {"si": format_si, "duration": format_duration, "bytes": format_bytes}
+    environment.filters["sentence"] = lambda clause: clause[:1].upper() + clause[1:] + "."
     summaries = {}
     for template in sorted(templates.glob("*.md")):
         target = PAGES / template.name

@@ -34,10 +34,10 @@ def test_a_difference_is_paired() -> None:
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ((1.05, 1.01, 1.09), "a is behind b: its loss is 1.05 (1.01 to 1.09) times that of the latter"),
-        ((0.95, 0.91, 0.99), "a is ahead of b: its loss is 0.95"),
-        ((1.05, 0.99, 1.11), "the rows cannot tell a from b: its loss is 1.05"),
-        ((1.05, np.nan, np.nan), "a is behind b on the one seed that both have: its loss is 1.05 (no int"),
+        ((1.05, 1.01, 1.09), "a is behind b: the ratio of their loss is 1.05 (1.01 to 1.09)"),
+        ((0.95, 0.91, 0.99), "a is ahead of b: the ratio of their loss is 0.95"),
+        ((1.05, 0.99, 1.11), "the rows cannot tell a from b: the ratio of their loss is 1.05"),
+        ((1.05, np.nan, np.nan), "a is behind b on the one seed that both have: the ratio"),
     ],
 )
 def test_a_ratio_in_words(numbers: tuple[float, float, float], said: str) -> None:
@@ -46,4 +46,4 @@ def test_a_ratio_in_words(numbers: tuple[float, float, float], said: str) -> Non
 
 def test_a_difference_in_words() -> None:
     said = in_words("a", "b", "fid_inf", Value(-3.0, -4.0, -2.0, 3, "-3.00 (-4.00 to -2.00)"), 0)
-    assert said == "a is ahead of b: its fid_inf differs by -3.00 (-4.00 to -2.00) from that of the latter"
+    assert said == "a is ahead of b: the difference of their fid_inf is -3.00 (-4.00 to -2.00)"

@@ -1,10 +1,12 @@
 """The command that writes pages, in a small checkout: templates, blocks, claims, and errors of one line."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support.made_up_rows import arm, unique
+from support.paths import ROOT
 
 from eltlab.analysis import results
 from eltlab.common.errors import UserError
@@ -58,6 +60,22 @@ def test_templates_become_pages_and_blocks_with_links_from_their_own_folders(roo
     assert "](docs/results/small-anytime.png)" in readme
     assert readme.endswith("\n\n<!-- /list -->\n\nAfter.\n")
     assert list(made.figures) == [Path("docs/results/small-anytime.png")]
+
+
+def test_the_example_of_the_documentation_is_a_page(root: Path) -> None:
+    [example] = re.findall(r"```jinja\n(.*?)```", (ROOT / "docs" / "analysis.md").read_text(), re.DOTALL)
+    write(root, "analysis/pages/small.md", example.replace("STUDY", "small"))
+    (root / "analysis/data/small.jsonl").unlink()
+    known = {"kd_classifier_se": 0.1, "memorised": 0.04, "train_loss": 0.2, "code": "c", "device": "CPU"}
+    for seed in range(3):
+        more = {"kd_classifier": 2.0 + seed, "seed": seed, "train_seconds": 60.0, **known}
+        rows = [*arm("s/elastic", {2: 0.31, 4: 0.3 + seed / 99}, **more), *unique("s/twin", 8, 0.2, **more)]
+        append_rows(root / "analysis/data/small.jsonl", rows)
+    page = results.make_results(root).texts[Path("docs/results/small.md")]
+    assert "the held-out loss is 1.000 (0.922 to 1.084) times" in page
+    assert "| MACs per sample | heldout_loss | kd_classifier | memorised | train_loss | seeds |" in page
+    assert "- The elastic model is behind its twin: the ratio of their heldout_loss is 1.55" in page
+    assert "- Cost: 6 trainings (2 arms, 3 seeds)" in page
 
 
 def test_a_second_call_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
