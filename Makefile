@@ -25,7 +25,7 @@ SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$
   $(if $(DATA),'data.root=$(DATA)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test-fast test test-slow demo sweep dashboard chaos schedules cifar table report notebook readme paper-table bench lock wheel clean
+.PHONY: help setup lint format test-fast test test-slow demo sweep dashboard chaos schedules cifar table report notebook results paper-table bench lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -109,9 +109,8 @@ report: setup ## one page of tables, figures and samples from RUNS_DIR (default 
 notebook: setup ## Jupyter on the result tables: analysis/explore.ipynb and analysis/anytime.ipynb
 	$(VPY) -m jupyter lab --notebook-dir=analysis
 
-readme: setup ## the figure and the tables of the README, from committed rows
-	$(VPY) -m eltlab.analysis.headline into=README.md figure=docs/anytime_diffusion.png anytime_diffusion
-	$(VPY) -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
+results: setup ## every table, figure and measured number of README.md and docs/, from committed rows
+	$(VPY) -m eltlab.analysis.results
 
 paper-table: setup ## the paper's tables with the computed costs of their configurations
 	$(VPY) -m eltlab.analysis.paper

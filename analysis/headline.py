@@ -3,20 +3,16 @@
 The default metric is the held-out loss. Only unbiased metrics have a ratio.
 
     python -m eltlab.analysis.headline [out=headline.md] [metric=fid] [protocol=ID] [ROWS …]
-    python -m eltlab.analysis.headline into=README.md figure=docs/anytime_diffusion.png ROWS
 
-Prints the table; out= also writes it as Markdown (.md) or CSV (.csv). into= instead writes it, with the
-any-time figure, between the markers <!-- headline --> of a Markdown file.
+Prints the table; out= also writes it as Markdown (.md) or CSV (.csv).
 """
 
-from os.path import relpath
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from eltlab.analysis import anytime, command, style
+from eltlab.analysis import command
 from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
 from eltlab.analysis.metrics import (
     HELD_OUT,
@@ -37,7 +33,7 @@ from eltlab.analysis.points import (
     points,
     seed_points,
 )
-from eltlab.analysis.table_files import format_markdown, replace_block, save_table
+from eltlab.analysis.table_files import save_table
 from eltlab.analysis.twins import find_twins, list_keys
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
@@ -171,23 +167,7 @@ def headline_notes(lines: pd.DataFrame) -> str:
     return ". ".join([*notes, *(f"No ÷ twin of {reason}" for reason in reasons)])
 
 
-def markdown_block(table: pd.DataFrame, keys: Any) -> str:
-    """The Markdown of the headline: figure, table and caption."""
-    lines = headline(table, keys.metric, keys.protocol)
-    metric = choose_metric(lines, keys.metric)
-    rows = format_markdown(headline_rows(table, lines, metric, keys.protocol))
-    text = f"{headline_notes(lines)}. {headline_caption(table, metric, keys.protocol)}."
-    if keys.figure is None:
-        return f"{rows}\n\n{text}"
-    style.save(anytime.draw(table, metric, keys.protocol), keys.figure)
-    place = relpath(keys.figure, Path(keys.into).parent)
-    return f"![Quality against inference compute]({place})\n\n{rows}\n\n{text}"
-
-
 def main(table: pd.DataFrame, keys: Any) -> None:
-    if keys.into is not None:
-        replace_block(Path(keys.into), "headline", markdown_block(table, keys))
-        return
     lines = headline(table, keys.metric, keys.protocol)
     metric = choose_metric(lines, keys.metric)
     rows = headline_rows(table, lines, metric, keys.protocol)
@@ -198,4 +178,4 @@ def main(table: pd.DataFrame, keys: Any) -> None:
 
 
 if __name__ == "__main__":
-    command.run_analysis(main, str(__doc__), out=None, metric=None, protocol=None, into=None, figure=None)
+    command.run_analysis(main, str(__doc__), out=None, metric=None, protocol=None)

@@ -1,8 +1,8 @@
 """The published rows of ELT (arXiv 2604.09168) with the computed cost of their configurations.
 
-    python -m eltlab.analysis.paper           prints the table (`make paper-table`)
-    python -m eltlab.analysis.paper --write   writes it into docs/compute.md, and rewrites the opening
-                                              comments of conf/experiment/paper/*.yaml
+    python -m eltlab.analysis.paper    prints the table (`make paper-table`)
+
+`make results` writes it into docs/compute.md, and the opening comments of conf/experiment/paper/*.yaml.
 
 The paper's "GFLOPs" are multiply-adds (MACs) of the layers over all passes of a sample. Its parameters are
 those of the blocks, except in the rows with the counting "total".
@@ -10,11 +10,10 @@ those of the blocks, except in the rows with the counting "total".
 
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from textwrap import fill
 
-from eltlab.analysis.table_files import replace_block
 from eltlab.common.files import write_atomic
 from eltlab.common.package_info import package_folder
 from eltlab.common.text import format_si, format_table
@@ -133,6 +132,7 @@ def published_config(name: str) -> Config:
     return resolve(to_config(compose_node(parse_overrides([f"experiment=paper/{name}"]))))
 
 
+@cache
 def compute_rows() -> list[tuple[Published, Config, Computed]]:
     configs = [published_config(row.name) for row in PUBLISHED]
     return [(row, c, compute_row(c)) for row, c in zip(PUBLISHED, configs, strict=True)]
@@ -203,21 +203,14 @@ def format_page() -> str:
     return "\n".join([*cost_table(), *("\n" + fill(note, 110) for note in explain_deviations())])
 
 
-def write_files() -> None:
+def write_headers() -> None:
     for row, _, ours in compute_rows():
         file = experiment_file(row)
         write_atomic(file, header_comment(row, ours) + without_header(file.read_text()))
-    replace_block(
-        Path(__file__).resolve().parents[1] / "docs" / "compute.md",
-        "paper",
-        f"```text\n{format_page()}\n```",
-    )
 
 
 if __name__ == "__main__":
     if "--help" in sys.argv:
         print(__doc__.strip())
-    elif sys.argv[1:] == ["--write"]:
-        write_files()
     else:
         print(format_page())

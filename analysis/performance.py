@@ -1,18 +1,17 @@
 """The performance tables of the README, from the rows of the benchmark.
 
-    python -m eltlab.analysis.performance into=README.md benchmarks/rows.jsonl
+    python -m eltlab.analysis.performance benchmarks/rows.jsonl
 
-Writes between the markers <!-- performance --> of a Markdown file. There is one line per width and split
-into layers x loops, with medians. Ratios compare steps, or samples, of the same round.
+Prints them as Markdown. There is one line per width and split into layers x loops, with medians. Ratios
+compare steps, or samples, of the same round.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from eltlab.analysis import command
-from eltlab.analysis.table_files import format_markdown, replace_block
+from eltlab.analysis.table_files import format_markdown
 from eltlab.common.errors import UserError
 
 COLUMNS = (
@@ -81,8 +80,8 @@ def format_ratio(row: pd.Series, key: str) -> str:
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:
-    replace_block(Path(keys.into), "performance", format_benchmark(table))
+    print(format_benchmark(table))
 
 
 if __name__ == "__main__":
-    command.run_analysis(main, str(__doc__), into="README.md")
+    command.run_analysis(main, str(__doc__))

@@ -1,4 +1,4 @@
-"""Writes tables as Markdown or CSV, and replaces blocks of Markdown files."""
+"""Writes tables as Markdown or CSV."""
 
 import csv
 import io
@@ -26,14 +26,3 @@ def save_table(rows: list[list[str]], out: str) -> Path:
     else:
         raise UserError(f"out={out}: a table is a .md or .csv file")
     return path
-
-
-def replace_block(file: Path, name: str, text: str) -> None:
-    """Replaces the text between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
-    whole = file.read_text()
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if whole.count(begin) != 1 or whole.count(end) != 1:
-        raise UserError(f"{file}: must contain the markers {begin} and {end}, once each")
-    before, rest = whole.split(begin)
-    _, after = rest.split(end)
-    write_atomic(file, f"{before}{begin}\n\n{text}\n\n{end}{after}")

@@ -1089,6 +1089,20 @@ FIXES = (
     ),
     # analysis
     Mutation(
+        "claims-unchecked",
+        "A sentence stays on a page of results although the rows no longer support it.",
+        "analysis/results.py",
+        "if not condition:",
+        "if False:",
+    ),
+    Mutation(
+        "unpaired-difference",
+        "The interval of a difference ignores that both arms share seeds.",
+        "analysis/comparison.py",
+        "(one - other).dropna()",
+        "(one - other.mean()).dropna()",
+    ),
+    Mutation(
         "protocols-mixed",
         "Figures draw rows of different protocols together.",
         "analysis/comparable_rows.py",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # At which sampling steps do loops matter? Samples the ilsd models of the digits (train the study supervision
 # first) at constant loop counts, with schedules over the sampling steps, and with halting.
-# Rows: analysis/data/schedules.jsonl; figure: docs/schedules.png.
+# Rows: analysis/data/schedules.jsonl, which `make results` reads.
 #     make schedules
 set -euo pipefail
 
@@ -12,6 +12,5 @@ for run in runs/supervision/ilsd/*/; do
     done
 done
 
-mkdir -p analysis/data docs
+mkdir -p analysis/data
 cat runs/supervision/ilsd/*/rows.jsonl > analysis/data/schedules.jsonl
-python -m eltlab.analysis.anytime out=docs/schedules.png analysis/data/schedules.jsonl

@@ -8,19 +8,15 @@ from support.paths import ROOT
 from eltlab.runs.row_files import append_rows, read_rows
 
 ROWS = ROOT / "benchmarks" / "rows.jsonl"
-PAGE = "before <!-- performance -->old<!-- /performance --> after"
 
 
 def test_missing_rows_are_reported(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").touch()
-    (tmp_path / "page.md").write_text(PAGE)
-    done = run("performance", "into=page.md", "rows.jsonl", cwd=tmp_path)
+    done = run("performance", "rows.jsonl", cwd=tmp_path)
     assert done.returncode == 2 and "make bench" in done.stderr
-    assert (tmp_path / "page.md").read_text() == PAGE
 
 
 def test_a_call_without_samples_or_without_ilsd_makes_no_table(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text(PAGE)
     rows = read_rows(ROWS)
     kept = {
         "no_samples": [row for row in rows if row["measure"] == "train"],
@@ -28,19 +24,17 @@ def test_a_call_without_samples_or_without_ilsd_makes_no_table(tmp_path: Path) -
     }
     for name, some in kept.items():
         assert append_rows(tmp_path / f"{name}.jsonl", some)
-        done = run("performance", "into=page.md", f"{name}.jsonl", cwd=tmp_path)
+        done = run("performance", f"{name}.jsonl", cwd=tmp_path)
         assert done.returncode == 2 and "measured both ILSD and sampling" in done.stderr
 
 
-def test_the_latest_call_of_a_width_is_shown_between_the_markers(tmp_path: Path) -> None:
+def test_the_latest_call_of_a_width_is_shown(tmp_path: Path) -> None:
     rows = [row for row in read_rows(ROWS) if row["width"] == 64]
     latest = max(rows, key=lambda row: row["created"])["call"]
     rows = [row for row in rows if row["call"] == latest]
     old = [{**row, "call": "earlier", "created": f"1{row['created'][1:]}", "mfu": 0.011} for row in rows]
-    (tmp_path / "page.md").write_text(PAGE)
     append_rows(tmp_path / "rows.jsonl", [*rows, *old])
-    done = run("performance", "into=page.md", "rows.jsonl", cwd=tmp_path)
+    done = run("performance", "rows.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "page.md").read_text()
-    assert page.startswith("before <!-- performance -->") and page.endswith("<!-- /performance --> after")
+    page = done.stdout
     assert page.count("| 64, ") == 3 and "1%" not in page.replace("11%", "").replace("31%", "")

@@ -43,7 +43,7 @@ def test_every_row_is_a_file_and_every_file_a_row():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_file_opens_with_its_command_and_its_numbers(name):
-    """`python -m eltlab.analysis.paper --write` writes them."""
+    """`make results` writes them."""
     row, _, ours = ROWS[name]
     text = paper.experiment_file(row).read_text()
     assert text == paper.header_comment(row, ours) + paper.without_header(text)
