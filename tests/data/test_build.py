@@ -21,6 +21,15 @@ def test_data_flip_mirrors_about_half(image_folder, objective):
     assert 30 < (parts[0] != parts[1]).any(dim=1).sum() < 80  # of 110
 
 
+def test_the_codes_of_a_checkpoint_replace_those_that_were_fitted_here(image_folder):
+    data = build_data(small(image_folder))
+    codes = data.codebook.flip(0) + 1
+    resumed = data.with_codebook(codes)
+    assert torch.equal(resumed.codebook, codes) and not torch.equal(data.codebook, codes)
+    assert torch.equal(resumed.tokenizer.encode(data.test.images[:2]), resumed.held_out(100)[0][:2])
+    assert data.with_codebook(None) is data
+
+
 def rows_of(images: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
 

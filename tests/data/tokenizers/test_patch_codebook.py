@@ -52,11 +52,10 @@ def test_codes_are_decoded_at_the_place_of_their_tokens():
 
 def test_codebooks_are_cached_per_setting(digits):
     train, _ = digits
-    hashes = [
-        fit_codebook(part, Patches((1, 8, 8), patch), size).hash
-        for part, patch, size in [(train, 2, 8), (train, 2, 9), (train, 4, 8), (train.subset(300), 2, 8)]
-    ]
-    assert len(set(hashes)) == 4
+    settings = [(train, 2, 8), (train, 2, 9), (train, 4, 8), (train.subset(300), 2, 8)]
+    books = [fit_codebook(part, Patches((1, 8, 8), patch), size) for part, patch, size in settings]
+    assert len({book.hash for book in books}) == 4
+    assert [tuple(book.codes.shape) for book in books] == [(8, 4), (9, 4), (8, 16), (8, 4)]
 
 
 def test_codebooks_are_cached_per_patch_size():
