@@ -32,6 +32,14 @@ def test_settings_are_part_of_a_measurement(tmp_path: Path) -> None:
     assert append_rows(path, rows) == len(rows) and append_rows(path, rows) == 0
 
 
+def test_the_loops_that_a_schedule_ran_are_a_result_and_no_setting(tmp_path: Path) -> None:
+    """With halting their mean may differ between two measurements of the same thing."""
+    path = tmp_path / "rows.jsonl"
+    for loops, halting, written in ((2.3, 0.1, 1), (2.4, 0.1, 0), (2.3, 0.2, 1)):
+        rows = [row("elt", loops, 5.0, loop_schedule=f"4 halting {halting}")]
+        assert append_rows(path, rows) == written
+
+
 def test_a_sampler_without_temperature_has_none() -> None:
     masked, diffusion = (
         setting_columns(tiny("objective=masked")),
