@@ -26,10 +26,11 @@ def test_the_same_measurement_is_written_once(tmp_path: Path) -> None:
 
 
 def test_settings_are_part_of_a_measurement(tmp_path: Path) -> None:
-    path, rows = tmp_path / "rows.jsonl", [row("elt", 1, 5.0)]
-    for column in ("guidance", "guidance_schedule", "steps", "temperature", "ema_length"):
-        rows.append(row("elt", 1, 5.0, **{column: 7}))
-    assert append_rows(path, rows) == len(rows) and append_rows(path, rows) == 0
+    path, settings = tmp_path / "rows.jsonl", ("guidance", "guidance_schedule", "steps", "temperature")
+    rows = [row("elt", 1, 5.0, **{column: 7}) for column in (*settings, "ema_length")]
+    for each in (row("elt", 1, 5.0), *rows):
+        assert append_rows(path, [each]) == 1
+    assert append_rows(path, rows) == 0
 
 
 def test_the_loops_that_a_schedule_ran_are_a_result_and_no_setting(tmp_path: Path) -> None:
