@@ -1,12 +1,13 @@
 """Checks that the tests notice defects: applies those of mutation_table.py, one by one, to a copy of eltlab.
 
-    python benchmarks/mutations.py [NAME ...] [jobs=1] [out=FILE.jsonl] [tier=package|test|slow]
+    python benchmarks/mutations.py [NAME ...] [jobs=1] [out=FILE.jsonl] [tier=file|package|test|slow]
 
 Names select defects; without names, all of them. For each defect, pytest runs the tests of its file, then
 those of its package and of tests/processes, then all that `make test` runs and, with tier=slow, the slow
-ones; tier=package ends the search earlier. It stops at the first failure. In the end, the tests that failed
-run once without any defect: a failure counts if its test passes then. A call that takes too long is a hang,
-and one that a signal ends is a crash; both count if the same call passes without the defect.
+ones. tier= ends the search earlier; the same command with a later tier continues it. It stops at the first
+failure. In the end, the tests that failed run once without any defect: a failure counts if its test passes
+then. A call that takes too long is a hang, and one that a signal ends is a crash; both count if the same
+call passes without the defect.
 
 out= appends the results to a file; the same command then continues with what is not in it. Exit code 1 if a
 defect survived, or if an error hides whether it did.
@@ -225,8 +226,8 @@ def parse_arguments(arguments: list[str]) -> tuple[list[Mutation], int, Path | N
             raise UserError(f"{name}: no such defect; their names are in benchmarks/mutation_table.py")
     if not keys["jobs"].isdecimal() or keys["jobs"] == "0":
         raise UserError(f"jobs={keys['jobs']}: give a number of at least 1")
-    if keys["tier"] not in TIERS[1:]:
-        raise UserError(f"tier={keys['tier']}: choose one of {', '.join(TIERS[1:])}")
+    if keys["tier"] not in TIERS:
+        raise UserError(f"tier={keys['tier']}: choose one of {', '.join(TIERS)}")
     chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
     return chosen, int(keys["jobs"]), Path(keys["out"]) if keys["out"] else None, keys["tier"]
 
