@@ -335,7 +335,8 @@ def draw(
     looks = arm_looks(table, protocol).arms if factor == ARM else {}
     other = lines["baseline"].iloc[0]
     text += name_omitted("Not comparable", set(looks) - {other, *lines["level"]})
-    text += name_omitted(f"The {SHOWN} levels that differ most, without", lines.loc[order[SHOWN:], "level"])
+    most = f"The {SHOWN} of {len(lines)} levels that differ most, without"
+    text += name_omitted(most, lines.loc[order[SHOWN:], "level"])
     with style.canvas(text, size=(6.8, 1.2 + 0.28 * len(shown))) as (figure, [axes]):
         for place, line in enumerate(shown.itertuples()):
             look = looks.get(line.level, base_look(KINDS["ilsd"]))

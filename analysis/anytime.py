@@ -56,7 +56,8 @@ class Curve(NamedTuple):
 def find_curves(lines: pd.DataFrame) -> list[Curve]:
     """The curves through these points, which are from `points.points`.
 
-    Of the vanilla loops in a curve "trained for each loop count", only the deepest also has its own curve.
+    Unique-layer arms of one width are one curve unless two have the same depth. Of the vanilla loops in a
+    curve "trained for each loop count", only the deepest also has its own curve.
     """
     found: list[Curve] = []
     covered: set[str] = set()
@@ -68,10 +69,11 @@ def find_curves(lines: pd.DataFrame) -> list[Curve]:
         found.append(Curve(name, VANILLA, group))
     unique = lines[lines["kind"] == UNIQUE]
     for width, group in unique.groupby("width", sort=False):
-        name = UNIQUE + f", w{width:g}" * widths
-        found.append(Curve(name, UNIQUE, group.sort_values(COST)))
-    looped = lines[(lines["kind"] != UNIQUE) & ~lines["arm"].isin(covered)]
-    for arm, group in looped.groupby("arm", sort=False):
+        if group["unique_layers"].is_unique:
+            name = UNIQUE + f", w{width:g}" * widths
+            found.append(Curve(name, UNIQUE, group.sort_values(COST)))
+            covered |= set(group["arm"])
+    for arm, group in lines[~lines["arm"].isin(covered)].groupby("arm", sort=False):
         found.append(Curve(str(arm), group["kind"].iloc[0], group.sort_values(COST)))
     return found
 
@@ -289,8 +291,10 @@ def draw_intervals(axes: Axes, lines: pd.DataFrame, metric: str, looks: Looks) -
     x, high = known[COST], known[metric] + known["plus_minus"]
     colours = [looks.arms[arm].colour for arm in known["arm"]]
     segments = np.stack([np.column_stack([x, low]), np.column_stack([x, high])], axis=1)
-    axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=1, alpha=0.6))
-    axes.collections[-1].set_rasterized(len(known) > style.MANY)
+    bars = LineCollection(list(segments), colors=colours, linewidths=1, alpha=0.6)
+    bars.set_rasterized(len(known) > style.MANY)
+    axes.add_collection(bars, autolim=False)  # it would round, and equal costs would differ
+    axes.update_datalim(segments.reshape(-1, 2))
 
 
 FLOOR = "ideal samples of the same number"

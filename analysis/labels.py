@@ -1,12 +1,13 @@
 """Names in figures that overlap neither curves, nor points, nor each other."""
 
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 from scipy import optimize
 
 TEXT = 7.5  # points
@@ -84,31 +85,26 @@ def label_points(axes: Axes, places: list[Place]) -> None:
     The caller has settled the figure (`style.settle`).
     """
     unit = axes.get_figure().dpi / 72  # type: ignore[union-attr]
-    drawn, taken = drawn_pixels(axes), []
+    drawn = drawn_pixels(axes)
+    taken: list[Bbox] = []
     for place in places:
         text = axes.annotate(
             place.text, place[:2], (0, 0), textcoords="offset points", color="#333333", fontsize=TEXT
         )
         text.set_in_layout(False)
-        box = text.get_window_extent()
-        size = np.array([box.width, box.height])
+        size = text.get_window_extent().size
         at = axes.transData.transform(place[:2])
         for distance, direction in product(DISTANCES, DIRECTIONS):
             shift = distance * unit * np.array(direction) + size * (np.sign(direction) - 1) / 2
-            low, high = at + shift, at + shift + size
-            if is_free(low - RADIUS * unit, high + RADIUS * unit, drawn) and all(
-                (high < other_low).any() or (low > other_high).any() for other_low, other_high in taken
-            ) and (low > axes.bbox.p0).all() and (high < axes.bbox.p1).all():
-                taken.append((low, high))
+            box = Bbox([at + shift, at + shift + size])
+            around = box.padded(RADIUS * unit)
+            inside = axes.bbox.contains(*box.p0) and axes.bbox.contains(*box.p1)
+            if inside and not around.count_contains(drawn) and not box.count_overlaps(taken):
+                taken.append(box)
                 text.set_position(tuple(shift / unit))
                 break
         else:
             text.remove()
-
-
-def is_free(low: np.ndarray, high: np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether a box holds none of these pixels."""
-    return not ((drawn > low) & (drawn < high)).all(axis=1).any()
 
 
 def drawn_pixels(axes: Axes) -> np.ndarray:
@@ -118,7 +114,8 @@ def drawn_pixels(axes: Axes) -> np.ndarray:
         corners = axes.transData.transform(line.get_xydata())
         found.append(corners)
         if line.get_linestyle() != "None":
-            for one, other in zip(corners, corners[1:], strict=False):
-                count = int(np.abs(other - one).max() / 2) + 2
-                found.append(np.linspace(one, other, count))
+            found += [
+                np.linspace(one, other, int(np.abs(other - one).max() / 2) + 2)
+                for one, other in pairwise(corners)
+            ]
     return np.concatenate(found)

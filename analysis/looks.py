@@ -1,10 +1,10 @@
 """What arms look like: one colour and marker for each arm of a table, the same in all its figures.
 
 If a table has several kinds of arms, hue and marker show the kind. Within a kind, the shade shows what varies
-among its arms (loops, unique layers, width or the rest of the name), in ascending order from dark to light; a
+among its arms (loops, unique layers, width or the rest of the name), in ascending order from dark to light. A
 second thing that varies is the filling of the marker. If all arms are of one kind, what varies has the whole
-palette and all markers. Arms that share a marker differ in lightness, so that figures can be read in greyscale
-and by colour-blind readers.
+palette and all markers. Arms that share a marker differ in lightness: figures can be read in greyscale and by
+colour-blind readers.
 """
 
 from itertools import combinations
@@ -112,7 +112,7 @@ def split_factors(arms: pd.DataFrame, most: int, most_second: int) -> tuple[list
     varying = [name for name in FACTORS if arms[name].nunique(dropna=False) > 1]
     subsets = [list(each) for size in range(len(varying) + 1) for each in combinations(varying, size)]
     ranks = {tuple(names): rank_by(arms, names) for names in subsets}
-    found = []
+    found: list[tuple[Any, ...]] = []
     for first, one in ranks.items():
         for second, two in ranks.items():
             enough = one.max() < most and two.max() < most_second
@@ -134,8 +134,6 @@ def rank_by(arms: pd.DataFrame, names: list[str]) -> np.ndarray:
 
 def ramp(count: int, colours: list[str] | None = None) -> list[str]:
     """An ordered palette from dark to light, through these colours."""
-    scale = (
-        LinearSegmentedColormap.from_list("", colours) if colours else matplotlib.colormaps["plasma"]
-    )
+    scale = LinearSegmentedColormap.from_list("", colours) if colours else matplotlib.colormaps["plasma"]
     end = 1.0 if colours else 0.8  # what follows is too light for a line on white
     return [to_hex(scale(end * place)) for place in np.linspace(0, 1, max(count, 2))[:count]]

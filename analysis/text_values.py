@@ -32,6 +32,6 @@ def natural_key(text: str) -> list[tuple[float, str]]:
 
 def name_omitted(why: str, names: Iterable[str], most: int = 12) -> str:
     """A sentence at the end of a caption that names what the figure omits; empty if it omits nothing."""
-    names = list(names)
+    names = sorted(names, key=natural_key)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f". {why}: {', '.join(names[:most])}{more}" if names else ""
