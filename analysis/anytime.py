@@ -311,7 +311,7 @@ def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> list[End]:
     height = float(rows.loc[rows[metric].notna(), "fd_ideal"].mean())
     if np.isnan(height):
         return []
-    line = {"color": style.GREY, "linestyle": ":", "linewidth": 1}
+    line: dict[str, Any] = {"color": style.GREY, "linestyle": ":", "linewidth": 1}
     low, high = axes.get_ylim()
     if low <= height <= high:
         axes.set_ylim(low, high)

@@ -161,7 +161,7 @@ def draw_lines(
     x, y, which = columns
     ends: list[End] = []
     for number, group in found.groupby(which):
-        line = {"color": colours[int(str(number)) - 1]}
+        line: dict[str, Any] = {"color": colours[int(str(number)) - 1]}
         group = group.sort_values(x)
         axes.plot(group[x], group[y], **line)
         ends.append(End(group[y].iloc[-1], f"{which} {number}", line))

@@ -92,7 +92,7 @@ def label_points(axes: Axes, places: list[Place]) -> None:
             place.text, place[:2], (0, 0), textcoords="offset points", color="#333333", fontsize=TEXT
         )
         text.set_in_layout(False)
-        size = text.get_window_extent().size
+        size = np.array(text.get_window_extent().size)
         at = axes.transData.transform(place[:2])
         for distance, direction in product(DISTANCES, DIRECTIONS):
             shift = distance * unit * np.array(direction) + size * (np.sign(direction) - 1) / 2

@@ -114,9 +114,8 @@ def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
     for name in sorted(groups, key=natural_key):
         reported = select_reported(comparable_rows.latest(groups[name]), None)
         names = name_protocols(reported.drop_duplicates("protocol"))
-        found += [
-            (": ".join(filter(None, (name, words))), groups[name], each) for each, words in names.items()
-        ]
+        for protocol, words in names.items():
+            found.append((f"{name}: {words}" if words else name, groups[name], protocol))
     return found
 
 
@@ -139,7 +138,7 @@ def name_protocols(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def describe_value(key: str, value: Any) -> str:
-    """A value of a protocol in words: 1,000 samples, 64 steps, no clips, extractor classifier-347fa0d68f61."""
+    """A value of a protocol in words: 1,000 samples, 64 steps, no clips, extractor inception."""
     name = key.removeprefix("sampler.").replace("_", " ")
     if value is None:
         return f"no {name}"

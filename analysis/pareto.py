@@ -187,8 +187,8 @@ def front_points(lines: pd.DataFrame, cost: str, metric: str) -> pd.DataFrame:
 
 
 def loop_counts(lines: pd.DataFrame, cost: str, metric: str) -> list[Place]:
-    """The names of the lowest LABELS points of fronts that were not measured at the trained loop count: @2 for
-    two loops. A schedule is in the name of its arm."""
+    """The names of the lowest LABELS points of fronts that were not measured at the trained loop count: @2
+    for two loops. A schedule is in the name of its arm."""
     one = ~has_constant_loops(lines) & (lines.groupby("arm")["loops"].transform("size") == 1)
     others = ~lines.index.isin(at_trained_loops(lines).index) & ~one
     front = front_points(lines, cost, metric)

@@ -13,27 +13,24 @@ from matplotlib.transforms import Bbox
 
 
 def overlaps(figure: Figure) -> list[str]:
-    """What covers a name: another name, a mark, a line or a panel next to it. A line each."""
+    """What covers a name: another name, a mark, a line, a panel next to it, or the figure's edge."""
     figure.draw_without_rendering()
     names = {axes: list(find_names(axes)) for axes in figure.axes}
     keys = [(text.get_text(), box_of(text)) for legend in figure.legends for text in legend.get_texts()]
-    found = [
-        f"{one} and {other}"
-        for (one, first), (other, second) in combinations([*sum(names.values(), []), *keys], 2)
-        if first.overlaps(second)
-    ]
+    every = [*(name for boxes in names.values() for name in boxes), *keys]
+    pairs = combinations(every, 2)
+    found = [f"{one} and {other}" for (one, first), (other, second) in pairs if first.overlaps(second)]
+    found += [f"{text} and the edge" for text, box in every if not is_inside(box, figure.bbox)]
     for axes, boxes in names.items():
         for text, box in boxes:
             found += [f"{text} and {what}" for what in drawn_in(axes, box)]
             others = (panel for panel in figure.axes if panel is not axes)
             found += [f"{text} and a panel" for panel in others if box.overlaps(panel.get_window_extent())]
-    whole = figure.bbox
-    found += [
-        f"{text} and the edge"
-        for text, box in [*sum(names.values(), []), *keys]
-        if not (whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1)
-    ]
     return found
+
+
+def is_inside(box: Bbox, whole: Bbox) -> bool:
+    return whole.contains(*box.p0) and whole.contains(*box.p1)
 
 
 def find_names(axes: Axes) -> Iterator[tuple[str, Bbox]]:
@@ -52,11 +49,8 @@ def drawn_in(axes: Axes, box: Bbox) -> Iterator[str]:
     """The lines and marks of a panel that cross this box."""
     for line in axes.lines:
         corners = line.get_transform().transform(line.get_xydata())
-        if (
-            line.get_linestyle() != "None"
-            and len(corners) > 1
-            and Path(corners).intersects_bbox(box, filled=False)
-        ):
+        joined = line.get_linestyle() != "None" and len(corners) > 1
+        if joined and Path(corners).intersects_bbox(box, filled=False):
             yield f"the line {line.get_label()}"
         if line.get_marker() != "None":
             radius = line.get_markersize() / 2 * axes.figure.dpi / 72
