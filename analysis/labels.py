@@ -54,7 +54,7 @@ def label_ends(axes: Axes, ends: list[End]) -> None:
 
 def column_height(names: int) -> float:
     """The height in inches of a figure whose panel has room for this many names next to it."""
-    return names * LINE / 72 + 1.3
+    return names * LINE / 72 + 0.8
 
 
 def spread_heights(heights: Any, gap: float) -> Any:

@@ -129,9 +129,10 @@ def name_protocols(rows: pd.DataFrame) -> dict[str, str]:
     order = sorted(texts, key=lambda each: [natural_key(str(texts[each].get(key, ""))) for key in keys])
     found: dict[str, str] = {}
     for describe in (describe_short, describe_value):
-        words = pd.DataFrame({key: [describe(key, texts[each].get(key)) for each in order] for key in keys})
+        columns = {key: [describe(key, texts[each].get(key)) for each in order] for key in keys}
+        words = pd.DataFrame(columns, index=order)
         differing = words.loc[:, words.nunique() > 1]
-        found = dict(zip(order, differing.agg(", ".join, axis="columns"), strict=True))
+        found = dict(zip(order, map(", ".join, differing.to_numpy()), strict=True))
         if len(set(found.values())) == len(found):
             break
     return found

@@ -52,8 +52,10 @@ def canvas(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with columns × rows panels of this size in inches and a caption below."""
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-        text = fill(caption, int(18 * figure.get_figwidth()))  # 18 characters per inch at size 7
+        width = size[0] * columns
+        text = fill(caption, int(18 * width))  # 18 characters per inch at size 7
+        below = 0.12 * (text.count("\n") + 1)
+        figure = Figure(figsize=(width, size[1] * rows + below), layout="constrained")
         figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color=GREY)
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         yield figure, panels

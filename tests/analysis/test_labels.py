@@ -44,6 +44,12 @@ def test_names_of_fourteen_arms_that_end_at_one_height_overlap_nothing(figure: s
         assert sum(name.startswith(("elastic-number-", "vanilla-number-")) for name in names) == 14
 
 
+def test_names_of_more_arms_than_are_named_overlap_nothing() -> None:
+    """The figure is as high as they need, and its long caption does not press its panel."""
+    rows = [r for n in range(45) for r in arm(f"an-arm-with-a-long-name-{n}", {1: 9.0, 4: 5.0})]
+    assert overlaps(anytime.draw(table(rows))) == []
+
+
 def names_of(figure: plt.Figure) -> list:
     [axes] = figure.axes
     legends = [each for each in axes.get_children() if isinstance(each, labels.Legend)]
