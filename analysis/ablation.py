@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
 from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
+from eltlab.analysis.looks import arm_looks, base_look
 from eltlab.analysis.metrics import choose_metric, why_no_ratio
 from eltlab.analysis.paired import half_interval, ratio_intervals, t_test, why_no_logarithm
-from eltlab.analysis.points import caption, name_arms, nearly_equal
-from eltlab.analysis.text_values import UNSET, as_text
+from eltlab.analysis.points import KINDS, caption, name_arms, nearly_equal
+from eltlab.analysis.text_values import UNSET, as_text, name_omitted
 from eltlab.analysis.tuned_values import tuned_keys
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_si
@@ -326,23 +327,26 @@ def draw(
         low, high = (lines["difference"] + sign * lines["plus_minus"] for sign in (-1, 1))
         lines = lines.assign(value=lines["difference"], low=low, high=high)
     size = np.log(lines["value"]) if ratios else lines["value"]
-    most = size.abs().nlargest(SHOWN).index
-    shown, every = lines.loc[most].sort_values("value", ascending=False), len(lines)
+    order = size.abs().sort_values(ascending=False).index
+    shown = lines.loc[order[:SHOWN]].sort_values("value", ascending=False)
     metric = choose_metric(reported_rows(table, protocol), metric)
     at = "the loops they were trained for" if loops is None else f"{loops} loops"
     text = f"{caption(table, metric, protocol)}; at {at}; paired over seeds, p by Holm"
-    text += f"; the {SHOWN} of {every} levels that differ most" if every > SHOWN else ""
-    height = 1.2 + 0.28 * len(shown)
-    with style.canvas(text, size=(6.4, height)) as (figure, [axes]):
+    looks = arm_looks(table, protocol).arms if factor == ARM else {}
+    other = lines["baseline"].iloc[0]
+    text += name_omitted("Not comparable", set(looks) - {other, *lines["level"]})
+    most = f"The {SHOWN} of {len(lines)} levels that differ most, without"
+    text += name_omitted(most, lines.loc[order[SHOWN:], "level"])
+    with style.canvas(text, size=(6.8, 1.2 + 0.28 * len(shown))) as (figure, [axes]):
         for place, line in enumerate(shown.itertuples()):
-            axes.plot([line.low, line.high], [place, place], color="#0072B2")
-            axes.plot(line.value, place, "o", color="#0072B2")
+            look = looks.get(line.level, base_look(KINDS["ilsd"]))
+            axes.plot([line.low, line.high], [place, place], color=look.colour)
+            axes.plot(line.value, place, **look.line(linestyle="None"))
             p = f"p = {line.p_holm:.2g}" if np.isfinite(line.p_holm) else "one seed: no interval"
             axes.annotate(p, (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7)
         axes.axvline(1 if ratios else 0, color=style.GREY, linewidth=1)
         axes.set_yticks(range(len(shown)), list(shown["level"]))
         axes.set_ylim(-0.6, len(shown) - 0.4)
-        other = shown["baseline"].iloc[0]
         if ratios:
             style.set_log_axes(axes, f"{metric} ÷ that of {other} (below 1 is better)")
         else:

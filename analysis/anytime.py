@@ -6,7 +6,7 @@ Every arm that loops is a curve over its loop counts; beyond its trained loop co
 its marks are hollow. Vanilla loops of one block that were trained for several loop counts form one curve,
 "trained for each loop count", with each model at its own count. Unique-layer arms form a curve over their
 depths. Prints the table of all points and, if there are models trained for each count and the metric is
-unbiased, the elasticity tax. The dotted line is what ideal samples of the same number would get.
+unbiased, the elasticity tax. The grey dotted line is what ideal samples of the same number would get.
 """
 
 import sys
@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
 from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
+from eltlab.analysis.labels import End, column_height, label_ends
+from eltlab.analysis.looks import Looks, arm_looks
 from eltlab.analysis.metrics import FRECHET, UNBIASED, choose_metric, why_no_ratio
 from eltlab.analysis.paired import half_interval, why_no_logarithm
 from eltlab.analysis.points import (
@@ -35,10 +37,12 @@ from eltlab.analysis.points import (
     points,
     seed_points,
 )
+from eltlab.analysis.text_values import name_omitted
+from eltlab.common.text import format_si
 
 COST = "macs_per_sample"
 APART = "trained for each loop count"
-LABELS = 12  # at most, per panel
+LABELS = 30  # at most
 
 
 class Curve(NamedTuple):
@@ -52,7 +56,8 @@ class Curve(NamedTuple):
 def find_curves(lines: pd.DataFrame) -> list[Curve]:
     """The curves through these points, which are from `points.points`.
 
-    Of the vanilla loops in a curve "trained for each loop count", only the deepest also has its own curve.
+    Unique-layer arms of one width are one curve unless two have the same depth. Of the vanilla loops in a
+    curve "trained for each loop count", only the deepest also has its own curve.
     """
     found: list[Curve] = []
     covered: set[str] = set()
@@ -64,10 +69,11 @@ def find_curves(lines: pd.DataFrame) -> list[Curve]:
         found.append(Curve(name, VANILLA, group))
     unique = lines[lines["kind"] == UNIQUE]
     for width, group in unique.groupby("width", sort=False):
-        name = UNIQUE + f", w{width:g}" * widths
-        found.append(Curve(name, UNIQUE, group.sort_values(COST)))
-    looped = lines[(lines["kind"] != UNIQUE) & ~lines["arm"].isin(covered)]
-    for arm, group in looped.groupby("arm", sort=False):
+        if group["unique_layers"].is_unique:
+            name = UNIQUE + f", w{width:g}" * widths
+            found.append(Curve(name, UNIQUE, group.sort_values(COST)))
+            covered |= set(group["arm"])
+    for arm, group in lines[~lines["arm"].isin(covered)].groupby("arm", sort=False):
         found.append(Curve(str(arm), group["kind"].iloc[0], group.sort_values(COST)))
     return found
 
@@ -218,98 +224,108 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     """
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
-    with style.canvas(figure_caption(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
+    looks, curves = arm_looks(table, protocol), find_curves(lines)
+    curves = sorted(curves, key=lambda each: each.points[metric].min())
+    named, unnamed = curves[:LABELS], curves[LABELS:]
+    text = figure_caption(table, metric, protocol) + describe_partly_drawn(lines, curves)
+    text += name_omitted(f"Without {metric}", set(looks.arms) - set(lines["arm"]))
+    text += name_omitted("Without a name", [each.name for each in unnamed])
+    with style.canvas(text, size=(6.8, max(4.4, column_height(len(named) + 1)))) as (figure, [axes]):
         style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
         style.make_room_below_0(axes, lines[metric])
-        curves = find_curves(lines)
-        draw_intervals(axes, lines, metric)
+        draw_intervals(axes, lines, metric, looks)
         for each in curves:
-            draw_curve(axes, each, metric)
-        draw_marks(axes, curves, metric)
-        lowest = draw_floor(axes, reported_rows(table, protocol), metric)
+            draw_curve(axes, each, metric, looks)
+        draw_marks(axes, pd.concat([each.points for each in curves]), metric, looks)
         if axes.get_yscale() == "log":
             # An interval that reaches almost to 0 would fill most of a log axis.
-            least = min(lines[metric].min() / 3, 0.8 * lowest)
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
-        style.label_ends(axes, [label_place(each, metric) for each in labelled_curves(curves, metric)])
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], lines[metric].min() / 3))
+        ends = [End(each.points[metric].iloc[-1], each.name, line_of(each, looks)) for each in named]
+        ends += draw_floor(axes, reported_rows(table, protocol), metric)
+        style.settle(figure)
+        label_ends(axes, ends)
     return figure
 
 
-def draw_curve(axes: Axes, each: Curve, metric: str) -> None:
-    """Draws the line of a curve: dotted through models trained apart, dashed beyond the trained loops."""
-    found, colour = each.points, style.look_of(each.kind)[0]
-    if not has_constant_loops(found).all():  # schedules are points without a curve
+def line_of(each: Curve, looks: Looks) -> dict[str, Any]:
+    """The keywords of the line of a curve: dotted through models trained apart."""
+    arms = each.points["arm"].unique()
+    if len(arms) == 1:
+        return looks.arms[arms[0]].line(linestyle="-" if has_line(each) else "None")
+    return {"color": looks.kinds[each.kind], "linestyle": ":" if APART in each.name else "-"}
+
+
+def has_line(each: Curve) -> bool:
+    """Schedules are points without a line."""
+    return len(each.points) > 1 and bool(has_constant_loops(each.points).all())
+
+
+def draw_curve(axes: Axes, each: Curve, metric: str, looks: Looks) -> None:
+    """Draws the line of a curve, dashed beyond the trained loops."""
+    if not has_line(each):
         return
+    found, line = each.points, line_of(each, looks) | {"marker": "None"}
     beyond = found["loops"] > found["loops_train"]
     inside = found[~beyond]
-    dashes = ":" if APART in each.name else "-"
-    axes.plot(inside[COST], inside[metric], dashes, color=colour, alpha=0.9)
+    axes.plot(inside[COST], inside[metric], **line, alpha=0.9)
     if beyond.any():
         outside = pd.concat([inside.iloc[-1:], found[beyond]])
-        axes.plot(outside[COST], outside[metric], "--", color=colour, alpha=0.7)
+        axes.plot(outside[COST], outside[metric], **line | {"linestyle": "--"}, alpha=0.7)
 
 
-def draw_marks(axes: Axes, curves: list[Curve], metric: str) -> None:
-    """Draws the points of all curves, one call per kind because there may be many."""
-    for kind in dict.fromkeys(each.kind for each in curves):
-        colour, marker = style.look_of(kind)
-        found = pd.concat([each.points for each in curves if each.kind == kind])
-        for hollow, group in found.groupby(found["loops"] > found["loops_train"]):
-            face = "white" if hollow else colour
-            axes.plot(
-                group[COST],
-                group[metric],
-                marker,
-                color=colour,
-                markerfacecolor=face,
-                rasterized=len(group) > style.MANY,
-            )
+def draw_marks(axes: Axes, found: pd.DataFrame, metric: str, looks: Looks) -> None:
+    """Draws the points, hollow beyond the trained loops, one call per look because there may be many."""
+    beyond = found["loops"] > found["loops_train"]
+    for (look, hollow), group in found.groupby([found["arm"].map(looks.arms), beyond], sort=False):
+        face = {"markerfacecolor": "white"} if hollow else {}
+        line = look.line(linestyle="None", rasterized=len(group) > style.MANY, **face)
+        axes.plot(group[COST], group[metric], **line)
 
 
-def draw_intervals(axes: Axes, lines: pd.DataFrame, metric: str) -> None:
+def draw_intervals(axes: Axes, lines: pd.DataFrame, metric: str, looks: Looks) -> None:
     """Draws the intervals of all points as one collection, because there may be many."""
     known = lines.dropna(subset=["plus_minus"])
     low = known[metric] - known["plus_minus"]
     if axes.get_yscale() == "log":
         low = low.clip(lower=1e-3 * known[metric])
     x, high = known[COST], known[metric] + known["plus_minus"]
-    colours = [style.look_of(kind)[0] for kind in known["kind"]]
+    colours = [looks.arms[arm].colour for arm in known["arm"]]
     segments = np.stack([np.column_stack([x, low]), np.column_stack([x, high])], axis=1)
-    axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=1, alpha=0.6))
-    axes.collections[-1].set_rasterized(len(known) > style.MANY)
+    bars = LineCollection(list(segments), colors=colours, linewidths=1, alpha=0.6)
+    bars.set_rasterized(len(known) > style.MANY)
+    axes.add_collection(bars, autolim=False)  # it would round, and equal costs would differ
+    axes.update_datalim(segments.reshape(-1, 2))
 
 
-def label_place(each: Curve, metric: str) -> tuple[float, float, str, str]:
-    last = each.points.iloc[-1]
-    return last[COST], last[metric], each.name, style.look_of(each.kind)[0]
+FLOOR = "ideal samples of the same number"
 
 
-def labelled_curves(curves: list[Curve], metric: str) -> list[Curve]:
-    """The curves that get a label: the LABELS that reach lowest."""
-    return sorted(curves, key=lambda each: each.points[metric].min())[:LABELS]
+def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> list[End]:
+    """Draws the distance of ideal samples, as many as the rows have; returns its name, if it has one.
 
-
-def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> float:
-    """Draws the distance of ideal samples, as many as the rows have; returns it, or infinity without one.
-
-    Only a distance of a finite number of samples has such a floor: of an unbiased distance it is 0.
+    The arms alone set the axis, so that they can be told apart. A floor outside of it has its value in its
+    name. Only a distance of a finite number of samples has a floor: of an unbiased distance it is 0.
     """
     if metric not in FRECHET or "fd_ideal" not in rows:
-        return float("inf")
-    ideal = rows.loc[rows[metric].notna(), "fd_ideal"]
-    if ideal.isna().all():
-        return float("inf")
-    height = float(ideal.mean())
-    axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1)
-    axes.annotate(
-        "ideal samples of the same number",
-        (0.01, height),
-        xycoords=axes.get_yaxis_transform(),
-        va="bottom",
-        color=style.GREY,
-        fontsize=7,
-    )
-    return height
+        return []
+    height = float(rows.loc[rows[metric].notna(), "fd_ideal"].mean())
+    if np.isnan(height):
+        return []
+    line: dict[str, Any] = {"color": style.GREY, "linestyle": ":", "linewidth": 1}
+    low, high = axes.get_ylim()
+    if low <= height <= high:
+        axes.set_ylim(low, high)
+        axes.axhline(height, **line)
+        return [End(height, FLOOR, line)]
+    arrow, edge = ("↓", low) if height < low else ("↑", high)
+    return [End(edge, f"{arrow} {FLOOR}: {format_si(height)}", {"linestyle": "None"})]
+
+
+def describe_partly_drawn(lines: pd.DataFrame, curves: list[Curve]) -> str:
+    """Names the arms that have no curve of their own (`find_curves`)."""
+    drawn = pd.concat([each.points for each in curves])
+    arms = lines.loc[~lines.index.isin(drawn.index), "arm"].unique()
+    return name_omitted("Drawn only at the loop count it was trained for", arms)
 
 
 def figure_caption(table: pd.DataFrame, metric: str, protocol: str | None) -> str:

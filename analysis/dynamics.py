@@ -5,7 +5,7 @@
 Reads dynamics.csv and validation.csv from the folder of each run. Each arm is a column, at the loop count it
 was trained for. Above: the relative update ‖h_ℓ − h_(ℓ−1)‖ / ‖h_(ℓ−1)‖ of each loop over the sampling steps
 (Figure 14 of ELT, arXiv 2604.09168). Below: the held-out loss of each exit over training. All are means over
-seeds.
+seeds. Of many arms four are drawn, which the caption says; arms= chooses others.
 """
 
 from pathlib import Path
@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 
 from eltlab.analysis import command, style
 from eltlab.analysis.chosen_settings import reported_rows
-from eltlab.analysis.points import caption_of_sampling, name_arms
-from eltlab.analysis.text_values import as_text
+from eltlab.analysis.labels import End, column_height, label_ends, shorten
+from eltlab.analysis.looks import ramp
+from eltlab.analysis.points import arm_kinds, caption_of_sampling, name_arms
+from eltlab.analysis.text_values import as_text, name_omitted
 from eltlab.common.errors import UserError, suggest
 from eltlab.runs.row_files import SETTINGS
 
@@ -95,42 +97,54 @@ def exit_losses(table: pd.DataFrame, protocol: str | None = None) -> pd.DataFram
 def draw(table: pd.DataFrame, arms: list[str] | None = None, protocol: str | None = None) -> Figure:
     """Two rows of panels with one column per arm; arms that do not loop are skipped."""
     moved, learned = relative_updates(table, protocol), exit_losses(table, protocol)
-    chosen = choose_arms(moved, arms)
-    with style.canvas(
-        caption_of_sampling(table, protocol, "means over them and, below, over noise levels"),
-        *(len(chosen), 2),
-        size=(3.6, 2.8),
-    ) as (figure, panels):
-        ends: list[list[style.Place]] = [[] for _ in panels]
+    runs = select_runs(table, protocol)
+    looped = looped_arms(moved)
+    chosen = choose_arms(looped, runs, arms)
+    text = caption_of_sampling(table, protocol, "means over them and, below, over noise levels")
+    text += name_omitted("Not drawn, unless given as arms=", (arm for arm in looped if arm not in chosen))
+    text += name_omitted("Without loops or without dynamics.csv", set(runs["arm"]) - set(looped))
+    colours = ramp(int(moved.loc[moved["arm"].isin(chosen), "loops_train"].max()))
+    size = (style.panel_width(len(chosen), 3.6), max(2.8, column_height(len(colours))))
+    with style.canvas(text, len(chosen), 2, size=size) as (figure, panels):
+        ends: list[list[End]] = [[] for _ in panels]
         for column, arm in enumerate(chosen):
             above, below = column, len(chosen) + column
             here = moved[(moved["arm"] == arm) & (moved["loops"] == moved["loops_train"])]
             share_scale(panels[above], panels[0])
-            ends[above] = draw_lines(panels[above], here, ("step", "update", "loop"))
-            panels[above].set_title(arm)
+            ends[above] = draw_lines(panels[above], here, ("step", "update", "loop"), colours)
+            panels[above].set_title(shorten(arm, int(12 * size[0])))
             share_scale(panels[below], panels[len(chosen)])
             here = learned[learned["arm"] == arm]
-            ends[below] = draw_lines(panels[below], here, ("images", "loss", "exit"))
-        for axes, places in zip(panels, ends, strict=True):  # now that the shared scale is known
-            style.label_ends(axes, places)
+            ends[below] = draw_lines(panels[below], here, ("images", "loss", "exit"), colours)
         panels[0].set_ylabel("relative update")
         panels[len(chosen)].set_ylabel("held-out loss")
         for axes in panels[: len(chosen)]:
             axes.set_xlabel("sampling step")
         for axes in panels[len(chosen) :]:
             axes.set_xlabel("images seen")
+        style.settle(figure)
+        for axes, places in zip(panels, ends, strict=True):
+            label_ends(axes, places)
     return figure
 
 
-def choose_arms(moved: pd.DataFrame, requested: list[str] | None) -> list[str]:
-    """The requested arms, or the first ARMS that loop."""
-    looped = [str(arm) for arm in moved.loc[moved["loops_train"] > 1, "arm"].unique()]
+def looped_arms(moved: pd.DataFrame) -> list[str]:
+    return [str(arm) for arm in moved.loc[moved["loops_train"] > 1, "arm"].unique()]
+
+
+def choose_arms(looped: list[str], runs: pd.DataFrame, requested: list[str] | None) -> list[str]:
+    """The requested arms, or ARMS of those that loop, in the order of the rows: of each kind the arm with the
+    most loops, then the second of each."""
     for arm in requested or []:
         if arm not in looped:
             raise UserError(f"arms={arm}: {suggest(arm, looped, 'arms that loop')}")
     if not looped:
         raise UserError("no arm of these rows loops: there are no updates to compare")
-    return requested or looped[:ARMS]
+    arms = runs.assign(kind=arm_kinds(runs)).drop_duplicates("arm")
+    arms = arms[arms["arm"].isin(looped)].sort_values("loops_train", ascending=False, kind="stable")
+    order = arms.groupby("kind", sort=False).cumcount().sort_values(kind="stable").index
+    first = set(arms.loc[order[:ARMS], "arm"])
+    return requested or [arm for arm in looped if arm in first]
 
 
 def share_scale(axes: Axes, first: Axes) -> None:
@@ -140,16 +154,17 @@ def share_scale(axes: Axes, first: Axes) -> None:
         axes.sharey(first)
 
 
-def draw_lines(axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str]) -> list[style.Place]:
-    """Draws one line per loop (or exit); returns where each ends, with its name."""
+def draw_lines(
+    axes: Axes, found: pd.DataFrame, columns: tuple[str, str, str], colours: list[str]
+) -> list[End]:
+    """Draws one line per loop (or exit) in its colour; returns where each ends, with its name."""
     x, y, which = columns
-    last = len(style.SEQUENCE) - 1
-    ends: list[style.Place] = []
+    ends: list[End] = []
     for number, group in found.groupby(which):
-        colour = style.SEQUENCE[min(int(str(number)) - 1, last)]
+        line: dict[str, Any] = {"color": colours[int(str(number)) - 1]}
         group = group.sort_values(x)
-        axes.plot(group[x], group[y], color=colour)
-        ends.append((*group.iloc[-1][[x, y]], f"{which} {number}", colour))
+        axes.plot(group[x], group[y], **line)
+        ends.append(End(group[y].iloc[-1], f"{which} {number}", line))
     return ends
 
 

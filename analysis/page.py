@@ -7,6 +7,7 @@ the training split, have no section of their own if all arms are reported agains
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from eltlab.analysis.chosen_settings import reported_rows, select_reported
 from eltlab.analysis.headline import headline, headline_caption, headline_notes, headline_rows
 from eltlab.analysis.metrics import choose_metric, format_quality
 from eltlab.analysis.points import UNIQUE, has_constant_loops, name_arms, points
+from eltlab.analysis.text_values import natural_key
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
 
@@ -107,14 +109,46 @@ def split_sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
     if rows.empty:
         comparable_rows.comparable(table)  # raises UserError with the fix
     title = rows["study"].astype(object).fillna(rows["data"] + ", " + rows["objective"]).astype(str)
+    groups = dict(list(rows.groupby(title)))
     found = []
-    for name, group in rows.groupby(title, sort=True):
-        protocols = sorted(select_reported(comparable_rows.latest(group), None)["protocol"].unique())
-        found += [
-            (f"{name}, protocol {each}" if len(protocols) > 1 else str(name), group, each)
-            for each in protocols
-        ]
+    for name in sorted(groups, key=natural_key):
+        reported = select_reported(comparable_rows.latest(groups[name]), None)
+        names = name_protocols(reported.drop_duplicates("protocol"))
+        for protocol, words in names.items():
+            found.append((f"{name}: {words}" if words else name, groups[name], protocol))
     return found
+
+
+def name_protocols(rows: pd.DataFrame) -> dict[str, str]:
+    """What tells each protocol from the others, in words and in natural order; empty for a single one.
+
+    rows: one of each protocol. Hashes are written only if nothing else differs.
+    """
+    texts = {row.protocol: json.loads(row.protocol_text) for row in rows.itertuples()}
+    keys = list(dict.fromkeys(key for text in texts.values() for key in text))
+    order = sorted(texts, key=lambda each: [natural_key(str(texts[each].get(key, ""))) for key in keys])
+    found: dict[str, str] = {}
+    for describe in (describe_short, describe_value):
+        columns = {key: [describe(key, texts[each].get(key)) for each in order] for key in keys}
+        words = pd.DataFrame(columns, index=order)
+        differing = words.loc[:, words.nunique() > 1]
+        found = dict(zip(order, map(", ".join, differing.to_numpy()), strict=True))
+        if len(set(found.values())) == len(found):
+            break
+    return found
+
+
+def describe_value(key: str, value: Any) -> str:
+    """A value of a protocol in words: 1,000 samples, 64 steps, no clips, extractor inception."""
+    name = key.removeprefix("sampler.").replace("_", " ")
+    if value is None:
+        return f"no {name}"
+    return f"{value:,} {name}" if name in ("samples", "steps") else f"{name} {value}"
+
+
+def describe_short(key: str, value: Any) -> str:
+    """The same without hashes."""
+    return re.sub(r"-[0-9a-f]{8,}\b", "", describe_value(key, value))
 
 
 def make_section(title: str, anchor: str, rows: pd.DataFrame, protocol: str) -> Section:
@@ -127,7 +161,7 @@ def make_section(title: str, anchor: str, rows: pd.DataFrame, protocol: str) -> 
     except UserError as error:
         made.missing.append(str(error))
         return made
-    made.protocol = json.loads(shown["protocol_text"].iloc[0])
+    made.protocol = {"protocol": protocol, **json.loads(shown["protocol_text"].iloc[0])}
     made.missing += arms_without(shown, metric)
     with note_missing(made, "Headline"):
         lines = headline(rows, metric, protocol)

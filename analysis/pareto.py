@@ -2,8 +2,8 @@
 
     python -m eltlab.analysis.pareto [out=pareto.png] [metric=fid] [protocol=ID] [ROWS …]
 
-There is one panel per cost. The front of each kind of arm (unique layers, vanilla loop, elastic) is a line
-with named points; dominated points are faded. With several seeds, the band is between what all seeds attain
+There is one panel per cost. The front of each kind of arm (unique layers, vanilla loop, elastic) is a
+line; dominated points are faded. With several seeds, the band is between what all seeds attain
 and what at least one attains. Prints the fronts and their hypervolumes.
 """
 
@@ -14,17 +14,23 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from eltlab.analysis import command, style
+from eltlab.analysis.labels import Place, label_points, shorten
+from eltlab.analysis.looks import Looks, arm_looks
 from eltlab.analysis.metrics import choose_metric, format_quality
 from eltlab.analysis.points import (
     COSTS,
+    at_trained_loops,
     caption,
     format_counts,
+    has_constant_loops,
     nearly_equal,
     points,
     seed_points,
 )
+from eltlab.analysis.text_values import name_omitted
 from eltlab.common.errors import UserError
 from eltlab.common.text import format_si, format_table
 
@@ -44,7 +50,8 @@ REFERENCE = {
     "kd_classifier": 1e4,
     "kid": 1e1,
 }
-LABELS = 10  # at most, per panel
+LABELS = 30  # loop counts, at most, per panel
+ARMS = 24  # names of arms in the legend, at most
 
 
 def non_dominated(cost: Any, distance: Any) -> np.ndarray:
@@ -129,26 +136,65 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     lines = points(table, metric, protocol)
     metric = choose_metric(lines, metric)
     seeds = seed_points(table, metric, protocol)
-    lines["label"] = point_labels(lines)
-    costs = varying_costs(lines)
-    with style.canvas(figure_caption(table, lines, metric, protocol), len(costs)) as (
-        figure,
-        panels,
-    ):
+    costs, looks = varying_costs(lines), arm_looks(table, protocol)
+    size = (style.panel_width(len(costs), 5.2), 3.6)
+    keys, unnamed = figure_keys(lines, costs, metric, looks)
+    columns = style.legend_columns([name for name, _ in keys], size[0] * len(costs))
+    size = (size[0], size[1] + 0.17 * len(keys) / columns)
+    text = figure_caption(table, lines, metric, protocol)
+    text += name_omitted("Without a name", unnamed)
+    text += name_omitted(f"Without {metric}", set(looks.arms) - set(lines["arm"]))
+    with style.canvas(text, len(costs), size=size) as (figure, panels):
+        figure.legend(
+            handles=[Line2D([], [], **line, label=shorten(name)) for name, line in keys],
+            loc="outside upper left",
+            ncols=columns,
+        )
         for axes, cost in zip(panels, costs, strict=True):
             title = f"{metric} (lower is better)" if axes is panels[0] else ""
             style.set_log_axes(axes, COSTS[cost], title)
             style.make_room_below_0(axes, seeds[metric])
-            named: list[style.Place] = []
             for kind, group in lines.groupby("kind", sort=False):
                 of_kind = keep_shared_seeds(seeds[seeds["kind"] == kind])
-                named += draw_kind(axes, str(kind), group, of_kind, cost, metric)
+                draw_kind(axes, group, of_kind, (cost, metric), looks)
             axes.set_xmargin(0.15)
-            named = sorted(named, key=lambda place: place[1])[:LABELS]
-            style.label_points(axes, named, lines[[cost, metric]].to_numpy(float))
-        handles, names = panels[-1].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=2 * len(panels))
+        style.settle(figure)
+        for axes, cost in zip(panels, costs, strict=True):
+            label_points(axes, loop_counts(lines, cost, metric))
     return figure
+
+
+def figure_keys(
+    lines: pd.DataFrame, costs: list[str], metric: str, looks: Looks
+) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """The names in the legend with the keywords of their lines: fronts by kind, then arms, at most ARMS of
+    them and those on a front first. Also the arms without a name."""
+    on_front = {arm for cost in costs for arm in front_points(lines, cost, metric)["arm"]}
+    arms = sorted(lines["arm"].unique(), key=lambda arm: arm not in on_front)
+    kinds = lines.drop_duplicates("arm")["kind"]
+    if kinds.is_unique:
+        one = dict(zip(kinds, lines["arm"].unique(), strict=True))
+        return [(kind, looks.arms[arm].line()) for kind, arm in one.items()], []
+    found = [(f"front of {kind}", {"color": looks.kinds[kind]}) for kind in kinds.unique()]
+    found += [(arm, looks.arms[arm].line(linestyle="None")) for arm in looks.arms if arm in arms[:ARMS]]
+    return found, arms[ARMS:]
+
+
+def front_points(lines: pd.DataFrame, cost: str, metric: str) -> pd.DataFrame:
+    """The points on the front of their kind."""
+    groups = (group for _, group in lines.groupby("kind", sort=False))
+    return pd.concat([group[non_dominated(group[cost], group[metric])] for group in groups])
+
+
+def loop_counts(lines: pd.DataFrame, cost: str, metric: str) -> list[Place]:
+    """The names of the lowest LABELS points of fronts that were not measured at the trained loop count: @2
+    for two loops. A schedule is in the name of its arm."""
+    one = ~has_constant_loops(lines) & (lines.groupby("arm")["loops"].transform("size") == 1)
+    others = ~lines.index.isin(at_trained_loops(lines).index) & ~one
+    front = front_points(lines, cost, metric)
+    front = front[others[front.index]].sort_values(metric)[:LABELS]
+    columns = zip(front[cost], front[metric], front["requested"], strict=True)
+    return [Place(x, y, f"@{loops}") for x, y, loops in columns]
 
 
 def keep_shared_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -158,21 +204,21 @@ def keep_shared_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_kind(
-    axes: Axes, kind: str, group: pd.DataFrame, seeds: pd.DataFrame, cost: str, metric: str
-) -> list[style.Place]:
-    """Draws a kind of arm; returns the labels of its front."""
-    colour, marker = style.look_of(kind)
-    best = non_dominated(group[cost], group[metric])
-    front, rest = group[best].sort_values(cost), group[~best]
-    axes.scatter(
-        rest[cost], rest[metric], s=20, color=colour, marker=marker, alpha=0.3, linewidths=0,
-        rasterized=len(rest) > style.MANY,
-    )  # fmt: skip
-    axes.step(front[cost], front[metric], where="post", color=colour, linewidth=1.2)
-    axes.plot(front[cost], front[metric], marker, color=colour, label=kind)
+    axes: Axes, group: pd.DataFrame, seeds: pd.DataFrame, columns: tuple[str, str], looks: Looks
+) -> None:
+    """Draws the front of a kind, its points and those that it dominates. columns: of cost and distance."""
+    x, y = columns
+    colour = looks.kinds[group["kind"].iloc[0]]
+    best = pd.Series(non_dominated(group[x], group[y]), group.index)
+    front = group[best].sort_values(x)
+    # The corners of the steps: a front holds until the next point.
+    axes.plot(np.repeat(front[x], 2)[1:], np.repeat(front[y], 2)[:-1], color=colour, linewidth=1.2)
     if seeds["seed"].nunique() > 1:
-        draw_band(axes, *attainment(seeds, cost, metric), colour)
-    return [(row[cost], row[metric], row["label"], colour) for _, row in front.iterrows()]
+        draw_band(axes, *attainment(seeds, x, y), colour)
+    for (kept, look), marks in group.groupby([best, group["arm"].map(looks.arms)], sort=True):
+        faded = {} if kept else {"alpha": 0.3, "markeredgewidth": 0, "markersize": 4.5}
+        line = look.line(linestyle="None", rasterized=len(marks) > style.MANY, **faded)
+        axes.plot(marks[x], marks[y], **line)
 
 
 def draw_band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> None:
@@ -189,8 +235,10 @@ def draw_band(axes: Axes, some: np.ndarray, every: np.ndarray, colour: str) -> N
 def figure_caption(table: pd.DataFrame, lines: pd.DataFrame, metric: str, protocol: str | None) -> str:
     matched = [COSTS[cost] for cost in COSTS if cost not in varying_costs(lines)]
     text = caption(table, metric, protocol, "bands of the seeds")
-    text += f"; at most the {LABELS} lowest of a panel are named" if len(lines) > LABELS else ""
-    return text + (f"; matched: {' and '.join(matched)}" if matched else "")
+    text += f"; matched: {' and '.join(matched)}" if matched else ""
+    if len(at_trained_loops(lines)) == len(lines):
+        return text
+    return text + ". @2: at two loops instead of the trained count, written if there is room"
 
 
 def main(table: pd.DataFrame, keys: Any) -> None:

@@ -22,18 +22,25 @@ from scipy import optimize, stats
 
 from eltlab.analysis import command, style
 from eltlab.analysis.chosen_settings import arm_settings, choose_settings, reported_rows, why_unmatched
+from eltlab.analysis.labels import End, column_height, label_ends
+from eltlab.analysis.looks import Look, arm_looks
 from eltlab.analysis.metrics import choose_metric, why_no_ratio
 from eltlab.analysis.paired import why_no_logarithm
 from eltlab.analysis.points import (
+    COSTS,
     UNIQUE,
     at_trained_loops,
     caption,
     has_constant_loops,
     name_arms,
+    nearly_equal,
     seed_points,
 )
+from eltlab.analysis.text_values import name_omitted
 from eltlab.common.errors import UserError
 
+COST = "macs_per_sample"
+LABELS = 30  # at most
 MAX_HALF_INTERVAL = 5.0  # of an exponent; a wider interval means that the points do not determine it
 
 Model = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -271,16 +278,33 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     """Every run over its MACs per sample, with the power law of each kind that has one."""
     lines = seed_points(table, metric, protocol)
     metric = choose_metric(lines, metric)
-    fits = power_laws(table, metric, protocol)
-    with style.canvas(figure_caption(table, metric, protocol), size=(6.4, 4.4)) as (figure, [axes]):
-        style.set_log_axes(axes, "MACs per sample", f"{metric} (lower is better)")
+    fits, looks = power_laws(table, metric, protocol), arm_looks(table, protocol)
+    shown = intended_points(lines)
+    best = shown.groupby("arm")[metric].mean().sort_values().index
+    named = best[:LABELS]
+    text = figure_caption(table, metric, protocol)
+    text += name_omitted("Not at the loop counts it was trained for", set(looks.arms) - set(best))
+    text += name_omitted("Without a name", best[LABELS:])
+    with style.canvas(text, size=(6.8, max(4.4, 0.4 + column_height(len(named))))) as (figure, [axes]):
+        style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
         style.make_room_below_0(axes, lines[metric])
-        for kind, group in intended_points(lines).groupby("kind", sort=False):
-            colour, marker = style.look_of(str(kind))
-            axes.plot(group["macs_per_sample"], group[metric], marker, color=colour, alpha=0.5)
-            draw_fit(axes, str(kind), fits[str(kind)], group["macs_per_sample"], colour)
-        axes.legend(loc="best")
+        for look, group in shown.groupby(shown["arm"].map(looks.arms), sort=False):
+            many = len(group) > style.MANY
+            axes.plot(group[COST], group[metric], **look.line(linestyle="None", alpha=0.6, rasterized=many))
+        for kind, group in shown.groupby("kind", sort=False):
+            draw_fit(axes, str(kind), fits[str(kind)], group[COST], looks.kinds[str(kind)])
+        handles, names = axes.get_legend_handles_labels()
+        columns = style.legend_columns(names, figure.get_figwidth())
+        figure.legend(handles, names, loc="outside upper left", ncols=columns)
+        style.settle(figure)
+        label_ends(axes, [end_of(shown[shown["arm"] == arm], metric, looks.arms[arm]) for arm in named])
     return figure
+
+
+def end_of(lines: pd.DataFrame, metric: str, look: Look) -> End:
+    """The name of an arm, at the mean of its seeds at the greatest cost."""
+    last = lines[nearly_equal(lines[COST], lines[COST].max())]
+    return End(last[metric].mean(), last["arm"].iloc[0], look.line(linestyle="None"))
 
 
 def draw_fit(axes: Axes, kind: str, fit: Fit | str, compute: pd.Series, colour: str) -> None:

@@ -1173,6 +1173,27 @@ FIXES = (
         "np.column_stack([cost, -np.asarray(distance)]).astype(float), keep_weakly=True",
     ),
     Mutation(
+        "arms-look-alike",
+        "Arms of one kind that differ in a second key, such as the width, look alike.",
+        "analysis/looks.py",
+        "return [Look(colours[a], family.marker, FILLS[b])",
+        "return [Look(colours[a], family.marker, FILLS[0 * b])",
+    ),
+    Mutation(
+        "floor-stretches-the-axis",
+        "A floor far below the arms stretches the axis until they cannot be told apart.",
+        "analysis/anytime.py",
+        "    if low <= height <= high:\n        axes.set_ylim(low, high)\n",
+        "    if True:\n",
+    ),
+    Mutation(
+        "names-on-curves",
+        "Names of points are written across curves and marks.",
+        "analysis/labels.py",
+        "if inside and not around.count_contains(drawn)",
+        "if inside",
+    ),
+    Mutation(
         "p-values-uncorrected",
         "p-values are not corrected for the number of levels.",
         "analysis/ablation.py",

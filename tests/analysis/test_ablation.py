@@ -115,7 +115,8 @@ def test_a_figure_of_many_levels_shows_those_that_differ_most_and_says_so() -> N
     figure = ablation.draw(table([row("plain", 4, 10.0), *many]))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == ablation.SHOWN and "a099" in names and "a000" not in names
-    assert "the 40 of 100 levels that differ most" in figure._supxlabel.get_text().replace("\n", " ")
+    text = figure._supxlabel.get_text().replace("\n", " ")
+    assert "The 40 of 100 levels that differ most, without: a000, a001, " in text
 
 
 def test_the_only_arm_with_unique_layers_is_the_baseline() -> None:
@@ -254,6 +255,12 @@ def test_the_figure_shows_ratios_with_intervals() -> None:
     line = ablation.paired_differences(table(switched())).iloc[0]
     assert list(axes.lines[0].get_xdata()) == [line["ratio_low"], line["ratio_high"]]
     assert any(text.get_text().startswith("p = ") for text in axes.texts)
+
+
+def test_an_arm_that_shares_no_seed_with_the_baseline_is_named() -> None:
+    rows = [row("plain", 4, 1.0), row("other", 4, 2.0), row("stranger", 4, 1.0, seed=1)]
+    text = ablation.draw(table(rows))._supxlabel.get_text().replace("\n", " ")
+    assert "Not comparable: stranger" in text
 
 
 def test_levels_of_different_losses_have_no_ratio() -> None:

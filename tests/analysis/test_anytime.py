@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from scipy import stats
 from support.analysis_commands import run
 from support.made_up_rows import arm, row, table, unique, vanilla
@@ -23,6 +25,13 @@ def apart(seed: int = 0) -> list[dict]:
 
 def elastic(factor: float, seed: int = 0) -> list[dict]:
     return arm("elastic", {n: factor * value for n, value in APART.items()}, seed=seed)
+
+
+def end_names(figure: Figure) -> list[str]:
+    """The names in the column next to the panel."""
+    [axes] = figure.axes
+    names = [each for each in axes.get_children() if isinstance(each, Legend)]
+    return [text.get_text() for name in names for text in name.get_texts()]
 
 
 def tax(*rows: dict) -> float:
@@ -115,16 +124,48 @@ def test_the_floor_is_that_of_the_drawn_rows() -> None:
         row("a", 4, 0, **more, fd_ideal=1.0),
         row("b", 4, 0, **more, fd_ideal=9.0, protocol="bbbb"),
     ])  # fmt: skip
-    [axes] = anytime.draw(rows, protocol="aaaa").axes
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1.0]
+    assert "↓ ideal samples of the same number: 1" in end_names(anytime.draw(rows, protocol="aaaa"))
 
 
 @pytest.mark.parametrize("metric", ["fid", "fvd", "fd_classifier"])
 def test_the_floor_is_the_mean_of_what_ideal_samples_of_each_row_would_get(metric: str) -> None:
-    own = [row(name, 4, None, **{metric: 9.0}, fd_ideal=ideal) for name, ideal in (("a", 2.0), ("b", 3.0))]
-    [axes] = anytime.draw(table(own)).axes
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [2.5]
-    assert "ideal samples of the same number" in [text.get_text() for text in axes.texts]
+    own = [
+        row(name, 4, None, **{metric: value}, fd_ideal=ideal)
+        for name, value, ideal in (("a", 9.0, 4.0), ("b", 3.0, 5.0))
+    ]
+    figure = anytime.draw(table(own))
+    [axes] = figure.axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [4.5]
+    assert "ideal samples of the same number" in end_names(figure)
+
+
+@pytest.mark.parametrize(("ideal", "name"), [
+    (3.5, "ideal samples of the same number"), (0.02, "↓ ideal samples of the same number: 0.02"),
+    (2e4, "↑ ideal samples of the same number: 20k"),
+])  # fmt: skip
+@pytest.mark.parametrize("least", [3.0, -1.0])
+def test_the_floor_does_not_change_the_axis(ideal: float, name: str, least: float) -> None:
+    """Without this, arms of thousands would be flattened by a floor of 1."""
+    own = [row(arm, 4, None, fd_classifier=value) for arm, value in (("a", 5.0), ("b", 4.0), ("c", least))]
+    if least < 0:  # on a linear axis
+        ideal, name = (ideal, name) if ideal > 1 else (-9.0, "↓ ideal samples of the same number: -9")
+    plain = anytime.draw(table(own))
+    figure = anytime.draw(table([each | {"fd_ideal": ideal} for each in own]))
+    [without], [axes] = plain.axes, figure.axes
+    assert axes.get_ylim() == without.get_ylim() and axes.get_yscale() == without.get_yscale()
+    assert set(end_names(figure)) - set(end_names(plain)) == {name}
+
+
+def test_arms_that_are_not_drawn_are_named() -> None:
+    rows = [*apart(), *elastic(1.0), row("unmeasured", 4, None)]
+    figure = anytime.draw(table(rows))
+    text = figure._supxlabel.get_text().replace("\n", " ")
+    assert "Drawn only at the loop count it was trained for: vanilla2, vanilla3" in text
+    assert "Without heldout_loss: unmeasured" in text
+    many = [each for n in range(33) for each in arm(f"a{n}", {1: 9.0, 4: 5.0 + n})]
+    figure = anytime.draw(table(many))
+    assert len(end_names(figure)) == 30
+    assert "Without a name: a30, a31, a32" in figure._supxlabel.get_text().replace("\n", " ")
 
 
 @pytest.mark.parametrize("metric", ["heldout_loss", "kd_classifier", "fd_classifier_inf"])
@@ -169,6 +210,11 @@ def test_the_curves_of_the_figure() -> None:
     assert set(curves) == {"unique layers", "elastic", "vanilla4"}
 
 
+def test_unique_layers_of_one_depth_are_no_curve() -> None:
+    rows = table([*unique("twin-lr1", 8, 5.0), *unique("twin-lr2", 8, 6.0), *elastic(1.0)])
+    assert {each.name for each in anytime.find_curves(points(rows))} == {"twin-lr1", "twin-lr2", "elastic"}
+
+
 def test_models_trained_apart_are_joined_by_a_dotted_line() -> None:
     rows = [*apart(), *unique("wide", 8, 5.0, width=128)]
     for found in (apart(), rows):
@@ -187,7 +233,7 @@ def test_extrapolation_is_dashed_and_hollow() -> None:
 
 
 def test_the_figure_has_its_intervals_and_its_floor() -> None:
-    more = {"heldout_loss": None, "fd_ideal": 2.0}
+    more = {"heldout_loss": None, "fd_ideal": 4.0}
     rows = table([
         row("e", 4, 0, fd_classifier=9.0, **more),
         row("e", 4, 0, fd_classifier=11.0, seed=1, **more),
@@ -197,7 +243,7 @@ def test_the_figure_has_its_intervals_and_its_floor() -> None:
     [bars] = axes.collections
     [[low, high]] = [segment[:, 1] for segment in bars.get_segments()]
     assert high - 10 == pytest.approx(stats.t.ppf(0.975, 1)) and low == pytest.approx(1e-2)
-    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [[2, 2]]
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [[4, 4]]
     assert "n = 2 seeds, 95 % t intervals" in figure._supxlabel.get_text().replace("\n", " ")
 
 

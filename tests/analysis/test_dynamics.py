@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.legend import Legend
 from support.diagnostic_files import run
 from support.made_up_rows import arm, table, unique
 
@@ -41,9 +42,31 @@ def test_the_figure_has_one_column_per_arm_and_one_line_per_loop(dynamics_rows: 
     above, below = dynamics.draw(table(dynamics_rows)).axes
     assert [list(line.get_ydata()) for line in above.lines] == [[2.0, 2.0], [1.0, 1.0]]
     assert [list(line.get_ydata()) for line in below.lines] == [[3.0], [2.0]]
-    assert [text.get_text() for text in above.texts] == ["loop 2", "loop 1"]  # by height
+    names = [each for each in above.get_children() if isinstance(each, Legend)]
+    assert [name.get_texts()[0].get_text() for name in names] == ["loop 2", "loop 1"]  # by height
     with pytest.raises(UserError, match="arms=elastik: did you mean elastic"):
         dynamics.draw(table(dynamics_rows), ["elastik"])
+
+
+def test_of_many_arms_those_with_most_loops_of_each_kind_are_drawn_and_the_others_named(
+    tmp_path: Path,
+) -> None:
+    rows = []
+    for kind in ("ilsd", "final", "deep"):
+        for n in (2, 1, 3):  # looped twice, with names of which the last has one loop more
+            more = {"name": f"{kind}-{n}", "run": f"{kind}-{n}", "supervision": kind}
+            own = run(tmp_path / kind / str(n), 0, 1.0)
+            rows += [each | more | {"loops_train": 2 + (n == 3)} for each in own]
+    rows += unique("twin", 4, 1.0)
+    for path in tmp_path.rglob("3/dynamics.csv"):
+        path.write_text(path.read_text().replace("aaaa,9,0,2,", "aaaa,9,0,3,"))
+    figure = dynamics.draw(table(rows))
+    drawn = [axes.get_title(loc="left") for axes in figure.axes[:4]]
+    assert drawn == ["ilsd-2", "ilsd-3", "final-3", "deep-3"]
+    text = figure._supxlabel.get_text().replace("\n", " ")
+    assert "Not drawn, unless given as arms=: deep-1, deep-2, final-1, final-2, ilsd-1" in text
+    assert "Without loops or without dynamics.csv: twin" in text
+    assert len(dynamics.draw(table(rows), ["deep-1"]).axes) == 2
 
 
 def test_missing_run_files_are_reported(dynamics_rows: list[dict]) -> None:

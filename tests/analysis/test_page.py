@@ -1,6 +1,7 @@
 """The page of the report: its numbers are those of the table, and it works offline in a real browser."""
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from support.made_up_rows import arm, row, table, unique, vanilla
 from support.small_studies import written
 
 from eltlab.analysis.metrics import UNBIASED, choose_metric
-from eltlab.analysis.page import render_page, split_sections
+from eltlab.analysis.page import name_protocols, render_page, split_sections
 from eltlab.common.text import format_si
 
 STUDY = """
@@ -129,6 +130,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+FIGURE_SIZES = "[...document.querySelectorAll('.drawing img')].map(i => [i.width, i.naturalWidth])"
+
+
 def page_of(rows: list[dict[str, Any]]) -> str:
     return render_page(table(rows), "made-up rows")
 
@@ -188,10 +192,19 @@ def test_the_page_fits_a_phone(made: Path, page: Any) -> None:
     page.goto(made.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     # Figures keep a readable size and scroll sideways.
-    widths = page.evaluate("[...document.querySelectorAll('.drawing img')].map(i => i.width)")
-    assert widths and min(widths) >= 600
+    sizes = page.evaluate(FIGURE_SIZES)
+    assert sizes and all(width == natural >= 480 for width, natural in sizes)
     touch = page.locator("input[type=range]").bounding_box()
     assert touch["x"] >= 0 and touch["x"] + touch["width"] <= 360
+
+
+@pytest.mark.integration
+def test_text_is_equally_large_in_all_figures(made: Path, page: Any) -> None:
+    """Figures are shown in their own size, whatever their number of panels, and fit the page."""
+    page.goto(made.as_uri())
+    sizes = page.evaluate(FIGURE_SIZES)
+    assert len({width for width, _ in sizes}) > 1
+    assert all(width == natural <= 1088 for width, natural in sizes)
 
 
 def test_a_name_is_text_and_never_markup(made: Path) -> None:
@@ -200,13 +213,50 @@ def test_a_name_is_text_and_never_markup(made: Path) -> None:
 
 def test_each_study_and_protocol_is_a_section(made: Path) -> None:
     rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
+    texts = {"aaaa": '{"samples": 1000, "sampler.steps": 8}', "bbbb": '{"samples": 500, "sampler.steps": 8}'}
+    rows = [each | {"protocol_text": texts[each["protocol"]]} for each in rows]
     assert [(title, protocol) for title, _, protocol in split_sections(table(rows))] == [
-        ("made-up, protocol aaaa", "aaaa"),
-        ("made-up, protocol bbbb", "bbbb"),
+        ("made-up: 500 samples", "bbbb"),
+        ("made-up: 1,000 samples", "aaaa"),
     ]
     headlines = Tables(made.read_text()).found["headline"]
     assert [line[0] for line in headlines[1][1:]] == ["elastic", "vanilla", "twin"]
     assert [line[0] for line in headlines[0][1:]] == ["other<b>"]
+
+
+def named(*protocols: dict[str, Any]) -> list[str]:
+    """The names of protocols in the order of their sections."""
+    texts = [json.dumps(each) for each in protocols]
+    rows = pd.DataFrame({"protocol": [f"id{n}" for n in range(len(texts))], "protocol_text": texts})
+    return list(name_protocols(rows).values())
+
+
+def test_protocols_are_named_by_what_differs_in_natural_order() -> None:
+    inception, classifier = "inception-fid-helper-1cfe0306e40e, kid 100x1000", "classifier-347fa0d68f61"
+    other = "classifier-d8eb79b8a0e9"
+    assert named({"samples": 9}) == named({}) == [""]
+    assert named({"sampler.steps": 64, "labels": "balanced"}, {"sampler.steps": 8, "labels": "balanced"}) == [
+        "8 steps",
+        "64 steps",
+    ]
+    assert named({"extractor": inception, "samples": 500}, {"extractor": classifier, "samples": 500}) == [
+        "extractor classifier",
+        "extractor inception-fid-helper, kid 100x1000",
+    ]
+    # Hashes only if nothing else differs.
+    assert named({"extractor": classifier, "samples": 500}, {"extractor": other, "samples": 1000}) == [
+        "500 samples",
+        "1,000 samples",
+    ]
+    assert named({"extractor": other}, {"extractor": classifier}) == [
+        f"extractor {classifier}",
+        f"extractor {other}",
+    ]
+    assert named({"clips": "8 frames", "samples": 9}, {"samples": 9}) == ["no clips", "clips 8 frames"]
+
+
+def test_the_hash_of_a_protocol_is_in_the_details(made: Path) -> None:
+    assert re.search(r"<summary>Protocol</summary>.*?<td>aaaa</td>", made.read_text(), re.DOTALL)
 
 
 def test_rows_that_settings_were_chosen_by_have_no_section() -> None:

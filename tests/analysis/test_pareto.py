@@ -122,11 +122,14 @@ def test_the_figure_draws_the_fronts() -> None:
     left, right = figure.axes
     assert left.get_xlabel() == "parameters" and right.get_xlabel() == "MACs per sample"
     assert "heldout_loss" in left.get_ylabel() and left.get_xscale() == left.get_yscale() == "log"
-    drawn = {tuple(line.get_ydata()) for line in right.lines}
+    drawn = {tuple(dict.fromkeys(line.get_ydata())) for line in right.lines if line.get_linestyle() == "-"}
     for _, front in pareto.fronts(STUDY).query("cost == 'macs_per_sample'").groupby("kind"):
         assert tuple(front["heldout_loss"]) in drawn
-    faded = [c for c in right.collections if c.get_alpha() == 0.3]
-    assert sum(len(c.get_offsets()) for c in faded) == 1  # only "worse" is dominated in its kind
+    faded = [line for line in right.lines if line.get_alpha() == 0.3]
+    assert [list(line.get_ydata()) for line in faded] == [[11.0]]  # only "worse" is dominated in its kind
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert names[:3] == ["front of elastic, ILSD", "front of vanilla loop", "front of unique layers"]
+    assert names[3:] == ["elastic", "vanilla", "twin", "worse"]
     text = figure._supxlabel.get_text().replace("\n", " ")
     assert "protocol aaaa" in text and "no interval" in text and "matched: training FLOPs" in text
 
@@ -149,3 +152,17 @@ def test_a_value_below_0_has_a_front_and_a_figure_but_no_hypervolume() -> None:
     assert found.loc["unique layers", "hypervolume"].isna().all()
     assert found.loc["elastic, ILSD", "hypervolume"].notna().all()
     assert {axes.get_yscale() for axes in pareto.draw(rows).axes} == {"linear"}
+
+
+def test_with_one_arm_of_each_kind_the_legend_names_the_kinds() -> None:
+    figure = pareto.draw(STUDY[STUDY["name"] != "worse"])
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert names == ["elastic, ILSD", "vanilla loop", "unique layers"]
+
+
+def test_arms_without_a_name_in_the_legend_are_in_the_caption() -> None:
+    rows = [each for n in range(26) for each in arm(f"a{n}", {1: 9.0 + n, 4: 5.0 + n})]
+    figure = pareto.draw(table(rows))
+    [legend] = figure.legends
+    assert len(legend.get_texts()) == 1 + 24
+    assert "Without a name: a24, a25" in figure._supxlabel.get_text().replace("\n", " ")

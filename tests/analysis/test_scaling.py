@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.analysis_commands import run
-from support.made_up_rows import arm, table, unique, vanilla
+from support.made_up_rows import arm, row, table, unique, vanilla
 
 from eltlab.analysis import scaling
 from eltlab.common.errors import UserError
@@ -112,6 +112,14 @@ def test_constant_quality_determines_no_exponent() -> None:
         scaling.fit_power_law(np.repeat(G[:4], 3), [31, 20, 41, 23, 41, 29, 28, 19, 39, 29, 27, 35])
 
 
+def test_arms_that_are_not_drawn_are_named() -> None:
+    rows = table(
+        [*study(), row("halfway", 2, 5.0, supervision="final"), row("v4", 2.5, 5.0, loop_schedule="4to1")]
+    )
+    text = scaling.draw(rows)._supxlabel.get_text().replace("\n", " ")
+    assert "Not at the loop counts it was trained for: halfway, v4 4to1" in text
+
+
 def test_widths_are_not_mixed() -> None:
     rows = table([*study(), *unique("wide", 8, 1.0, width=128)])
     with pytest.raises(UserError, match="rows of widths 64, 128"):
@@ -120,8 +128,7 @@ def test_widths_are_not_mixed() -> None:
 
 def test_the_figure_has_a_line_for_each_fit() -> None:
     rows = table([*study(), *arm("x", {4: 3.0}, supervision="deep")])
-    [axes] = scaling.draw(rows).axes
-    names = axes.get_legend_handles_labels()[1]
+    names = [text.get_text() for text in scaling.draw(rows).legends[0].get_texts()]
     assert any(name.startswith("unique layers: b = -0.5") for name in names)
     assert "elastic, deep: no fit" in names
 

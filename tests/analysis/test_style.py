@@ -1,8 +1,7 @@
-"""Figures: their files, and labels that do not overlap."""
+"""Figures: their files and sizes."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.analysis_commands import run
 from support.made_up_rows import STUDY
@@ -41,20 +40,11 @@ def test_the_same_rows_give_the_same_picture(name: str, tmp_path: Path) -> None:
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def test_names_of_the_front_do_not_overlap() -> None:
-    figure = pareto.draw(STUDY)
-    figure.canvas.draw()
-    for axes in figure.axes:
-        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
-        assert len(boxes) >= 3
-        for number, one in enumerate(boxes):
-            assert not any(one.overlaps(other) for other in boxes[number + 1 :])
-
-
-def test_heights_move_no_further_than_the_gap_requires() -> None:
-    assert style.spread_heights([0.0, 10.0, 30.0], 5.0) == pytest.approx([0, 10, 30])
-    found = style.spread_heights([0.0, 10.0, 11.0, 12.0], 5.0)
-    assert found == pytest.approx([0, 6, 11, 16]) and np.diff(found).min() >= 5 - 1e-9
+@pytest.mark.parametrize("costs", [2, 3])
+def test_a_figure_fits_the_page(costs: int) -> None:
+    rows = STUDY.assign(train_flops_total=STUDY["macs_per_sample"]) if costs == 3 else STUDY
+    figure = pareto.draw(rows)
+    assert len(figure.axes) == costs and figure.get_figwidth() <= style.PAGE
 
 
 def test_the_suffix_chooses_the_files(tmp_path: Path) -> None:
