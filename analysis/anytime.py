@@ -227,16 +227,18 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     looks, curves = arm_looks(table, protocol), find_curves(lines)
     curves = sorted(curves, key=lambda each: each.points[metric].min())
     named, unnamed = curves[:LABELS], curves[LABELS:]
-    text = figure_caption(table, metric, protocol) + describe_partly_drawn(lines, curves)
+    drawn = pd.concat([each.points for each in curves])
+    drawn = drawn[~drawn.index.duplicated()]  # a point may be on two curves
+    text = figure_caption(table, metric, protocol) + describe_partly_drawn(lines, drawn)
     text += name_omitted(f"Without {metric}", set(looks.arms) - set(lines["arm"]))
     text += name_omitted("Without a name", [each.name for each in unnamed])
     with style.canvas(text, size=(6.8, max(4.4, column_height(len(named) + 1)))) as (figure, [axes]):
         style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
         style.make_room_below_0(axes, lines[metric])
-        draw_intervals(axes, lines, metric, looks)
+        draw_intervals(axes, drawn, metric, looks)
         for each in curves:
             draw_curve(axes, each, metric, looks)
-        draw_marks(axes, pd.concat([each.points for each in curves]), metric, looks)
+        draw_marks(axes, drawn, metric, looks)
         if axes.get_yscale() == "log":
             # An interval that reaches almost to 0 would fill most of a log axis.
             axes.set_ylim(bottom=max(axes.get_ylim()[0], lines[metric].min() / 3))
@@ -321,9 +323,8 @@ def draw_floor(axes: Axes, rows: pd.DataFrame, metric: str) -> list[End]:
     return [End(edge, f"{arrow} {FLOOR}: {format_si(height)}", {"linestyle": "None"})]
 
 
-def describe_partly_drawn(lines: pd.DataFrame, curves: list[Curve]) -> str:
+def describe_partly_drawn(lines: pd.DataFrame, drawn: pd.DataFrame) -> str:
     """Names the arms that have no curve of their own (`find_curves`)."""
-    drawn = pd.concat([each.points for each in curves])
     arms = lines.loc[~lines.index.isin(drawn.index), "arm"].unique()
     return name_omitted("Drawn only at the loop count it was trained for", arms)
 

@@ -216,7 +216,7 @@ def draw_kind(
     if seeds["seed"].nunique() > 1:
         draw_band(axes, *attainment(seeds, x, y), colour)
     for (kept, look), marks in group.groupby([best, group["arm"].map(looks.arms)], sort=True):
-        faded = {} if kept else {"alpha": 0.3, "markeredgewidth": 0, "markersize": 4.5}
+        faded = {} if kept else {"alpha": 0.3, "markeredgewidth": 0.6, "markersize": 4.5}
         line = look.line(linestyle="None", rasterized=len(marks) > style.MANY, **faded)
         axes.plot(marks[x], marks[y], **line)
 

@@ -247,6 +247,15 @@ def test_the_figure_has_its_intervals_and_its_floor() -> None:
     assert "n = 2 seeds, 95 % t intervals" in figure._supxlabel.get_text().replace("\n", " ")
 
 
+def test_only_points_that_are_drawn_have_an_interval() -> None:
+    """A vanilla loop trained for two loops is drawn at two loops: its exit at one has no mark."""
+    rows = table([line for seed in (0, 1) for line in [*apart(seed), *elastic(1.0 + seed, seed)]])
+    [axes] = anytime.draw(rows).axes
+    [bars] = axes.collections
+    elastic_exits, vanilla4_exits, alone = 4, 2, 3  # unique, vanilla2 and vanilla3 at their own count
+    assert len(bars.get_segments()) == elastic_exits + vanilla4_exits + alone
+
+
 def test_the_figure_and_its_table_of_known_rows(tmp_path: Path) -> None:
     rows = [row("elt", n, 10.0 / n + seed, seed=seed) for n in (1, 2, 4) for seed in (0, 1, 2)]
     append_rows(tmp_path / "elt.jsonl", rows)
