@@ -33,6 +33,14 @@ def test_a_written_run_is_opened_with_the_same_configuration(tmp_path: Path) -> 
     assert Run.open(run.folder) == run
 
 
+def test_a_run_keeps_its_id_if_its_folder_is_moved(tmp_path: Path) -> None:
+    run = Run.of(tiny(f"runs_dir={tmp_path}", "name=one"))
+    run.folder.mkdir(parents=True)
+    run.write_config()
+    moved = run.folder.rename(tmp_path / "moved")
+    assert Run.open(moved).id == f"one/{run.folder.name}"
+
+
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     assert fails(Run.open, tmp_path).startswith(f"run={tmp_path}: no config.yaml there")
