@@ -73,3 +73,10 @@ def test_a_match_with_a_broken_run_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("loops: [")
     with pytest.raises(UserError, match="is not the configuration of a run"):
         compose([*FREE, f"budget.match={tmp_path}"])
+
+
+def test_a_run_without_a_name_is_named_by_what_differs_from_the_defaults():
+    given = ["optim.lr=0.003"], ["model.width=96", "model.heads=6", "model.mlp_width=384"], []
+    names = [compose(each).name for each in given]
+    assert len(set(names)) == 3 and None not in names
+    assert compose(["name=mine", "optim.lr=0.003"]).name == "mine"

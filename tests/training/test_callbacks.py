@@ -1,5 +1,6 @@
 """What a run writes while it trains: metrics.csv, TensorBoard and Weights & Biases."""
 
+import signal
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -11,7 +12,8 @@ from support.extension_files import trained
 from support.tiny_run import tiny
 
 from eltlab.common.errors import UserError
-from eltlab.training.callbacks import Agreement, MetricsWriter
+from eltlab.common.signals import Requests, Stopped
+from eltlab.training.callbacks import Agreement, CheckpointWriter, MetricsWriter, truncate_csv
 
 
 def test_the_gap_of_student_and_teacher_is_logged(tmp_path):
@@ -118,6 +120,41 @@ def test_log_terms_of_an_extension_do_not_stop_the_run(extension_files: Path, tm
 def test_one_rank_is_answered_at_once() -> None:
     agreement = Agreement()
     assert not agreement.agree(False) and agreement.agree(True) and not agreement.wait_for_answer()
+
+
+def test_several_ranks_are_answered_one_step_later_with_the_largest_request(monkeypatch) -> None:
+    """The other rank requests 2 in the first step and nothing afterwards."""
+    others = iter([2, 0])
+
+    def all_reduce(value, op, group, async_op):
+        value.clamp_(min=next(others))
+        return SimpleNamespace(wait=lambda: None)
+
+    agreement = Agreement()
+    agreement.group = "two ranks"
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    assert [agreement.agree(request) for request in (0, 1)] == [0, 2]
+    assert agreement.wait_for_answer() == 1
+
+
+def test_a_signal_saves_once_and_stops(tmp_path, monkeypatch) -> None:
+    writer = CheckpointWriter(tmp_path / "last.ckpt", seconds=600.0, signals=Requests(deferred=True))
+    writer.agreement, saved = Agreement(), []
+    trainer = SimpleNamespace(save_checkpoint=lambda path: saved.append(Path(path).write_text("weights")))
+    module = SimpleNamespace(step=3, config=SimpleNamespace(steps=8), images_seen=24)
+    writer.after_step(trainer, module)
+    assert not saved
+    writer.signals(signal.SIGTERM, None)
+    with pytest.raises(Stopped, match="stopped by SIGTERM at 24 images"):
+        writer.after_step(trainer, module)
+    assert len(saved) == 1 and (tmp_path / "last.ckpt").read_text() == "weights"
+
+
+def test_metrics_after_the_checkpoint_are_removed_and_so_is_a_torn_line(tmp_path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,loss\n1,0.5\n2,0.4\n3,0.3\n4")
+    truncate_csv(file, ["step", "loss"], 2)
+    assert file.read_text().splitlines() == ["step,loss", "1,0.5", "2,0.4"]
 
 
 def test_metrics_hold_every_exit_the_weight_and_the_updates(tmp_path: Path) -> None:

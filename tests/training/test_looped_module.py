@@ -1,5 +1,6 @@
 """Training steps: averaging, skipped steps, schedules, metrics and checkpoints."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,16 @@ def test_a_skipped_step_leaves_weights_and_moments_alone() -> None:
     optimizer.step()
     assert torch.equal(parameter, before[0])
     assert torch.equal(optimizer.state[parameter]["exp_avg"], before[1])
+
+
+def test_a_good_step_ends_a_row_of_bad_ones() -> None:
+    module = LoopedModule(tiny())
+    optimizer = module.configure_optimizers()
+    for norm in (math.nan, math.nan, 1.0, math.inf, 1.0):
+        for parameter in module.backbone.parameters():
+            parameter.grad = torch.full_like(parameter, norm)
+        module.configure_gradient_clipping(optimizer)
+    assert (module.skipped, module.skipped_in_row, module.longest_bad) == (3, 0, 2)
 
 
 def test_several_bad_steps_in_a_row_stop_the_run_with_its_checkpoint(
