@@ -449,13 +449,8 @@ def test_fvd_is_small_between_real_clips_and_grows_with_noise(network):
     assert 0 < halves <= noised[0] / (5 if count >= 512 else 2)
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        pytest.param("diffusion", marks=pytest.mark.integration),
-        pytest.param("masked", marks=pytest.mark.slow),  # has a tokenizer, whose clips are measured too
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["diffusion", "masked"])  # masked has a tokenizer, measured too
 def test_fvd_is_in_the_rows_with_its_protocol(few_sprites, tmp_path, capsys, objective):
     keys = [f"objective={objective}", "evaluate_loops=[2]", "metrics.reference=18"]
     _, (row,) = trained(few_sprites, tmp_path, *keys)

@@ -81,15 +81,8 @@ def test_every_experiment_can_be_planned(capsys, experiment):
     assert "training FLOPs " in "".join(text)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("magvit_l", marks=pytest.mark.slow),
-        "elt_video_6x4",
-        pytest.param("elt_video_6x6", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["magvit_l", "elt_video_6x4", "elt_video_6x6"])
 def test_the_papers_video_experiments_run(name, tmp_path, monkeypatch):
     """With their data, objective, sampler and supervision, but a network that trains in seconds."""
     monkeypatch.setattr(heldout_loss, "PAIRS", 8)  # of 4,096 passes of 1,024 tokens

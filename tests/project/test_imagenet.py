@@ -108,7 +108,7 @@ def test_the_commands_for_imagenet_are_the_same_three() -> None:
     assert run.sampler.clip is False
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["pixels"], indirect=True)
 def test_the_study_trains_on_the_set(place, tmp_path) -> None:
     own = [f"data.root={place / 'imagenette_latents'}", *SMALL, "metrics.samples=20"]

@@ -56,9 +56,8 @@ def test_a_study_and_its_presets_are_valid_and_say_what_they_are(name: str) -> N
     for preset in (None, *file.presets):
         study = load_study(name, preset, [], "runs", {})
         if study.file.sampler == "grid":
-            assert len({t.config.name for t in grid_trials(study)}) * len(study.file.seeds) == len(
-                grid_trials(study)
-            )
+            trials = grid_trials(study)
+            assert len({trial.config.name for trial in trials}) * len(study.file.seeds) == len(trials)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert header[0].endswith("?") and f"make sweep SWEEP={name}" in header[1]
     assert any(line.startswith("# Cost: ") for line in header)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -40,7 +41,7 @@ class Run:
             )
         return cls(folder, load_config(folder / "config.yaml"))
 
-    @property
+    @cached_property
     def id(self) -> str:
         """NAME/ID, by which rows name the run, also if its folder has moved."""
         if not is_old(OmegaConf.load(self.folder / "config.yaml")):

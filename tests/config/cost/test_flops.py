@@ -119,17 +119,12 @@ def numel_blocks(backbone) -> int:
 # --- against the networks -------------------------------------------------------------------------
 
 
-def in_tiers(fast: int, whole: int, many: int):
-    """Runs a test of random examples with few of them, with more, and with many."""
-    counts = [
-        fast,
-        pytest.param(whole, marks=pytest.mark.integration),
-        pytest.param(many, marks=pytest.mark.slow),
-    ]
-    return pytest.mark.parametrize("examples", counts)
+def in_tiers(few: int, many: int):
+    """Runs a test of random examples with few of them, and in the slow tier with many."""
+    return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
-@in_tiers(30, 60, 200)
+@in_tiers(30, 200)
 def test_parameters_are_those_of_the_network(examples):
     @settings(max_examples=examples)
     @given(networks())
@@ -148,7 +143,7 @@ def test_parameters_are_those_of_the_network(examples):
 EXITS = st.sampled_from([(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)])
 
 
-@in_tiers(12, 60, 200)
+@in_tiers(12, 200)
 def test_macs_equal_torchs_flop_counter_on_the_meta_device(examples):
     """1 MAC = 2 FLOPs, which is what torch counts."""
 
@@ -163,7 +158,7 @@ def test_macs_equal_torchs_flop_counter_on_the_meta_device(examples):
     check()
 
 
-@in_tiers(8, 60, 200)
+@in_tiers(8, 200)
 def test_training_flops_equal_torchs_flop_counter(examples):
     """Forward and backward: coda and head count once per exit, and what is recomputed counts again."""
 
