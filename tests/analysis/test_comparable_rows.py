@@ -17,6 +17,17 @@ def test_a_protocol_can_be_chosen() -> None:
     assert set(points(TWO_PROTOCOLS, protocol="bbbb")["arm"]) == {"b"}
 
 
+def test_rows_of_two_protocols_are_refused_unless_one_is_chosen() -> None:
+    with pytest.raises(UserError, match="rows of protocols aaaa and bbbb cannot be compared"):
+        comparable(TWO_PROTOCOLS)
+    assert comparable(TWO_PROTOCOLS, "bbbb")["protocol"].unique().tolist() == ["bbbb"]
+
+
+def test_only_the_rows_from_the_end_of_a_run_are_compared() -> None:
+    rows = [row("elt", 1, value, images_seen=images) for images, value in ((64, 9.0), (128, 5.0))]
+    assert comparable(table(rows))["heldout_loss"].tolist() == [5.0]
+
+
 def test_an_unknown_protocol_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="protocol=cccc: no row has it; choose one of aaaa, bbbb"):
         points(TWO_PROTOCOLS, protocol="cccc")

@@ -9,6 +9,7 @@ from support.small_studies import GRID, opened, queue_of
 from support.sweeps import run_sweep
 
 from eltlab.common.errors import UserError
+from eltlab.config.cost.flops import budget_flops
 from eltlab.config.identity import identity
 from eltlab.evaluation.missing_rows import left_to_measure
 from eltlab.runs.row_files import read_rows
@@ -42,14 +43,12 @@ def test_the_seeds_of_a_grid_follow_one_another(tmp_path):
 
 
 def test_every_trial_trains_for_the_flops_of_the_twin_unless_images_are_matched(tmp_path):
-    from eltlab.config.cost.flops import budget_flops
-    from eltlab.config.cost.twins import twin
-
-    study = opened(tmp_path)
-    flops = {budget_flops(config) for _, _, config in grid_trials(study)}
-    step = max(flops) / 4
-    assert study.budget == budget_flops(twin(study.config({}, 0)))
-    assert all(abs(each - study.budget) <= step / 2 for each in flops)
+    study = opened(tmp_path, overrides=["budget.images=3200"])
+    arms = {config.name.partition("/")[2]: config for _, _, config in grid_trials(study)}
+    twin = arms.pop("loops1-final")
+    assert twin.images == 3200 and budget_flops(twin) == study.budget
+    step = study.budget / 400
+    assert all(abs(budget_flops(config) - study.budget) <= step / 2 for config in arms.values())
     images = opened(tmp_path, GRID + "matched: images\n")
     assert {config.budget.images for _, _, config in grid_trials(images)} == {32}
 

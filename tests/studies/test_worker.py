@@ -1,5 +1,6 @@
 """Workers: how they run, end and watch their trials."""
 
+import math
 import re
 import time
 from pathlib import Path
@@ -55,6 +56,22 @@ def test_the_hours_of_a_trial_are_those_of_all_its_seeds(tmp_path, monkeypatch):
     Worker(queue, 1, Requests()).run_trial(queue.claim())
     assert len(deadlines) == 2 and len(set(deadlines)) == 1
     assert 0 < deadlines[0] - time.monotonic() < 3600
+
+
+def test_a_lease_is_renewed_while_the_trial_trains(tmp_path, monkeypatch):
+    queue = filled(opened(tmp_path), lease=1.0)
+    renewed, start = [], time.monotonic()
+    monkeypatch.setattr(queue, "renew", lambda claimed: renewed.append(claimed) or True)
+
+    class Fit:
+        def poll(self) -> int | None:
+            """Trains until the lease is renewed, or for three leases."""
+            return 0 if renewed or time.monotonic() - start > 3 else None
+
+    monkeypatch.setattr(worker, "fork_fit", lambda *_: Fit())
+    claimed = queue.claim()
+    Worker(queue, 1, Requests()).run_fit(claimed, queue.study.config({}, 0), tmp_path / "log", math.inf)
+    assert renewed == [claimed]
 
 
 def test_last_lines_are_kept(tmp_path):
