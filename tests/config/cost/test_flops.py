@@ -38,6 +38,7 @@ from eltlab.model.backbone import PatchBackbone, TokenBackbone, build_backbone
 from eltlab.model.patches import Patches
 
 
+@pytest.mark.integration
 def test_what_it_counts_is_what_a_training_step_of_fit_computes():
     """FlopCounterMode over training_step and backward, with objective, supervision and loss."""
     for case in product(
@@ -158,7 +159,7 @@ def test_macs_equal_torchs_flop_counter_on_the_meta_device(examples):
     check()
 
 
-@in_tiers(8, 200)
+@in_tiers(4, 200)
 def test_training_flops_equal_torchs_flop_counter(examples):
     """Forward and backward: coda and head count once per exit, and what is recomputed counts again."""
 
