@@ -1,4 +1,4 @@
-"""Writes the pages of results, their figures, and the measured numbers of README.md and docs/.
+"""Writes the pages of results, their figures, and the measured numbers of README.md, docs/ and sweeps/.
 
     python -m eltlab.analysis.results       (make results; in a checkout)
 
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from eltlab.analysis import paper, performance, style
 from eltlab.analysis.measured_study import MeasuredStudy, add_final_losses
+from eltlab.analysis.study_headers import study_headers
 from eltlab.analysis.table_files import format_markdown
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError, first_line
@@ -72,6 +73,7 @@ def make_results(root: Path = ROOT) -> Results:
         known = functions(root, target.parent, made)
         text = render(environment, f"blocks/{template.name}", {**known, "pages": summaries})
         documents[target] = made.texts[target] = replace_block(documents[target], template.stem, text)
+    made.texts |= study_headers(root)
     return made
 
 

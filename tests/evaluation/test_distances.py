@@ -75,6 +75,7 @@ def test_distance_grows_with_noise(digits, digit_metrics):
     assert values == sorted(values) and values[-1] > 5 * values[1] > 0
 
 
+@pytest.mark.integration
 def test_halves_of_the_data_are_close_and_noise_is_far(digits, digit_metrics):
     train, _ = digits
     halves = classifier_metrics(half(train, 0))

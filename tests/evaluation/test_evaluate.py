@@ -107,6 +107,7 @@ def test_the_same_spending_is_measured_once(copied_run, capsys):
     assert len(read_rows(copied_run / "rows.jsonl")) == len(before) + 1
 
 
+@pytest.mark.integration
 def test_training_flops_of_a_row_are_those_of_its_supervision(tmp_path):
     totals = {}
     for supervision in ("final", "ilsd", "deep", "random_depth"):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support.encoded_sets import make, on
 
 from eltlab.runs.row_files import read_rows
@@ -9,6 +10,7 @@ from eltlab.runs.run_folder import Run
 from eltlab.training.fit import fit
 
 
+@pytest.mark.integration
 def test_the_floor_is_measured_once_for_the_set_and_its_runs(photo_folder, weights_folder, tmp_path) -> None:
     out = tmp_path / "set"
     measured = "evaluate=true", "metrics.extractor=classifier"

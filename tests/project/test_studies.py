@@ -1,6 +1,7 @@
 """The studies of sweeps/: each is what it says, and its trials train and are measured."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,32 @@ def test_a_study_and_its_presets_are_valid_and_say_what_they_are(name: str) -> N
     assert any(line.startswith("# Finding: ") for line in header)
 
 
+PLANNED = re.compile(
+    r"^(\d+) (?:trials(?: x (\d+) seeds)?|tuning runs).*?([\d.]+)([GTPE]) training FLOPs", re.M
+)
+STATED = r"(\d+) trainings(?: and (\d+) of tuning)?[,:] ([\d.]+)[\d, and]* ([TPE])FLOPs"
+SI = {"G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", [None, "quick"])
+def test_the_cost_in_the_header_is_that_of_the_plan(
+    name: str, preset: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    which = [f"preset={preset}"] if preset else []
+    sweep.main([name, *which, "plan=true", "trainer.accelerator=cpu", f"runs_dir={tmp_path}"])
+    planned = PLANNED.findall(capsys.readouterr().out)
+    runs = [int(count) * int(seeds or 1) for count, seeds, *_ in planned]
+    flops = sum(float(number) * SI[unit] for *_, number, unit in planned)
+    header = " ".join(line.lstrip("# ") for line in study_path(name).read_text().splitlines()[:12])
+    stated = re.search(r"quick: " + STATED if preset else r"Cost: (?:at most )?" + STATED, header)
+    assert stated is not None
+    trainings, tuning, number, unit = stated.groups()
+    assert [int(trainings), *([int(tuning)] if tuning else [])] == runs
+    assert float(number) * SI[unit] == pytest.approx(flops, rel=0.03, abs=0.5e12)
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
     arms = configs(name).values()
@@ -89,7 +116,8 @@ def test_anytime_trains_a_model_for_each_count_of_the_elastic_one() -> None:
         (2, 4),
     }
     assert {c.unique_layers for n, c in arms.items() if "unique" in n} == {2, 4, 6, 8}
-    assert arms["elastic"].supervision.name == "ilsd" and arms["elastic"].loops == 4
+    for name in ("ilsd", "deep", "random_depth"):
+        assert arms[name].supervision.name == name and arms[name].loops == 4
     assert {c.objective.name for c in configs("anytime", "masked").values()} == {"masked"}
 
 

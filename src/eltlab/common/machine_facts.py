@@ -40,7 +40,8 @@ def find_machine(accelerator: str, precision: str) -> Machine:
     gpu = None if accelerator == "cpu" else find_gpu()
     if gpu is None and accelerator != "cuda":
         threads = os.environ.get("OMP_NUM_THREADS")
-        processor = processor_name() + (f", {threads} threads" if threads else "")
+        plural = "s" * (threads != "1")
+        processor = processor_name() + (f", {threads} thread{plural}" if threads else "")
         found = Machine("cpu", processor, physical_memory(), "32-true")
     else:
         name, memory = gpu or (None, None)

@@ -180,7 +180,7 @@ def nbytes(tensors):
     return sum(tensor.nbytes for tensor in tensors)
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(60, marks=pytest.mark.slow)])
 def test_static_bytes_are_those_of_a_step(examples):
     @settings(max_examples=examples, phases=(Phase.explicit, Phase.generate))
     @given(small())
@@ -249,8 +249,8 @@ def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
         assert more == 4 * per_loop, (dropout, exclusive)
 
 
-SEEDS = range(1000, 1012)  # with 1007, which has caught a regression of sampling
-MORE = range(1012, 1030)
+SEEDS = (1001, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1011)  # 1007 has caught a regression of sampling
+MORE = (1000, 1002, 1010, *range(1012, 1030))  # larger networks
 MANY = [range(start, start + 20) for start in range(20_000, 20_340, 20)]
 CHUNKS = [
     pytest.param(MORE, marks=pytest.mark.integration),
