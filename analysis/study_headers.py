@@ -47,8 +47,8 @@ def describe_quick(quick: pd.DataFrame, full: pd.DataFrame | None) -> str:
     """The comment. full: the rows of the whole study, which are mentioned if the quick ones are too close."""
     spread, minutes = measure_spread(quick), elapsed_minutes(quick)
     text = (
-        f"Quick: the held-out loss spreads by {spread.arms:.4f} between arms and by {spread.seeds:.4f} between "
-        f"seeds (standard deviations), in {minutes:.0f} minutes on two cores."
+        f"Quick: the held-out loss spreads by {spread.arms:.4f} between arms and by {spread.seeds:.4f} "
+        f"between seeds (standard deviations), in {minutes:.0f} minutes on two cores."
     )
     if not spread.is_enough:
         text += " This is too little to order the arms"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eltlab.common import torch_device
+from eltlab.common import machine_facts, torch_device
 from eltlab.common.errors import UserError
 from eltlab.common.torch_device import autocast, choose_device, choose_precision, peak_memory_bytes
 
@@ -53,6 +53,7 @@ def test_the_peak_is_in_bytes_and_at_least_what_the_system_says():
 
 
 def test_the_processor_is_named_with_its_threads(monkeypatch):
-    monkeypatch.setattr(torch_device, "processor_name", lambda: "Xeon")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch_device.device_name(CPU) == "Xeon, 3 threads"
+    monkeypatch.setattr(machine_facts, "processor_name", lambda: "Xeon")
+    for threads, text in ((1, "Xeon, 1 thread"), (3, "Xeon, 3 threads")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert torch_device.device_name(CPU) == text

@@ -18,6 +18,11 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def name_cpu(threads: int | str) -> str:
+    """The device that a process with so many threads is, as rows name it."""
+    return f"{processor_name()}, {threads} thread{'s' * (str(threads) != '1')}"
+
+
 def physical_memory() -> int:
     """Bytes of memory in this machine, or the limit of the container or batch job if it is lower."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -40,8 +45,7 @@ def find_machine(accelerator: str, precision: str) -> Machine:
     gpu = None if accelerator == "cpu" else find_gpu()
     if gpu is None and accelerator != "cuda":
         threads = os.environ.get("OMP_NUM_THREADS")
-        plural = "s" * (threads != "1")
-        processor = processor_name() + (f", {threads} thread{plural}" if threads else "")
+        processor = name_cpu(threads) if threads else processor_name()
         found = Machine("cpu", processor, physical_memory(), "32-true")
     else:
         name, memory = gpu or (None, None)

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from eltlab.common.errors import UserError
-from eltlab.common.machine_facts import processor_name
+from eltlab.common.machine_facts import name_cpu
 
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with the number of threads torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor_name()}, {torch.get_num_threads()} threads"
+    return name_cpu(torch.get_num_threads())
 
 
 def peak_memory_bytes(device: torch.device) -> int:
