@@ -20,6 +20,7 @@ from eltlab.analysis.metrics import HELD_OUT, INFINITE, UNBIASED, choose_metric,
 from eltlab.analysis.page import FIGURES
 from eltlab.analysis.points import caption, name_arms
 from eltlab.analysis.table_files import format_markdown
+from eltlab.analysis.tuned_values import tuning_rows
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_loops
 
@@ -174,6 +175,11 @@ class MeasuredStudy:
     @property
     def caption(self) -> str:
         return caption(self.loaded)
+
+    @property
+    def tuning(self) -> str:
+        """The held-out loss of every candidate of each arm, the chosen one in bold."""
+        return format_markdown(tuning_rows(self.rows))
 
     @property
     def cost(self) -> str:

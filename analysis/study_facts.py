@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from eltlab.analysis.text_values import as_text
+from eltlab.analysis.tuned_values import read_tuning
 from eltlab.common.text import format_duration, format_si
 from eltlab.config.identity import defines
 
@@ -53,14 +54,26 @@ def describe_code(rows: pd.DataFrame) -> str:
 
 
 def describe_cost(rows: pd.DataFrame) -> str:
-    """Trainings, seeds, FLOPs, and the hours that training took, without measuring and tuning."""
+    """Trainings, seeds, FLOPs, and the hours that training took, without measuring; and what tuning added."""
     runs = rows.drop_duplicates("run")
     flops, seconds = runs["train_flops_total"].sum(), runs["train_seconds"].sum()
     return (
         f"{count(len(runs), 'training')} ({count(runs['name'].nunique(), 'arm')}, "
         f"{count(runs['seed'].nunique(), 'seed')}), {format_si(flops)} training FLOPs, "
         f"{format_duration(seconds)} of training on {' and '.join(runs['device'].dropna().unique())}"
+        f"{describe_tuning_cost(rows)}"
     )
+
+
+def describe_tuning_cost(rows: pd.DataFrame) -> str:
+    """; before them 12 trainings of tuning, 23.43T FLOPs. Empty if nothing was tuned."""
+    arms = read_tuning(rows)
+    if not arms:
+        return ""
+    budgets = rows.groupby("arm")["train_flops_total"].mean()
+    flops = sum(budgets[arm] * each.share * each.trainings for arm, each in arms.items())
+    trainings = sum(each.trainings for each in arms.values())
+    return f"; before them {count(trainings, 'training')} of tuning, {format_si(flops)} FLOPs"
 
 
 def count(number: int, what: str) -> str:

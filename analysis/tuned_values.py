@@ -1,10 +1,54 @@
 """Keys that a study tuned for each arm: their values may differ between arms that are compared."""
 
 import json
+import re
+from typing import NamedTuple
 
 import pandas as pd
 
 LISTED = 6  # arms, at most, whose values a caption names
+# The column tuned_on, as a study writes it (studies/tuning.py).
+TUNED_ON = re.compile(r".*tuning seeds? (?P<seeds>[\d, ]+), (?P<share>[\d.]+) of the budget; (?P<losses>.+)")
+
+
+class Tuning(NamedTuple):
+    """What an arm chose: the candidate with the lowest loss."""
+
+    chosen: str
+    losses: dict[str, str]  # of each candidate, as text
+    seeds: int
+    share: float  # of a trial's budget
+
+    @property
+    def trainings(self) -> int:
+        return len(self.losses) * self.seeds
+
+
+def read_tuning(rows: pd.DataFrame) -> dict[str, Tuning]:
+    """The tuning of each tuned arm. rows: with their arms (`points.name_arms`)."""
+    if not tuned_keys(rows):
+        return {}
+    found = {}
+    for line in rows.dropna(subset=["tuned"]).drop_duplicates("arm").itertuples():
+        chosen = " ".join(f"{key}={value}" for key, value in json.loads(line.tuned).items())
+        if match := TUNED_ON.fullmatch(line.tuned_on):
+            losses = dict(part.split(": ") for part in match["losses"].split(", "))
+            found[str(line.arm)] = Tuning(
+                chosen, losses, match["seeds"].count(",") + 1, float(match["share"])
+            )
+    return found
+
+
+def tuning_rows(rows: pd.DataFrame) -> list[list[str]]:
+    """The loss of every candidate of each arm, the chosen one in bold; headings first."""
+    arms = read_tuning(rows)
+    candidates = list(dict.fromkeys(each for tuning in arms.values() for each in tuning.losses))
+    lines = [["arm", *candidates]]
+    for arm, tuning in arms.items():
+        losses = [tuning.losses.get(each, "") for each in candidates]
+        bold = [each == tuning.chosen for each in candidates]
+        lines.append([arm, *(f"**{loss}**" if b else loss for loss, b in zip(losses, bold, strict=True))])
+    return lines
 
 
 def tuned_keys(rows: pd.DataFrame) -> set[str]:

@@ -30,6 +30,12 @@ def test_the_cost_counts_each_training_once() -> None:
     )
 
 
+def test_the_cost_of_tuning_is_counted_from_its_candidates() -> None:
+    on = "tuning seeds 100, 101, 0.25 of the budget; optim.lr=0.001: 0.3, optim.lr=0.002: 0.2"
+    rows = table(ROWS).assign(arm="one", tuned='{"optim.lr": 0.002}', tuned_on=f"held-out loss, {on}")
+    assert describe_cost(rows).endswith("on CPU; before them 4 trainings of tuning, 1T FLOPs")
+
+
 def test_the_code_that_measured_is_named_if_it_is_another_one() -> None:
     rows = table(ROWS).assign(evaluated_code="0.1.0-bbbb")
     assert "- Code: 0.1.0-aaaa; measured by 0.1.0-bbbb." in describe_protocol(rows)

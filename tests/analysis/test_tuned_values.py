@@ -2,7 +2,7 @@
 
 from support.made_up_rows import row, table
 
-from eltlab.analysis.tuned_values import describe_tuned, tuned_keys
+from eltlab.analysis.tuned_values import describe_tuned, tuned_keys, tuning_rows
 
 ON = "held-out loss on a tenth of the training split, tuning seed 100"
 
@@ -26,3 +26,17 @@ def test_a_caption_states_each_arms_values_and_what_they_were_chosen_on() -> Non
         f"tuned: elastic optim.lr=0.002, twin optim.lr=0.004 (chosen on {ON})"
     )
     assert describe_tuned(table(rows[:1])) == ""
+
+
+def test_the_table_of_tuning_marks_what_each_arm_chose() -> None:
+    more = f"{ON}, 0.25 of the budget; optim.lr=0.001: 0.3, optim.lr=0.002: "
+    rows = [
+        row("a", 4, 1.0, arm="a", tuned='{"optim.lr": 0.002}', tuned_on=more + "0.2"),
+        row("b", 4, 1.0, arm="b", tuned='{"optim.lr": 0.001}', tuned_on=more + "diverged"),
+        row("fixed", 4, 1.0, arm="fixed"),
+    ]
+    assert tuning_rows(table(rows)) == [
+        ["arm", "optim.lr=0.001", "optim.lr=0.002"],
+        ["a", "0.3", "**0.2**"],
+        ["b", "**0.3**", "diverged"],
+    ]
