@@ -19,6 +19,7 @@ from eltlab.analysis.headline import compare, headline, headline_caption, headli
 from eltlab.analysis.metrics import HELD_OUT, INFINITE, UNBIASED, choose_metric, why_no_ratio
 from eltlab.analysis.page import FIGURES
 from eltlab.analysis.points import caption, name_arms
+from eltlab.analysis.recipes import candidate_rows
 from eltlab.analysis.table_files import format_markdown
 from eltlab.analysis.tuned_values import tuning_rows
 from eltlab.common.errors import UserError, suggest
@@ -180,6 +181,11 @@ class MeasuredStudy:
     def tuning(self) -> str:
         """The held-out loss of every candidate of each arm, the chosen one in bold."""
         return format_markdown(tuning_rows(self.rows))
+
+    @property
+    def candidates(self) -> str:
+        """Of a study of recipes: the held-out loss of every pair of batch size and learning rate."""
+        return format_markdown(candidate_rows(self.rows))
 
     @property
     def cost(self) -> str:

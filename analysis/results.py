@@ -20,7 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from matplotlib.figure import Figure
 
 from eltlab.analysis import paper, performance, style
+from eltlab.analysis.chosen_settings import choose_settings
 from eltlab.analysis.measured_study import MeasuredStudy, add_final_losses
+from eltlab.analysis.points import name_arms
+from eltlab.analysis.recipes import recipe_rows
 from eltlab.analysis.study_headers import study_headers
 from eltlab.analysis.table_files import format_markdown
 from eltlab.common.command import run_command
@@ -96,6 +99,7 @@ def functions(root: Path, folder: Path, made: Results) -> dict[str, Any]:
     return {
         "study": partial(open_study, root, partial(add_figure, made, folder)),
         "rows": partial(read_rows, root),
+        "recipes": partial(format_recipes, root),
         "claim": claim,
         "markdown": format_cells,
         "benchmark_table": lambda: performance.format_benchmark(read_rows(root, "benchmarks/rows.jsonl")),
@@ -114,6 +118,12 @@ def open_study(
     from before the column heldout_loss (`add_final_losses`)."""
     table = read_rows(root, f"analysis/data/{name}.jsonl")
     return MeasuredStudy(name, add_final_losses(table) if final_losses else table, names or {}, add_figure)
+
+
+def format_recipes(root: Path, names: list[str]) -> str:
+    """The recipe that each of these studies of sweeps/recipe.yaml found, and its gain."""
+    studies = [choose_settings(read_rows(root, f"analysis/data/{name}.jsonl"))[0] for name in names]
+    return format_markdown(recipe_rows([name_arms(rows) for rows in studies]))
 
 
 @cache
