@@ -147,6 +147,10 @@ class MeasuredStudy:
         """One line per arm, with its costs and one metric at each loop count."""
         return format_markdown(study_tables.grid_rows(self.choose(arms), column or self.metric))
 
+    def exits(self, *arms: str) -> str:
+        """One line per arm: its held-out loss averaged over the exits, and at the full exit."""
+        return format_markdown(study_tables.exit_rows(self.choose(arms)))
+
     def choose(self, arms: tuple[str, ...]) -> pd.DataFrame:
         """The rows of these arms, or of all."""
         known = list(self.rows["arm"].unique())

@@ -57,6 +57,33 @@ def grid_rows(rows: pd.DataFrame, metric: str) -> list[list[str]]:
     return lines
 
 
+def exit_losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """The held-out loss by arm and seed: mean (over the exits up to the trained one), full (the trained one)
+    and half (at half the loops; NaN if they are odd)."""
+    own = rows[has_constant_loops(rows) & (rows["loops"] <= rows["loops_train"])]
+    share = own["loops"] / own["loops_train"]
+    losses = pd.DataFrame({
+        "mean": own[HELD_OUT],
+        "full": own[HELD_OUT].where(share == 1),
+        "half": own[HELD_OUT].where(share == 1 / 2),
+    })  # fmt: skip
+    return losses.groupby([own["arm"], own["seed"]], sort=False).mean()
+
+
+def exit_rows(rows: pd.DataFrame) -> list[list[str]]:
+    """One line per arm: what it is worth as one model for all loop counts, and at full loops; headings first.
+
+    half ÷ full is the mean over seeds of the ratio of the losses at half and at full loops.
+    """
+    lines = [["arm", "layers x loops", "mean over exits", "full exit", "half ÷ full", "seeds"]]
+    for arm, seeds in exit_losses(rows).groupby("arm", sort=False):
+        first = rows[rows["arm"] == arm].iloc[0]
+        cells = [str(mean_over_seeds(seeds[column])) for column in ("mean", "full")]
+        ratio = f"{(seeds['half'] / seeds['full']).mean():.3f}"
+        lines.append([str(arm), describe_shape(first), *cells, ratio, str(len(seeds))])
+    return lines
+
+
 def mean_loops(point: Any) -> float:
     return float(point[1]["loops"].mean())
 

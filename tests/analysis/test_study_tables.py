@@ -4,7 +4,7 @@ import pytest
 from support.made_up_rows import arm, row, table, unique
 
 from eltlab.analysis.points import name_arms
-from eltlab.analysis.study_tables import grid_rows, point_rows
+from eltlab.analysis.study_tables import exit_rows, grid_rows, point_rows
 from eltlab.common.errors import UserError
 
 NEW = {
@@ -61,3 +61,12 @@ def test_a_grid_has_a_line_per_arm_and_a_column_per_constant_loop_count() -> Non
     ]
     assert elastic == ["e", "2 x 4", "2k", "1,000", "1T", "1", "0.3000", "0.2000"]
     assert twin[-2:] == ["0.1000", ""]
+
+
+def test_the_exits_up_to_the_trained_one_are_averaged() -> None:
+    losses = {1: 0.5, 2: 0.3, 3: 0.25, 4: 0.2, 6: 9.0}
+    rows = [*arm("e", losses), *arm("e", {n: loss + 0.1 for n, loss in losses.items()}, seed=1)]
+    _, line = exit_rows(name_arms(table(rows)))
+    assert line[:2] == ["e", "2 x 4"] and line[-1] == "2"
+    assert line[2].startswith("0.3625 ± ") and line[3].startswith("0.2500 ± ")
+    assert line[4] == f"{(0.3 / 0.2 + 0.4 / 0.3) / 2:.3f}"
