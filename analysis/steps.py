@@ -7,6 +7,7 @@ all points, with * on the front: those that no other point beats at as few MACs 
 each curve with the baseline at equal MACs (`equal_macs`).
 """
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from eltlab.analysis import command, style
 from eltlab.analysis.anytime import COST, Curve, draw_curves, line_of
 from eltlab.analysis.equal_macs import difference_rows
 from eltlab.analysis.labels import End, column_height, label_ends
-from eltlab.analysis.looks import Looks, looks_of
+from eltlab.analysis.looks import MARKERS, Looks, looks_of
 from eltlab.analysis.metrics import format_quality
 from eltlab.analysis.points import caption, has_constant_loops
 from eltlab.analysis.step_curves import FRONT, choose_distance, name_steps, remove_steps, step_points
@@ -69,9 +70,13 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
 
 
 def curve_looks(lines: pd.DataFrame) -> Looks:
-    """Shades of an arm follow its loop counts; what has no constant loop count has another hue."""
-    kinds = lines["kind"].where(has_constant_loops(lines), lines["kind"] + ", schedules")
-    return looks_of(lines.assign(kind=kinds, loops_train=lines["loops"]).drop_duplicates("arm"))
+    """Shades of an arm follow its loop counts; what has no constant loop count has its own hue and marker."""
+    constant = has_constant_loops(lines)
+    kinds = lines["kind"].where(constant, lines["kind"] + ", schedules")
+    found = looks_of(lines.assign(kind=kinds, loops_train=lines["loops"]).drop_duplicates("arm"))
+    markers = dict(zip(lines.loc[~constant, "arm"].unique(), cycle(MARKERS[5:]), strict=False))
+    arms = {arm: look._replace(marker=markers.get(arm, look.marker)) for arm, look in found.arms.items()}
+    return found._replace(arms=arms)
 
 
 def draw_front(axes: Axes, lines: pd.DataFrame, metric: str) -> None:
