@@ -233,20 +233,25 @@ def draw(table: pd.DataFrame, metric: str | None = None, protocol: str | None = 
     text += name_omitted(f"Without {metric}", set(looks.arms) - set(lines["arm"]))
     text += name_omitted("Without a name", [each.name for each in unnamed])
     with style.canvas(text, size=(6.8, max(4.4, column_height(len(named) + 1)))) as (figure, [axes]):
-        style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
-        style.make_room_below_0(axes, lines[metric])
-        draw_intervals(axes, drawn, metric, looks)
-        for each in curves:
-            draw_curve(axes, each, metric, looks)
-        draw_marks(axes, drawn, metric, looks)
-        if axes.get_yscale() == "log":
-            # An interval that reaches almost to 0 would fill most of a log axis.
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], lines[metric].min() / 3))
+        draw_curves(axes, curves, drawn, metric, looks)
         ends = [End(each.points[metric].iloc[-1], each.name, line_of(each, looks)) for each in named]
         ends += draw_floor(axes, reported_rows(table, protocol), metric)
         style.settle(figure)
         label_ends(axes, ends)
     return figure
+
+
+def draw_curves(axes: Axes, curves: list[Curve], lines: pd.DataFrame, metric: str, looks: Looks) -> None:
+    """Draws the curves, and these points with their intervals."""
+    style.set_log_axes(axes, COSTS[COST], f"{metric} (lower is better)")
+    style.make_room_below_0(axes, lines[metric])
+    draw_intervals(axes, lines, metric, looks)
+    for each in curves:
+        draw_curve(axes, each, metric, looks)
+    draw_marks(axes, lines, metric, looks)
+    if axes.get_yscale() == "log":
+        # An interval that reaches almost to 0 would fill most of a log axis.
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], lines[metric].min() / 3))
 
 
 def line_of(each: Curve, looks: Looks) -> dict[str, Any]:

@@ -68,7 +68,11 @@ def arm_looks(table: pd.DataFrame, protocol: str | None = None) -> Looks:
     repeat them.
     """
     rows = name_arms(reported_rows(table, protocol))
-    arms = rows.assign(kind=arm_kinds(rows)).drop_duplicates("arm")
+    return looks_of(rows.assign(kind=arm_kinds(rows)).drop_duplicates("arm"))
+
+
+def looks_of(arms: pd.DataFrame) -> Looks:
+    """The looks of these arms, one line each: columns arm, kind, loops_train, unique_layers and width."""
     groups = dict(list(arms.groupby("kind", sort=False)))
     found: dict[str, Look] = {}
     for kind, group in groups.items():

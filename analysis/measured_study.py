@@ -1,7 +1,8 @@
 """A study as the templates of pages see it: values, comparisons, tables, figures and facts of its rows.
 
 A point is an arm at one loop count: "elastic@2". Without a count it is the arm at the loops it was trained
-for, or at its only loop count or schedule.
+for, or at its only loop count or schedule. If all settings are shown, the arm has their values in its name:
+"elastic steps 8@2".
 """
 
 from collections.abc import Callable
@@ -11,15 +12,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eltlab.analysis import comparison, dynamics, study_facts, study_tables
+from eltlab.analysis import comparison, dynamics, equal_macs, study_facts, study_tables
 from eltlab.analysis.anytime import describe_tax, elasticity_tax
-from eltlab.analysis.chosen_settings import arm_settings, choose_settings, why_unmatched
+from eltlab.analysis.chosen_settings import arm_settings, choose_settings, settings_as_arms, why_unmatched
 from eltlab.analysis.comparison import Value
 from eltlab.analysis.headline import compare, headline, headline_caption, headline_notes, headline_rows
 from eltlab.analysis.metrics import HELD_OUT, INFINITE, UNBIASED, choose_metric, why_no_ratio
 from eltlab.analysis.page import FIGURES
 from eltlab.analysis.points import caption, name_arms
 from eltlab.analysis.recipes import candidate_rows
+from eltlab.analysis.step_curves import choose_distance
+from eltlab.analysis.steps import front_rows
 from eltlab.analysis.table_files import format_markdown
 from eltlab.analysis.tuned_values import tuning_rows
 from eltlab.common.errors import UserError, suggest
@@ -35,11 +38,21 @@ class MeasuredStudy:
 
     name: of the file, and so of its figures. names: what sentences call an arm. add_figure(file name,
     alternative text, function that draws it): registers a figure and returns the Markdown that shows it.
+    all_settings: each setting of measuring is an arm (`chosen_settings.settings_as_arms`); none is chosen.
     """
 
-    def __init__(self, name: str, loaded: pd.DataFrame, names: dict[str, str], add_figure: AddFigure) -> None:
-        self.name, self.loaded, self.names, self.add_figure = name, loaded, names, add_figure
-        rows, self.choices = choose_settings(loaded)
+    def __init__(
+        self,
+        name: str,
+        loaded: pd.DataFrame,
+        names: dict[str, str],
+        add_figure: AddFigure,
+        all_settings: bool = False,
+    ) -> None:
+        self.name, self.names, self.add_figure = name, names, add_figure
+        self.measured, self.all_settings = loaded, all_settings
+        self.loaded = settings_as_arms(loaded) if all_settings else loaded
+        rows, self.choices = choose_settings(self.loaded)
         self.rows = name_arms(rows)
         self.metric = choose_metric(self.rows)
 
@@ -85,9 +98,10 @@ class MeasuredStudy:
     def ratio(self, one: str, other: str, column: str | None = None) -> Value:
         """1.053 (1.041 to 1.066): paired over shared seeds. Raises UserError if there is none."""
         column = column or self.metric
-        settings = arm_settings(self.rows, self.choices, column)
-        arms = {point.partition("@")[0] for point in (one, other)}
-        reason = why_no_ratio(self.rows, column) or why_unmatched(settings, arms)
+        reason = why_no_ratio(self.rows, column)
+        if not self.all_settings:  # then a point names its settings, and the comparison is about them
+            settings = arm_settings(self.rows, self.choices, column)
+            reason = reason or why_unmatched(settings, {point.partition("@")[0] for point in (one, other)})
         pair = {point: self.seed_lines(point, column).reset_index() for point in (one, other)}
         lines = [
             each.rename(columns={"value": column}).assign(arm=point, requested="")
@@ -137,6 +151,15 @@ class MeasuredStudy:
         keys = ["arm", "loops", "loop", "step"]
         return dynamics.relative_updates(self.loaded).set_index(keys)["update"].sort_index()
 
+    def at_equal_macs(self, curve: str, baseline: str, steps: int | None = None) -> Value:
+        """How far a curve over steps is above another at equal MACs per sample (`equal_macs.difference`)."""
+        return equal_macs.difference(self.measured, curve, baseline, steps=steps)
+
+    def compare_at_equal_macs(self, curve: str, baseline: str) -> str:
+        """Which of two curves over steps is ahead at equal MACs per sample: a clause without a full stop."""
+        found, metric = self.at_equal_macs(curve, baseline), choose_distance(self.measured)
+        return comparison.in_words(self.label(curve), self.label(baseline), metric, found, 0)
+
     # --- tables, figures, facts -------------------------------------------------------------------
 
     def table(self, *arms: str, columns: list[str] | None = None) -> str:
@@ -150,6 +173,14 @@ class MeasuredStudy:
     def exits(self, *arms: str) -> str:
         """One line per arm: its held-out loss averaged over the exits, and at the full exit."""
         return format_markdown(study_tables.exit_rows(self.choose(arms)))
+
+    def front(self) -> str:
+        """The points over sampling steps and loops that no other point beats at as few MACs per sample."""
+        return format_markdown(front_rows(self.measured))
+
+    def equal_macs_table(self, baseline: str | None = None) -> str:
+        """All curves next to one at equal MACs per sample, a column per number of steps of the baseline."""
+        return format_markdown(equal_macs.difference_rows(self.measured, baseline=baseline))
 
     def choose(self, arms: tuple[str, ...]) -> pd.DataFrame:
         """The rows of these arms, or of all."""
@@ -170,7 +201,8 @@ class MeasuredStudy:
             raise UserError(f"figure {kind}: {suggest(kind, list(KINDS), 'kinds')}")
         usual, draw = KINDS[kind]
         file = "-".join([self.name, kind, *options.values()]) + ".png"
-        return self.add_figure(file, alt or usual, partial(draw, self.loaded, **options))
+        table = self.measured if kind == "steps" else self.loaded  # it compares the settings itself
+        return self.add_figure(file, alt or usual, partial(draw, table, **options))
 
     @property
     def protocol(self) -> str:

@@ -19,7 +19,17 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
-from eltlab.analysis import ablation, anytime, comparable_rows, dynamics, pareto, samples, scaling, style
+from eltlab.analysis import (
+    ablation,
+    anytime,
+    comparable_rows,
+    dynamics,
+    pareto,
+    samples,
+    scaling,
+    steps,
+    style,
+)
 from eltlab.analysis.chosen_settings import reported_rows, select_reported
 from eltlab.analysis.headline import headline, headline_caption, headline_notes, headline_rows
 from eltlab.analysis.metrics import choose_metric, format_quality
@@ -29,12 +39,14 @@ from eltlab.common.errors import UserError
 from eltlab.common.text import format_loops, format_si
 
 # The figures of a section: title, alternative text and the function that draws it.
+STEPS = ("Loops or steps", "Quality against MACs per sample over loops and sampling steps", steps.draw)
 FIGURES: tuple[tuple[str, str, Callable[..., Figure]], ...] = (
     ("Quality against inference compute", "One curve per arm over its loop counts", anytime.draw),
     ("Scaling", "Quality against MACs per sample with power laws", scaling.draw),
     ("Pareto fronts", "Quality against each cost, with the front of each kind of arm", pareto.draw),
     ("Ablation", "Ratio of each arm to the baseline, with intervals", ablation.draw),
     ("Dynamics", "Relative update of each loop, and held-out loss of each exit", dynamics.draw),
+    STEPS,
 )
 
 
@@ -160,6 +172,7 @@ def make_section(title: str, anchor: str, rows: pd.DataFrame, protocol: str) -> 
         made.points = point_rows(points(rows, metric, protocol), metric)
     except UserError as error:
         made.missing.append(str(error))
+        add_drawing(made, rows, protocol, *STEPS)  # several numbers of steps, and none to choose
         return made
     made.protocol = {"protocol": protocol, **json.loads(shown["protocol_text"].iloc[0])}
     made.missing += arms_without(shown, metric)
@@ -167,13 +180,19 @@ def make_section(title: str, anchor: str, rows: pd.DataFrame, protocol: str) -> 
         lines = headline(rows, metric, protocol)
         made.headline = headline_rows(rows, lines, metric, protocol)
         made.notes = headline_notes(lines)
-    for name, alt, draw in FIGURES:
-        with note_missing(made, name):
-            image = style.render_svg(draw(rows, protocol=protocol))
-            made.drawings.append(Drawing(name, alt, data_url(image, "svg+xml")))
+    for figure in FIGURES:
+        add_drawing(made, rows, protocol, *figure)
     with note_missing(made, "Samples"):
         made.strips = make_strips(rows, metric, protocol)
     return made
+
+
+def add_drawing(
+    made: Section, rows: pd.DataFrame, protocol: str, name: str, alt: str, draw: Callable[..., Figure]
+) -> None:
+    with note_missing(made, name):
+        image = style.render_svg(draw(rows, protocol=protocol))
+        made.drawings.append(Drawing(name, alt, data_url(image, "svg+xml")))
 
 
 @contextmanager

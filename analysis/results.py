@@ -113,11 +113,13 @@ def open_study(
     name: str,
     names: dict[str, str] | None = None,
     final_losses: bool = False,
+    settings: str = "chosen",
 ) -> MeasuredStudy:
     """The study of analysis/data/NAME.jsonl. names: what sentences call its arms. final_losses: of rows
-    from before the column heldout_loss (`add_final_losses`)."""
+    from before the column heldout_loss (`add_final_losses`). settings: all makes each setting an arm."""
     table = read_rows(root, f"analysis/data/{name}.jsonl")
-    return MeasuredStudy(name, add_final_losses(table) if final_losses else table, names or {}, add_figure)
+    table = add_final_losses(table) if final_losses else table
+    return MeasuredStudy(name, table, names or {}, add_figure, all_settings=settings == "all")
 
 
 def format_recipes(root: Path, names: list[str]) -> str:

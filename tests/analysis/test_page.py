@@ -280,6 +280,24 @@ def test_the_page_says_why_something_is_missing(made: Path) -> None:
     assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
 
 
+def test_a_section_of_several_numbers_of_steps_compares_them() -> None:
+    """Nothing chooses among them, so the section has no table of one setting."""
+    rows = [
+        {
+            **each,
+            "steps": steps,
+            "macs_per_sample": steps * each["macs_per_sample"],
+            "kd_classifier": 1 / steps,
+        }
+        for steps in (4, 8)
+        for each in arm("e", {2: 3.0, 4: 2.0})
+    ]
+    html = page_of(rows)
+    assert "e was measured at several values of steps; choose by other samples" in html
+    assert "Loops or steps of made-up" in html and "Quality against inference compute of" not in html
+    assert "Loops or steps: requires rows of several numbers" in page_of(arm("e", {2: 3.0, 4: 2.0}))
+
+
 def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
     rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # the tile of 8 loops has no row
     (tmp_path / "e" / "dynamics.csv").write_text("")

@@ -18,6 +18,7 @@ from eltlab.model.patches import patches_of
 from eltlab.studies.space import Dice, draw
 from eltlab.studies.study import grid_trials, load_study
 from eltlab.studies.study_file import known_studies, read_study, study_path
+from eltlab.studies.tuning import tuned_arms, tuning_runs
 from eltlab.training.looped_module import LoopedModule
 
 NAMES = [
@@ -27,6 +28,7 @@ NAMES = [
     "ilsd_weight",
     "imagenette",
     "loop_anatomy",
+    "loops_or_steps",
     "loops_vs_depth",
     "min_loops",
     "pareto",
@@ -58,7 +60,8 @@ def test_a_study_and_its_presets_are_valid_and_say_what_they_are(name: str) -> N
         study = load_study(name, preset, [], "runs", {})
         if study.file.sampler == "grid":
             trials = grid_trials(study)
-            assert len({trial.config.name for trial in trials}) * len(study.file.seeds) == len(trials)
+            arms = {study.arm(trial.params, trial.config) for trial in trials}
+            assert len(arms) * len(study.file.seeds) == len(trials)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert header[0].endswith("?") and f"make sweep SWEEP={name}" in header[1]
     assert any(line.startswith("# Cost: ") for line in header)
@@ -96,7 +99,7 @@ def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
     arms = configs(name).values()
     flops = [budget_flops(config) for config in arms]
     assert max(flops) < 1.003 * min(flops)
-    own = ("batch_size", "optim") if name == "recipe" else ()
+    own = {"recipe": ("batch_size", "optim"), "loops_or_steps": ("sampler",)}.get(name, ())
     for key in {"batch_size", "optim", "data", "sampler", "metrics", "objective"} - {*own}:
         assert len({repr(getattr(config, key)) for config in arms}) == 1
 
@@ -139,6 +142,30 @@ def test_unique_layers_has_the_twin_and_the_block_in_one_pass(preset: str | None
     splits = {name: (c.unique_layers, c.loops) for name, c in arms.items()}
     assert splits == {"elastic": (layers, 4), "twin": (4 * layers, 1), "plain": (layers, 1)}
     assert arms["twin"].images == (24_000 if preset and "short" in preset else 96_000)
+
+
+@pytest.mark.parametrize(("preset", "steps"), [(None, [4, 8, 16, 32, 64]), ("masked", [2, 4, 8, 16])])
+def test_loops_or_steps_measures_one_training_of_each_arm_in_many_ways(
+    preset: str | None, steps: list[int]
+) -> None:
+    study = load_study("loops_or_steps", preset, [], "runs", {"seeds": [0]})
+    found: dict[str, set[tuple[int, float | None]]] = {}
+    for trial in grid_trials(study):
+        sampler = trial.config.sampler
+        found.setdefault(str(trial.config.name), set()).add((sampler.steps, sampler.halting))
+        if sampler.halting is not None:
+            assert trial.config.evaluate_loops == [4]
+        elif "elastic" in str(trial.config.name):
+            assert trial.config.evaluate_loops == [1, 2, 3, 4, "4to1", "1to4"]
+    every = {(count, None) for count in steps}
+    halted = {(count, threshold) for count in steps for threshold in (0.1, 0.2)}
+    prefix = "loops_or_steps-masked/" if preset else "loops_or_steps/"
+    assert found == {
+        f"{prefix}elastic": every | halted,
+        f"{prefix}vanilla": every,
+        f"{prefix}twin": every,
+    }
+    assert len(tuning_runs(tuned_arms(study))) == 3 * 4  # one set for each training, however it is measured
 
 
 def test_min_loops_changes_the_smallest_student_at_each_block_size() -> None:
@@ -194,7 +221,7 @@ def test_every_arm_of_a_study_is_planned_and_takes_a_step(
     arms = configs(name, "quick") if name in GRIDS else drawn(name, 4)
     assert arms
     for arm, config in arms.items():
-        assert name not in GRIDS or f"{arm} " in planned
+        assert name not in GRIDS or any(line.startswith(arm) for line in planned.splitlines())
         take_step(config)
 
 
@@ -234,10 +261,11 @@ def trials_of(name: str) -> object:
 def test_two_trials_of_a_study_run(name: str, tmp_path: Path) -> None:
     """The first and last trial of a grid, or two of a sampler, by a worker: it runs what the queue has."""
     own = [] if name in GRIDS else ["trials=2"]
-    study = load_study(name, "quick", SMALL, str(tmp_path), {"trials": 2} if own else {})
+    small = [text for text in SMALL if name != "loops_or_steps" or not text.startswith("sampler.steps")]
+    study = load_study(name, "quick", small, str(tmp_path), {"trials": 2} if own else {})
     if name in GRIDS:
         planned = grid_trials(study)
         queue_of(study).fill([planned[0], planned[-1]])
-    done = run("sweep", name, "preset=quick", *SMALL, *own, f"runs_dir={tmp_path}", "worker=0")
+    done = run("sweep", name, "preset=quick", *small, *own, f"runs_dir={tmp_path}", "worker=0")
     assert done.returncode == 0, done.stderr
     check_trials(study, tmp_path)

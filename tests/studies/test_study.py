@@ -112,6 +112,7 @@ def test_a_run_that_is_measured_differently_is_another_trial(tmp_path):
         ("sampler.guidance: [1, 2]\n  loops: [2, 4]", ["loops2", "loops4", "loops2", "loops4"]),
         ("sampler.steps: [2, 4]\n  metrics.samples: [20, 40]", ["base"] * 4),
         ("arm:\n    plain: {}\n    guided: {sampler.guidance: [2]}", ["base", "base"]),
+        ("loops: [4]\n  measured:\n    a: {}\n    b: {evaluate_loops: [[4, 4to1]]}", ["loops4", "loops4"]),
         ("arm:\n    plain: {loops: [2]}\n    guided: {sampler.guidance: [2]}", ["plain", "guided"]),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from eltlab.runs.result_table import load
+from eltlab.runs.row_files import requested_loops
 from eltlab.studies.study import Study
 from support.small_studies import queue_of
 
@@ -12,7 +13,7 @@ SMALL = ["budget.images=128", "metrics.samples=40", "sampler.steps=2", "trainer.
 
 
 def check_trials(study: Study, folder: Path) -> None:
-    """Asserts that both trials are complete and have a row per loop count."""
+    """Asserts that both trials are complete and have a row per loop count and schedule."""
     trials = [t for t in queue_of(study).trials() if "forbidden" not in t.user_attrs]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2, [
         trial.user_attrs.get("error") for trial in trials
@@ -22,6 +23,7 @@ def check_trials(study: Study, folder: Path) -> None:
     assert set(rows["study"]) == {study.name} and set(rows["trial"]) == {t.number for t in trials}
     for trial in trials:
         found = rows[rows["trial"] == trial.number]
-        assert list(found["loops"]) == found["cfg.evaluate_loops"].iloc[0]
+        requested = [requested_loops(row) or row["loop_schedule"] for row in found.to_dict("records")]
+        assert requested == found["cfg.evaluate_loops"].iloc[0]
         assert set(range(1, int(found["loops_train"].iloc[0]) + 1)) <= set(found["loops"])
         assert len(trial.values) == len(study.file.objectives)

@@ -46,7 +46,10 @@ def example_unit(shape: Sequence[int]) -> str:
     return "images" if len(shape) == 3 else "clips"
 
 
-def format_loops(loops: int) -> str:
+def format_loops(loops: int | str | list[int]) -> str:
+    """1 loop, 4 loops; of a schedule: loops 4to1."""
+    if not isinstance(loops, int):
+        return f"loops {loops}"
     return f"{loops} loop" if loops == 1 else f"{loops} loops"
 
 

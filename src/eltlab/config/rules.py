@@ -48,6 +48,8 @@ def resolve(config: Config) -> Config:
         config.evaluate_loops = [*range(1, loops + 1)] if loops <= 8 else [*powers, loops]
     if not config.evaluate_loops:
         raise UserError("evaluate_loops=[]: give at least one loop count, e.g. [1,2,4]")
+    for schedule in config.evaluate_loops:
+        check_schedule("evaluate_loops", schedule, config.sampler.steps)
     if config.name is None:
         config.name = short_name(config)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", config.name) or ".." in config.name:

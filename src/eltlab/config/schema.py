@@ -354,8 +354,9 @@ class Config:
     name: str | None = key(None, "folder in runs_dir; null: data-objective-model-NxL-supervision-…")
     runs_dir: str = key("runs", "folder of all runs")
     evaluate: bool = key(True, "measure the run when training ends")
-    evaluate_loops: list[int] | None = key(
-        None, "loop counts to measure; null: 1 to loops, above 8 the powers of two and loops", low=1
+    evaluate_loops: list[Any] | None = key(
+        None,
+        "loop counts and ramps (4to1) to measure; null: 1 to loops, above 8 the powers of two and loops",
     )
     study: str | None = key(None, "set by a sweep, for the rows", internal=True)
     trial: int | None = key(None, "set by a sweep, for the rows", internal=True)

@@ -189,7 +189,7 @@ def measure_request(
 def describe(request: Request, own: Config) -> str:
     """A request for people to read: 4 loops; loops 4to1; at most 4 loops, halting 0.1; 4 loops, steps 8."""
     schedule, halting = request.schedule, request.config.sampler.halting
-    name = format_loops(schedule) if isinstance(schedule, int) else f"loops {schedule}"
+    name = format_loops(schedule)
     if halting is not None:
         name = f"at most {name}, halting {halting}"
     changed = changed_settings(request, own).items()

@@ -8,7 +8,7 @@ A space maps keys of fit to their possible values:
       final: {}
       ilsd: {supervision.min_loops: [1, 2]}
 
-The key `arm` is a label that fit does not see: it names the branches of a study.
+The keys `arm` and `measured` are labels that fit does not see: they name the branches of a study.
 """
 
 import ast
@@ -22,7 +22,7 @@ from typing import Any
 from eltlab.common.errors import UserError, suggest
 
 Params = dict[str, Any]  # the parameters of a trial: a value for each key of the space
-LABEL = "arm"
+LABELS = ("arm", "measured")
 RANGE = {"low", "high", "log", "step"}
 # Keys of objective and data that leave the definition of the held-out loss as it is. The prediction does: the
 # loss of diffusion is the error of x, whatever the network predicts.

@@ -24,7 +24,7 @@ from eltlab.evaluation.missing_rows import Request, measured_rows
 from eltlab.runs.compose_config import compose_parsed
 from eltlab.runs.run_folder import Run
 from eltlab.studies.space import (
-    LABEL,
+    LABELS,
     Dice,
     Params,
     changes_loss,
@@ -71,7 +71,7 @@ class PlannedTrial(NamedTuple):
         places: dict[str, Any] = dict.fromkeys(place_keys(self.config.data))
         same = replace(self.config, name="", runs_dir="", data=replace(self.config.data, **places))
         if not same.evaluate:  # a tuning run, of which only the loss is measured
-            nothing: dict[str, Any] = dict.fromkeys(("sampler", "metrics"))
+            nothing: dict[str, Any] = dict.fromkeys(("sampler", "metrics", "evaluate_loops"))
             same = replace(same, **nothing, ema=replace(same.ema, length=None))
         return digest(same)
 
@@ -119,7 +119,8 @@ class Study:
 
         tuned_on: what the values of the tuned keys were chosen on.
         """
-        parsed = [pair for pair in [*parse_overrides(self.file.base), *params.items()] if pair[0] != LABEL]
+        parsed = [*parse_overrides(self.file.base), *params.items()]
+        parsed = [(key, value) for key, value in parsed if key not in LABELS]
         if self.budget is not None:  # replaces the budget in base, from which it was computed
             parsed = [(key, value) for key, value in parsed if not key.startswith("budget.")]
             parsed.append(("budget.train_flops", self.budget))
@@ -160,12 +161,10 @@ class Study:
 
 def only_measures(space: Mapping[str, Any], key: str) -> bool:
     """Whether a key of a space says how a run is measured, and changes nothing in its training."""
-    if key == LABEL:  # of branches that set only such keys
-        branches = [spaces[LABEL] for spaces in spaces_in(space) if LABEL in spaces]
-        return all(
-            only_measures(space, inner) for branch in branches for inner in keys_of({LABEL: branch})[1:]
-        )
-    return key in MEASURING or key.startswith(("sampler.", "metrics."))
+    if key in LABELS:  # of branches that set only such keys
+        branches = [spaces[key] for spaces in spaces_in(space) if key in spaces]
+        return all(only_measures(space, inner) for branch in branches for inner in keys_of({key: branch})[1:])
+    return key in (*MEASURING, "evaluate_loops") or key.startswith(("sampler.", "metrics."))
 
 
 def check_measured(file: StudyFile, config: Config, name: str) -> None:

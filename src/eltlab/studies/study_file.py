@@ -14,7 +14,7 @@ from eltlab.common.errors import UserError, first_line, suggest
 from eltlab.common.package_info import package_folder
 from eltlab.config.identity import defines
 from eltlab.config.keys import check_keys, key
-from eltlab.studies.space import LABEL, changes_loss, check_space, keys_in, keys_of
+from eltlab.studies.space import LABELS, changes_loss, check_space, keys_in, keys_of
 
 DIRECTIONS = ("minimize", "maximize")
 WATCHED = ("loss", "gap")  # columns of validation.csv
@@ -202,7 +202,7 @@ def check_tune(file: StudyFile, tune: Tune, path: Path) -> None:
     for name, values in tune.keys.items():
         if not isinstance(values, list):
             raise UserError(f"{here}.keys.{name}={values}: give a list of candidates")
-        if name in (*SET_BY_STUDY, LABEL, "data.tuning") or name.startswith("budget."):
+        if name in (*SET_BY_STUDY, *LABELS, "data.tuning") or name.startswith("budget."):
             raise UserError(f"{here}.keys.{name}: the study sets it; remove it")
         if not defines(name):
             raise UserError(

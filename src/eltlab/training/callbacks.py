@@ -230,10 +230,10 @@ class SampleGrids(StepCallback):
         model = AnytimeSampler(module.average, self.config, self.tokenizer)
         labels = torch.arange(self.COLUMNS) % self.config.data.classes
         loops = self.config.evaluate_loops or []  # never empty in a resolved configuration
-        rows = [model.sample(labels, loops=count, seed=self.config.seed) for count in loops]
+        rows = [model.sample(labels, loops=each, seed=self.config.seed) for each in loops]
         if ranks.is_main_process():
             file = f"images_{module.images_seen:012}{grid_suffixes(self.config.data.frames)[0]}"
-            save_grid(self.folder / file, rows, [format_loops(count) for count in loops])
+            save_grid(self.folder / file, rows, [format_loops(each) for each in loops])
         module.tick(count=False)
 
 
