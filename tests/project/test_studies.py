@@ -159,7 +159,7 @@ def test_loops_or_steps_measures_one_training_of_each_arm_in_many_ways(
         elif "elastic" in str(trial.config.name):
             assert trial.config.evaluate_loops == [1, 2, 3, 4, "4to1", "1to4"]
     every = {(count, None) for count in steps}
-    halted = {(count, threshold) for count in steps for threshold in (0.1, 0.2)}
+    halted = {(count, threshold) for count in steps for threshold in (0.06, 0.08, 0.12)}
     prefix = "loops_or_steps-masked/" if preset else "loops_or_steps/"
     assert found == {
         f"{prefix}elastic": every | halted,
