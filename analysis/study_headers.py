@@ -79,4 +79,4 @@ def read_measured(root: Path, name: str) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     rows = result_table.load(file)
-    return rows if HELD_OUT in rows and rows["seed"].nunique() > 1 else None
+    return rows if rows[HELD_OUT].notna().any() and rows["seed"].nunique() > 1 else None
