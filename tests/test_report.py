@@ -22,6 +22,7 @@ def test_all_committed_rows_make_a_page(tmp_path: Path, monkeypatch: Any) -> Non
     assert len(Tables(html).found["headline"]) >= 10 and "<input" in html
 
 
+@pytest.mark.integration
 def test_committed_rows_are_shown_until_there_are_runs(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     some = [path for path in command.committed_files() if path.stem in ("cifar", "sprites_fit")]
     monkeypatch.setattr(command, "committed_files", lambda: some)

@@ -23,7 +23,10 @@ def check_trials(study: Study, folder: Path) -> None:
     assert set(rows["study"]) == {study.name} and set(rows["trial"]) == {t.number for t in trials}
     for trial in trials:
         found = rows[rows["trial"] == trial.number]
-        requested = [requested_loops(row) or row["loop_schedule"] for row in found.to_dict("records")]
-        assert requested == found["cfg.evaluate_loops"].iloc[0]
-        assert set(range(1, int(found["loops_train"].iloc[0]) + 1)) <= set(found["loops"])
+        for _, own in found.groupby("seed"):
+            requested = [requested_loops(row) or row["loop_schedule"] for row in own.to_dict("records")]
+            assert requested == own["cfg.evaluate_loops"].iloc[0]
+            assert set(range(1, int(own["loops_train"].iloc[0]) + 1)) <= set(own["loops"])
+        if study.file.sampler != "grid":  # which trains all seeds in one trial
+            assert set(found["seed"]) == set(study.file.seeds)
         assert len(trial.values) == len(study.file.objectives)
