@@ -27,6 +27,14 @@ ROWS = name_arms(
 )  # fmt: skip
 
 
+def test_of_pairs_that_are_close_the_largest_batch_is_chosen() -> None:
+    """It trains the same images in fewer steps."""
+    near = ROWS["cfg.batch_size"].eq(32) & ROWS["loops"].eq(ROWS["loops_train"])
+    for loss, batch in ((0.2805, 32), (0.29, 16)):
+        rows = ROWS.assign(heldout_loss=ROWS["heldout_loss"].mask(near, loss))
+        assert choose_recipe(rows).batch == batch
+
+
 def test_the_pair_with_the_lowest_mean_over_the_arms_is_chosen() -> None:
     found = choose_recipe(ROWS)
     assert (found.batch, found.rate) == (16, 0.002) and found.loss == pytest.approx(0.28)

@@ -31,7 +31,7 @@ BASE = "digits-masked-elt_tiny"
         ("budget.train_flops=1e12", f"{BASE}-2x4-ilsd-images"),
         # Groups.
         ("experiment=demo", "digits-diffusion-elt_tiny-2x4-ilsd-demo"),
-        ("experiment=demo optim.lr=0.004", "digits-diffusion-elt_tiny-2x4-ilsd-demo-lr0.004"),
+        ("experiment=demo optim.lr=0.002", "digits-diffusion-elt_tiny-2x4-ilsd-demo-lr0.002"),
         ("experiment=anatomy/loop_embedding", f"{BASE}-2x4-ilsd-loop_embedding"),
         ("optim=flow", f"{BASE}-2x4-ilsd-flow"),
         (
