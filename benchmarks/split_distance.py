@@ -1,16 +1,13 @@
 """Measures the Fréchet distance between the test and the training split of a data set: the floor of FID.
 
-    python benchmarks/split_distance.py OUT.json data=images data.root=cifar10_jpeg data.size=32
+    python benchmarks/split_distance.py OUT.jsonl data=images data.root=cifar10_jpeg data.size=32
 
 Mean and covariance of all images of both splits are streamed and saved every 2,000 images, so the same
-command continues after a stop. Writes one JSON object with the distance and what it was measured on.
+command continues after a stop. Writes one row with the distance and what it was measured on.
 """
 
 import json
-import time
 from pathlib import Path
-
-import torch
 
 from eltlab.common.command import run_command
 from eltlab.common.errors import UserError
@@ -21,6 +18,7 @@ from eltlab.evaluation.distances import frechet
 from eltlab.evaluation.inception import inception_extractor, load_inception
 from eltlab.evaluation.streamed_statistics import streamed_statistics
 from eltlab.runs.compose_config import compose
+from eltlab.runs.row_files import machine_facts, recorded_config
 
 
 def measure(overrides: list[str]) -> dict[str, object]:
@@ -28,27 +26,27 @@ def measure(overrides: list[str]) -> dict[str, object]:
     config = compose([*overrides, "objective=diffusion", "metrics.extractor=inception"])
     device = choose_device(config.trainer.accelerator)
     extractor = inception_extractor(load_inception(config.metrics.weights), device)
-    splits, started = load_splits(config.data), time.monotonic()
+    splits = load_splits(config.data)
     train, test = (streamed_statistics(images, extractor) for images in splits)
     return {
         "kind": "split_distance",
+        **machine_facts(device),
         "data": config.data.name,
         "fid": frechet(test, train),
         "extractor": extractor.name,
         "reference": f"{splits[0].name}-{len(splits[0])}-{splits[0].origin}",
         "samples": f"{splits[1].name}-{len(splits[1])}-{splits[1].origin}",
-        "seconds": round(time.monotonic() - started, 1),  # of the last process, if it was resumed
-        "threads": torch.get_num_threads(),
+        "cfg": recorded_config(config),
     }
 
 
 def main(arguments: list[str]) -> None:
     if not arguments or "=" in arguments[0]:
-        raise UserError("give the file to write first: python benchmarks/split_distance.py OUT.json data=…")
+        raise UserError("give the file to write first: python benchmarks/split_distance.py OUT.jsonl data=…")
     out, *overrides = arguments
     row = measure(overrides)
-    write_atomic(Path(out), json.dumps(row, indent=1) + "\n")
-    print(json.dumps(row, indent=1))
+    write_atomic(Path(out), json.dumps(row) + "\n")
+    print(f"fid {row['fid']:.3f}: {row['samples']} to {row['reference']}")
 
 
 if __name__ == "__main__":
