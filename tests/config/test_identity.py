@@ -69,7 +69,7 @@ IDS = {
     "supervision=random_depth supervision.law=poisson supervision.mean=2": "56eb5a0ce2",
     "loops=1": "131dfa4733",
     "model=elt_b loops=12": "c58a7321cd",
-    "experiment=demo optim.lr=0.002 optim.schedule=constant": "4ef2b759bd",
+    "experiment=demo optim.lr=0.002": "4ef2b759bd",
     "experiment=anatomy/prelude_coda": "a2cc2ded5d",
     "experiment=anatomy/inject_input": "13f1824288",
     "experiment=paper/elt_dit_8x4": "cb4de9f172",
