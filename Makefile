@@ -25,7 +25,7 @@ SWEEP_ARGS = $(SWEEP) $(if $(PRESET),preset=$(PRESET)) $(if $(WORKERS),workers=$
   $(if $(DATA),'data.root=$(DATA)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test-fast test test-slow demo sweep dashboard chaos schedules cifar table report notebook results paper-table bench lock wheel clean
+.PHONY: help setup lint format test-fast test test-slow demo sweep dashboard chaos cifar table report notebook results paper-table bench lock wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
@@ -82,9 +82,6 @@ dashboard: setup ## optuna-dashboard on a study: SWEEP= (PRESET= STORAGE= RUNS_D
 
 chaos: setup ## studies and encode under twenty SIGKILLs each
 	$(VPY) -m pytest -m chaos $(PYTEST_ARGS)
-
-schedules: setup ## loop schedules and halting on the digits, after `make sweep SWEEP=supervision`
-	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" bash sweeps/schedules.sh
 
 cifar: setup ## FID of a small model at two budgets: 25 minutes on two cores (CIFAR=folder with train/ and test/)
 	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" CIFAR="$(CIFAR)" bash sweeps/cifar.sh
