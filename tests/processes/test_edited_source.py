@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_does_not_resume_under_edited_source(checkout: Pa
 def test_source_that_is_edited_during_a_study_is_detected(checkout: Path, tmp_path: Path) -> None:
     """The trials of a running worker are of the code it imported; a worker that starts later is refused."""
     text = "space:\n  optim.lr: [0.001, 0.002, 0.003, 0.004]\nseeds: [0]\n"
-    command = [written(tmp_path, text), f"runs_dir={tmp_path / 'runs'}", "workers=1", "budget.images=8000"]
+    command = [written(tmp_path, text), f"runs_dir={tmp_path / 'runs'}", "workers=1", "budget.images=1600"]
     sweep = start(checkout, "sweep", *command)
 
     def measured() -> list[Path]:
