@@ -6,11 +6,12 @@ import pytest
 from support.figure_boxes import overlaps
 from support.made_up_rows import STUDY, arm, table, unique, vanilla
 
-from eltlab.analysis import anytime, dynamics, labels, pareto, scaling
+from eltlab.analysis import anytime, dynamics, labels, pareto, scaling, steps
 from eltlab.analysis.command import committed_files, read
 from eltlab.analysis.page import split_sections
 
 FIGURES = {"anytime": anytime.draw, "pareto": pareto.draw, "scaling": scaling.draw}
+STEPS = "loops_or_steps_quick"  # measured at several numbers of steps: no other figure can choose one
 FEW = [("loops_vs_depth_quick", "pareto"), ("block_size_quick", "anytime")]
 
 
@@ -19,12 +20,18 @@ FEW = [("loops_vs_depth_quick", "pareto"), ("block_size_quick", "anytime")]
     [
         pytest.param(path.stem, figure, marks=[pytest.mark.slow] * ((path.stem, figure) not in FEW))
         for path in committed_files()
+        if path.stem != STEPS
         for figure in FIGURES
     ],
 )
 def test_names_overlap_nothing_in_figures_of_committed_rows(name: str, figure: str) -> None:
     for _, rows, protocol in split_sections(read(name)):
         assert overlaps(FIGURES[figure](rows, protocol=protocol)) == []
+
+
+@pytest.mark.slow
+def test_names_overlap_nothing_in_the_figure_of_steps() -> None:
+    assert overlaps(steps.draw(read(STEPS))) == []
 
 
 @pytest.mark.slow
