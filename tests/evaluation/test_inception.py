@@ -234,6 +234,7 @@ def test_distances_equal_those_of_torch_fidelity(whole, tmp_path, count):
             "isc": expected["inception_score_mean"],
         },
         rel=2e-5,
+        abs=1e-6,  # kid is a difference of nearly equal means, so its rounding is not relative
     )
     assert found["fid"] > 10 and found["isc"] > 1.01
 
