@@ -39,8 +39,8 @@ def elapsed_minutes(rows: pd.DataFrame) -> float:
     """From the first step of the first training to the last row."""
     rows = rows[rows["kind"] == "eval"]
     ended = pd.to_datetime(rows["created"])
-    begun = ended - pd.to_timedelta(rows["train_seconds"], unit="s")
-    return (ended.max() - begun.min()).total_seconds() / 60
+    started = ended - pd.to_timedelta(rows["train_seconds"], unit="s")
+    return (ended.max() - started.min()).total_seconds() / 60
 
 
 def describe_quick(quick: pd.DataFrame, full: pd.DataFrame | None) -> str:
