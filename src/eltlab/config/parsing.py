@@ -64,9 +64,9 @@ def choose_options(
         elif is_set_by_group(key):
             group = key.partition(".")[0]
             raise UserError(f"{key}={value}: chosen by its group; write {group}={value}")
-    composed = compose_choices(root, tuple(choices), conf_state())
-    if extensions:
-        composed = copy.deepcopy(composed)
+    if not extensions and schema is None:
+        return copy.deepcopy(typed_choices(root, tuple(choices), conf_state()))
+    composed = copy.deepcopy(compose_choices(root, tuple(choices), conf_state()))
     for group, file in extensions.items():
         path = Path(file).expanduser().resolve()
         composed[group] = {"name": path.stem, "file": str(path), "source": source_hash(path)}
@@ -78,9 +78,10 @@ def set_keys(node: DictConfig, parsed: Parsed, groups: Sequence[str]) -> DictCon
     if any(key in BUDGET_KEYS and value is not None for key, value in parsed):
         for key in BUDGET_KEYS:  # a requested budget replaces the one of the files
             set_key(node, key, None)
+    known = _known_keys(node)
     for key, value in parsed:
         if key not in groups:
-            set_key(node, key, value, groups)
+            set_key(node, key, value, groups, known)
     return node
 
 
@@ -102,6 +103,12 @@ def compose_choices(root: str, choices: tuple[str, ...], conf: tuple[tuple[Path,
             return hydra_compose(root, overrides=list(choices))
         except HydraException as error:
             raise UserError(f"{' '.join(choices)}: {first_line(error)}") from error
+
+
+@lru_cache(maxsize=256)
+def typed_choices(root: str, choices: tuple[str, ...], conf: tuple[tuple[Path, int], ...]) -> DictConfig:
+    """`compose_choices` with types. Not to be changed either: building the schema is most of the time."""
+    return typed(compose_choices(root, choices, conf), EncodeConfig() if root == "encode" else None)
 
 
 def parse_overrides(overrides: list[str]) -> Parsed:
@@ -218,7 +225,14 @@ def _known_keys(node: Any, prefix: str = "") -> list[str]:
 
 def groups_of(root: str) -> list[str]:
     """The groups of conf/ that a root chooses from, by its defaults list."""
-    defaults = OmegaConf.load(package_folder("conf") / f"{root}.yaml").defaults
+    path = package_folder("conf") / f"{root}.yaml"
+    return read_groups(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def read_groups(path: Path, modified: int) -> list[str]:
+    """modified: when the file was, so that an edit is read."""
+    defaults = OmegaConf.load(path).defaults
     named = [str(next(iter(entry))) for entry in defaults if isinstance(entry, DictConfig)]
     return [name.removeprefix("optional ") for name in named]
 

@@ -69,7 +69,7 @@ def compose_encode(overrides: list[str]) -> EncodeConfig:
     """`compose` for the keys of encode, whose root is conf/encode.yaml."""
     parsed = parse_overrides(overrides)
     check_effect(key for key, value in parsed if value is not None)
-    config = to_config(compose_node(parsed, "encode", EncodeConfig()))
+    config = to_config(compose_node(parsed, "encode"))
     if config.data.kind != "pixels":
         raise UserError(f"data={config.data.name}: encoded already; choose data=images")
     check_tokenizer(config.tokenizer)
