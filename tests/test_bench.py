@@ -8,6 +8,7 @@ from eltlab.common.errors import UserError
 from eltlab.runs.result_table import load
 
 
+@pytest.mark.integration
 def test_by_default_rows_go_where_tables_find_them(tmp_path):
     bench.main([*SMALL, "loops=1", "batches=[]", f"runs_dir={tmp_path}"])
     assert list(load(tmp_path)["measure"]) == ["train"]

@@ -16,6 +16,7 @@ from eltlab.config.schema import SlurmConfig
 from eltlab.training.train import strategy_arguments
 
 
+@pytest.mark.integration
 def test_a_run_with_a_missing_measurement_is_not_finished(tmp_path: Path) -> None:
     overrides = [*TINY, f"runs_dir={tmp_path}", "trainer.grids=0", "evaluate_loops=[1,2]"]
     fit.main(overrides)

@@ -10,6 +10,7 @@ from eltlab import evaluate, sample
 from eltlab.runs.result_table import load
 
 
+@pytest.mark.integration
 def test_evaluate_and_sample_as_typed(
     trained_run: Path,
     monkeypatch: pytest.MonkeyPatch,

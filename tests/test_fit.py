@@ -14,6 +14,7 @@ from eltlab.config.cost.bill import bill
 from eltlab.runs.row_files import read_rows
 
 
+@pytest.mark.integration
 def test_fit_shows_the_bill_first_and_every_row_carries_it(tmp_path, capsys):
     fit.main([*TINY, "evaluate_loops=[2,4]", f"runs_dir={tmp_path}"])
     lines = capsys.readouterr().err.splitlines()

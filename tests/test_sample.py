@@ -24,6 +24,7 @@ def test_a_picture_is_not_written_over_a_folder(
     assert list(tmp_path.iterdir()) == [out] and list(out.iterdir()) == []
 
 
+@pytest.mark.integration
 def test_sample_writes_clips_as_gif_or_mp4(few_sprites, tmp_path, monkeypatch):
     run, _ = trained(few_sprites, tmp_path, "evaluate=false")
     monkeypatch.chdir(tmp_path)

@@ -207,6 +207,7 @@ def test_text_is_equally_large_in_all_figures(made: Path, page: Any) -> None:
     assert all(width == natural <= 1088 for width, natural in sizes)
 
 
+@pytest.mark.integration
 def test_a_name_is_text_and_never_markup(made: Path) -> None:
     assert "other<b>" not in made.read_text() and "other&lt;b&gt;" in made.read_text()
 
@@ -259,6 +260,7 @@ def test_the_hash_of_a_protocol_is_in_the_details(made: Path) -> None:
     assert re.search(r"<summary>Protocol</summary>.*?<td>aaaa</td>", made.read_text(), re.DOTALL)
 
 
+@pytest.mark.integration
 def test_rows_that_settings_were_chosen_by_have_no_section() -> None:
     """They are against the training split, and the test split is reported."""
     train = {"split": "train", "protocol": "bbbb", "sample_seed": 9}
@@ -280,6 +282,7 @@ def test_the_page_says_why_something_is_missing(made: Path) -> None:
     assert "seed 0 stands for 2 runs of different configurations" in page_of(twice)
 
 
+@pytest.mark.integration
 def test_a_section_of_several_numbers_of_steps_compares_them() -> None:
     """Nothing chooses among them, so the section has no table of one setting."""
     rows = [
@@ -298,6 +301,7 @@ def test_a_section_of_several_numbers_of_steps_compares_them() -> None:
     assert "Loops or steps: requires rows of several numbers" in page_of(arm("e", {2: 3.0, 4: 2.0}))
 
 
+@pytest.mark.integration
 def test_one_damaged_run_does_not_break_the_page(tmp_path: Path) -> None:
     rows = arm("e", {2: 3.0, 4: 2.0}, **tiled(tmp_path, "e", [2, 4, 8]))  # the tile of 8 loops has no row
     (tmp_path / "e" / "dynamics.csv").write_text("")

@@ -78,6 +78,7 @@ def test_the_example_of_the_documentation_is_a_page(root: Path) -> None:
     assert "- Cost: 6 trainings (2 arms, 3 seeds)" in page
 
 
+@pytest.mark.integration
 def test_a_second_call_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results.write(results.make_results(root), root)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}

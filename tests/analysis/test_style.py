@@ -47,6 +47,7 @@ def test_a_figure_fits_the_page(costs: int) -> None:
     assert len(figure.axes) == costs and figure.get_figwidth() <= style.PAGE
 
 
+@pytest.mark.integration
 def test_the_suffix_chooses_the_files(tmp_path: Path) -> None:
     figure = pareto.draw(STUDY)
     for name, kinds in (("a.png", ["pdf", "png"]), ("b.pdf", ["pdf"]), ("c.svg", ["svg"])):

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from support.encoded_sets import make, on
 from support.errors import fails
 from support.tiny_run import tiny
@@ -43,6 +44,7 @@ def test_origins_of_earlier_versions_are_accepted_for_files_only():
     assert not same_data(content, earlier)
 
 
+@pytest.mark.integration
 def test_samples_are_compared_with_the_images_wherever_they_are(
     photo_folder, weights_folder, tmp_path, latent_set
 ) -> None:

@@ -99,6 +99,7 @@ def test_distance_is_frechets_closed_form(digits, digit_metrics):
     assert got == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.integration
 def test_distances_equal_those_of_torch_fidelity_from_images(digits, digit_metrics):
     train, _ = digits
     images, model = noisy(train.images[:300], 20), digit_metrics.classifier
@@ -124,6 +125,7 @@ def test_kid_draws_subsets_of_a_thousand(digits, digit_metrics, subsets, monkeyp
     assert got == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
 
 
+@pytest.mark.integration
 def test_inception_measures_all_its_distances(small_inception, digits):
     train, test = digits
     found = inception_metrics(train, "classes").measure(test.images, test.labels)

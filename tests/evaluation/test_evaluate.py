@@ -27,6 +27,7 @@ from eltlab.runs.row_files import append_rows, read_rows
 from eltlab.runs.run_folder import Run
 
 
+@pytest.mark.integration
 def test_a_run_keeps_its_name_wherever_its_folder_is(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +43,7 @@ def test_a_run_keeps_its_name_wherever_its_folder_is(
     assert set(table["run"]) == {f"{trained_run.parent.name}/{trained_run.name}"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_a_run_is_evaluated_after_its_images_have_moved(image_folder, tmp_path, in_memory):
     """The same images may be in another place; different images are refused."""
@@ -70,6 +72,7 @@ def row(run: Path, schedule: str) -> dict:
     return found
 
 
+@pytest.mark.integration
 def test_a_schedule_costs_the_loops_it_spends(copied_run):
     evaluate.main([f"run={copied_run}", "loops=[4to1,[4,4,1,1,1]]"])
     rows = {r["loops"]: r for r in read_rows(copied_run / "rows.jsonl") if r["kind"] == "eval"}
@@ -139,6 +142,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple]:
     return calls
 
 
+@pytest.mark.integration
 def test_several_values_are_measured_in_one_call(copied_run, monkeypatch, capsys):
     """Every combination with every loop count, with one load of the network and of its losses."""
     loads, losses = counted(monkeypatch, "load_run"), counted(monkeypatch, "loss_columns")
@@ -205,6 +209,7 @@ def test_an_interrupted_evaluation_resumes_with_what_is_missing(copied_run, monk
     assert found == {(1, 2), (3, 2), (1, 3), (3, 3)}
 
 
+@pytest.mark.integration
 def test_rows_have_the_loss_of_their_loops_and_schedules_have_none(copied_run, capsys):
     model = load(copied_run)
     data = replace(load_data(model.config), tokenizer=model.tokenizer)

@@ -129,6 +129,7 @@ def test_a_batch_is_bounded_by_predictions_and_by_layers(
     assert batch_within_memory(config, 2) == 2
 
 
+@pytest.mark.integration
 @objectives
 @pytest.mark.parametrize(("pairs", "examples"), [(1024, 64), (1024, 1024)])
 def test_the_standard_error_is_the_spread_over_random_examples(

@@ -70,6 +70,7 @@ def test_ideal_draws_have_the_classes_of_the_samples():
     assert means.var(0).sum() == pytest.approx(noise, rel=0.1)
 
 
+@pytest.mark.integration
 def test_ideal_samples_score_what_ideal_samples_do(reference, monkeypatch):
     monkeypatch.setattr(module, "VALUES", 1_280_000)
     distances, beyond, (ideal, *_) = measured(FeatureLaw(), 200, 40, reference).T
@@ -98,6 +99,7 @@ def mixture(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return FeatureLaw().draw(count, seed)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("law", "subset", "allowed"),
     [

@@ -244,6 +244,7 @@ class TensorDatasetOfImages(TensorDataset):
         return super().__getitem__(index)[0]
 
 
+@pytest.mark.integration
 def test_grey_images_are_colour_images_of_equal_channels(tensors):
     network = Inception(tensors, "test")
     grey = digit_images(3)
@@ -256,6 +257,7 @@ def test_grey_images_are_colour_images_of_equal_channels(tensors):
 # --- how weights are identified -------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_the_name_contains_source_and_weights(tensors, whole):
     def name(given: Tensors, source: str = "path") -> str:
         return Inception(given, source).name
@@ -274,6 +276,7 @@ def test_the_name_contains_source_and_weights(tensors, whole):
     assert with_classes.has_classes and not plain.has_classes
 
 
+@pytest.mark.integration
 def test_reference_features_are_cached_per_weights(tensors, tmp_path, monkeypatch):
     monkeypatch.setenv("ELTLAB_CACHE", str(tmp_path))
     reference = ImageSet("digits", digit_images(2), torch.zeros(2).long())

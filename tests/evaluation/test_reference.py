@@ -61,6 +61,7 @@ def test_the_network_sees_each_image_set_once(digits):
     assert reference_of(train, test).examples == 1442 + 300 + 300
 
 
+@pytest.mark.integration
 def test_the_split_changes_distances_and_not_what_is_memorised(small_inception, digits):
     train, test = digits
     images, labels = train.images[:200], train.labels[:200]
@@ -78,6 +79,7 @@ def test_ideal_distances_are_cached(digits, digit_metrics, monkeypatch):
     assert classifier_metrics(*digits).real.ideal(test.labels) == first
 
 
+@pytest.mark.integration
 def test_ideal_samples_are_those_of_the_statistics_that_are_used(digits, tmp_path):
     train, test = digits
     labels = test.labels[:100]

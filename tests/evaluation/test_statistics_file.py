@@ -30,6 +30,7 @@ def write(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.integration
 def test_a_file_of_adm_gives_the_streamed_distances(small_inception, digits, tmp_path):
     train, test = digits
     own = streamed_statistics(train, Extractor("small", Small(False), CPU, 100))

@@ -96,6 +96,7 @@ def test_shares_of_loops_are_of_images_not_of_batches(measured_run):
     assert model.sample_all(torch.arange(40) % 10, 4, 0, "test").depths == [{1: 0.8, 4: 0.2}] * 5
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("guidance", [1, 2.5])
 @pytest.mark.parametrize("build", [untrained, sampler_of_untrained], ids=["diffusion", "masked"])
 def test_a_sample_does_not_depend_on_how_many_are_drawn_at_a_time(build, guidance):
@@ -145,6 +146,7 @@ class HostWork(TorchDispatchMode):
         return out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "heun", "maskgit"])
 def test_a_sampling_step_draws_and_copies_nothing_on_the_host(name):
     """On a CUDA device that FakeTensorMode makes up: more steps mean no more work for the host."""

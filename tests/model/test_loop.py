@@ -424,6 +424,7 @@ def test_halting_needs_a_single_exit():
 # --- compiled and recomputed blocks ----------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_all_layers_compile_and_the_graphs_do_not_grow_with_loops(graphs):
     stack, x, c = stack_of("adaln")
     plain = {loops: copy.deepcopy(stack)(x, c, (loops,)).exits[loops] for loops in (2, 6, 3)}

@@ -25,6 +25,7 @@ ARMS = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", ARMS, ids=" ".join)
 def test_the_examples_train_measure_and_load(extension_files: Path, tmp_path: Path, overrides: tuple) -> None:
     run = trained(extension_files, tmp_path, *overrides)
@@ -37,6 +38,7 @@ def test_the_examples_train_measure_and_load(extension_files: Path, tmp_path: Pa
     assert torch.equal(*images)
 
 
+@pytest.mark.integration
 def test_an_extension_resumes_where_it_was_stopped(extension_files: Path, tmp_path: Path) -> None:
     arm = ["objective={}/flow.py", "supervision={}/chain.py", "evaluate=false"]
     whole = trained(extension_files, tmp_path / "whole", *arm)

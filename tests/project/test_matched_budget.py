@@ -94,6 +94,7 @@ def test_a_matched_budget_changes_the_number_of_images_and_nothing_else(arm: lis
     assert all(one[key] is None for key in REPLACED)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("arm", ARMS, ids=" ".join)
 def test_warm_up_averages_and_schedules_are_the_same_share_at_four_times_the_budget(arm: list[str]) -> None:
     """Done-when 1: learning rate, averages, λ, grids and validations against the share of the run."""

@@ -40,6 +40,7 @@ def exported_run(
 SETS = {"latents": "latent_set", "tokens": "token_set"}  # the fixtures
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", SETS)
 def test_an_exported_run_does_not_need_its_set(kind, request, tmp_path, monkeypatch) -> None:
     root = Path(shutil.copytree(request.getfixturevalue(SETS[kind]), tmp_path / "set"))

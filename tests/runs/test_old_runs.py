@@ -82,6 +82,7 @@ def test_lengths_are_shares_of_the_run(images: int, decay: float, warmup: float,
     assert not is_old(new) and is_old(plain)
 
 
+@pytest.mark.integration
 def test_an_old_run_is_evaluated_under_its_own_id(old_run: Path) -> None:
     evaluate.main([f"run={old_run}", "loops=1", "seed=3"])
     rows = read_rows(old_run / "rows.jsonl")

@@ -75,6 +75,7 @@ def searched(tmp_path, sampler: str, objectives: list[str], trials: int):
         queues.reverse()
 
 
+@pytest.mark.integration
 def test_tpe_learns(tmp_path):
     """After its random start, it draws from the good region, and not from what constraints forbid."""
     trials = searched(tmp_path, "tpe", ["fd_classifier: minimize"], 26)
@@ -84,6 +85,7 @@ def test_tpe_learns(tmp_path):
     assert sum("forbidden" in trial.user_attrs for trial in later) < 0.25 * len(later)
 
 
+@pytest.mark.integration
 def test_nsga2_breeds(tmp_path):
     """Its second generation has the genes of the first."""
     objectives = ["fd_classifier: minimize", "params_total: minimize"]

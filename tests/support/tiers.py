@@ -1,6 +1,6 @@
 """The three tiers of tests, and the guard that keeps the fast one fast (a pytest plugin).
 
-A test without a mark starts no process and takes a few seconds at most. Marked `integration`, it is one real
+A test without a mark starts no process and takes about a second. Marked `integration`, it is one real
 case of a proof; marked `slow`, it belongs to the full matrix; marked `chaos`, it kills at random.
 """
 

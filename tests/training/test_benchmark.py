@@ -15,6 +15,7 @@ from eltlab.runs.row_files import read_rows
 from eltlab.training.timing import PHASES
 
 
+@pytest.mark.integration
 def test_one_row_per_measurement(bench_rows):
     _, found = bench_rows
     train = [row for row in found if row["measure"] == "train"]
@@ -78,6 +79,7 @@ def test_peak_memory_is_what_the_formula_says(bench_rows):
             assert row["peak_memory_bytes"] == pytest.approx(row["memory_training_bytes"], rel=0.15)
 
 
+@pytest.mark.integration
 def test_a_second_call_appends_its_rows(bench_rows, tmp_path):
     out = tmp_path / "rows.jsonl"
     for _ in range(2):
@@ -85,6 +87,7 @@ def test_a_second_call_appends_its_rows(bench_rows, tmp_path):
     assert len(read_rows(out)) == 2
 
 
+@pytest.mark.integration
 def test_rows_of_the_bench_are_loaded_and_never_compared_with_measured_samples(
     bench_rows, undisturbed_run: Callable[[str], Path]
 ):
@@ -93,6 +96,7 @@ def test_rows_of_the_bench_are_loaded_and_never_compared_with_measured_samples(
     assert set(comparable(table)["kind"]) == {"eval"}
 
 
+@pytest.mark.integration
 def test_recompute_is_measured_too(tmp_path):
     out = tmp_path / "rows.jsonl"
     large = ["model.width=64", "batch_size=64", "loop_counts=[4]", "batches=[]", f"out={out}"]
@@ -105,6 +109,7 @@ def test_recompute_is_measured_too(tmp_path):
     assert again["mfu"] * 1.2 < again["flops_per_second"] / again["matmul_flops_per_second"]
 
 
+@pytest.mark.integration
 def test_samples_that_halt_are_counted_by_what_they_spent(tmp_path):
     out = tmp_path / "rows.jsonl"
     bench.main([*SMALL, "loop_counts=[4]", "sampler.halting=1e9", f"out={out}"])

@@ -27,6 +27,7 @@ from eltlab.training import train
 objectives = pytest.mark.parametrize("objective", ["masked", "diffusion"])
 
 
+@pytest.mark.integration
 @objectives
 def test_same_command_again_says_finished_and_changes_nothing(
     objective: str, undisturbed_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
@@ -129,6 +130,7 @@ def test_every_objective_trains_on_clips_and_samples_them(few_sprites, tmp_path,
     assert torch.equal(model.sample([2], loops=1, seed=3, indices=[2]), clips[2:])
 
 
+@pytest.mark.integration
 def test_a_finished_run_is_measured_under_other_code_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from eltlab.config.schema import Spent
 from eltlab.training.timing import PHASES, interleave, measure_matmul_rate, measure_rates
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("objective", "micro_batches"), [("masked", 1), ("masked", 4), ("diffusion", 1)])
 def test_its_steps_are_those_of_fit(tmp_path, objective, micro_batches):
     """Eight steps of each give the same weights, averages and moments, bit for bit."""

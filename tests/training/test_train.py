@@ -125,6 +125,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
     assert read_checkpoint(checkpoint)["eltlab"]["step"] == 8
 
 
+@pytest.mark.integration
 def test_only_the_main_process_writes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(f"runs_dir={tmp_path}", "trainer.checkpoint_seconds=0", "trainer.log_every=1")
     prepared = prepare(config)

@@ -348,6 +348,7 @@ def test_the_worst_moment_names_the_tensors_that_take_the_most(term, largest):
     assert sum(worst.values()) == activations
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("guidance", [1, 3])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler", "heun"])
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -109,6 +109,7 @@ def test_a_window_is_a_slice_of_the_whole_video(tmp_path, monkeypatch, moving_ph
         assert np.array_equal(np.asarray(frame_to_image(frame)), expected[29])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["bikes.mp4", "bigbuckbunny.mp4"])
 def test_windows_of_a_real_video_are_slices_of_it(name):
     path = real_video(name)

@@ -94,6 +94,7 @@ def test_incomplete_original_taesd_files_are_refused(tmp_path, damage):
     refused(TokenizerConfig("taesd", str(place)), f"tokenizer.weights={place}", "; give ")
 
 
+@pytest.mark.integration
 def test_taesd_reconstructs_photographs():
     """With images in a wrong range or a layer in a wrong place, PSNR is at least 9 dB lower."""
     photographs = load_images(image_config(imagenette(), 128, 10))[1].subset(8).images

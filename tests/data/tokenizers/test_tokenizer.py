@@ -163,6 +163,7 @@ def encoded_clips(clips: Clips, folder: Path, tokenizer: str, *overrides: str) -
     return out
 
 
+@pytest.mark.integration
 def test_clips_are_encoded_frame_by_frame_and_train(clips, tmp_path):
     out = encoded_clips(clips, tmp_path, "taesd")
     keys = f"data=latents data.root={out} data.workers=0 objective=diffusion metrics.extractor=classifier"
