@@ -48,6 +48,7 @@ def test_the_figure_has_one_column_per_arm_and_one_line_per_loop(dynamics_rows: 
         dynamics.draw(table(dynamics_rows), ["elastik"])
 
 
+@pytest.mark.integration
 def test_of_many_arms_those_with_most_loops_of_each_kind_are_drawn_and_the_others_named(
     tmp_path: Path,
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_name_is_text_and_never_markup(made: Path) -> None:
     assert "other<b>" not in made.read_text() and "other&lt;b&gt;" in made.read_text()
 
 
+@pytest.mark.integration
 def test_each_study_and_protocol_is_a_section(made: Path) -> None:
     rows = [*arm("a", {4: 5.0}), *arm("b", {4: 6.0}, protocol="bbbb")]
     texts = {"aaaa": '{"samples": 1000, "sampler.steps": 8}', "bbbb": '{"samples": 500, "sampler.steps": 8}'}

@@ -69,6 +69,7 @@ def test_rows_that_cannot_be_compared_are_refused(changes: dict[str, Any], said:
         steps.draw(table([each | changes for each in rows()]))
 
 
+@pytest.mark.integration
 def test_a_page_addresses_points_by_their_steps_and_shows_the_figure() -> None:
     drawn = {}
 

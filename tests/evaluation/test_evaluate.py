@@ -85,6 +85,7 @@ def test_a_schedule_costs_the_loops_it_spends(copied_run):
     assert line["protocol"] == steps["protocol"] == rows[4]["protocol"]
 
 
+@pytest.mark.integration
 def test_halting_costs_the_loops_it_spends(copied_run):
     threshold = halfway(load(copied_run))
     evaluate.main([f"run={copied_run}", "loops=4", f"sampler.halting={threshold!r}"])
@@ -187,6 +188,7 @@ def test_losses_of_an_earlier_checkpoint_are_not_read_back(copied_run, monkeypat
     assert read_rows(path)[-1]["heldout_loss"] == pytest.approx(same[0]["heldout_loss"], rel=1e-6)
 
 
+@pytest.mark.integration
 def test_an_interrupted_evaluation_resumes_with_what_is_missing(copied_run, monkeypatch):
     command = [f"run={copied_run}", "loops=[1,3]", "sampler.steps=[2,3]"]
     before, calls = len(read_rows(copied_run / "rows.jsonl")), []

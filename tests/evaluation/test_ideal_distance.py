@@ -79,6 +79,7 @@ def test_ideal_samples_score_what_ideal_samples_do(reference, monkeypatch):
     assert abs(beyond.mean()) < 3 * beyond.std() / np.sqrt(40) + 1
 
 
+@pytest.mark.integration
 def test_samples_that_vary_less_are_extrapolated_to_their_closed_form(reference, monkeypatch):
     """Their bias is less than half that of ideal samples: subtracting fd_ideal would be 20 too much."""
     monkeypatch.setattr(module, "VALUES", 1_280_000)

@@ -105,6 +105,7 @@ def test_a_rate_chosen_in_a_part_of_the_budget_decays(name: str) -> None:
             assert {trial.config.optim.schedule for trial in grid_trials(study)} == {"cosine"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", [name for name in GRIDS if name != "min_loops"])
 def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
     arms = configs(name).values()
@@ -122,6 +123,7 @@ def test_loops_vs_depth_is_every_split_of_one_depth() -> None:
     assert splits == looped | {(8, 1, "final")} and len(arms) == 7
 
 
+@pytest.mark.integration
 def test_anytime_trains_a_model_for_each_count_of_the_elastic_one() -> None:
     arms = configs("anytime")
     assert {(c.unique_layers, c.loops) for n, c in arms.items() if "vanilla" in n} == {

@@ -100,6 +100,7 @@ TIMED = MODEL | {
 }
 
 
+@pytest.mark.integration
 def test_an_evaluation_and_its_tokenizer_have_their_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +150,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.integration
 def test_an_encoded_set_has_its_columns(images: Path, tmp_path: Path) -> None:
     weights, out = tokenizer_weights(tmp_path / "weights") / "taesd", tmp_path / "set"
     keys = [f"data.root={images}", "data.size=16", "data.workers=0", "tokenizer=kmeans", "tokenizer.codes=16"]

@@ -36,6 +36,7 @@ def test_one_row_per_measurement(bench_rows):
     assert {row["kind"] for row in found} == {"bench"}
 
 
+@pytest.mark.integration
 def test_a_row_says_what_was_measured_and_how(bench_rows):
     for row in bench_rows[1]:
         assert row["repeats"] == 3 and row["warmup"] == 1 and row["device"] and row["precision"]

@@ -1,11 +1,13 @@
 """The models that a benchmark compares."""
 
+import pytest
 from support.benchmarks import SMALL
 
 from eltlab import bench
 from eltlab.runs.row_files import read_rows
 
 
+@pytest.mark.integration
 def test_all_models_run_the_same_number_of_layers_per_pass(tmp_path):
     out = tmp_path / "rows.jsonl"
     overrides = ["unique_layers=3", "loops=4", "loop_counts=[4,6]", "batches=[]", f"out={out}"]

@@ -42,6 +42,7 @@ def test_same_command_again_says_finished_and_changes_nothing(
     assert before == everything(runs)
 
 
+@pytest.mark.integration
 @objectives
 def test_grids_do_not_disturb_training(
     objective: str, undisturbed_run: Callable[[str], Path], tmp_path: Path

@@ -63,6 +63,7 @@ def test_validation_in_small_batches_equals_validation_at_once(objective, tmp_pa
     assert parts == [pytest.approx(row, rel=1e-5, abs=2e-6) for row in whole]
 
 
+@pytest.mark.integration
 @objectives
 def test_validation_does_not_change_training(objective, tmp_path):
     looked = train(tmp_path / "a", f"objective={objective}", "trainer.validations=8")
@@ -74,6 +75,7 @@ def test_validation_does_not_change_training(objective, tmp_path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.integration
 def test_a_killed_run_leaves_the_validation_of_an_undisturbed_one(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", "trainer.checkpoint_seconds=0")
     calls = []

@@ -144,6 +144,7 @@ def test_parameters_are_those_of_the_network(examples):
 EXITS = st.sampled_from([(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)])
 
 
+@pytest.mark.integration
 @in_tiers(12, 200)
 def test_macs_equal_torchs_flop_counter_on_the_meta_device(examples):
     """1 MAC = 2 FLOPs, which is what torch counts."""

@@ -180,6 +180,7 @@ def nbytes(tensors):
     return sum(tensor.nbytes for tensor in tensors)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("examples", [12, pytest.param(60, marks=pytest.mark.slow)])
 def test_static_bytes_are_those_of_a_step(examples):
     @settings(max_examples=examples, phases=(Phase.explicit, Phase.generate))
@@ -228,6 +229,7 @@ def kept_per_token(run):
     return sum(layer_kept(run).values())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("objective", "block"), KINDS)
 def test_a_layer_keeps_what_the_formula_says(objective, block, precision):
@@ -267,6 +269,7 @@ def check_peak(kind, seed):
         assert memory.activations == pytest.approx(live, rel=0.15), seed
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_peaks_match_the_formula(kind, seed):
