@@ -44,16 +44,22 @@ def choose_recipe(rows: pd.DataFrame) -> Recipe:
     return Recipe(int(batch), float(rate), float(table.loc[best].mean()), dict(gains))
 
 
-def recipe_rows(studies: list[pd.DataFrame]) -> list[list[str]]:
-    """One line per study of recipes, headings first."""
-    lines = [
-        ["data", "objective", "batch_size", "optim.lr", "held-out loss", *map("÷ usual, {}".format, ARMS)]
-    ]
-    for rows in studies:
+def recipe_experiment(name: str) -> str:
+    """The experiment that has the recipe of a study, by the name of its file of rows: of recipe.jsonl the
+    demo, and of recipe_digits_masked.jsonl recipe/digits_masked."""
+    return "demo" if name == "recipe" else f"recipe/{name.removeprefix('recipe_')}"
+
+
+def recipe_rows(studies: dict[str, pd.DataFrame]) -> list[list[str]]:
+    """One line per study of recipes, headings first. studies: the rows by the name of their file."""
+    titles = ["data", "objective", "experiment", "batch_size", "optim.lr", "held-out loss"]
+    lines = [[*titles, *map("÷ usual, {}".format, ARMS)]]
+    for name, rows in studies.items():
         found, first = choose_recipe(rows), rows.iloc[0]
         gains = [f"{found.gains[arm]:.3f}" for arm in ARMS]
         choice = [str(found.batch), f"{found.rate:g}", f"{found.loss:.4f}"]
-        lines.append([first["data"], first["objective"], *choice, *gains])
+        which = [first["data"], first["objective"], f"`{recipe_experiment(name)}`"]
+        lines.append([*which, *choice, *gains])
     return lines
 
 

@@ -124,8 +124,8 @@ def open_study(
 
 def format_recipes(root: Path, names: list[str]) -> str:
     """The recipe that each of these studies of sweeps/recipe.yaml found, and its gain."""
-    studies = [choose_settings(read_rows(root, f"analysis/data/{name}.jsonl"))[0] for name in names]
-    return format_markdown(recipe_rows([name_arms(rows) for rows in studies]))
+    studies = {name: choose_settings(read_rows(root, f"analysis/data/{name}.jsonl"))[0] for name in names}
+    return format_markdown(recipe_rows({name: name_arms(rows) for name, rows in studies.items()}))
 
 
 @cache

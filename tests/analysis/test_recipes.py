@@ -39,7 +39,9 @@ def test_the_pair_with_the_lowest_mean_over_the_arms_is_chosen() -> None:
     found = choose_recipe(ROWS)
     assert (found.batch, found.rate) == (16, 0.002) and found.loss == pytest.approx(0.28)
     assert found.gains == pytest.approx({"elastic": 0.9, "twin": 2 / 3})
-    assert recipe_rows([ROWS])[1] == ["none", "diffusion", "16", "0.002", "0.2800", "0.900", "0.667"]
+    line = recipe_rows({"recipe_digits_masked": ROWS})[1]
+    which = ["none", "diffusion", "`recipe/digits_masked`"]
+    assert line == [*which, "16", "0.002", "0.2800", "0.900", "0.667"]
     assert candidate_rows(ROWS) == [
         ["batch_size", "optim.lr=0.002"],
         ["16", "**0.2800**"],

@@ -5,16 +5,20 @@ from dataclasses import asdict
 import pytest
 from support.clip_files import pan, write
 from support.paper_rows import ROWS
+from support.paths import ROOT
 from support.plans import lines
 from support.stacks import ALL, SWITCHES
 
 from eltlab.analysis import paper
+from eltlab.analysis.chosen_settings import choose_settings
+from eltlab.analysis.points import name_arms
+from eltlab.analysis.recipes import choose_recipe, recipe_experiment
 from eltlab.common.package_info import package_folder
 from eltlab.config.parsing import options_of
 from eltlab.evaluation import heldout_loss
 from eltlab.model.backbone import build_backbone
 from eltlab.model.layers import Attention
-from eltlab.runs import row_files
+from eltlab.runs import result_table, row_files
 from eltlab.runs.compose_config import compose
 from eltlab.runs.run_folder import Run
 from eltlab.training.fit import fit as run_fit
@@ -67,6 +71,19 @@ def test_the_settings_are_the_papers():
     assert (diffusion.sampler.guidance, video.sampler.guidance) == (3.0, 1.0)
     assert (masked.model.dropout, diffusion.model.dropout) == (0.1, 0.0)
     assert diffusion.model.cond_width == 1024 and video.objective.label_dropout == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "analysis" / "data").glob("recipe*.jsonl")), ids=lambda p: p.stem
+)
+def test_a_recipe_is_what_its_study_found(path):
+    rows = name_arms(choose_settings(result_table.load(path))[0])
+    found, first = choose_recipe(rows), rows.iloc[0]
+    config = compose([f"experiment={recipe_experiment(path.stem)}"])
+    assert (config.batch_size, config.optim.lr) == (found.batch, found.rate)
+    assert (config.data.name, config.objective.name) == (first["data"], first["objective"])
+    if "cfg.data.patch" in first:
+        assert config.data.patch == first["cfg.data.patch"]
 
 
 def test_a_row_is_changed_like_any_configuration():
