@@ -91,9 +91,10 @@ def why_no_ratio(table: "DataFrame", metric: str) -> str | None:
 def format_quality(mean: float, half: float, error: float = float("nan")) -> str:
     """The mean with half its interval over seeds, or else with its standard error (se).
 
-    Small values, such as those of kid, have more digits.
+    Small values, such as those of kid, and small intervals have more digits.
     """
-    digits = 2 if abs(mean) >= 1 else 4
+    spread = half if math.isfinite(half) else error
+    digits = 4 if abs(mean) < 1 or spread < 0.1 else 2
     if math.isfinite(half):
         return f"{mean:,.{digits}f} ± {half:,.{digits}f}"
     rest = f"± {error:,.{digits}f} (se)" if math.isfinite(error) else "(no interval)"

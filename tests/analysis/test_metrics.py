@@ -50,6 +50,7 @@ def test_extrapolations_keep_a_bias_of_the_reference_so_they_have_differences_on
 def test_a_value_has_its_interval_or_its_standard_error_or_says_that_it_has_none() -> None:
     nan = float("nan")
     assert format_quality(12.0, 1.0, 0.5) == "12.00 ± 1.00"
+    assert format_quality(3.2173, 0.0042) == "3.2173 ± 0.0042"
     assert format_quality(0.1975, nan, 0.0011) == "0.1975 ± 0.0011 (se)"
     assert format_quality(12.0, nan) == "12.00 (no interval)"
     with_se = pd.DataFrame({"standard_error": [nan, 0.1]})
