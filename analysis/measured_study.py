@@ -24,7 +24,7 @@ from eltlab.analysis.recipes import candidate_rows
 from eltlab.analysis.step_curves import choose_distance
 from eltlab.analysis.steps import front_rows
 from eltlab.analysis.table_files import format_markdown
-from eltlab.analysis.tuned_values import tuning_rows
+from eltlab.analysis.tuned_values import describe_edges, tuning_rows
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_loops
 
@@ -215,8 +215,8 @@ class MeasuredStudy:
 
     @property
     def tuning(self) -> str:
-        """The held-out loss of every candidate of each arm, the chosen one in bold."""
-        return format_markdown(tuning_rows(self.rows))
+        """The held-out loss of every candidate of each arm, the chosen one in bold, and who chose an edge."""
+        return f"{format_markdown(tuning_rows(self.rows))}\n\n{describe_edges(self.rows)}".strip()
 
     @property
     def candidates(self) -> str:

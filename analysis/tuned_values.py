@@ -23,6 +23,23 @@ class Tuning(NamedTuple):
     def trainings(self) -> int:
         return len(self.losses) * self.seeds
 
+    @property
+    def edges(self) -> list[str]:
+        """The values chosen that are the smallest or largest candidate: the best may lie outside."""
+        candidates = pd.DataFrame([split_values(each) for each in self.losses])
+        numbers = candidates.apply(pd.to_numeric, errors="coerce").dropna(axis="columns")
+        found = split_values(self.chosen)
+        return [
+            f"{key}={found[str(key)]}"
+            for key, values in numbers.items()
+            if values.nunique() > 1 and float(found[str(key)]) in (values.min(), values.max())
+        ]
+
+
+def split_values(text: str) -> dict[str, str]:
+    """The values by key of "optim.lr=0.001 batch_size=16"."""
+    return dict(part.split("=") for part in text.split(" "))
+
 
 def read_tuning(rows: pd.DataFrame) -> dict[str, Tuning]:
     """The tuning of each tuned arm. rows: with their arms (`points.name_arms`)."""
@@ -49,6 +66,12 @@ def tuning_rows(rows: pd.DataFrame) -> list[list[str]]:
         bold = [each == tuning.chosen for each in candidates]
         lines.append([arm, *(f"**{loss}**" if b else loss for loss, b in zip(losses, bold, strict=True))])
     return lines
+
+
+def describe_edges(rows: pd.DataFrame) -> str:
+    """The arms that chose the smallest or largest candidate, as a sentence; empty if none did."""
+    found = [f"{arm} {', '.join(each.edges)}" for arm, each in read_tuning(rows).items() if each.edges]
+    return f"At the edge of the candidates, so the best may lie outside: {'; '.join(found)}." if found else ""
 
 
 def tuned_keys(rows: pd.DataFrame) -> set[str]:

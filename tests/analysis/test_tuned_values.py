@@ -2,7 +2,7 @@
 
 from support.made_up_rows import row, table
 
-from eltlab.analysis.tuned_values import describe_tuned, tuned_keys, tuning_rows
+from eltlab.analysis.tuned_values import describe_edges, describe_tuned, tuned_keys, tuning_rows
 
 ON = "held-out loss on a tenth of the training split, tuning seed 100"
 
@@ -40,3 +40,16 @@ def test_the_table_of_tuning_marks_what_each_arm_chose() -> None:
         ["a", "0.3", "**0.2**"],
         ["b", "**0.3**", "diverged"],
     ]
+
+
+def test_a_choice_at_the_edge_of_its_candidates_is_named() -> None:
+    losses = "optim.lr=0.001 optim.schedule=cosine: 0.3, optim.lr=0.002 optim.schedule=cosine: 0.2, "
+    on = f"{ON}, 0.25 of the budget; {losses}optim.lr=0.004 optim.schedule=cosine: 0.4"
+    rows = [
+        row(name, 4, 1.0, arm=name, tuned=f'{{"optim.lr": {rate}, "optim.schedule": "cosine"}}', tuned_on=on)
+        for name, rate in (("inside", 0.002), ("low", 0.001), ("high", 0.004))
+    ]
+    assert describe_edges(table(rows)) == (
+        "At the edge of the candidates, so the best may lie outside: low optim.lr=0.001; high optim.lr=0.004."
+    )
+    assert describe_edges(table(rows[:1])) == ""
