@@ -21,7 +21,7 @@ def test_a_table_has_the_unbiased_metrics_memorisation_and_the_training_loss() -
     titles, first, second = point_rows(name_arms(table(rows)))
     assert titles[4:-1] == ["heldout_loss", "kd_classifier", "fd_classifier_inf", "memorised", "train_loss"]
     assert first[:4] == ["e", "2 x 4", "1", "2M"] and second[2] == "4" and second[-1] == "2"
-    assert second[4].startswith("0.3000 ± 1.27") and second[5] == "2.00 ± 0.00"
+    assert second[4].startswith("0.3000 ± 1.27") and second[5] == "2.0000 ± 0.0000"
 
 
 def test_rows_without_an_unbiased_metric_show_the_biased_ones_with_their_floor() -> None:
