@@ -170,6 +170,10 @@ class MeasuredStudy:
         """One line per arm, with its costs and one metric at each loop count."""
         return format_markdown(study_tables.grid_rows(self.choose(arms), column or self.metric))
 
+    def mean_over_exits(self, arm: str) -> Value:
+        """The held-out loss of an arm averaged over its exits up to the trained one, mean over seeds."""
+        return comparison.mean_over_seeds(study_tables.exit_losses(self.choose((arm,)))["mean"])
+
     def exits(self, *arms: str) -> str:
         """One line per arm: its held-out loss averaged over the exits, and at the full exit."""
         return format_markdown(study_tables.exit_rows(self.choose(arms)))
@@ -203,6 +207,12 @@ class MeasuredStudy:
         file = "-".join([self.name, kind, *options.values()]) + ".png"
         table = self.measured if kind == "steps" else self.loaded  # it compares the settings itself
         return self.add_figure(file, alt or usual, partial(draw, table, **options))
+
+    @property
+    def title(self) -> str:
+        """What the arms learn: digits, diffusion."""
+        first = self.rows.iloc[0]
+        return f"{first['data']}, {first['objective']}"
 
     @property
     def protocol(self) -> str:

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from support.figure_boxes import overlaps
 from support.made_up_rows import STUDY, arm, table, unique, vanilla
+from support.step_rows import COMMITTED
 
 from eltlab.analysis import anytime, dynamics, labels, pareto, scaling, steps
 from eltlab.analysis.command import committed_files, read
 from eltlab.analysis.page import split_sections
 
 FIGURES = {"anytime": anytime.draw, "pareto": pareto.draw, "scaling": scaling.draw}
-STEPS = "loops_or_steps_quick"  # measured at several numbers of steps: no other figure can choose one
 FEW = [("loops_vs_depth_quick", "pareto"), ("block_size_quick", "anytime")]
 
 
@@ -20,7 +20,7 @@ FEW = [("loops_vs_depth_quick", "pareto"), ("block_size_quick", "anytime")]
     [
         pytest.param(path.stem, figure, marks=[pytest.mark.slow] * ((path.stem, figure) not in FEW))
         for path in committed_files()
-        if path.stem != STEPS
+        if path.stem != COMMITTED
         for figure in FIGURES
     ],
 )
@@ -31,7 +31,7 @@ def test_names_overlap_nothing_in_figures_of_committed_rows(name: str, figure: s
 
 @pytest.mark.slow
 def test_names_overlap_nothing_in_the_figure_of_steps() -> None:
-    assert overlaps(steps.draw(read(STEPS))) == []
+    assert overlaps(steps.draw(read(COMMITTED))) == []
 
 
 @pytest.mark.slow

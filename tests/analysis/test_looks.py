@@ -7,19 +7,19 @@ import pytest
 from matplotlib.colors import to_hex
 from support.figure_boxes import lightness
 from support.made_up_rows import arm, row, table, unique, vanilla
+from support.step_rows import COMMITTED
 
 from eltlab.analysis import ablation, anytime, looks, pareto, scaling
 from eltlab.analysis.command import committed_files, read
 from eltlab.analysis.page import split_sections
 
 FEW = ("loops_vs_depth_quick", "block_size_quick", "pareto_quick")
-STEPS = "loops_or_steps_quick"  # measured at several numbers of steps: only the figure of steps shows it
 each_table = pytest.mark.parametrize(
     "name",
     [
         pytest.param(p.stem, marks=[pytest.mark.slow] * (p.stem not in FEW))
         for p in committed_files()
-        if p.stem != STEPS
+        if p.stem != COMMITTED
     ],
 )
 

@@ -56,6 +56,13 @@ def test_a_point_is_an_arm_at_its_trained_loops_or_at_those_named() -> None:
             found.value(point)
     with pytest.raises(UserError, match="elastic has no kid"):
         found.value("elastic", "kid")
+    assert found.title == "none, diffusion"
+
+
+def test_the_mean_over_exits_is_of_those_up_to_the_trained_one() -> None:
+    assert study().mean_over_exits("elastic") == pytest.approx(np.mean(ELASTIC) + 0.05)
+    rows = [*arm("s/e", {2: 0.4, 4: 0.2, 6: 9.0}), *arm("s/e", {2: 0.6, 4: 0.4, 6: 9.0}, seed=1)]
+    assert str(study(rows).mean_over_exits("s/e")).startswith("0.4000 ± ")
 
 
 def test_a_schedule_is_the_only_point_of_its_arm() -> None:
