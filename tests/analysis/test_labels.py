@@ -89,6 +89,17 @@ def test_a_name_without_room_is_not_written() -> None:
     plt.close(figure)
 
 
+def test_the_descent_of_a_name_keeps_its_distance_too() -> None:
+    figure, axes = plt.subplots()
+    axes.plot([0, 1, 2], [0, 1, 2], "o")
+    figure.draw_without_rendering()
+    labels.label_points(axes, [labels.Place(1, 1, "gy@")])
+    point = axes.transData.transform((1, 1))
+    [text] = axes.texts
+    assert text.get_window_extent().y0 - point[1] == pytest.approx(4 * figure.dpi / 72, abs=0.1)
+    plt.close(figure)
+
+
 def test_heights_move_no_further_than_the_gap_requires() -> None:
     assert labels.spread_heights([0.1, 0.3, 0.7], 0.1) == pytest.approx([0.1, 0.3, 0.7])
     found = labels.spread_heights([0.1, 0.50, 0.51, 0.52], 0.1)
