@@ -5,6 +5,7 @@ for, or at its only loop count or schedule. If all settings are shown, the arm h
 "elastic steps 8@2".
 """
 
+import math
 from collections.abc import Callable
 from functools import cached_property, partial
 
@@ -24,7 +25,7 @@ from eltlab.analysis.recipes import candidate_rows
 from eltlab.analysis.step_curves import choose_distance
 from eltlab.analysis.steps import front_rows
 from eltlab.analysis.table_files import format_markdown
-from eltlab.analysis.tuned_values import describe_edges, tuning_rows
+from eltlab.analysis.tuned_values import describe_edges, read_tuning, tuning_rows
 from eltlab.common.errors import UserError, suggest
 from eltlab.common.text import format_loops
 
@@ -227,6 +228,15 @@ class MeasuredStudy:
     def tuning(self) -> str:
         """The held-out loss of every candidate of each arm, the chosen one in bold, and who chose an edge."""
         return f"{format_markdown(tuning_rows(self.rows))}\n\n{describe_edges(self.rows)}".strip()
+
+    def tuning_loss(self, arm: str, candidate: str) -> float:
+        """The held-out loss of a candidate, such as optim.lr=0.002, in the tuning runs of an arm;
+        infinite if they diverged."""
+        tuned = read_tuning(self.rows)
+        if arm not in tuned or candidate not in tuned[arm].losses:
+            raise UserError(f"{arm}: {candidate} was no candidate")
+        loss = tuned[arm].losses[candidate]
+        return math.inf if loss == "diverged" else float(loss)
 
     @property
     def candidates(self) -> str:

@@ -1,5 +1,6 @@
 """What templates get from a study: values, comparisons that refuse biased metrics, tables and figures."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,15 @@ def test_the_tax_is_stated_if_there_is_one() -> None:
         _ = study().tax
     rows = [*arm("e", {1: 0.4, 2: 0.3}, trained=2), *vanilla("v", {2: 0.2}, trained=2), *unique("u", 2, 0.25)]
     assert study(rows).tax.startswith("e +")
+
+
+def test_the_loss_of_a_candidate_is_that_of_the_tuning_runs() -> None:
+    on = "held-out loss, tuning seed 9, 0.25 of the budget; optim.lr=0.001: 0.3, optim.lr=0.002: diverged"
+    tuned = study([row("a", 1, 2.0) | {"tuned": '{"optim.lr": 0.001}', "tuned_on": on}])
+    assert tuned.tuning_loss("a", "optim.lr=0.001") == 0.3
+    assert tuned.tuning_loss("a", "optim.lr=0.002") == math.inf
+    with pytest.raises(UserError, match="was no candidate"):
+        tuned.tuning_loss("a", "optim.lr=0.004")
 
 
 def test_old_rows_get_the_last_held_out_loss_of_each_exit(tmp_path: Path) -> None:
