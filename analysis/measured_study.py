@@ -99,11 +99,11 @@ class MeasuredStudy:
     def ratio(self, one: str, other: str, column: str | None = None) -> Value:
         """1.053 (1.041 to 1.066): paired over shared seeds. Raises UserError if there is none."""
         column = column or self.metric
+        pair = {point: self.seed_lines(point, column).reset_index() for point in (one, other)}
         reason = why_no_ratio(self.rows, column)
         if not self.all_settings:  # then a point names its settings, and the comparison is about them
             settings = arm_settings(self.rows, self.choices, column)
             reason = reason or why_unmatched(settings, {point.partition("@")[0] for point in (one, other)})
-        pair = {point: self.seed_lines(point, column).reset_index() for point in (one, other)}
         lines = [
             each.rename(columns={"value": column}).assign(arm=point, requested="")
             for point, each in pair.items()

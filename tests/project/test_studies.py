@@ -98,12 +98,14 @@ def test_the_cost_in_the_header_is_that_of_the_plan(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES)
-def test_a_rate_chosen_in_a_part_of_the_budget_decays(name: str) -> None:
-    # Under a constant rate the whole budget needs a lower one (docs/results/tuning_budget.md).
+def test_a_rate_chosen_in_a_part_of_the_budget_decays_and_the_part_is_long(name: str) -> None:
+    # Otherwise the whole budget needs a lower one (docs/results/tuning_budget.md).
     for preset in (None, *read_study(study_path(name), None, {}).presets):
         study = load_study(name, preset, [], "runs", {})
         if study.file.tune is not None and study.file.tune.budget < 1:
-            assert {trial.config.optim.schedule for trial in grid_trials(study)} == {"cosine"}
+            configs = [trial.config for trial in grid_trials(study)]
+            assert {config.optim.schedule for config in configs} == {"cosine"}
+            assert study.file.tune.budget * min(config.images for config in configs) > 45_000
 
 
 @pytest.mark.integration
@@ -111,7 +113,7 @@ def test_a_rate_chosen_in_a_part_of_the_budget_decays(name: str) -> None:
 def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
     arms = configs(name).values()
     flops = [budget_flops(config) for config in arms]
-    assert max(flops) < 1.003 * min(flops)
+    assert max(flops) < 1.004 * min(flops)
     own = {"recipe": ("batch_size", "optim"), "loops_or_steps": ("sampler",)}.get(name, ())
     for key in {"batch_size", "optim", "data", "sampler", "metrics", "objective"} - {*own}:
         assert len({repr(getattr(config, key)) for config in arms}) == 1
@@ -132,7 +134,7 @@ def test_anytime_trains_a_model_for_each_count_of_the_elastic_one() -> None:
         (2, 3),
         (2, 4),
     }
-    assert {c.unique_layers for n, c in arms.items() if "unique" in n} == {2, 4, 6, 8}
+    assert {c.unique_layers for n, c in arms.items() if "unique" in n} == {2, 8}
     for name in ("ilsd", "deep", "random_depth"):
         assert arms[name].supervision.name == name and arms[name].loops == 4
     assert {c.objective.name for c in configs("anytime", "masked").values()} == {"masked"}
@@ -155,7 +157,7 @@ def test_unique_layers_has_the_twin_and_the_block_in_one_pass(preset: str | None
     arms = configs("unique_layers", preset)
     splits = {name: (c.unique_layers, c.loops) for name, c in arms.items()}
     assert splits == {"elastic": (layers, 4), "twin": (4 * layers, 1), "plain": (layers, 1)}
-    assert arms["twin"].images == (12_000 if preset and "short" in preset else 48_000)
+    assert arms["twin"].images == (8_000 if preset and "short" in preset else 32_000)
 
 
 @pytest.mark.integration
@@ -224,7 +226,7 @@ def test_loop_anatomy_changes_one_thing_at_a_time() -> None:
 def test_supervision_compares_at_equal_flops_and_at_equal_images() -> None:
     assert set(configs("supervision")) == {"final", "ilsd", "deep", "random_depth"}
     images = {config.images for config in configs("supervision", "images").values()}
-    assert images == {48_000}
+    assert images == {32_000}
     fashion = configs("supervision", "fashion_mnist").values()
     assert {config.data.name for config in fashion} == {"fashion_mnist"}
 
