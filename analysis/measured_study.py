@@ -227,12 +227,20 @@ class MeasuredStudy:
     @property
     def tuning(self) -> str:
         """The held-out loss of every candidate of each arm, the chosen one in bold, and who chose an edge."""
-        return f"{format_markdown(tuning_rows(self.rows))}\n\n{describe_edges(self.rows)}".strip()
+        rows = self.trained
+        return f"{format_markdown(tuning_rows(rows))}\n\n{describe_edges(rows)}".strip()
+
+    @property
+    def trained(self) -> pd.DataFrame:
+        """One row per training, at a constant loop count if it has one: an arm is what was trained."""
+        rows = self.measured[self.measured["kind"] == "eval"]
+        scheduled = rows["loop_schedule"] != "constant"
+        return name_arms(rows.loc[scheduled.sort_values(kind="stable").index].drop_duplicates("run"))
 
     def tuning_loss(self, arm: str, candidate: str) -> float:
         """The held-out loss of a candidate, such as optim.lr=0.002, in the tuning runs of an arm;
         infinite if they diverged."""
-        tuned = read_tuning(self.rows)
+        tuned = read_tuning(self.trained)
         if arm not in tuned or candidate not in tuned[arm].losses:
             raise UserError(f"{arm}: {candidate} was no candidate")
         loss = tuned[arm].losses[candidate]
@@ -246,7 +254,7 @@ class MeasuredStudy:
     @property
     def cost(self) -> str:
         """The number of trainings, their FLOPs and hours."""
-        return study_facts.describe_cost(self.rows)
+        return study_facts.describe_cost(self.trained)
 
 
 def add_final_losses(table: pd.DataFrame) -> pd.DataFrame:

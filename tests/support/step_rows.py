@@ -7,7 +7,8 @@ import numpy as np
 from support.made_up_rows import row
 
 STEPS = (4, 8, 16, 32)
-COMMITTED = "loops_or_steps_quick"  # rows at several numbers of steps: only the figure of steps shows them
+# Tables of rows at several numbers of steps: only the figure of steps shows them.
+COMMITTED = ("loops_or_steps", "loops_or_steps_quick")
 SHIFTS = (0.0, 0.02, -0.03)  # of each seed
 
 
