@@ -14,7 +14,7 @@ from eltlab.runs.row_files import append_rows
 
 
 def test_parquet_and_csv_equal_the_table_that_load_returns(tmp_path: Path) -> None:
-    rows = [ROOT / "analysis" / "data" / f"anytime_{name}.jsonl" for name in ("masked", "diffusion")]
+    rows = [ROOT / "analysis" / "data" / f"{name}.jsonl" for name in ("headline", "headline_masked")]
     done = run("table", "out=all.parquet", *rows, cwd=tmp_path)
     expected = load(*rows)
     assert done.stdout == f"{len(expected)} rows: all.parquet all.csv\n"
@@ -23,7 +23,7 @@ def test_parquet_and_csv_equal_the_table_that_load_returns(tmp_path: Path) -> No
         for column in ("fd_classifier", "loops", "macs_per_sample", "cfg.optim.lr"):
             assert table[column].tolist() == pytest.approx(expected[column].tolist(), nan_ok=True)
         assert table["run"].tolist() == expected["run"].tolist()
-        assert json.loads(table["cfg.evaluate_loops"].iloc[0]) == [1, 2, 3, 4]
+        assert json.loads(table["cfg.evaluate_loops"].iloc[0]) == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_rows_of_one_protocol_are_kept(tmp_path: Path) -> None:
