@@ -89,7 +89,7 @@ def label_points(axes: Axes, places: list[Place]) -> None:
     taken: list[Bbox] = []
     for place in places:
         text = axes.annotate(
-            *(place.text, place[:2], (0, 0)), textcoords="offset points", color="#333333", fontsize=TEXT,
+            place.text, place[:2], (0, 0), textcoords="offset points", color="#333333", fontsize=TEXT,
             va="bottom",  # the position is a corner of the text's box, not of its baseline
         )  # fmt: skip
         text.set_in_layout(False)

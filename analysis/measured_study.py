@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from eltlab.analysis import comparison, dynamics, equal_macs, study_facts, study_tables
 from eltlab.analysis.anytime import describe_tax, elasticity_tax
 from eltlab.analysis.chosen_settings import arm_settings, choose_settings, settings_as_arms, why_unmatched
+from eltlab.analysis.comparable_rows import latest
 from eltlab.analysis.comparison import Value
 from eltlab.analysis.headline import compare, headline, headline_caption, headline_notes, headline_rows
 from eltlab.analysis.metrics import HELD_OUT, INFINITE, UNBIASED, choose_metric, why_no_ratio
@@ -230,10 +231,10 @@ class MeasuredStudy:
         rows = self.trained
         return f"{format_markdown(tuning_rows(rows))}\n\n{describe_edges(rows)}".strip()
 
-    @property
+    @cached_property
     def trained(self) -> pd.DataFrame:
         """One row per training, at a constant loop count if it has one: an arm is what was trained."""
-        rows = self.measured[self.measured["kind"] == "eval"]
+        rows = latest(self.measured[self.measured["kind"] == "eval"])
         scheduled = rows["loop_schedule"] != "constant"
         return name_arms(rows.loc[scheduled.sort_values(kind="stable").index].drop_duplicates("run"))
 

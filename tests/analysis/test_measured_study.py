@@ -135,6 +135,11 @@ def test_the_tax_is_stated_if_there_is_one() -> None:
     assert study(rows).tax.startswith("e +")
 
 
+def test_an_unknown_arm_of_a_ratio_is_named() -> None:
+    with pytest.raises(UserError, match="twni"):
+        study().ratio("elastic", "twni", "heldout_loss")
+
+
 def test_the_loss_of_a_candidate_is_that_of_the_tuning_runs() -> None:
     on = "held-out loss, tuning seed 9, 0.25 of the budget; optim.lr=0.001: 0.3, optim.lr=0.002: diverged"
     tuned = study([row("a", 1, 2.0) | {"tuned": '{"optim.lr": 0.001}', "tuned_on": on}])

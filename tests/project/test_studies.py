@@ -105,7 +105,8 @@ def test_a_rate_chosen_in_a_part_of_the_budget_decays_and_the_part_is_long(name:
         if study.file.tune is not None and study.file.tune.budget < 1:
             configs = [trial.config for trial in grid_trials(study)]
             assert {config.optim.schedule for config in configs} == {"cosine"}
-            assert study.file.tune.budget * min(config.images for config in configs) > 44_000
+            [images] = {config.images for config in configs if config.loops == 1}  # of the twin
+            assert study.file.tune.budget * images >= 48_000
 
 
 @pytest.mark.integration
@@ -113,7 +114,8 @@ def test_a_rate_chosen_in_a_part_of_the_budget_decays_and_the_part_is_long(name:
 def test_the_arms_of_a_study_train_for_equal_flops(name: str) -> None:
     arms = configs(name).values()
     flops = [budget_flops(config) for config in arms]
-    assert max(flops) < 1.004 * min(flops)
+    # Each budget is rounded to whole steps, so two arms differ by at most one.
+    assert max(flops) - min(flops) <= max(budget_flops(config) / config.steps for config in arms)
     own = {"recipe": ("batch_size", "optim"), "loops_or_steps": ("sampler",)}.get(name, ())
     for key in {"batch_size", "optim", "data", "sampler", "metrics", "objective"} - {*own}:
         assert len({repr(getattr(config, key)) for config in arms}) == 1
